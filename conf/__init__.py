@@ -1,0 +1,1 @@
+"""Hydra configs. The groups `model` and `data` come from the registries and have no files."""

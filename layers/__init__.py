@@ -1,0 +1,1 @@
+"""Reusable layers: plain PyTorch modules over pure functions, one idea a file."""

@@ -1,0 +1,48 @@
+"""Compose and run small runs in this process."""
+
+from pathlib import Path
+
+import torch
+from archzoo.train.config import RunConfig, register_schemas, run_config
+from archzoo.train.run import run
+from hydra import compose, initialize_config_module
+
+TINY = [
+    "model=mlp_nano",
+    "data=digits",
+    "trainer.epochs=null",
+    "trainer.steps=12",
+    "trainer.batch_size=32",
+    "trainer.log_every=4",
+    "trainer.evaluate_every=6",
+    "trainer.progress=false",
+    "optim=adamw",
+    "callbacks=[none]",
+    "logger=[csv]",
+]
+"""A run of a second: an MLP on the digits."""
+
+
+def configure(*overrides: str, folder: Path | None = None) -> RunConfig:
+    """Compose the tiny run with overrides."""
+    register_schemas()
+    place = [] if folder is None else [f"run_dir={folder}"]
+    with initialize_config_module("archzoo.conf", version_base="1.3"):
+        return run_config(compose("train", overrides=[*TINY, *place, *overrides]))
+
+
+def train(folder: Path, *overrides: str) -> float:
+    """Run the tiny run into a folder and return its validation metric."""
+    return run(configure(*overrides, folder=folder))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of the last checkpoint."""
+    state = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
+    return state["model"]
+
+
+def equal_weights(one: Path, other: Path) -> bool:
+    """Whether two runs ended with the same bits."""
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)

@@ -1,0 +1,130 @@
+"""Configs: everything composes, and a mistake is one line that says how to mend it."""
+
+from pathlib import Path
+
+import pytest
+from archzoo.train.check import check_run
+from archzoo.train.config import register_schemas
+from archzoo.train.data import data_sets
+from archzoo.train.errors import RunError
+from archzoo.train.explain import explain_overrides
+from archzoo.zoo import list_models, model_info
+
+from .common import configure
+
+CONF = Path(__file__).parents[2] / "conf"
+CHOICES = sorted(
+    (path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent != CONF
+)
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_file_of_conf_composes_and_passes_the_checks(group, choice):
+    several = group in ("callbacks", "logger")
+    override = f"{group}=[{choice}]" if several else f"{group}={choice}"
+    if group in ("experiment", "trainer"):
+        config = configure(override, "trainer.device=auto")
+    elif choice == "sample":
+        config = configure(override, "model=gpt_nano", "data=bytes")
+    else:
+        config = configure(override)
+    if group == "experiment":
+        # The tiny run's own overrides of steps and epochs would hide the experiment's.
+        config.trainer.epochs, config.trainer.steps = None, 1
+    if group == "trainer":
+        config.trainer.epochs = None
+    check_run(config)
+    assert config.model["name"] in list_models()
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_model_is_a_choice_with_its_keywords_as_fields(name):
+    config = configure(f"model={name}")
+    assert config.model.keys() - {"name"} == model_info(name).options.keys()
+
+
+@pytest.mark.parametrize("name", data_sets.names())
+def test_every_data_set_is_a_choice_with_its_keywords_as_fields(name):
+    config = configure(f"data={name}")
+    assert config.data.keys() - {"name"} == data_sets[name].options.keys()
+
+
+def test_a_model_follows_its_data_where_it_is_not_told_otherwise():
+    from archzoo.train.check import model_options
+
+    options = model_options(configure("model=vit_nano"), (1, 8, 8), 10)
+    assert (options["in_chans"], options["img_size"], options["num_classes"]) == (1, 8, 10)
+    options = model_options(configure("model=mlp_nano"), (3, 4, 4), 5)
+    assert (options["in_features"], options["num_classes"]) == (48, 5)
+    options = model_options(configure("model=gpt_nano", "data=bytes"), (64,), 256)
+    assert (options["vocab_size"], options["context_length"]) == (256, 64)
+    assert options.get("num_classes") is None
+
+
+BAD = {
+    "model=vit_tinny": "model=vit_tinny: no such choice; did you mean 'vit_tiny'",
+    "data=digit": "data=digit: no such choice; did you mean 'digits'",
+    "optim=adam_w": "optim=adam_w: no such choice; did you mean 'adamw'",
+    "experiment=bytes": "experiment=bytes: no such choice; did you mean 'bytes_gpt'",
+    "model.dept=4": "model.dept: model has no key 'dept'; did you mean 'depth'",
+    "trainer.epoch=4": "trainer.epoch: trainer has no key 'epoch'; did you mean 'epochs'",
+    "sed=3": "sed: there is no key 'sed'; did you mean 'seed'",
+    "model.depth=four": "model.depth: value 'four'.* could not be converted to Integer",
+    "trainer.batch_size=1.5": "trainer.batch_size: value '1.5'",
+    "trainer.compile=perhaps": "trainer.compile: value 'perhaps' is not a valid bool",
+}
+
+
+@pytest.mark.parametrize("override", BAD)
+def test_a_misspelt_override_is_explained_in_one_line(override):
+    register_schemas()
+    with pytest.raises(RunError, match=BAD[override]) as caught:
+        explain_overrides([override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("arguments", [["-m", "seed=0,1"], ["model=vit_nano"], ["--help"], []])
+def test_good_arguments_are_left_alone(arguments):
+    register_schemas()
+    assert explain_overrides(arguments) is None
+
+
+def test_a_sweep_is_checked_at_its_first_point():
+    register_schemas()
+    with pytest.raises(RunError, match="did you mean 'vit_tiny'"):
+        explain_overrides(["-m", "model=vit_tinny,vit_nano"])
+
+
+IMPOSSIBLE = [
+    (["model=gpt_nano"], "model=gpt_nano reads tokens, but data=digits gives image; choose"),
+    (["model=vit_nano", "data=bytes"], "reads image, but data=bytes gives tokens; choose .*gpt"),
+    (["model=vit_nano", "model.patch_size=3"], "patch_size=3 does not divide img_size=8; choose"),
+    (["model.num_classes=5"], "model.num_classes=5, but data digits has 10; leave model.num_cl"),
+    (["model.residual=attnrez"], "no residual named 'attnrez'; did you mean 'attnres'"),
+    (["model.residual={name:block_attnres,blok_size:2}"], "no keyword 'blok_size'; did you mean"),
+    (["model.residual=3"], "residual must be"),
+    (["model=vit_nano", "model.global_pool=max"], "global_pool must be Literal"),
+    (["trainer.epochs=3"], "give one of trainer.epochs and trainer.steps, got epochs=3.0, steps"),
+    (["trainer.batch_size=0"], "trainer.batch_size must be at least 1, got 0"),
+    (["trainer.amp=fp8"], "trainer.amp must be one of off, bf16, fp16, got 'fp8'"),
+    (["trainer.label_smoothing=1.0"], r"trainer.label_smoothing must lie in \[0, 1\), got 1.0"),
+    (["trainer.cutmix=1", "data=tabular"], "trainer.cutmix cuts images, but the data gives feat"),
+    (["optim=muon", "trainer.parallel=fsdp"], "optim.name=muon needs whole matrices"),
+    (["schedule.warmup=2"], r"schedule.warmup must lie in \[0, 1\], got 2.0"),
+    (["schedule.name=cosin"], "schedule.name must be one of"),
+    (["optim.name=adamm"], "optim.name: no optimiser 'adamm'; did you mean"),
+    (["+callbacks.emma={}"], "callbacks: no callback named 'emma'; did you mean 'ema'"),
+    (["callbacks=[ema]", "callbacks.ema.decay=high"], "callbacks: ema: decay must be float"),
+    (["+logger.tensorbord={}"], "logger: no logger named 'tensorbord'; did you mean 'tensorboard"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "said"), IMPOSSIBLE, ids=[i[0][0] for i in IMPOSSIBLE])
+def test_an_impossible_combination_is_refused_before_data_is_read(overrides, said, monkeypatch):
+    def read(*_arguments, **_keywords):
+        raise AssertionError("data was read")
+
+    monkeypatch.setattr(type(data_sets), "build", read)
+    with pytest.raises(RunError, match=said) as caught:
+        check_run(configure(*overrides))
+    assert "\n" not in str(caught.value)

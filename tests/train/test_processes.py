@@ -1,0 +1,206 @@
+"""The command line as a user meets it: killed, stopped, swept, and in several processes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from .common import equal_weights, train, weights
+from .processes import call, command, environment
+
+LONG = ["trainer.steps=4000", "trainer.evaluate_every=200", "trainer.log_every=100"]
+
+
+def start_and_wait_for_checkpoint(place: Path, *overrides: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        command(*overrides, "run_dir=run"),
+        cwd=place,
+        env=environment(place / "path"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    until = time.monotonic() + 100
+    while not (place / "run" / "checkpoints" / "last.pt").exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until, "no checkpoint after 100 s"
+        time.sleep(0.01)
+    return process
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
+    process = start_and_wait_for_checkpoint(tmp_path, *LONG)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "run" / "result.json").exists()
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
+    assert 0 < state["step"] < 4000
+    done = call(command(*LONG, "run_dir=run", "resume=auto"), tmp_path)
+    assert f"going on from step {state['step']}" in done.stdout, done.stdout + done.stderr
+    train(tmp_path / "whole", *LONG)
+    assert equal_weights(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_terminated_run_saves_its_step_and_says_how_to_go_on(tmp_path):
+    process = start_and_wait_for_checkpoint(tmp_path, *LONG)
+    process.terminate()
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 1
+    assert "archzoo-train: stopped by SIGTERM after step" in said
+    assert "go on with resume=run" in said
+    step = int(said.rpartition("after step ")[2].split(";")[0])
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
+    assert state["step"] == step
+
+
+def test_help_lists_groups_and_models(tmp_path):
+    said = call([sys.executable, "-m", "archzoo.train", "--help"], tmp_path).stdout
+    for word in ("vit_tiny_block_attnres", "fashion_mnist", "bytes_gpt", "muon", "callbacks"):
+        assert word in said
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model=vit_tinny", "archzoo-train: model=vit_tinny: no such choice; did you mean"),
+        ("trainer.amp=fp8", "archzoo-train: trainer.amp must be one of off, bf16, fp16"),
+        ("data=mnist", "archzoo-train: mnist was not found in "),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_code_one(tmp_path, override, said):
+    more = ["model=resnet_nano"] if "mnist" in override else []
+    done = call(command(*more, override), tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(said), done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def sweep(*overrides):
+    program, *rest = command(*overrides, "trainer.steps=2", "hydra.sweep.dir=sweep")
+    return [program, *rest[:2], "-m", *rest[2:]]
+
+
+def test_a_multirun_trains_every_point_into_its_own_folder(tmp_path):
+    done = call(sweep("seed=0,1"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = [json.loads((tmp_path / "sweep" / n / "result.json").read_text()) for n in "01"]
+    assert results[0] != results[1]
+
+
+def test_optuna_searches_over_the_validation_metric(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    done = call(
+        sweep(
+            "hydra/sweeper=optuna",
+            "hydra.sweeper.n_trials=2",
+            "hydra.sweeper.n_jobs=1",
+            "hydra.sweeper.direction=maximize",
+            "optim.lr=interval(0.0001,0.01)",
+        ),
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    best = (tmp_path / "sweep" / "optimization_results.yaml").read_text()
+    metrics = [
+        json.loads((tmp_path / "sweep" / n / "result.json").read_text())["validation"]["accuracy"]
+        for n in "01"
+    ]
+    assert f"best_value: {max(metrics)}" in best
+
+
+def torchrun(place: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    return call([*launch, "-m", "archzoo.train", *command(*overrides)[3:]], place, timeout=200)
+
+
+STEADY = ["optim=adamw", "trainer.device=cpu", "data.augment=true"]
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_train_the_model_that_one_trains(tmp_path, parallel):
+    several = [*STEADY, "model.residual=block_attnres", f"trainer.parallel={parallel}"]
+    done = torchrun(tmp_path, *several, "run_dir=two")
+    assert done.returncode == 0, done.stdout + done.stderr
+    train(tmp_path / "one", *STEADY, "model.residual=block_attnres")
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for key in one:
+        # The gradient is summed in another order. Adam divides by its size, so an entry that is
+        # nearly zero moves by up to the rate, 1e-3, in 12 steps; the mean shows the rest.
+        difference = (one[key] - two[key]).abs()
+        assert difference.mean() < 1e-6, key
+    results = [json.loads((tmp_path / n / "result.json").read_text()) for n in ("one", "two")]
+    assert results[0]["test"]["accuracy"] == results[1]["test"]["accuracy"]
+    assert results[0]["test"]["loss"] == pytest.approx(results[1]["test"]["loss"], rel=1e-5)
+
+
+def test_a_sharded_run_goes_on_from_its_gathered_checkpoint(tmp_path):
+    # At a constant rate a shorter run is the beginning of a longer one.
+    flat = [*STEADY, "schedule=constant", "schedule.warmup=0", "trainer.parallel=fsdp"]
+    for steps, more in (("6", "run_dir=two"), ("12", "resume=two")):
+        done = torchrun(tmp_path, *flat, f"trainer.steps={steps}", more)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (tmp_path / "two" / "result.json").unlink()
+    assert "going on from step 6" in done.stdout
+    train(tmp_path / "one", *flat[:-1], "trainer.steps=12")
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for key in one:
+        # As above: sums in another order, seen through Adam.
+        assert (one[key] - two[key]).abs().mean() < 1e-6, key
+
+
+def test_two_processes_hold_equal_weights_and_one_of_them_writes(tmp_path):
+    script = tmp_path / "check.py"
+    script.write_text(
+        "import torch, torch.distributed as dist\n"
+        "from archzoo.train import __main__ as cli, loop\n"
+        "finish = loop.Trainer._finish\n"
+        "def compare(self):\n"
+        "    for p in self.model.parameters():\n"
+        "        other = p.detach().clone()\n"
+        "        dist.broadcast(other, src=0)\n"
+        "        assert torch.equal(other, p)\n"
+        "    open(f'equal_on_rank_{dist.get_rank()}', 'x').close()\n"
+        "    return finish(self)\n"
+        "loop.Trainer._finish = compare\n"
+        "cli.main()\n"
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    overrides = [*command("run_dir=two", "model.drop_rate=0.3")[3:]]
+    done = call([*launch, str(script), *overrides], tmp_path, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # Files, since the ranks share one pipe and their lines may interleave.
+    assert sorted(f.name for f in tmp_path.glob("equal_on_rank_*")) == [
+        "equal_on_rank_0",
+        "equal_on_rank_1",
+    ]
+    with open(tmp_path / "two" / "metrics.csv", newline="") as file:
+        splits = [row["split"] for row in csv.DictReader(file)]
+    assert splits.count("validation") == 2
+    assert splits.count("test") == 1
+
+
+def test_sharding_refuses_a_model_with_manifold_parameters():
+    import geoopt
+    from archzoo.train.errors import RunError
+    from archzoo.train.world import World, parallelize
+
+    model = torch.nn.Module()
+    model.point = geoopt.ManifoldParameter(torch.zeros(2), manifold=geoopt.PoincareBall())
+    with pytest.raises(RunError, match="fsdp would drop the manifold of point .*use .*ddp"):
+        parallelize(model, World(0, 1, torch.device("cpu")), "fsdp")
+
+
+def test_the_environment_of_these_tests_is_a_users(tmp_path):
+    told = call(
+        [sys.executable, "-c", "import archzoo.train; print(archzoo.train.__file__)"], tmp_path
+    )
+    assert os.path.samefile(told.stdout.strip(), Path(__file__).parents[2] / "train/__init__.py")

@@ -1,0 +1,82 @@
+"""Models and inputs for the laws of the zoo."""
+
+from typing import Any
+
+import torch
+from archzoo.zoo import create_model, list_models, model_info
+from torch import Tensor, nn
+
+# Token models run at this length: their context, of up to 1,024, would only cost time.
+TOKENS = 12
+
+
+def _count(name: str) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in create_model(name).parameters())
+
+
+ALL = list_models()
+SMALL = [name for name in ALL if _count(name) < 3_000_000]
+NANO = [
+    name for name in list_models("*_nano") if model_info(name).options["residual"].default == "add"
+]
+
+
+def build(name: str, seed: int = 0, **options: Any) -> Any:
+    """Return a model whose parameters follow from the seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return create_model(name, **options)
+
+
+def on_meta(name: str, **options: Any) -> Any:
+    """Return a model without memory for weights."""
+    with torch.device("meta"):
+        return create_model(name, **options)
+
+
+def example_shape(name: str, **options: Any) -> tuple[int, ...]:
+    """Return the shape of one sample, read off the options."""
+    entry = model_info(name)
+    value = {key: option.default for key, option in entry.options.items()} | options
+    if entry.kind == "image":
+        return (value["in_chans"], value["img_size"], value["img_size"])
+    return (value["in_features"] if entry.kind == "features" else TOKENS,)
+
+
+def example(
+    name: str,
+    batch: int = 2,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
+) -> Tensor:
+    """Return inputs for a model built with these options: token ids, or standard normals."""
+    g = torch.Generator().manual_seed(seed)
+    shape = (batch, *example_shape(name, **options))
+    if model_info(name).kind == "tokens":
+        ids = options.get("vocab_size", model_info(name).options["vocab_size"].default)
+        return torch.randint(ids, shape, generator=g).to(device)
+    return torch.randn(shape, generator=g).to(device, dtype)
+
+
+def trained(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Add noise to every parameter and running mean, so that no law holds by a fresh zero."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=g).to(parameter.dtype)
+            parameter += 0.1 * noise
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                mean = torch.randn(module.running_mean.shape, generator=g)
+                module.running_mean += 0.1 * mean.to(module.running_mean.dtype)
+    return model
+
+
+def loss_of(logits: Tensor) -> Tensor:
+    """Return a scalar that depends on every logit and on no symmetry of them."""
+    weights = torch.linspace(-1.0, 2.0, logits.numel(), dtype=torch.float64, device=logits.device)
+    return (logits * weights.to(logits.dtype).view(logits.shape)).sum()

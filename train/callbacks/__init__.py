@@ -1,0 +1,6 @@
+"""What hangs on the training loop without being part of it, one idea a file."""
+
+from .base import Callback as Callback
+from .base import callbacks as callbacks
+from .ema import EMA as EMA
+from .sample import Sample as Sample

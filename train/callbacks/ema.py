@@ -1,0 +1,58 @@
+"""Evaluate and keep an exponential moving average of the weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..errors import RunError
+from .base import Callback, callbacks
+
+if TYPE_CHECKING:
+    from ..loop import Trainer
+
+__all__ = ["EMA"]
+
+
+@callbacks.register(name="ema", kind="callback")
+class EMA(Callback):
+    """Average weights and buffers after each step: average <- decay · average + (1 - decay) · new.
+
+    Args:
+        decay: In [0, 1); about 1 - 1 / (steps to remember).
+        warmup: Whether the decay grows from 0 as 1 - (1 + step)^(-2/3), so that a short run does
+            not evaluate its initial weights.
+
+    Raises:
+        ValueError: decay outside [0, 1).
+    """
+
+    def __init__(self, decay: float = 0.999, warmup: bool = True) -> None:
+        """Keep the settings; the average starts with the run."""
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"callbacks.ema.decay must lie in [0, 1), got {decay}")
+        self.decay, self.warmup = decay, warmup
+        self.average: Any = None
+
+    def start(self, trainer: Trainer) -> None:
+        """Copy the model and evaluate the copy from now on."""
+        from timm.utils import ModelEmaV3
+
+        if trainer.config.parallel == "fsdp":
+            raise RunError(
+                "callbacks.ema does not average sharded weights; use callbacks=[none] or "
+                "trainer.parallel=ddp"
+            )
+        self.average = ModelEmaV3(trainer.model, decay=self.decay, use_warmup=self.warmup)
+        trainer.evaluated = self.average.module
+
+    def step(self, trainer: Trainer) -> None:
+        """Move the average towards the new weights."""
+        self.average.update(trainer.model, step=trainer.step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the averaged weights."""
+        return self.average.module.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the averaged weights back."""
+        self.average.module.load_state_dict(state)

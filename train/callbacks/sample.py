@@ -1,0 +1,72 @@
+"""Let a language model continue a text at the end of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ...zoo.gpt import GPT
+from ...zoo.network import Network
+from ..errors import RunError
+from .base import Callback, callbacks
+
+if TYPE_CHECKING:
+    from ..loop import Trainer
+
+__all__ = ["Sample"]
+
+
+@callbacks.register(name="sample", kind="callback")
+class Sample(Callback):
+    """Write `sample.txt`: a prompt and the best model's continuation of it, byte by byte.
+
+    Args:
+        prompt: Text to continue, at least one byte.
+        length: Bytes to add.
+        temperature: Divides the logits; 0 takes the likeliest byte.
+        top_k: Sample among the k likeliest only; 0 among all.
+        seed: Seed of the draw.
+
+    Raises:
+        ValueError: an empty prompt or a negative length.
+    """
+
+    def __init__(
+        self,
+        prompt: str = "def ",
+        length: int = 400,
+        temperature: float = 0.8,
+        top_k: int = 40,
+        seed: int = 0,
+    ) -> None:
+        """Keep the settings."""
+        if not prompt or length < 0:
+            raise ValueError(
+                f"callbacks.sample needs a prompt and a length of at least 0, "
+                f"got prompt={prompt!r}, length={length}"
+            )
+        self.prompt, self.length, self.seed = prompt, length, seed
+        self.temperature, self.top_k = temperature, top_k or None
+
+    def start(self, trainer: Trainer) -> None:
+        """Refuse a model that does not generate bytes, before it is trained."""
+        if not isinstance(trainer.model, GPT) or trainer.model.vocab_size < 256:
+            raise RunError("callbacks.sample needs a gpt model over bytes; leave it out")
+
+    def end(self, trainer: Trainer, model: Network) -> None:
+        """Generate, write and print."""
+        if not trainer.world.leader or not isinstance(model, GPT):
+            return
+        prompt = torch.frombuffer(bytearray(self.prompt.encode()), dtype=torch.uint8).long()
+        device = trainer.world.device
+        tokens = model.eval().generate(
+            prompt[None].to(device),
+            self.length,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            generator=torch.Generator(device).manual_seed(self.seed),
+        )
+        text = bytes(tokens[0].clamp(max=255).tolist()).decode(errors="replace")
+        trainer.folder.write_text("sample.txt", text)
+        trainer.console.say(f"sample:\n{text}")

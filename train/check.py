@@ -1,0 +1,167 @@
+"""Refuse a run that cannot work before any data is read."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..zoo.models import build_model, models
+from ..zoo.registry import Entry, Registry
+from .callbacks import callbacks
+from .config import FACTS, RunConfig, TrainerConfig, options_of
+from .data import data_sets
+from .errors import RunError
+from .loggers import loggers
+from .optim import check_optimizer
+from .schedule import SCHEDULES
+
+__all__ = ["check_run", "model_options"]
+
+READS = {"image": ("image",), "features": ("features", "image"), "tokens": ("tokens",)}
+"""What each kind of model can read; a table model flattens an image."""
+
+
+def check_run(config: RunConfig) -> None:
+    """Check names, types, ranges and combinations; build the model on `meta` where that is free.
+
+    Raises:
+        RunError: in one line, the key, its value and what to write instead.
+    """
+    try:
+        model = models[config.model["name"]]
+        data = data_sets[config.data["name"]]
+        given = {k: v for k, v in options_of(config.model).items() if not _unset(k, v)}
+        model.check(given)
+        data.check(options_of(config.data))
+        _check_kinds(model, data)
+        _check_trainer(config.trainer, data.kind)
+        _check_schedule(config)
+        check_optimizer(config.optim)
+        if config.trainer.parallel == "fsdp" and "muon" in config.optim.name:
+            raise ValueError(
+                f"optim.name={config.optim.name} needs whole matrices, which trainer.parallel=fsdp "
+                f"cuts; use optim=adamw"
+            )
+        _check_named("callbacks", config.callbacks, callbacks)
+        _check_named("logger", config.logger, loggers)
+        if "shape" in data.about:
+            options = model_options(config, data.about["shape"], data.about["num_classes"])
+            with torch.device("meta"):
+                build_model(model.name, **options)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+
+
+def model_options(config: RunConfig, shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
+    """Fill in what the data decides and refuse what contradicts it.
+
+    Args:
+        config: The run.
+        shape: Of one sample: (C, H, W), (F,) or (T,).
+        num_classes: Of the data; the vocabulary for tokens.
+
+    Returns:
+        Keywords for the model's builder.
+
+    Raises:
+        ValueError: a keyword that the data contradicts.
+    """
+    entry = models[config.model["name"]]
+    kind = data_sets[config.data["name"]].kind
+    facts = _facts(kind, shape, num_classes)
+    options = {}
+    for name, value in options_of(config.model).items():
+        if not _unset(name, value):
+            options[name] = value
+            # A text shorter than the model's context is the one difference that means no mistake.
+            known = facts.get(name)
+            mismatch = known is not None and value != known
+            if mismatch and not (name == "context_length" and value > known):
+                raise ValueError(
+                    f"model.{name}={value}, but data {config.data['name']} has {known}; "
+                    f"leave model.{name} out to follow the data"
+                )
+        elif name in facts:
+            options[name] = facts[name]
+    entry.check(options)
+    return options
+
+
+def _facts(kind: str, shape: tuple[int, ...], num_classes: int) -> dict[str, int]:
+    if kind == "tokens":
+        return {"vocab_size": num_classes, "context_length": shape[0]}
+    facts = {"num_classes": num_classes, "in_features": 1}
+    for size in shape:
+        facts["in_features"] *= size
+    if kind == "image":
+        facts |= {"in_chans": shape[0], "img_size": shape[1]}
+    return facts
+
+
+def _unset(name: str, value: Any) -> bool:
+    return name in FACTS and value is None
+
+
+def _check_kinds(model: Entry, data: Entry) -> None:
+    if data.kind not in READS[model.kind]:
+        fitting = [name for name in models.names() if data.kind in READS[models[name].kind]]
+        fitting.sort(key=lambda name: models[name].kind != data.kind)  # made for it first
+        raise ValueError(
+            f"model={model.name} reads {model.kind}, but data={data.name} gives {data.kind}; "
+            f"choose a model such as {', '.join(fitting[:4])}"
+        )
+
+
+def _check_trainer(config: TrainerConfig, kind: str) -> None:
+    if (config.epochs is None) == (config.steps is None):
+        raise ValueError(
+            f"give one of trainer.epochs and trainer.steps, got epochs={config.epochs}, "
+            f"steps={config.steps} (write trainer.epochs=null to take one back)"
+        )
+    if config.epochs is not None and not config.epochs > 0:
+        raise ValueError(f"trainer.epochs must be above 0, got {config.epochs}")
+    least = {
+        "steps": 1, "batch_size": 1, "accumulate": 1, "log_every": 1,
+        "evaluate_every": 1, "checkpoint_every": 1, "threads": 1, "workers": 0,
+        "mixup": 0, "cutmix": 0, "clip_grad": 0,
+    }  # fmt: skip
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if value is not None and value < bound:
+            raise ValueError(f"trainer.{name} must be at least {bound}, got {value}")
+    if not 0.0 <= config.label_smoothing < 1.0:
+        raise ValueError(
+            f"trainer.label_smoothing must lie in [0, 1), got {config.label_smoothing}"
+        )
+    choices = {
+        "amp": ("off", "bf16", "fp16"),
+        "device": ("auto", "cpu", "cuda"),
+        "parallel": ("ddp", "fsdp"),
+    }
+    for name, allowed in choices.items():
+        value = getattr(config, name)
+        if value not in allowed:
+            raise ValueError(f"trainer.{name} must be one of {', '.join(allowed)}, got {value!r}")
+    if config.cutmix and kind != "image":
+        raise ValueError(f"trainer.cutmix cuts images, but the data gives {kind}; set it to 0")
+    if config.mixup and kind == "tokens":
+        raise ValueError("trainer.mixup cannot mix tokens; set it to 0")
+
+
+def _check_schedule(config: RunConfig) -> None:
+    schedule = config.schedule
+    for name in ("warmup", "cooldown", "final"):
+        if not 0.0 <= getattr(schedule, name) <= 1.0:
+            raise ValueError(f"schedule.{name} must lie in [0, 1], got {getattr(schedule, name)}")
+    if schedule.name not in SCHEDULES:
+        raise ValueError(
+            f"schedule.name must be one of {', '.join(SCHEDULES)}, got {schedule.name!r}"
+        )
+
+
+def _check_named(group: str, chosen: Mapping[str, Any], registry: Registry) -> None:
+    for name, options in chosen.items():
+        try:
+            registry[name].check(options or {})
+        except ValueError as error:
+            raise ValueError(f"{group}: {error}") from error

@@ -1,0 +1,195 @@
+"""Checkpoints: everything a run needs to go on as if it had never stopped, in one file.
+
+A file is written beside its final name, flushed and renamed; it is read with `weights_only=True`,
+so it can hold tensors, numbers and strings and never code. Under FSDP the shards are gathered, so
+a run may go on with another number of processes.
+"""
+
+from __future__ import annotations
+
+import pickle
+import random
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..zoo.files import replacing
+from .errors import RunError
+
+if TYPE_CHECKING:
+    from .loop import Trainer
+
+__all__ = [
+    "generator_states",
+    "is_sharded",
+    "load_run",
+    "load_states",
+    "model_state",
+    "optimizer_state",
+    "read_checkpoint",
+    "restore_generators",
+    "save_run",
+    "write_checkpoint",
+]
+
+# What three thousand damaged files made torch.load raise, and what a bad argument inside one would.
+DAMAGED = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint atomically.
+
+    Raises:
+        RunError: the disk refused; the file that was there is untouched.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            torch.save(state, file)
+    except (OSError, RuntimeError) as error:
+        # torch's zip writer turns a failed write into a RuntimeError that hides the cause.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        kept = "the checkpoint before it is intact" if path.exists() else "none was there before"
+        raise RunError(
+            f"could not write {path}: {cause}; {kept}. Make room and go on with resume=auto"
+        ) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        RunError: the file is missing, damaged, or holds anything but tensors and plain values.
+    """
+    if not path.is_file():
+        raise RunError(f"no checkpoint at {path}; start without resume")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except DAMAGED as error:
+        said = textwrap.shorten(str(error), 120, placeholder=" …")
+        raise RunError(
+            f"{path} is damaged or no checkpoint of ours ({type(error).__name__}: {said}); "
+            f"remove it, or resume from another folder"
+        ) from error
+
+
+def save_run(trainer: Trainer) -> None:
+    """Write a checkpoint of a trainer's step; every process must call it."""
+    state = {
+        "model": model_state(trainer.model),
+        "optimizer": optimizer_state(trainer.model, trainer.optimizer),
+        "scaler": trainer.scaler.state_dict(),
+        "callbacks": [callback.state_dict() for callback in trainer.callbacks],
+        "generators": trainer.world.gather(generator_states()),
+        "step": trainer.step,
+        "best": trainer.best,
+        "window": trainer.window,
+    }
+    if trainer.world.leader:
+        write_checkpoint(trainer.folder.checkpoint, state)
+
+
+def load_run(trainer: Trainer, path: Path) -> None:
+    """Bring a trainer to where a checkpoint was written.
+
+    Raises:
+        RunError: it is missing, damaged, or of another model, optimiser or set of callbacks.
+    """
+    state = read_checkpoint(path)
+    load_states(trainer.model, trainer.optimizer, state)
+    if len(state["callbacks"]) != len(trainer.callbacks):
+        raise RunError(f"{path} was written with other callbacks; resume with the same ones")
+    for callback, kept in zip(trainer.callbacks, state["callbacks"], strict=True):
+        callback.load_state_dict(kept)
+    trainer.scaler.load_state_dict(state["scaler"])
+    trainer.step, trainer.best = state["step"], state["best"]
+    trainer.window = [state["window"][0].to(trainer.world.device), state["window"][1]]
+    # With another number of processes there is no state to go back to: dropout draws anew.
+    if len(state["generators"]) == trainer.world.size:
+        restore_generators(state["generators"][trainer.world.rank])
+    for logger in trainer.loggers:
+        logger.resume(trainer.step)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether `fully_shard` cut the parameters into pieces."""
+    return any(hasattr(p, "full_tensor") for p in model.parameters())
+
+
+def model_state(model: nn.Module) -> dict[str, Any]:
+    """Return the whole state dict of a model; all processes must call it when it is sharded."""
+    if not is_sharded(model):
+        return model.state_dict()
+    # Only a sharded run pays the second that this import takes.
+    from torch.distributed.checkpoint import state_dict as sharded
+
+    whole = sharded.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return sharded.get_model_state_dict(model, options=whole)
+
+
+def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the whole state of an optimiser; all processes must call it when it is sharded."""
+    if not is_sharded(model):
+        return optimizer.state_dict()
+    from torch.distributed.checkpoint import state_dict as sharded
+
+    whole = sharded.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return sharded.get_optimizer_state_dict(model, optimizer, options=whole)
+
+
+def load_states(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the `model` and `optimizer` of a checkpoint.
+
+    Raises:
+        RunError: they are of another model or optimiser.
+    """
+    try:
+        if is_sharded(model):
+            from torch.distributed.checkpoint import state_dict as sharded
+
+            whole = sharded.StateDictOptions(full_state_dict=True)
+            sharded.set_model_state_dict(model, state["model"], options=whole)
+            sharded.set_optimizer_state_dict(model, optimizer, state["optimizer"], options=whole)
+        else:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        said = textwrap.shorten(str(error), 200, placeholder=" …")
+        raise RunError(f"the checkpoint is of another model or optimiser: {said}") from error
+
+
+def generator_states() -> dict[str, Any]:
+    """Return the states of all global random generators, as tensors and plain values."""
+    kind, key, *rest = np.random.get_state()
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [kind, torch.from_numpy(np.asarray(key, dtype=np.int64)), *rest],
+        "python": [version, list(internal), gauss],
+    }
+
+
+def restore_generators(state: dict[str, Any]) -> None:
+    """Restore what `generator_states` returned."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    kind, key, *rest = state["numpy"]
+    np.random.set_state((kind, key.numpy().astype(np.uint32), *rest))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))

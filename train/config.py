@@ -1,0 +1,156 @@
+"""What a run may say: typed fields, and one choice of `model` and `data` per registered name.
+
+The schemas of the groups `model` and `data` are made from the signatures of the builders, so a new
+model or data set is a choice, with typed fields, without any YAML.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, make_dataclass
+from typing import Any, cast
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from ..zoo.models import models
+from ..zoo.registry import Entry
+from .data import data_sets
+
+__all__ = [
+    "FACTS",
+    "OptimConfig",
+    "RunConfig",
+    "ScheduleConfig",
+    "TrainerConfig",
+    "options_of",
+    "register_schemas",
+    "run_config",
+]
+
+FACTS = ("num_classes", "in_chans", "img_size", "in_features", "vocab_size", "context_length")
+"""Keywords of a model that follow from the data where the user does not set them."""
+
+
+@dataclass
+class OptimConfig:
+    """An optimiser by name, of timm's list or `riemannian_adam` / `riemannian_sgd` of geoopt.
+
+    `options` holds further keywords of that optimiser, such as `betas`.
+    """
+
+    name: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ScheduleConfig:
+    """Learning rate over time, as a factor of `optim.lr`; see `train/schedule.py`."""
+
+    name: str = "cosine"
+    warmup: float = 0.05  # share of all steps
+    cooldown: float = 0.2  # share of all steps; WSD only
+    final: float = 0.0  # factor at the last step
+
+
+@dataclass
+class TrainerConfig:
+    """The loop. Give `epochs` or `steps`; a step is one optimiser step on `accumulate` batches."""
+
+    epochs: float | None = None
+    steps: int | None = None
+    batch_size: int = 64  # over all processes
+    accumulate: int = 1
+    clip_grad: float | None = None
+    label_smoothing: float = 0.0
+    mixup: float = 0.0  # alpha of the Beta distribution; 0 is off
+    cutmix: float = 0.0
+    amp: str = "off"  # off, bf16 or fp16
+    compile: bool = False
+    channels_last: bool = False
+    grad_checkpointing: bool = False
+    deterministic: bool = False
+    device: str = "auto"  # auto, cpu, cuda
+    parallel: str = "ddp"  # ddp or fsdp, under torchrun
+    threads: int | None = None  # CPU threads of torch; None leaves torch's choice
+    workers: int = 0  # processes that load data
+    log_every: int = 10  # steps
+    evaluate_every: int | None = None  # steps; None is every epoch
+    checkpoint_every: int | None = None  # steps; None is at each evaluation
+    progress: bool | None = None  # None shows the bar on a terminal only
+
+
+@dataclass
+class RunConfig:
+    """Everything a run depends on."""
+
+    name: str = "${model.name}-${data.name}"
+    seed: int = 0
+    run_dir: str = "runs/${name}/${now:%Y-%m-%d_%H-%M-%S}"
+    resume: str | None = None  # auto, or a run folder
+    model: Any = MISSING
+    data: Any = MISSING
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)
+
+
+def register_schemas() -> None:
+    """Tell Hydra about the run, every model and every data set."""
+    store = ConfigStore.instance()
+    store.store(name="run_schema", node=RunConfig)
+    for group, registry in (("model", models), ("data", data_sets)):
+        for name in registry.names():
+            store.store(group=group, name=name, node=_schema(registry[name], group == "model"))
+
+
+def run_config(node: DictConfig) -> RunConfig:
+    """Resolve a composed config; its model and data become mappings of builder keywords."""
+    config = cast(RunConfig, OmegaConf.to_object(node))
+    config.model = dataclasses.asdict(config.model)
+    config.data = dataclasses.asdict(config.data)
+    return config
+
+
+def options_of(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn a composed `model` or `data` node into keywords for its builder."""
+    return {k: v for k, v in node.items() if k != "name"}
+
+
+def _schema(entry: Entry, facts: bool) -> type:
+    """A dataclass with the entry's name and one typed field per keyword."""
+    rows: list[Any] = [("name", str, field(default=entry.name))]
+    for option in entry.options.values():
+        kind, default = _hydra_type(option.type), option.default
+        if facts and option.name in FACTS:
+            kind, default = kind | None if kind is not Any else Any, None
+        if isinstance(default, (list, tuple, dict)):
+            rows.append((option.name, kind, field(default_factory=lambda d=default: _copy(d))))
+        else:
+            rows.append((option.name, kind, field(default=default)))
+    return make_dataclass(entry.name, rows)
+
+
+def _copy(default: Any) -> Any:
+    return dict(default) if isinstance(default, Mapping) else list(default)
+
+
+def _hydra_type(kind: Any) -> Any:
+    """The nearest type that Hydra can check; the registry checks the rest before the run."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return type(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        rest = [a for a in arguments if a is not types.NoneType]
+        inner = _hydra_type(rest[0]) if len(rest) == 1 else Any
+        return inner if inner is Any or len(rest) == len(arguments) else inner | None
+    if origin in (tuple, list, Sequence):
+        return list[arguments[0]]  # type: ignore[valid-type]
+    if origin is not None and issubclass(origin, Mapping):
+        return dict[str, Any]
+    return kind if kind in (int, float, str, bool) else Any

@@ -1,0 +1,19 @@
+"""Data sets by name, each three folds of samples that are a function of their keys."""
+
+from . import cifar as cifar
+from . import digits as digits
+from . import imagefolder as imagefolder
+from . import mnist as mnist
+from . import tabular as tabular
+from . import text as text
+from .counter import counter_key as counter_key
+from .counter import counter_uniform as counter_uniform
+from .folds import ArrayFold as ArrayFold
+from .folds import FileFold as FileFold
+from .folds import TokenFold as TokenFold
+from .loader import Batches as Batches
+from .loader import loader as loader
+from .splits import Fold as Fold
+from .splits import Key as Key
+from .splits import Splits as Splits
+from .splits import data_sets as data_sets

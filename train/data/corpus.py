@@ -1,0 +1,78 @@
+"""A text cut into three folds, whole files at a time, the same way everywhere."""
+
+import fnmatch
+import hashlib
+import os
+import sysconfig
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+__all__ = ["read_folder", "read_standard_library", "split_files", "split_text"]
+
+FOLDS = ("train", "validation", "test")
+
+# Neither tests nor other people's packages nor files that the build wrote belong to the text.
+_OUTSIDE = frozenset(
+    ("test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__")
+)
+_WRITTEN_BY_THE_BUILD = "_sysconfigdata"
+
+
+def read_folder(folder: Path, pattern: str, *, outside: Collection[str] = ()) -> dict[str, bytes]:
+    """Read every file below a folder whose name matches a shell pattern.
+
+    Args:
+        folder: Where to look, at any depth.
+        pattern: Such as `*.py`.
+        outside: Names of folders to leave out.
+
+    Returns:
+        Contents by path relative to the folder, sorted by path.
+
+    Raises:
+        ValueError: no file matches.
+    """
+    paths: list[Path] = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name not in outside]
+        paths += [Path(parent, name) for name in fnmatch.filter(files, pattern)]
+    if not paths:
+        raise ValueError(f"{folder} holds no file named {pattern!r}; give data.pattern=…")
+    contents = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    return dict(sorted(contents.items()))
+
+
+def read_standard_library() -> dict[str, bytes]:
+    """Read the sources of the running Python's standard library, without its tests."""
+    files = read_folder(Path(sysconfig.get_path("stdlib")), "*.py", outside=_OUTSIDE)
+    return {
+        path: content
+        for path, content in files.items()
+        if not path.startswith(_WRITTEN_BY_THE_BUILD)
+    }
+
+
+def split_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Deal whole files to the folds: 90 % train, 5 % validation, 5 % test, on average.
+
+    A file's fold is a function of its path and content, so another file coming or going moves
+    none of the rest.
+
+    Args:
+        files: Contents by relative path.
+
+    Returns:
+        The joined contents of each fold, in the order given.
+    """
+    parts: dict[str, list[bytes]] = {fold: [] for fold in FOLDS}
+    for path, content in files.items():
+        digest = hashlib.sha256(path.encode() + b"\0" + content).digest()
+        twentieth = int.from_bytes(digest[:8], "big") * 20 >> 64
+        parts[{0: "test", 1: "validation"}.get(twentieth, "train")].append(content)
+    return {fold: b"".join(contents) for fold, contents in parts.items()}
+
+
+def split_text(content: bytes) -> dict[str, bytes]:
+    """Cut one text in three: the first 90 % train, the next 5 % validate, the rest tests."""
+    first, second = len(content) * 18 // 20, len(content) * 19 // 20
+    return dict(zip(FOLDS, (content[:first], content[first:second], content[second:]), strict=True))

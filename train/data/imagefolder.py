@@ -1,0 +1,141 @@
+"""Photographs in folders, one folder per class: ImageNet's layout."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .augment import policy_steps
+from .files import require
+from .folds import FileFold
+from .partition import split_off
+from .splits import Splits, data_sets
+
+__all__ = ["imagefolder"]
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+
+
+def _list(root: Path, part: str, classes: list[str]) -> tuple[list[str], Tensor]:
+    """List the images of one part, class by class, relative to the root."""
+    paths: list[str] = []
+    targets: list[int] = []
+    for target, name in enumerate(classes):
+        before = len(paths)
+        for folder, folders, files in os.walk(root / part / name):
+            folders.sort()
+            relative = Path(folder).relative_to(root)
+            paths += [str(relative / f) for f in sorted(files) if f.lower().endswith(SUFFIXES)]
+        targets += [target] * (len(paths) - before)
+    if not paths:
+        raise ValueError(f"{root / part} holds no images ({' '.join(SUFFIXES)})")
+    return paths, torch.tensor(targets)
+
+
+def _classes(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
+def _pipeline(
+    img_size: int, resize: int, policy: str, jitter: float, erasing: float, *, train: bool
+) -> nn.Module:
+    from torchvision.transforms import v2
+
+    steps: list[nn.Module]
+    if train and policy != "none":
+        steps = [v2.RandomResizedCrop(img_size), v2.RandomHorizontalFlip(), *policy_steps(policy)]
+    else:
+        steps = [v2.Resize(resize), v2.CenterCrop(img_size)]
+    if train and jitter:
+        steps.append(v2.ColorJitter(jitter, jitter, jitter))
+    steps += [
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(MEAN, STD),
+    ]
+    if train and erasing:
+        steps.append(v2.RandomErasing(p=erasing))
+    return v2.Compose([*steps, v2.ToPureTensor()])
+
+
+@data_sets.register(kind="image", source="files of the user's")
+def imagefolder(
+    *,
+    root: str = "data",
+    img_size: int = 224,
+    resize: int = 256,
+    validation: float = 0.02,
+    policy: str = "crop_flip",
+    jitter: float = 0.0,
+    erasing: float = 0.0,
+) -> Splits:
+    """Photographs laid out as `root/train/<class>/*.jpg` and `root/val/<class>/*.jpg`.
+
+    With a folder `root/test` as well, `val` validates and `test` tests. Without one, as for
+    ImageNet, whose test labels are not public, `val` tests and a fixed stratified share of
+    `train` validates.
+
+    Args:
+        root: Folder that holds `train` and `val`.
+        img_size: Side of the square that the model sees, in pixels.
+        resize: Shorter side before the central crop, in pixels, at least img_size.
+        validation: Share of `train` to validate on where there is no `test`, in (0, 1).
+        policy: Augmentation: `none` (the central crop), `crop_flip` (a random resized crop,
+            mirrored or not), or that followed by `trivial_augment` or `rand_augment`.
+        jitter: Strength of random brightness, contrast and saturation, at least 0.
+        erasing: Probability of erasing a random rectangle, in [0, 1].
+
+    Raises:
+        ValueError: a folder is missing or empty, or a class occurs only outside `train`.
+    """
+    if resize < img_size or img_size < 1:
+        raise ValueError(f"resize must be at least img_size={img_size}, got {resize}")
+    if not 0.0 < validation < 1.0:
+        raise ValueError(f"validation must lie in (0, 1), got {validation}")
+    policy_steps(policy)
+    base = Path(root).absolute()
+    for part in ("train", "val"):
+        require("imagefolder", base / part)
+    classes = _classes(base / "train")
+    parts = {part: base / part for part in ("train", "val", "test") if (base / part).is_dir()}
+    for folder in parts.values():
+        unknown = set(_classes(folder)) - set(classes)
+        if unknown:
+            raise ValueError(f"{folder} holds the class {min(unknown)!r}, which train lacks")
+    listed = {part: _list(base, part, classes) for part in parts}
+    empty = set(range(len(classes))) - set(listed["train"][1].tolist())
+    if empty:
+        raise ValueError(f"{base / 'train' / classes[min(empty)]} holds no images")
+    if "test" in listed:
+        files = {"train": listed["train"], "validation": listed["val"], "test": listed["test"]}
+    else:
+        paths, targets = listed["train"]
+        rest, chosen = split_off(targets, max(1, round(validation * len(paths))))
+        train, held = (([paths[i] for i in rows], targets[rows]) for rows in (rest, chosen))
+        files = {"train": train, "validation": held, "test": listed["val"]}
+    folds: dict[str, Any] = {
+        name: FileFold(
+            base,
+            names,
+            labels,
+            transform=_pipeline(img_size, resize, policy, jitter, erasing, train=name == "train"),
+        )
+        for name, (names, labels) in files.items()
+    }
+    about = {
+        "source": str(base),
+        "classes": classes,
+        "sizes": {name: len(fold) for name, fold in folds.items()},
+        # Of the file names, not of the pixels: reading a million photographs takes an hour.
+        "sha256": {
+            name: hashlib.sha256("\n".join(names).encode()).hexdigest()
+            for name, (names, _) in files.items()
+        },
+    }
+    shape = (3, img_size, img_size)
+    return Splits("image", shape, len(classes), **folds, about=about, mean=MEAN, std=STD)

@@ -1,0 +1,65 @@
+"""What a data set is to the trainer: three folds, their shape, and facts to log."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ...zoo.registry import Registry
+
+__all__ = ["Fold", "Key", "Splits", "data_sets"]
+
+Key = tuple[int, int]
+
+data_sets = Registry("data set")
+
+
+class Fold(Protocol):
+    """Samples that are fetched by the batch.
+
+    A key is `(round, index)`. The round changes every epoch; together with the index it is the
+    only source of randomness, so a sample does not depend on the batch, worker or rank.
+    """
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        ...
+
+    def __getitems__(self, keys: list[Key]) -> tuple[Tensor, Tensor]:
+        """Fetch a batch: inputs (N, …) and targets (N,) or, for tokens, (N, T)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set cut into the fold to learn from, the fold to choose by and the fold to report.
+
+    Args:
+        kind: `image`, `features` or `tokens`.
+        shape: One input: (C, H, W), (F,) or (T,).
+        num_classes: Classes, or the size of the vocabulary.
+        train: Augmented where the data set augments.
+        validation: Never augmented, never part of the test fold.
+        test: Never augmented.
+        about: JSON-able facts to log: source, sizes, hashes, class names.
+        mean: Mean per channel that was subtracted, for images in [0, 1].
+        std: Standard deviation per channel that was divided by, for images in [0, 1].
+
+    Raises:
+        ValueError: kind is none of the three.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    num_classes: int
+    train: Fold
+    validation: Fold
+    test: Fold
+    about: dict[str, Any] = field(default_factory=dict)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a kind that no model takes."""
+        if self.kind not in ("image", "features", "tokens"):
+            raise ValueError(f"kind must be image, features or tokens, got {self.kind!r}")

@@ -1,0 +1,79 @@
+"""Say in one line what is wrong with the overrides, before Hydra does in ten."""
+
+import re
+from collections.abc import Sequence
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from ..zoo.registry import nearest
+from .errors import RunError
+
+__all__ = ["explain_overrides"]
+
+
+def explain_overrides(arguments: Sequence[str]) -> None:
+    """Compose the config once and turn a failure into one line.
+
+    A sweep (`seed=0,1`) is checked at its first point. Arguments with Hydra's own flags that need a
+    value (`--config-dir`, …) are left to Hydra.
+
+    Raises:
+        RunError: an unknown group, choice or key, or a value of another type.
+    """
+    overrides = [a for a in arguments if not a.startswith("-")]
+    if any(a.startswith("--") and a != "--multirun" for a in arguments):
+        return
+    if GlobalHydra.instance().is_initialized():
+        return
+    try:
+        first = [point for text in overrides if (point := _first_point(text))]
+        with initialize_config_module("archzoo.conf", version_base="1.3"):
+            compose("train", overrides=first)
+    except MissingConfigException as error:
+        raise RunError(_missing(error)) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise RunError(_mismatch(error)) from error
+
+
+def _first_point(text: str) -> str | None:
+    """The first value of a sweep; None for one without values, such as an interval."""
+    override = OverridesParser.create().parse_override(text)
+    if not override.is_sweep_override():
+        return text
+    if not (override.is_choice_sweep() or override.is_range_sweep()):
+        return None
+    return f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
+
+
+def _missing(error: MissingConfigException) -> str:
+    """A choice that a group does not have."""
+    wanted = error.missing_cfg_file
+    if isinstance(wanted, str) and "/" in wanted:
+        group, _, choice = wanted.rpartition("/")
+        return f"{group}={choice}: no such choice{nearest(choice, error.options or [])}"
+    return " ".join(str(error).split())
+
+
+def _mismatch(error: BaseException) -> str:
+    """A key that is not there or a value that does not fit."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    said = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not isinstance(cause, OmegaConfBaseException):
+        return " ".join(said[:2])
+    reason = str(cause.msg or cause).splitlines()[0].rstrip(".")
+    key = str(cause.full_key or cause.key)
+    if re.match(r"Key .* (not in|is not in)", reason):
+        parent = cause.parent_node
+        known = [str(k) for k in parent] if isinstance(parent, DictConfig) else []
+        group = key.rpartition(".")[0]
+        where = f"{group} has" if group else "there is"
+        hint = nearest(str(cause.key), known) if known else ""
+        return f"{key}: {where} no key {str(cause.key)!r}{hint}"
+    return f"{key}: {reason[0].lower()}{reason[1:]}"

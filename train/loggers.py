@@ -1,0 +1,185 @@
+"""Where metrics go: CSV and TensorBoard by default, others by config.
+
+A logger takes `log(step, split, metrics)` and `close()`. `resume(step)` comes first when a run goes
+on from a checkpoint: rows of steps that will be done again are dropped.
+"""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..zoo.files import replacing
+from ..zoo.registry import Registry
+
+__all__ = ["CSVLogger", "Logger", "loggers"]
+
+loggers = Registry("logger")
+
+
+class Logger(Protocol):
+    """What the loop asks of a logger."""
+
+    def resume(self, step: int) -> None:
+        """Forget what was logged after a step."""
+
+    def log(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        """Record metrics of `train`, `validation` or `test` at a step."""
+
+    def close(self) -> None:
+        """Flush and close."""
+
+
+@loggers.register(name="csv", kind="logger", given=("folder", "run"))
+class CSVLogger:
+    """Rows of `metrics.csv`, one per call; a new metric adds a column to the whole file.
+
+    Args:
+        folder: The run folder.
+        run: Name and resolved config; unused.
+    """
+
+    def __init__(self, folder: Path, run: Mapping[str, Any]) -> None:
+        """Find the columns of a file that is already there."""
+        self.path = folder / "metrics.csv"
+        self.columns = ["step", "split"]
+        if self.path.exists():
+            with open(self.path, newline="") as file:
+                self.columns = next(csv.reader(file), self.columns)
+
+    def rows(self) -> list[dict[str, str]]:
+        """Read what was logged."""
+        if not self.path.exists():
+            return []
+        with open(self.path, newline="") as file:
+            return list(csv.DictReader(file))
+
+    def resume(self, step: int) -> None:
+        """Rewrite the file without the rows after a step."""
+        self._rewrite([row for row in self.rows() if int(row["step"]) <= step])
+
+    def log(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        """Append a row."""
+        new = [name for name in metrics if name not in self.columns]
+        if new or not self.path.exists():
+            rows = self.rows()
+            self.columns += new
+            self._rewrite(rows)
+        with open(self.path, "a", newline="") as file:
+            row = {"step": step, "split": split, **metrics}
+            csv.DictWriter(file, self.columns).writerow(row)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        with replacing(self.path) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+@loggers.register(name="tensorboard", kind="logger", given=("folder", "run"))
+class TensorBoardLogger:
+    """Scalars under `tensorboard/`, as `split/metric`.
+
+    Args:
+        folder: The run folder.
+        run: Name and resolved config; unused.
+    """
+
+    def __init__(self, folder: Path, run: Mapping[str, Any]) -> None:
+        """Open the event file on the first record, when the step to go on from is known."""
+        self.folder = folder / "tensorboard"
+        self.purge_step: int | None = None
+        self.writer: Any = None
+
+    def resume(self, step: int) -> None:
+        """Tell TensorBoard to hide what came after a step."""
+        self.purge_step = step + 1
+
+    def log(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        """Write one scalar per metric."""
+        if self.writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(self.folder), purge_step=self.purge_step)
+        for name, value in metrics.items():
+            self.writer.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush the event file."""
+        if self.writer is not None:
+            self.writer.close()
+
+
+class _WandbLike:
+    """A library with the three verbs `init`, `log` and `finish`."""
+
+    library: str
+
+    def __init__(self, folder: Path, run: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+        import importlib
+
+        try:
+            self.module = importlib.import_module(self.library)
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"logger.{self.library}: not installed; pip install {self.library}"
+            ) from error
+        self.module.init(name=run["name"], config=dict(run["config"]), **options)
+
+    def resume(self, step: int) -> None:
+        """Nothing: these services append."""
+
+    def log(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        """Send the metrics as `split/metric`."""
+        self.module.log({f"{split}/{name}": value for name, value in metrics.items()}, step=step)
+
+    def close(self) -> None:
+        """Finish the run there."""
+        self.module.finish()
+
+
+@loggers.register(name="wandb", kind="logger", given=("folder", "run"))
+class WandbLogger(_WandbLike):
+    """Weights & Biases.
+
+    Args:
+        folder: The run folder.
+        run: Name and resolved config.
+        project: The project to log to.
+        mode: `online`, `offline` or `disabled`.
+    """
+
+    library = "wandb"
+
+    def __init__(
+        self,
+        folder: Path,
+        run: Mapping[str, Any],
+        *,
+        project: str = "archzoo",
+        mode: str = "online",
+    ) -> None:
+        """Start a run there."""
+        super().__init__(
+            folder, run, {"project": project, "mode": mode, "dir": str(folder), "resume": "allow"}
+        )
+
+
+@loggers.register(name="trackio", kind="logger", given=("folder", "run"))
+class TrackioLogger(_WandbLike):
+    """Trackio, which keeps W&B's verbs on the local machine.
+
+    Args:
+        folder: The run folder.
+        run: Name and resolved config.
+        project: The project to log to.
+    """
+
+    library = "trackio"
+
+    def __init__(self, folder: Path, run: Mapping[str, Any], *, project: str = "archzoo") -> None:
+        """Start a run there."""
+        super().__init__(folder, run, {"project": project})

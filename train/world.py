@@ -1,0 +1,105 @@
+"""Where this process stands among those that `torchrun` started, and on which device."""
+
+import os
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from .errors import RunError
+
+__all__ = ["World", "connect", "disconnect", "parallelize"]
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """Rank of this process, number of processes, and the device it computes on."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leader(self) -> bool:
+        """Whether this process writes logs and checkpoints."""
+        return self.rank == 0
+
+    def share(self, value: T) -> T:
+        """Return the leader's value on every process."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all processes, in order of rank."""
+        if self.size == 1:
+            return [value]
+        box: list[T] = [value] * self.size
+        dist.all_gather_object(box, value)
+        return box
+
+
+def connect(device: str) -> World:
+    """Join the process group if `torchrun` started this process, and choose the device.
+
+    Raises:
+        RunError: CUDA was asked for and is not there, or an unknown device.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise RunError(f"trainer.device must be auto, cpu or cuda, got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RunError("trainer.device=cuda, but torch sees no CUDA device; use trainer.device=cpu")
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    cuda = device != "cpu" and torch.cuda.is_available()
+    place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else "cpu"
+    if cuda:
+        torch.cuda.set_device(place)
+    if size > 1:
+        dist.init_process_group("nccl" if cuda else "gloo")
+    return World(rank, size, torch.device(place))
+
+
+def disconnect() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def parallelize(model: nn.Module, world: World, parallel: str) -> nn.Module:
+    """Wrap a model for data parallelism, or shard it in place.
+
+    Args:
+        model: On its device.
+        world: The processes; one process changes nothing.
+        parallel: `ddp` copies the model to every process, `fsdp` shards it with `fully_shard`.
+
+    Raises:
+        RunError: `fsdp` for a model with manifold parameters, which sharding would turn into
+            plain ones without a word.
+    """
+    if parallel == "fsdp":
+        from torch.distributed.fsdp import fully_shard
+
+        manifolds = [name for name, p in model.named_parameters() if hasattr(p, "manifold")]
+        if manifolds:
+            raise RunError(
+                f"trainer.parallel=fsdp would drop the manifold of {manifolds[0]} "
+                f"({len(manifolds)} parameters); use trainer.parallel=ddp"
+            )
+        if world.size > 1:
+            for trunk in model.modules():
+                for block in getattr(trunk, "branches", ()):
+                    fully_shard(block)
+            fully_shard(model)
+        return model
+    if world.size == 1:
+        return model
+    devices = [world.device.index] if world.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=devices)

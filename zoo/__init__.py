@@ -1,0 +1,17 @@
+"""Models by name: backbones over any residual, each a builder function in a registry."""
+
+if __name__ == "zoo":
+    raise ImportError("this folder is a part of archzoo: import archzoo.zoo, not zoo")
+
+from . import gpt as gpt
+from . import mlp as mlp
+from . import resnet as resnet
+from . import vit as vit
+from .create import create_model as create_model
+from .io import push_to_hub as push_to_hub
+from .io import save_model as save_model
+from .models import list_models as list_models
+from .models import model_info as model_info
+from .models import register_model as register_model
+from .residuals import residuals as residuals
+from .timm_bridge import register_with_timm as register_with_timm

@@ -1,0 +1,132 @@
+"""What every model of the zoo answers, under the names that timm's users know."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..layers.decay import decay_exclusions
+from .trunk import Trunk
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Network", "check_sizes", "image_cfg"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Network(nn.Module):
+    """A backbone with a head: features, logits and the handles that fine-tuning scripts use.
+
+    A subclass sets `num_features`, calls `_set_head` and implements `forward_features` and `pool`.
+
+    Attributes:
+        num_classes: Length of the logits; 0 means that the features come out.
+        num_features: Length of the pooled features.
+        default_cfg: Input size, statistics and layer names, as timm writes them.
+        recipe: Name and changed keywords, set by `create_model`; what `save_model` writes.
+    """
+
+    head: nn.Module
+    num_features: int
+    num_classes: int
+
+    def __init__(self, **default_cfg: Any) -> None:
+        """Keep the facts that timm's data and training tools read off a model."""
+        super().__init__()
+        self.default_cfg: dict[str, Any] = {"classifier": "head", **default_cfg}
+        self.recipe: tuple[str, Mapping[str, Any]] | None = None
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """The same facts under timm's other name."""
+        return self.default_cfg
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the features before pooling."""
+        raise NotImplementedError
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Reduce features to what the head reads."""
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool the features and, unless `pre_logits`, classify them."""
+        x = self.pool(x)
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits."""
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module:
+        """Return the head."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the head by a fresh one; 0 classes removes it.
+
+        Raises:
+            ValueError: num_classes < 0, or a global_pool that the model does not have.
+        """
+        if global_pool is not None:
+            self.set_global_pool(global_pool)
+        self._set_head(num_classes)
+        if self.recipe is not None:
+            name, options = self.recipe
+            changed: dict[str, Any] = {"num_classes": num_classes}
+            if global_pool is not None:
+                changed["global_pool"] = global_pool
+            self.recipe = (name, {**options, **changed})
+
+    def set_global_pool(self, global_pool: str) -> None:
+        """Choose the pooling; models with one kind refuse."""
+        raise ValueError(f"{type(self).__name__} has no choice of global_pool, got {global_pool!r}")
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that weight decay must leave alone, for timm's optimisers."""
+        return decay_exclusions(self)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each branch in the backward pass instead of keeping its activations."""
+        for module in self.modules():
+            if isinstance(module, Trunk):
+                module.grad_checkpointing = enable
+
+    def _set_head(self, num_classes: int) -> None:
+        if num_classes < 0:
+            raise ValueError(f"num_classes must be at least 0, got {num_classes}")
+        self.num_classes = num_classes
+        self.default_cfg["num_classes"] = num_classes
+        like = next(self.parameters())
+        self.head = (
+            nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
+            if num_classes
+            else nn.Identity()
+        )
+        if isinstance(self.head, nn.Linear):
+            nn.init.trunc_normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
+
+
+def check_sizes(least: int, **sizes: int) -> None:
+    """Refuse sizes below a bound.
+
+    Raises:
+        ValueError: naming the size, its value and the bound.
+    """
+    for name, size in sizes.items():
+        if size < least:
+            raise ValueError(f"{name} must be at least {least}, got {size}")
+
+
+def image_cfg(in_chans: int, img_size: int, first_conv: str) -> dict[str, Any]:
+    """Write timm's facts for an image model."""
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if in_chans == 3 else ((0.5,) * in_chans,) * 2
+    return {
+        "input_size": (in_chans, img_size, img_size),
+        "mean": mean,
+        "std": std,
+        "interpolation": "bicubic",
+        "crop_pct": 0.9,
+        "first_conv": first_conv,
+    }
