@@ -1,15 +1,21 @@
-"""Causal self-attention with rotary positions, QK-norm and a key-value cache.
+"""Self-attention: plain for images, and causal with rotary positions, QK-norm and a cache.
 
 Sources: RoPE, Su et al. 2021, arXiv:2104.09864, §3.2; QK-norm, Henry et al. 2020, arXiv:2010.04245.
 Differs from them: the rotated pairs are the two halves of a head, not neighbours (a permutation of
 its channels); RMS norm with a gain instead of L2 norm with a temperature, before the rotation.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["CausalAttention", "KeyValueCache", "rotate", "rotation"]
+from ..layers.residual import Read
+
+__all__ = ["CausalAttention", "KeyValueCache", "SelfAttention", "rotate", "rotation"]
+
+VIEWS = ("query", "key", "value")
 
 
 def rotation(positions: Tensor, head_dim: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
@@ -35,6 +41,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class KeyValueCache:
     """Keys and values of the tokens seen so far, one pair per attention branch.
 
+    Residuals that look along the tokens keep their short windows here too.
+
     Only the newest `limit` positions are kept: beyond the context length, generation sees a
     sliding window.
     """
@@ -44,6 +52,7 @@ class KeyValueCache:
         self.limit = limit
         self.position = 0
         self._pairs: dict[int, tuple[Tensor, Tensor]] = {}
+        self._windows: dict[str, Tensor] = {}
 
     def extend(self, branch: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append keys and values (B, heads, T, head_dim) of a branch and return all of them."""
@@ -53,6 +62,60 @@ class KeyValueCache:
         key, value = key[..., -self.limit :, :], value[..., -self.limit :, :]
         self._pairs[branch] = (key, value)
         return key, value
+
+    def window(self, name: str, x: Tensor, length: int) -> Tensor:
+        """Return x (B, T, …) after the `length` tokens last seen under a name, zeros at first."""
+        if name not in self._windows:
+            self._windows[name] = x.new_zeros(x.shape[0], length, *x.shape[2:])
+        x = torch.cat([self._windows[name], x], dim=1)
+        self._windows[name] = x[:, x.shape[1] - length :]
+        return x
+
+
+def heads(qkv: nn.Linear, x: Read, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Project one tensor (B, T, D), or a view for each, to queries, keys and values.
+
+    Returns:
+        Three tensors (B, num_heads, T, D / num_heads).
+    """
+    if isinstance(x, Mapping):
+        biases = (None,) * 3 if qkv.bias is None else qkv.bias.chunk(3)
+        parts = zip(VIEWS, qkv.weight.chunk(3), biases, strict=True)
+        projected = torch.stack([F.linear(x[view], w, b) for view, w, b in parts], dim=-2)
+    else:
+        projected = qkv(x).unflatten(-1, (3, -1))
+    query, key, value = projected.unflatten(-1, (num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return query, key, value
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over all tokens, with the parameter names of timm's.
+
+    Args:
+        width: Token width; a multiple of num_heads.
+        num_heads: Heads.
+        qk_norm: Whether queries and keys are layer-normed in each head.
+
+    Shape:
+        (B, T, width), or a mapping of three such views, -> (B, T, width).
+    """
+
+    views = VIEWS
+
+    def __init__(self, width: int, num_heads: int, *, qk_norm: bool = False) -> None:
+        """Build the projections."""
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.q_norm = nn.LayerNorm(width // num_heads) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(width // num_heads) if qk_norm else nn.Identity()
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Read) -> Tensor:
+        """Attend to every token."""
+        query, key, value = heads(self.qkv, x, self.num_heads)
+        y = F.scaled_dot_product_attention(self.q_norm(query), self.k_norm(key), value)
+        return self.proj(y.transpose(1, 2).flatten(2))
 
 
 class CausalAttention(nn.Module):
@@ -64,8 +127,10 @@ class CausalAttention(nn.Module):
         branch: Index of this branch in a cache.
 
     Shape:
-        (B, T, width) -> (B, T, width).
+        (B, T, width), or a mapping of three such views, -> (B, T, width).
     """
+
+    views = VIEWS
 
     def __init__(self, width: int, num_heads: int, branch: int) -> None:
         """Build the projections."""
@@ -78,12 +143,11 @@ class CausalAttention(nn.Module):
         self.proj = nn.Linear(width, width, bias=False)
 
     def forward(
-        self, x: Tensor, angles: tuple[Tensor, Tensor], cache: KeyValueCache | None = None
+        self, x: Read, angles: tuple[Tensor, Tensor], cache: KeyValueCache | None = None
     ) -> Tensor:
         """Attend to the tokens before and to those in the cache."""
-        batch, length, width = x.shape
-        shape = (batch, length, 3, self.num_heads, width // self.num_heads)
-        query, key, value = self.qkv(x).view(shape).permute(2, 0, 3, 1, 4)
+        query, key, value = heads(self.qkv, x, self.num_heads)
+        length = query.shape[-2]
         # Norms and angles in at least float32, also under autocast, and one cast for the attention.
         wide = torch.promote_types(value.dtype, torch.float32)
         query = rotate(_norm_in(wide, self.query_norm, query), *angles).to(value.dtype)
@@ -93,11 +157,11 @@ class CausalAttention(nn.Module):
             key, value = cache.extend(self.branch, key, value)
             if 1 < length < key.shape[-2]:
                 past = key.shape[-2] - length
-                mask = torch.ones(length, key.shape[-2], dtype=torch.bool, device=x.device)
+                mask = torch.ones(length, key.shape[-2], dtype=torch.bool, device=key.device)
                 mask = mask.tril(past)
         causal = length > 1 and mask is None
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
-        return self.proj(y.transpose(1, 2).reshape(batch, length, width))
+        return self.proj(y.transpose(1, 2).flatten(2))
 
 
 def _norm_in(dtype: torch.dtype, norm: nn.RMSNorm, x: Tensor) -> Tensor:

@@ -102,6 +102,7 @@ class GPT(Network):
                 nn.init.normal_(module.weight, std=0.02 * (last if closing else 1.0))
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
+        self.trunk.apply_branch_gain()
 
     def forward_features(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """Return the normed hidden states (B, T, width).
@@ -117,7 +118,7 @@ class GPT(Network):
         positions = torch.arange(start, start + x.shape[1], device=x.device)
         attention = (rotation(positions, self.head_dim), cache)
         extras = [attention if i % 2 == 0 else () for i in range(len(self.trunk.branches))]
-        features = self.norm(self.trunk(self.embedding(x), extras))
+        features = self.norm(self.trunk(self.embedding(x), extras, cache))
         if cache is not None:
             cache.position += x.shape[1]
         return features

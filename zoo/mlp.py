@@ -75,6 +75,7 @@ class MLP(Network):
             [nn.LayerNorm(width) for _ in branches],
             drop_path_rates(drop_path_rate, depth),
         )
+        self.trunk.apply_branch_gain()
         self.norm = nn.LayerNorm(width)
         self._set_head(num_classes)
 

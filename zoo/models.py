@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from .network import Network
 from .registry import Entry, Registry
+from .trunk import Trunk
 
 __all__ = ["build_model", "list_models", "model_info", "models", "register_model"]
 
@@ -61,6 +62,9 @@ def build_model(name: str, **overrides: Any) -> Network:
     entry = models[name]
     entry.check(overrides)
     model = entry.build(**overrides)
+    for module in model.modules():
+        if isinstance(module, Trunk):
+            module.check_branches()
     changed = {k: v for k, v in overrides.items() if v != entry.options[k].default}
     model.recipe = (name, changed)
     return model

@@ -140,6 +140,8 @@ class ResNet(Network):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        for stage in stages:
+            stage.apply_branch_gain()
         self._set_head(num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -151,8 +153,10 @@ class ResNet(Network):
         for shortcut, stage in zip(self.shortcuts, stages, strict=True):
             # The first branch of a stage reads at the old resolution and writes at the new one.
             if residual is None:
+                (h,) = stage.settle((h,), 0)
                 state = stage.residual.open(shortcut(h))
             else:
+                state = stage.settle(state, 0)
                 h = residual.close(state)
                 state = residual.handoff(state, shortcut)
             residual = stage.residual

@@ -1,6 +1,7 @@
-"""The pre-norm trunk: any branches over any residual. Every backbone runs through it."""
+"""The trunk: any branches over any residual. Every backbone runs through it."""
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from ..layers.residual import Context, Residual, State
+from ..layers.residual import Context, Past, Read, Residual, State
 
 __all__ = ["Trunk", "drop_path_rates"]
 
@@ -30,15 +31,16 @@ class Trunk(nn.Module):
 
     Args:
         residual: The mechanism, with one site per branch.
-        branches: The branches in order; called with the normed read and the site's extras.
-        norms: Their norms.
+        branches: The branches in order; called with the normed read and the site's extras. One
+            whose `views` names inputs can be given a mapping of these instead of one tensor.
+        norms: Their norms; a branch with several views gets a copy for each.
         drop_path: Probability, per branch, that a sample skips it in training.
 
     Shape:
         (B, …, D) -> (B, …, D), channels where the residual has them.
 
     Raises:
-        ValueError: the lengths differ.
+        ValueError: the lengths differ, or the residual gives a branch views that it cannot take.
     """
 
     def __init__(
@@ -55,18 +57,45 @@ class Trunk(nn.Module):
             raise ValueError(f"sites, branches, norms, drop_path differ in length: {lengths}")
         self.residual = residual
         self.branches = nn.ModuleList(branches)
-        self.norms = nn.ModuleList(norms)
+        self.norms = nn.ModuleList(self._norms(site, norm) for site, norm in enumerate(norms))
         self.drop_path = tuple(drop_path)
         self.grad_checkpointing = False
+
+    def _norms(self, site: int, norm: nn.Module) -> nn.Module:
+        views = self.residual.views(site)
+        if not views:
+            return norm
+        branch = self.branches[site]
+        if getattr(branch, "views", ()) != views:
+            raise ValueError(
+                f"{type(self.residual).__name__} gives the branch at site {site} the views "
+                f"{views}, but {type(branch).__name__} takes one tensor; choose another residual"
+            )
+        return nn.ModuleDict({view: copy.deepcopy(norm) for view in views})
 
     def step(
         self, state: State, site: int, extras: tuple[Any, ...] = (), read: Tensor | None = None
     ) -> State:
         """Run one branch; `read` replaces what it would read from the state."""
+        if read is None:
+            state = self.settle(state, site)
         h = self.residual.read(state, site) if read is None else read
-        normed = self.norms[site](h)
+        normed = self._normed(h, site)
         y = self.branches[site](normed, *extras)
         return self.residual.write(state, site, y, Context(h, normed, self._keep(y, site)))
+
+    def settle(self, state: State, site: int) -> State:
+        """Norm the stream before a site reads it, where the residual asks for post-norm."""
+        if self.residual.norm_position == "pre":
+            return state
+        return self.residual.handoff(state, self.norms[site])
+
+    def _normed(self, h: Read, site: int) -> Read:
+        norm = self.norms[site]
+        if isinstance(norm, nn.ModuleDict) and not isinstance(h, Tensor):
+            return {view: one(h[view]) for view, one in norm.items()}
+        x = h if isinstance(h, Tensor) else h["input"]
+        return x if self.residual.norm_position == "post" else norm(x)
 
     def run(
         self,
@@ -92,9 +121,15 @@ class Trunk(nn.Module):
             options["context_fn"] = lambda: (contextlib.nullcontext(), _statistics_at_rest(found))
         return checkpoint(self.step, state, site, extras, use_reentrant=False, **options)
 
-    def forward(self, x: Tensor, extras: Sequence[tuple[Any, ...]] | None = None) -> Tensor:
-        """Open, run every branch, close."""
-        return self.residual.close(self.run(self.residual.open(x), extras=extras))
+    def forward(
+        self,
+        x: Tensor,
+        extras: Sequence[tuple[Any, ...]] | None = None,
+        past: Past | None = None,
+    ) -> Tensor:
+        """Open, run every branch, close; `past` is a decoder's memory of earlier tokens."""
+        state = self.residual.open(x, past)
+        return self.residual.close(self.run(state, extras=extras))
 
     def _keep(self, y: Tensor, site: int) -> Tensor | None:
         rate = self.drop_path[site]
@@ -102,6 +137,35 @@ class Trunk(nn.Module):
             return None
         shape = (y.shape[0], *[1] * (y.dim() - 1))
         return y.new_empty(shape).bernoulli_(1.0 - rate) / (1.0 - rate)
+
+    def apply_branch_gain(self) -> None:
+        """Scale fresh branch weights by what the residual asks for; call once, after the init."""
+        gain = self.residual.branch_gain
+        if gain == 1.0:
+            return
+        with torch.no_grad():
+            for name, parameter in self.branches.named_parameters():
+                if parameter.dim() > 1:
+                    fused = name.endswith("qkv.weight")  # queries and keys keep their scale
+                    rows = parameter[2 * len(parameter) // 3 :] if fused else parameter
+                    rows.mul_(gain)
+
+    def check_branches(self) -> None:
+        """Refuse branches that the residual cannot train; call once, after the init.
+
+        Raises:
+            ValueError: a branch ends in a weight of zeros and the residual needs its direction.
+        """
+        if not self.residual.needs_nonzero_branches:
+            return
+        for site, branch in enumerate(self.branches):
+            weights = [p for name, p in branch.named_parameters() if name.endswith("weight")]
+            if weights and not weights[-1].is_meta and not weights[-1].any():
+                raise ValueError(
+                    f"the branch at site {site} ends in a weight of zeros, and "
+                    f"{type(self.residual).__name__} cannot train from there: it needs the "
+                    f"direction of the branch output; initialise that weight to small normals"
+                )
 
 
 @contextlib.contextmanager

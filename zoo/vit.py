@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..layers.decay import exclude_from_decay
 from ..layers.residual import Site
+from .attention import SelfAttention
 from .models import register_model
 from .network import Network, check_sizes, image_cfg
 from .residuals import ResidualSpec, make_residual
@@ -78,7 +79,7 @@ class VisionTransformer(Network):
         if width % num_heads:
             raise ValueError(f"num_heads={num_heads} does not divide width={width}")
         # timm takes seconds to import, so only a model that uses its layers pays.
-        from timm.layers import Attention, Mlp, PatchEmbed
+        from timm.layers import Mlp, PatchEmbed
 
         super().__init__(**image_cfg(in_chans, img_size, "patch_embed.proj"))
         self.num_features = width
@@ -91,13 +92,7 @@ class VisionTransformer(Network):
 
         sites, branches = [], []
         for block in range(depth):
-            attention = Attention(
-                width,
-                num_heads,
-                qkv_bias=True,
-                qk_norm=qk_norm,
-                norm_layer=nn.LayerNorm if qk_norm else None,
-            )
+            attention = SelfAttention(width, num_heads, qk_norm=qk_norm)
             branches += [attention, Mlp(width, int(width * mlp_ratio), drop=drop_rate)]
             sites += [Site("attention", block), Site("mlp", block)]
         self.trunk = Trunk(
@@ -118,6 +113,7 @@ class VisionTransformer(Network):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        self.trunk.apply_branch_gain()
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.trunc_normal_(self.prefix, std=0.02)
 

@@ -11,6 +11,9 @@ from .scaled import rezero as rezero
 from .scaled import scale_by_depth as scale_by_depth
 from .scaled import skip_init as skip_init
 from .stream import Context as Context
+from .stream import Past as Past
+from .stream import Read as Read
 from .stream import Residual as Residual
 from .stream import Site as Site
 from .stream import State as State
+from .stream import frozen_routing as frozen_routing

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from ..decay import exclude_from_decay
-from .stream import Context, Residual, Site, State, keep_branch, working_dtype
+from .stream import Context, Past, Residual, Site, State, keep_branch, working_dtype
 
 __all__ = ["AttnRes", "BlockAttnRes", "Sources", "depth_mix", "depth_weights"]
 
@@ -142,7 +142,7 @@ class AttnRes(Residual):
         if self.gain is not None:
             nn.init.ones_(self.gain)
 
-    def open(self, x: Tensor) -> State:
+    def open(self, x: Tensor, past: Past | None = None) -> State:
         """Start the history with the embedding."""
         return Sources((x,), (None,))
 

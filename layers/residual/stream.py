@@ -15,17 +15,40 @@ tuple of tensors: verbs return a new one, so recomputation under activation chec
 and decoding see the same history.
 """
 
-# Shape letters: B batch, D width (axis `channel_dim`), ... token or pixel axes.
+# Shape letters: B batch, D width (axis `channel_dim`), T tokens, ... token or pixel axes.
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-__all__ = ["Context", "Residual", "Site", "State"]
+__all__ = [
+    "Context",
+    "Past",
+    "Read",
+    "Residual",
+    "Site",
+    "State",
+    "frozen_routing",
+    "keep_branch",
+    "preceded",
+    "routing",
+    "working_dtype",
+]
 
 State = tuple[Any, ...]
+Read = Tensor | Mapping[str, Tensor]
+
+
+class Past(Protocol):
+    """What a decoder remembers of earlier tokens, for mechanisms that look along the tokens."""
+
+    def window(self, name: str, x: Tensor, length: int) -> Tensor:
+        """Return x (B, T, …) after the `length` tokens last seen under a name, zeros at first."""
+        ...
 
 
 class Site(NamedTuple):
@@ -41,12 +64,13 @@ class Site(NamedTuple):
 class Context(NamedTuple):
     """What a write may look at besides the branch output.
 
-    `read` is what the branch saw before its norm, `normed` after it. `keep` is the drop-path mask
-    (B, 1, …, 1) with entries 0 or 1 / keep probability, or None where nothing is dropped.
+    `read` is what the read returned, `normed` the same after the norm, as the branch saw it.
+    `keep` is the drop-path mask (B, 1, …, 1) with entries 0 or 1 / keep probability, or None where
+    nothing is dropped.
     """
 
-    read: Tensor
-    normed: Tensor
+    read: Read
+    normed: Read
     keep: Tensor | None = None
 
 
@@ -59,7 +83,8 @@ class Residual(nn.Module):
         channel_dim: The axis of D: -1 for tokens, 1 for images (B, D, H, W).
 
     Shape:
-        `open` takes x (B, …, D); `read` and `close` return that shape; `write` takes it.
+        `open` takes x (B, …, D); `read` and `close` return that shape; `write` takes it. At a site
+        with `views`, `read` returns a mapping of such tensors.
 
     Raises:
         ValueError: width < 1, no sites, or a channel_dim other than -1 or 1.
@@ -68,6 +93,17 @@ class Residual(nn.Module):
     equals_prenorm_at_init: bool = False
     """Whether a fresh network gives the logits of `add` with the same weights, up to rounding and
     the norm's epsilon. Tested for every mechanism that says so, and refuted for the others."""
+
+    norm_position: Literal["pre", "post"] = "pre"
+    """Where the backbone's norms go: before the branch only, or on the stream itself, which is then
+    normed by `handoff` before a site reads it."""
+
+    needs_nonzero_branches: bool = False
+    """Whether a branch whose last weight starts at zero is refused, because it cannot train."""
+
+    branch_gain: float = 1.0
+    """What the backbone multiplies its branches' fresh weights by, except the projections that
+    make attention's queries and keys."""
 
     def __init__(self, width: int, sites: Sequence[Site], *, channel_dim: int = -1) -> None:
         """Keep the sizes; subclasses add parameters."""
@@ -87,11 +123,20 @@ class Residual(nn.Module):
         """How many backbone blocks the sites belong to."""
         return len({site.block for site in self.sites})
 
-    def open(self, x: Tensor) -> State:
-        """Make the state from the embedding or stem output."""
+    def views(self, site: int) -> tuple[str, ...]:
+        """Name the views that the branch at a site takes in place of one tensor; () for one.
+
+        An attention branch takes `query`, `key` and `value`. A read may be a mapping with more than
+        these, such as the base that a write adds to, which is neither normed nor given to the
+        branch; a branch without views is given its entry `input`.
+        """
+        return ()
+
+    def open(self, x: Tensor, past: Past | None = None) -> State:
+        """Make the state from the embedding or stem output; a decoder also gives its past."""
         return (x,)
 
-    def read(self, state: State, site: int) -> Tensor:
+    def read(self, state: State, site: int) -> Read:
         """Return what the branch at a site sees."""
         raise NotImplementedError
 
@@ -113,6 +158,32 @@ class Residual(nn.Module):
     def along_channels(self, vector: Tensor, like: Tensor) -> Tensor:
         """Shape a vector (D,) so that it broadcasts over `like`."""
         return vector if self.channel_dim == -1 else vector.view(-1, *[1] * (like.dim() - 2))
+
+
+def preceded(x: Tensor, length: int, past: Past | None, name: str) -> Tensor:
+    """Return x (B, T, …) after the `length` tokens before it: a decoder's past, or zeros."""
+    if past is not None:
+        return past.window(name, x, length)
+    return F.pad(x, (*(0, 0) * (x.dim() - 2), length, 0))
+
+
+_frozen = False
+
+
+@contextlib.contextmanager
+def frozen_routing() -> Iterator[None]:
+    """Differentiate through values only: what `routing` marks counts as constant inside."""
+    global _frozen
+    before, _frozen = _frozen, True
+    try:
+        yield
+    finally:
+        _frozen = before
+
+
+def routing(weights: Tensor) -> Tensor:
+    """Mark what decides how much of each source is mixed; values pass through unchanged."""
+    return weights.detach() if _frozen else weights
 
 
 def keep_branch(y: Tensor, keep: Tensor | None) -> Tensor:

@@ -1,7 +1,7 @@
 """Small pre-norm stacks in float64, for the laws of the residual mechanisms."""
 
 import torch
-from archzoo.layers.residual import Context, Residual, Site
+from archzoo.layers.residual import Context, Read, Residual, Site
 from archzoo.zoo.residuals import make_residual
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -48,17 +48,36 @@ def layer_norm(x: Tensor) -> Tensor:
     return rms_norm(x - x.mean(-1, keepdim=True))
 
 
+def look(residual: Residual, site: int, h: Read, norm) -> tuple[Read, Tensor]:
+    """Return the normed read and the one tensor that these branches make of it.
+
+    Views of different weight, so that no two of them can be exchanged unnoticed; equal views give
+    what one tensor gives.
+    """
+    if isinstance(h, Tensor):
+        return (norm(h),) * 2
+    views = residual.views(site)
+    if not views:
+        return (norm(h["input"]),) * 2
+    normed = {view: norm(h[view]) for view in views}
+    query, key, value = normed.values()
+    return normed, 0.5 * query + 0.3 * key + 0.2 * value
+
+
 def states(
     residual: Residual, x: Tensor, weights: Tensor, norm=rms_norm, keep: Tensor | None = None
 ):
     """Yield the state after `open` and after every write of tanh(norm(read) W)."""
+    post = residual.norm_position == "post"
     state = residual.open(x)
     yield state
     for site, weight in enumerate(weights):
+        if post:
+            state = residual.handoff(state, norm)
         h = residual.read(state, site)
-        normed = norm(h)
+        normed, seen = look(residual, site, h, (lambda t: t) if post else norm)
         mask = None if keep is None else keep[site]
-        state = residual.write(state, site, (normed @ weight).tanh(), Context(h, normed, mask))
+        state = residual.write(state, site, (seen @ weight).tanh(), Context(h, normed, mask))
         yield state
 
 
