@@ -160,7 +160,7 @@ class ResNet(Network):
                 h = residual.close(state)
                 state = residual.handoff(state, shortcut)
             residual = stage.residual
-            state = stage.run(stage.step(state, 0, read=h), start=1)
+            state = stage.run(stage.enter(state, h, shortcut), start=1)
         assert residual is not None
         return self.norm(residual.close(state))
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -73,16 +73,29 @@ class Trunk(nn.Module):
             )
         return nn.ModuleDict({view: copy.deepcopy(norm) for view in views})
 
-    def step(
-        self, state: State, site: int, extras: tuple[Any, ...] = (), read: Tensor | None = None
-    ) -> State:
-        """Run one branch; `read` replaces what it would read from the state."""
-        if read is None:
-            state = self.settle(state, site)
-        h = self.residual.read(state, site) if read is None else read
+    def step(self, state: State, site: int, extras: tuple[Any, ...] = ()) -> State:
+        """Run one branch."""
+        state = self.settle(state, site)
+        h = self.residual.read(state, site)
         normed = self._normed(h, site)
         y = self.branches[site](normed, *extras)
         return self.residual.write(state, site, y, Context(h, normed, self._keep(y, site)))
+
+    def enter(self, state: State, h: Tensor, carry: Callable[[Tensor], Tensor]) -> State:
+        """Run the first branch of a stage, which reads h from before a change of shape.
+
+        Args:
+            state: The state after the change.
+            h: What closed the stage before.
+            carry: The linear map of the change; it brings what the write may look at along.
+        """
+        normed = self._normed(h, 0)
+        y = self.branches[0](normed)
+        context = Context(h, normed, self._keep(y, 0))
+        if self.residual.uses_context:
+            assert isinstance(normed, Tensor)
+            context = context._replace(read=carry(h), normed=carry(normed))
+        return self.residual.write(state, 0, y, context)
 
     def settle(self, state: State, site: int) -> State:
         """Norm the stream before a site reads it, where the residual asks for post-norm."""

@@ -36,6 +36,7 @@ __all__ = [
     "keep_branch",
     "preceded",
     "routing",
+    "routing_is_frozen",
     "working_dtype",
 ]
 
@@ -100,6 +101,9 @@ class Residual(nn.Module):
 
     needs_nonzero_branches: bool = False
     """Whether a branch whose last weight starts at zero is refused, because it cannot train."""
+
+    uses_context: bool = False
+    """Whether a write looks at the read, so that a stage change must carry it along."""
 
     branch_gain: float = 1.0
     """What the backbone multiplies its branches' fresh weights by, except the projections that
@@ -179,6 +183,11 @@ def frozen_routing() -> Iterator[None]:
         yield
     finally:
         _frozen = before
+
+
+def routing_is_frozen() -> bool:
+    """Whether the code runs inside `frozen_routing`."""
+    return _frozen
 
 
 def routing(weights: Tensor) -> Tensor:

@@ -13,9 +13,11 @@ SITES = [Site(kind, block) for block in range(3) for kind in ("attention", "mlp"
 def build(
     name: str, *, sites: list[Site] = SITES, channel_dim: int = -1, width: int = WIDTH, **options
 ) -> Residual:
-    """Return a fresh mechanism in float64."""
+    """Return a fresh mechanism in float64, the same at every call."""
     spec = {"name": name, **options}
-    return make_residual(spec, width, sites, channel_dim=channel_dim).double()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make_residual(spec, width, sites, channel_dim=channel_dim).double()
 
 
 def trained(residual: Residual, seed: int = 0) -> Residual:

@@ -1,0 +1,68 @@
+"""Compiled fast paths: one small C++ source per family, built on first use and cached.
+
+A kernel is never needed: without a compiler the plain PyTorch form runs, and one line in the log
+of `archzoo` says so. `ARCHZOO_KERNELS=0` in the environment switches them off.
+"""
+
+import functools
+import hashlib
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+
+__all__ = ["load_kernels"]
+
+# Loops are vectorised by pragma only: -ffast-math would break the infinities of masked logits. The
+# instruction set is the one torch itself uses here, so that a cache shared by machines is safe.
+FLAGS = ["-O3", "-fopenmp-simd"]
+INSTRUCTIONS = {"AVX2": ["-march=x86-64-v3"], "AVX512": ["-march=x86-64-v4"]}
+# The source uses torch's stable interface as of 2.10, which keeps the build to some seconds.
+TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"
+
+log = logging.getLogger("archzoo")
+
+
+@functools.cache
+def load_kernels(family: str) -> bool:
+    """Build and load the kernels of a family, and say whether they are there.
+
+    Args:
+        family: The name of a source in this folder, without `.cpp`; its operators appear as
+            `torch.ops.archzoo_FAMILY`.
+    """
+    if os.environ.get("ARCHZOO_KERNELS", "1") == "0":
+        return False
+    try:
+        _load(Path(__file__).with_name(f"{family}.cpp"))
+    except (OSError, RuntimeError, ImportError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        log.warning("no compiled %s kernels, plain PyTorch runs instead: %s", family, reason)
+        return False
+    return True
+
+
+def _load(source: Path) -> None:
+    """Load the shared library of a source, compiled if the cache does not hold it."""
+    from torch.utils import cpp_extension
+
+    flags = [*FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), []), TARGET]
+    key = "\n".join([source.read_text(), torch.__version__, *flags])
+    name = f"archzoo_{source.stem}_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    library = Path(cpp_extension.get_default_build_root()) / "archzoo" / f"{name}.so"
+    if library.exists():
+        torch.ops.load_library(library)
+        return
+    library.parent.mkdir(parents=True, exist_ok=True)
+    # Built apart and moved: a killed build leaves neither a lock nor half a library.
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        cpp_extension.load(
+            name,
+            [str(source)],
+            extra_cflags=flags,
+            build_directory=folder,
+            is_python_module=False,
+        )
+        os.replace(Path(folder) / f"{name}.so", library)

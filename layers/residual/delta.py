@@ -1,0 +1,390 @@
+"""Deep Delta Learning: a branch's output is a direction along which the state is rewritten.
+
+Per site, from the normed input c of the branch (`paper`), with h = F(c) the branch output:
+
+    β  = 2 sigmoid(⟨w_β, c⟩ + b_β)         or 2 sigmoid(⟨w_2, tanh(W_1 c)⟩ + b_β)
+    v  = W_v c
+    X' = X + β k (v − kᵀX)ᵀ,  k = h / √(‖h‖² + ε²)          (`delta_rule`)
+
+The state has m value columns. m = 1 is the ordinary stream. m > 1 opens by repetition or by a
+causal convolution of the embedding over the tokens, and every backbone block (and the readout) has
+a compressor that reads the m columns as one: over channels, x_i = Σ_j W_ij X_ij, or over tokens, a
+depthwise causal convolution followed by a read vector over the columns.
+
+Three parameterisations are published. `paper` is above. `repo` is the authors' released code:
+v = 4 sigmoid(W_v x + b_v) of the input x before its norm. `v1` is the first preprint, which shows
+no results with it: direction and gate from the pooled state, v from the branch output.
+
+A branch's magnitude is discarded, and at h = 0 the direction has a gradient of order 1/ε: branches
+whose last weight starts at zero are refused.
+
+Source: Zhang et al. 2026, "Deep Delta Learning", arXiv:2601.00417.
+Differs from it: compressors start as the mean over columns (`paper` form), where the released code
+shrinks the first context by a global initialisation (pass `cc_form="repo"` for its shape); for
+images channels are D and every pixel is a token; `v1` leaves the map from the branch output to v
+open, here it is linear.
+"""
+
+# Shape letters: B batch, T tokens, D width, m columns, L branches, K taps, ... token or pixel axes.
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..decay import exclude_from_decay
+from .delta_rule import DeltaMode, compress, delta_write
+from .stream import Context, Past, Residual, Site, State, keep_branch, preceded, working_dtype
+
+__all__ = ["Delta", "DeltaState", "delta_cc"]
+
+TAPS = 4  # of the convolutions over tokens
+SQUASH = 4.0  # the released code's targets lie in (0, 4)
+
+
+class DeltaState(NamedTuple):
+    """The state: X (…, m, D), or (B, m, D, H, W) for images, and a decoder's past."""
+
+    columns: Tensor
+    past: Past | None = None
+
+
+class Delta(Residual):
+    """Deep Delta Learning over all branches of a network or stage.
+
+    Args:
+        width: Stream width D.
+        sites: The L sites in order.
+        channel_dim: The axis of D.
+        value_channels: m, the columns of the state, at least 1.
+        expand: How m > 1 columns are made: `repeat`, or `convolution` over the tokens, which
+            starts as `repeat`.
+        compress: How m > 1 columns are read: over `channels` or over `tokens`.
+        cc_form: A channel compressor as one free matrix (`paper`), or as the released code's
+            padded convolution of m taps and read vector, which collapses to such a matrix.
+        parameterisation: `paper`, `repo` or `v1`, as above.
+        gate_hidden: Width of a two-layer gate; None is the linear gate.
+        mode: `full`; `write_only` never erases, the matched control; `erase_only` never writes.
+        initial_beta: β of a fresh network, in (0, 2) without the ends, where a gate cannot learn.
+        frozen_beta: A β in [0, 2] in place of the gate.
+        eps: ε of the direction.
+
+    Shape:
+        As in `Residual`. `tokens` and `convolution` need tokens (B, T, D).
+
+    Raises:
+        ValueError: a number out of range, an unknown choice, or a look along the tokens of images.
+    """
+
+    needs_nonzero_branches = True
+    uses_context = True
+
+    gate: nn.Parameter | None
+    gate_bias: nn.Parameter | None
+    gate_hidden: nn.Parameter | None
+    value: nn.Parameter | None
+    value_bias: nn.Parameter | None
+    direction_in: nn.Parameter | None
+    direction_out: nn.Parameter | None
+    expansion: nn.Parameter | None
+    columns: nn.Parameter | None
+    taps: nn.Parameter | None
+    read_vector: nn.Parameter | None
+
+    def __init__(
+        self,
+        width: int,
+        sites: Sequence[Site],
+        *,
+        channel_dim: int = -1,
+        value_channels: int = 1,
+        expand: Literal["repeat", "convolution"] = "repeat",
+        compress: Literal["channels", "tokens"] = "channels",
+        cc_form: Literal["paper", "repo"] = "paper",
+        parameterisation: Literal["paper", "repo", "v1"] = "paper",
+        gate_hidden: int | None = None,
+        mode: DeltaMode = "full",
+        initial_beta: float = 1.0,
+        frozen_beta: float | None = None,
+        eps: float = 1e-5,
+    ) -> None:
+        """Make gates, targets and compressors."""
+        super().__init__(width, sites, channel_dim=channel_dim)
+        _one_of("expand", expand, ("repeat", "convolution"))
+        _one_of("compress", compress, ("channels", "tokens"))
+        _one_of("cc_form", cc_form, ("paper", "repo"))
+        _one_of("parameterisation", parameterisation, ("paper", "repo", "v1"))
+        _one_of("mode", mode, ("full", "write_only", "erase_only"))
+        if value_channels < 1:
+            raise ValueError(f"value_channels must be at least 1, got {value_channels}")
+        if gate_hidden is not None and gate_hidden < 1:
+            raise ValueError(f"gate_hidden must be at least 1 or None, got {gate_hidden}")
+        if not 0.0 < initial_beta < 2.0:
+            raise ValueError(f"initial_beta must lie inside (0, 2), got {initial_beta}")
+        if frozen_beta is not None and not 0.0 <= frozen_beta <= 2.0:
+            raise ValueError(f"frozen_beta must lie in [0, 2], got {frozen_beta}")
+        along_tokens = value_channels > 1 and (expand == "convolution" or compress == "tokens")
+        if along_tokens and channel_dim != -1:
+            raise ValueError(
+                f"expand={expand!r} and compress={compress!r} look along tokens, which images do "
+                f"not have; choose expand='repeat' and compress='channels'"
+            )
+        self.value_channels = m = value_channels
+        self.parameterisation = parameterisation
+        self.mode: DeltaMode = mode
+        self.initial_beta, self.frozen_beta, self.eps = initial_beta, frozen_beta, eps
+        self.along_tokens = along_tokens
+        self.records: list[dict[str, Tensor]] | None = None
+        length, last = len(self.sites), self.num_blocks
+        made: dict[str, tuple[int, ...] | None] = {
+            "gate": (length, gate_hidden or width),
+            "gate_bias": (length,),
+            "gate_hidden": None if gate_hidden is None else (length, gate_hidden, width),
+            "value": (length, m, width),
+            "value_bias": None if parameterisation == "paper" else (length, m),
+            "direction_in": (length, width, width) if parameterisation == "v1" else None,
+            "direction_out": (length, width, width) if parameterisation == "v1" else None,
+            "expansion": (TAPS, m, width) if m > 1 and expand == "convolution" else None,
+            "columns": None,
+            "taps": None,
+            "read_vector": None,
+        }
+        if frozen_beta is not None:
+            made.update(gate=None, gate_bias=None, gate_hidden=None)
+        if mode == "erase_only":
+            made.update(value=None, value_bias=None)
+        if m > 1 and compress == "tokens":
+            made.update(taps=(last + 1, TAPS, m, width), read_vector=(last + 1, m))
+        elif m > 1 and cc_form == "repo":
+            made.update(taps=(last + 1, m, width), read_vector=(last + 1, m))
+        elif m > 1:
+            made.update(columns=(last + 1, m, width))
+        for name, shape in made.items():
+            self.register_parameter(
+                name, None if shape is None else nn.Parameter(torch.empty(shape))
+            )
+            if shape is not None:
+                exclude_from_decay(self, name)
+        self.compresses_tokens = m > 1 and compress == "tokens"
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Small normals for heads, β at its initial value, compressors at the mean of columns."""
+        m, width = self.value_channels, self.width
+        for name, parameter in self.named_parameters():
+            if name == "gate_bias":
+                nn.init.constant_(parameter, math.log(self.initial_beta / (2 - self.initial_beta)))
+            elif name in ("columns", "read_vector"):
+                nn.init.constant_(parameter, 1.0 / m)
+            elif name in ("taps", "expansion"):
+                nn.init.zeros_(parameter)
+            elif name == "value_bias":
+                nn.init.uniform_(parameter, -(width**-0.5), width**-0.5)
+            else:
+                nn.init.normal_(parameter, std=0.5 * parameter.shape[-1] ** -0.5)
+        # A convolution starts as the tap of the column or token itself.
+        with torch.no_grad():
+            if self.expansion is not None:
+                self.expansion[-1] = 1.0
+            if self.taps is not None:
+                self.taps[:, -1 if self.compresses_tokens else (m - 1) // 2] = 1.0
+
+    def open(self, x: Tensor, past: Past | None = None) -> State:
+        """Make m columns of the embedding."""
+        if self.along_tokens and x.dim() != 3:
+            raise ValueError(
+                f"this residual looks along tokens (B, T, D), got shape {tuple(x.shape)}; choose "
+                f"expand='repeat' and compress='channels'"
+            )
+        axis = -2 if self.channel_dim == -1 else 1
+        if self.expansion is None:
+            repeats = [-1] * (x.dim() + 1)
+            repeats[axis] = self.value_channels
+            return DeltaState(x.unsqueeze(axis).expand(repeats).contiguous(), past)
+        window = preceded(x, TAPS - 1, past, "expansion")
+        weight = self.expansion.to(x.dtype)
+        parts = [window[:, tap : tap + x.shape[1], None] * weight[tap] for tap in range(TAPS)]
+        return DeltaState(torch.stack(parts).sum(0), past)
+
+    def read(self, state: State, site: int) -> Tensor:
+        """Compress the columns with the compressor of the site's block."""
+        block = self.sites[site].block - self.sites[0].block
+        return self._compressed(DeltaState(*state), block, f"site {site}")
+
+    def close(self, state: State) -> Tensor:
+        """Compress the columns with the readout's compressor."""
+        return self._compressed(DeltaState(*state), self.num_blocks, "readout")
+
+    def write(self, state: State, site: int, y: Tensor, context: Context) -> State:
+        """Rewrite the state along the branch output."""
+        columns, past = DeltaState(*state)
+        beta, value, direction = self._heads(columns, site, y, context)
+        options: dict[str, Any] = {"mode": self.mode, "eps": self.eps}
+        if self.records is not None:
+            self._record(columns, direction, beta, value, context.keep)
+        beta = keep_branch(beta, context.keep)
+        columns = delta_write(
+            columns, direction, beta, value, channel_dim=self.channel_dim, **options
+        )
+        return DeltaState(columns, past)
+
+    def channel_weights(self) -> Tensor:
+        """Return every channel compressor as the matrix W (blocks + 1, m, D) it collapses to."""
+        if self.columns is not None:
+            return self.columns
+        assert self.taps is not None and self.read_vector is not None
+        m, left = self.value_channels, (self.value_channels - 1) // 2
+        weights = []
+        for j in range(m):
+            # Output q of the padded convolution sees column j through tap j − q + left.
+            reached = [q for q in range(m) if 0 <= j - q + left < m]
+            parts = [self.read_vector[:, q, None] * self.taps[:, j - q + left] for q in reached]
+            weights.append(torch.stack(parts).sum(0))
+        return torch.stack(weights, 1)
+
+    @contextlib.contextmanager
+    def audit(self) -> Iterator[list[dict[str, Tensor]]]:
+        """Collect, write by write, what the gates do; every entry is a mean over tokens.
+
+        Yields a list that fills with mappings: `beta`, `discrepancy_before` ‖r − v‖,
+        `discrepancy_after`, and `branch_norm` ‖h‖, which the update discards.
+        """
+        self.records = []
+        try:
+            yield self.records
+        finally:
+            self.records = None
+
+    def _record(
+        self, columns: Tensor, direction: Tensor, beta: Tensor, value: Tensor, keep: Tensor | None
+    ) -> None:
+        assert self.records is not None
+        tokens = [columns, direction, beta, value]
+        if self.channel_dim == 1:
+            tokens = [columns.movedim((1, 2), (-2, -1)), *(t.movedim(1, -1) for t in tokens[1:])]
+        columns, direction, beta, value = (t.detach().to(working_dtype(t)) for t in tokens)
+        norm = direction.norm(dim=-1, keepdim=True)
+        unit = direction / (norm.square() + self.eps**2).sqrt()
+        gap = (columns * unit.unsqueeze(-2)).sum(-1) - value
+        after = delta_write(columns, direction, beta, value, mode=self.mode, eps=self.eps)
+        gap_after = (after * unit.unsqueeze(-2)).sum(-1) - value
+        self.records.append(
+            {
+                "beta": beta.mean(),
+                "discrepancy_before": gap.norm(dim=-1).mean(),
+                "discrepancy_after": gap_after.norm(dim=-1).mean(),
+                "branch_norm": norm.mean(),
+            }
+        )
+
+    def _compressed(self, state: DeltaState, block: int, name: str) -> Tensor:
+        columns, past = state
+        if self.value_channels == 1:
+            return columns.squeeze(-2 if self.channel_dim == -1 else 1)
+        if not self.compresses_tokens:
+            return compress(columns, self.channel_weights()[block], self.channel_dim)
+        assert self.taps is not None and self.read_vector is not None
+        length = columns.shape[1]
+        window = preceded(columns, TAPS - 1, past, name)
+        weight = self.taps[block] * self.read_vector[block, :, None]
+        parts = [compress(window[:, k : k + length], weight[k]) for k in range(TAPS)]
+        return torch.stack(parts).sum(0)
+
+    def _heads(
+        self, columns: Tensor, site: int, y: Tensor, context: Context
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return β with size 1 and v with size m on the axis of D, and the direction."""
+        normed, read = context.normed, context.read
+        assert isinstance(normed, Tensor) and isinstance(read, Tensor)
+        direction, to_gate, to_value = (
+            y,
+            normed,
+            read if self.parameterisation == "repo" else normed,
+        )
+        if self.parameterisation == "v1":
+            assert self.direction_in is not None and self.direction_out is not None
+            to_gate, to_value = columns.mean(-2 if self.channel_dim == -1 else 1), y
+            hidden = F.gelu(self._linear(to_gate, self.direction_in[site]))
+            direction = self._linear(hidden, self.direction_out[site])
+        if to_gate is to_value and self._heads_are_linear():
+            # One product for both heads reads the context once.
+            assert self.gate is not None and self.value is not None
+            weight = torch.cat([self.gate[site : site + 1], self.value[site]])
+            both = self._linear(to_gate, weight)
+            logit, value = both.split([1, self.value_channels], self.channel_dim)
+        else:
+            logit, value = self._gate(to_gate, site), self._target(to_value, site)
+        if logit is None:
+            assert self.frozen_beta is not None
+            beta = torch.full_like(value.narrow(self.channel_dim, 0, 1), self.frozen_beta)
+        else:
+            assert self.gate_bias is not None
+            beta = 2.0 * (logit.to(working_dtype(logit)) + self.gate_bias[site]).sigmoid()
+        return beta, value, direction
+
+    def _heads_are_linear(self) -> bool:
+        plain = self.parameterisation == "paper" and self.gate_hidden is None
+        return plain and self.gate is not None and self.value is not None
+
+    def _gate(self, x: Tensor, site: int) -> Tensor | None:
+        """Return the logit of β / 2 without its bias, or None where β is frozen."""
+        if self.gate is None:
+            return None
+        if self.gate_hidden is not None:
+            x = self._linear(x, self.gate_hidden[site]).tanh()
+        return self._linear(x, self.gate[site : site + 1])
+
+    def _target(self, x: Tensor, site: int) -> Tensor:
+        """Return v; zeros where nothing is written."""
+        if self.value is None:
+            narrow = x.narrow(self.channel_dim, 0, 1)
+            return torch.zeros_like(torch.cat([narrow] * self.value_channels, self.channel_dim))
+        bias = None if self.value_bias is None else self.value_bias[site]
+        value = self._linear(x, self.value[site], bias)
+        return SQUASH * value.sigmoid() if self.parameterisation == "repo" else value
+
+    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if self.channel_dim == -1:
+            return F.linear(x, weight, bias)
+        return F.linear(x.movedim(1, -1), weight, bias).movedim(-1, 1)
+
+    def extra_repr(self) -> str:
+        """Show what was chosen."""
+        return (
+            f"width={self.width}, sites={len(self.sites)}, value_channels={self.value_channels}, "
+            f"parameterisation={self.parameterisation!r}, mode={self.mode!r}"
+        )
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+def delta_cc(
+    width: int,
+    sites: Sequence[Site],
+    *,
+    channel_dim: int = -1,
+    value_channels: int = 4,
+    expand: Literal["repeat", "convolution"] = "repeat",
+    parameterisation: Literal["paper", "repo", "v1"] = "paper",
+    mode: DeltaMode = "full",
+) -> Delta:
+    """DDL-CC: a state of 4 columns, compressed over channels.
+
+    The paper's bare "DDL" is this with `expand="convolution"`, which needs tokens.
+    """
+    return Delta(
+        width,
+        sites,
+        channel_dim=channel_dim,
+        value_channels=value_channels,
+        expand=expand,
+        parameterisation=parameterisation,
+        mode=mode,
+    )

@@ -1,0 +1,156 @@
+"""The write of Deep Delta Learning: erase what the state holds along a direction, write anew.
+
+State X with m columns of width D, branch output h, gate β in (0, 2), target v (m):
+
+    k   = h / √(‖h‖² + ε²)
+    r_j = ⟨k, X_j⟩
+    X'  = X + β k (v − r)ᵀ = (I − β k kᵀ) X + β k vᵀ
+
+β = 0 leaves the state, β = 1 replaces the readout, r' = v, and β = 2 reflects it before writing
+2 k vᵀ. `compress` reads the m columns as one: c = Σ_j W_j ⊙ X_j.
+
+Source: Zhang et al. 2026, "Deep Delta Learning", arXiv:2601.00417.
+Differs from it: nothing; the state is laid out with m before D. The hand-written gradients keep
+the state and the branch output, which exist anyway, and m + 1 scalars per token.
+"""
+
+# Shape letters: B batch, D width, m columns, ... token axes.
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .fast_path import kernel_takes, records_references
+from .stream import routing, working_dtype
+
+__all__ = ["DeltaMode", "compress", "delta_write", "delta_write_definition"]
+
+DeltaMode = Literal["full", "write_only", "erase_only"]
+
+
+def delta_write_definition(
+    state: Tensor,
+    branch: Tensor,
+    beta: Tensor,
+    value: Tensor,
+    *,
+    mode: DeltaMode = "full",
+    eps: float = 1e-5,
+    channel_dim: int = -1,
+) -> Tensor:
+    """Return the state after one delta write.
+
+    Args:
+        state: X (…, m, D), or (B, m, D, H, W) for `channel_dim` 1.
+        branch: h (…, D), its direction is all that counts.
+        beta: β (…, 1), size 1 on the axis of D.
+        value: v (…, m), m on the axis of D.
+        mode: `write_only` drops r, `erase_only` drops v.
+        eps: ε, the guard inside the root.
+        channel_dim: The axis of D in `branch`.
+    """
+    dtype = working_dtype(state)
+    columns = channel_dim - 1 if channel_dim < 0 else channel_dim
+    axis = channel_dim if channel_dim < 0 else channel_dim + 1
+    wide = branch.to(dtype).unsqueeze(columns)
+    scale = torch.rsqrt(wide.square().sum(axis, keepdim=True) + eps**2)
+    beta, value = beta.to(dtype).unsqueeze(columns), value.to(dtype).unsqueeze(axis)
+    # Erasing moves what the state holds; writing adds a multiple of the branch output.
+    change = torch.zeros_like(state, dtype=dtype)
+    if mode != "write_only":
+        direction = routing(scale * wide)
+        readout = (direction * state.to(dtype)).sum(axis, keepdim=True)
+        change = change - routing(beta) * readout * direction
+    if mode != "erase_only":
+        change = change + routing(beta * value * scale) * wide
+    return state + change.to(state.dtype)
+
+
+def delta_write(
+    state: Tensor,
+    branch: Tensor,
+    beta: Tensor,
+    value: Tensor,
+    *,
+    mode: DeltaMode = "full",
+    eps: float = 1e-5,
+    channel_dim: int = -1,
+) -> Tensor:
+    """Return the state after one delta write, by the compiled kernel where it runs."""
+    if channel_dim == -1 and records_references() and kernel_takes("delta", state, branch):
+        if mode == "erase_only":
+            value = torch.zeros_like(value)
+        beta, value = beta.to(state.dtype).contiguous(), value.to(state.dtype).contiguous()
+        return _DeltaWrite.apply(state, branch, beta, value, mode != "write_only", eps)  # type: ignore[return-value]
+    return delta_write_definition(
+        state, branch, beta, value, mode=mode, eps=eps, channel_dim=channel_dim
+    )
+
+
+class _DeltaWrite(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        state: Tensor,
+        branch: Tensor,
+        beta: Tensor,
+        value: Tensor,
+        erase: bool,
+        eps: float,
+    ) -> Tensor:
+        following = torch.empty_like(state)
+        readout = state.new_empty((*value.shape[:-1], value.shape[-1] + 1))
+        torch.ops.archzoo_delta.delta_write(
+            state, branch, beta, value, erase, eps, following, readout
+        )
+        ctx.save_for_backward(state, branch, beta, value, readout)
+        ctx.erase = erase
+        return following
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
+        saved = ctx.saved_tensors
+        results = [torch.empty_like(tensor) for tensor in saved[:4]]
+        torch.ops.archzoo_delta.delta_write_backward(
+            *saved[:4], ctx.erase, saved[4], gradients[0].contiguous(), *results
+        )
+        return *results, None, None
+
+
+def compress(state: Tensor, weight: Tensor, channel_dim: int = -1) -> Tensor:
+    """Read m columns as one: Σ_j W_j ⊙ X_j.
+
+    Args:
+        state: X (…, m, D), or (B, m, D, H, W) for `channel_dim` 1.
+        weight: W (m, D).
+        channel_dim: The axis of D in the result.
+    """
+    if channel_dim == -1:
+        weight = weight.to(state.dtype)
+        if records_references() and kernel_takes("delta", state):
+            return _Compress.apply(state, weight.contiguous())  # type: ignore[return-value]
+        return (state * routing(weight)).sum(-2)
+    shaped = weight.to(state.dtype).view(*weight.shape, *[1] * (state.dim() - 3))
+    return (state * routing(shaped)).sum(1)
+
+
+class _Compress(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, state: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(state, weight)
+        compressed = state.new_empty((*state.shape[:-2], state.shape[-1]))
+        torch.ops.archzoo_delta.compress(state, weight, compressed)
+        return compressed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
+        state, weight = ctx.saved_tensors
+        to_state, to_weight = torch.empty_like(state), torch.zeros_like(weight)
+        torch.ops.archzoo_delta.compress_backward(
+            state, weight, gradients[0].contiguous(), to_state, to_weight
+        )
+        return to_state, to_weight
