@@ -33,6 +33,14 @@ std::vector<T*> pointers(const std::vector<Tensor>& tensors) {
   return result;
 }
 
+// Ask for a row before it is needed: the hardware's own streams stop at every page, which is a few
+// rows, and there is one stream for each source.
+template <typename T>
+void prefetch(const T* row, int64_t width) {
+  for (int64_t k = 0; k < width; k += 64 / static_cast<int64_t>(sizeof(T)))
+    __builtin_prefetch(row + k);
+}
+
 // Two inner products with one row, over lanes that a compiler keeps in vector registers.
 template <typename T>
 void inner(const T* row, const T* p, const T* q, int64_t width, T& with_p, T& with_q) {
@@ -73,6 +81,7 @@ void forward(const std::vector<Tensor>& sources, const Tensor& query, const Tens
       for (int64_t i = 0; i < n; ++i) {
         const T* row = v[i] + t * width;
         T square, dot;
+        prefetch(row + width, width);
         inner(row, row, u, width, square, dot);
         const T scale = T(1) / std::sqrt(square / T(width) + T(eps));
         r[t * n + i] = scale;
@@ -119,6 +128,8 @@ void backward(const std::vector<Tensor>& sources, const Tensor& query, const Ten
       const T* grad = g + t * width;
       T mean = 0;
       for (int64_t i = 0; i < n; ++i) {
+        prefetch(v[i] + (t + 1) * width, width);
+        if (base[i]) prefetch(base[i] + (t + 1) * width, width);
         inner(v[i] + t * width, grad, u, width, along[i], dots[i]);
         mean += a[t * n + i] * along[i];
       }
@@ -149,6 +160,73 @@ void backward(const std::vector<Tensor>& sources, const Tensor& query, const Ten
     for (int64_t k = 0; k < width; ++k) du[k] += partial[c * width + k];
 }
 
+// Phase one: n finished sources under S queries. Phase two: one more source for one of them,
+// h = (1 - sigma) o + sigma p with sigma = sigmoid(s_p - level).
+template <typename T>
+void phase_one(const std::vector<Tensor>& sources, const Tensor& queries, double eps,
+               const std::vector<Tensor>& mixed, const Tensor& levels) {
+  const int64_t n = sources.size(), count = queries.size(0), width = queries.size(1);
+  const int64_t rows = sources[0].numel() / width;
+  const auto v = pointers<T>(sources), o = pointers<T>(mixed);
+  const T* u = static_cast<T*>(queries.data_ptr());
+  T* level = static_cast<T*>(levels.data_ptr());
+  torch::stable::parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
+    std::vector<T> a(n * count);
+    for (int64_t t = begin; t < end; ++t) {
+      for (int64_t i = 0; i < n; ++i) {
+        const T* row = v[i] + t * width;
+        prefetch(row + width, width);
+        for (int64_t j = 0; j < count; ++j) {
+          T square, dot;
+          inner(row, row, u + j * width, width, square, dot);
+          a[j * n + i] = dot / std::sqrt(square / T(width) + T(eps));
+        }
+      }
+      for (int64_t j = 0; j < count; ++j) {
+        T* weight = a.data() + j * n;
+        T top = weight[0], sum = 0;
+        for (int64_t i = 1; i < n; ++i) top = weight[i] > top ? weight[i] : top;
+        for (int64_t i = 0; i < n; ++i) sum += weight[i] = std::exp(weight[i] - top);
+        level[j * rows + t] = top + std::log(sum);
+        T* out = o[j] + t * width;
+        for (int64_t i = 0; i < n; ++i) {
+          const T* row = v[i] + t * width;
+          const T scaled = weight[i] / sum;
+          if (i == 0) {
+#pragma omp simd
+            for (int64_t k = 0; k < width; ++k) out[k] = scaled * row[k];
+          } else {
+#pragma omp simd
+            for (int64_t k = 0; k < width; ++k) out[k] += scaled * row[k];
+          }
+        }
+      }
+    }
+  });
+}
+
+template <typename T>
+void phase_two(const Tensor& mixed, const Tensor& levels, const Tensor& later, const Tensor& query,
+               double eps, const Tensor& merged) {
+  const int64_t width = query.size(0), rows = later.numel() / width;
+  const T *o = static_cast<T*>(mixed.data_ptr()), *level = static_cast<T*>(levels.data_ptr());
+  const T *p = static_cast<T*>(later.data_ptr()), *u = static_cast<T*>(query.data_ptr());
+  T* h = static_cast<T*>(merged.data_ptr());
+  torch::stable::parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const T *row = p + t * width, *old = o + t * width;
+      T square, dot, *out = h + t * width;
+      prefetch(row + width, width);
+      prefetch(old + width, width);
+      inner(row, row, u, width, square, dot);
+      const T logit = dot / std::sqrt(square / T(width) + T(eps)) - level[t];
+      const T sigma = T(1) / (T(1) + std::exp(-logit));
+#pragma omp simd
+      for (int64_t k = 0; k < width; ++k) out[k] = old[k] + sigma * (row[k] - old[k]);
+    }
+  });
+}
+
 bool is_double(const Tensor& tensor) {
   return tensor.scalar_type() == torch::headeronly::ScalarType::Double;
 }
@@ -166,6 +244,17 @@ void depth_mix_backward(std::vector<Tensor> sources, Tensor query, Tensor weight
                                                           before, after, query_gradient);
 }
 
+void depth_phase_one(std::vector<Tensor> sources, Tensor queries, double eps,
+                     std::vector<Tensor> mixed, Tensor levels) {
+  (is_double(queries) ? phase_one<double> : phase_one<float>)(sources, queries, eps, mixed, levels);
+}
+
+void depth_phase_two(Tensor mixed, Tensor levels, Tensor later, Tensor query, double eps,
+                     Tensor merged) {
+  (is_double(query) ? phase_two<double> : phase_two<float>)(mixed, levels, later, query, eps,
+                                                            merged);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY(archzoo_attnres, m) {
@@ -176,9 +265,17 @@ STABLE_TORCH_LIBRARY(archzoo_attnres, m) {
       "depth_mix_backward(Tensor[] sources, Tensor query, Tensor weights, "
       "Tensor statistics, Tensor gradient, Tensor[] before, Tensor(a!)[] after, "
       "Tensor(b!) query_gradient) -> ()");
+  m.def(
+      "phase_one(Tensor[] sources, Tensor queries, float eps, Tensor(a!)[] mixed, "
+      "Tensor(b!) levels) -> ()");
+  m.def(
+      "phase_two(Tensor mixed, Tensor levels, Tensor later, Tensor query, float eps, "
+      "Tensor(a!) merged) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(archzoo_attnres, CPU, m) {
   m.impl("depth_mix", TORCH_BOX(&depth_mix));
   m.impl("depth_mix_backward", TORCH_BOX(&depth_mix_backward));
+  m.impl("phase_one", TORCH_BOX(&depth_phase_one));
+  m.impl("phase_two", TORCH_BOX(&depth_phase_two));
 }

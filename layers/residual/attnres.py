@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..decay import exclude_from_decay
-from .depth_autograd import combine, fused_mix
+from .depth_autograd import combine, fused_mix, fused_phase_one, fused_phase_two
 from .depth_mix import (
     Competition,
     compete,
@@ -62,7 +62,7 @@ class Sources(NamedTuple):
     ready: Tensor | None = None
     site: int = 0
     scores: tuple[tuple[Tensor, ...], ...] = ()
-    ahead: tuple[Tensor, Tensor, int] | None = None
+    ahead: tuple[Sequence[Tensor], Tensor, int] | None = None
 
 
 class AttnRes(Residual):
@@ -215,6 +215,11 @@ class AttnRes(Residual):
             -1, self.channel_dim
         )
 
+    def _queries(self, first: int, last: int) -> Tensor:
+        """Return γ ⊙ w (Q, D) of the sites first, …, last − 1."""
+        rows = self.row[first:last]
+        return self.query[rows] if self.gain is None else self.query[rows] * self.gain[rows]
+
     def _readable(self, sources: Sources, site: int) -> int:
         """Count the sources that a site may read: an additive read leaves out the open block."""
         return len(sources.values) - bool(self.additive and site % self.block_size)
@@ -247,15 +252,19 @@ class AttnRes(Residual):
         values, alive = sources.values[:count], sources.alive[:count]
         simple = self.heads == 1 and self.competition == "softmax" and self.channel_dim == -1
         simple = simple and self.query_weight is None
-        if simple and kernel_takes("attnres", *values):
+        kernel = simple and kernel_takes("attnres", *values)
+        whole = not self.additive and all(mask is None for mask in alive)
+        if simple and whole and self.block_size > 1 and not torch.is_grad_enabled():
+            return self._two_phases(sources, kernel)
+        open_sum = bool(site % self.block_size) and count == len(sources.values)
+        if kernel:
             query = self._query(site, values[-1])
-            mixed, values = fused_mix(values, query, self.eps, alive)
+            mixed, values = fused_mix(values, query, self.eps, alive, open_sum)
         else:
             sources = self._push_scores(sources)
-            if simple and self.block_size > 1 and not (torch.is_grad_enabled() or self.additive):
-                return self._two_phases(sources)
             logits = self._logits(sources, site, count)
-            mixed, values = combine(compete(logits, self.competition), values, self.channel_dim)
+            weights = compete(logits, self.competition)
+            mixed, values = combine(weights, values, self.channel_dim, open_sum)
         if sources.stream is not None:
             mixed = sources.stream + mixed
         return sources._replace(values=(*values, *sources.values[count:]), ready=mixed)
@@ -273,9 +282,8 @@ class AttnRes(Residual):
     def _scores(self, value: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
         """Return one source's logits under the queries of sites first, …, last − 1."""
         dtype = working_dtype(value)
-        row = self.row[first:last]
-        query = self.query[row] if self.gain is None else self.query[row] * self.gain[row]
-        query = query.to(dtype).unflatten(1, (self.heads, -1)).transpose(0, 1)
+        query = self._queries(first, last).to(dtype)
+        query = query.unflatten(1, (self.heads, -1)).transpose(0, 1)
         value = value.to(dtype)
         statistic = key_statistic(value, self.channel_dim, self.eps)
         if self.channel_dim == -1:
@@ -305,22 +313,29 @@ class AttnRes(Residual):
             [s if mask is None else s.masked_fill(~mask, -torch.inf) for s, mask in pairs]
         )
 
-    def _two_phases(self, sources: Sources) -> Sources:
+    def _two_phases(self, sources: Sources, kernel: bool) -> Sources:
         """Mix for all queries of a block when it opens, and merge its running sum later."""
         site, begun = sources.site, sources.site % self.block_size
         ahead = sources.ahead if begun else None
         if ahead is None:
             # Nobody looked ahead from an embedding, so the first block is asked in its middle.
             last = min(site - begun + self.block_size, len(self.sites) + 1)
-            count = len(sources.values) - bool(begun)
-            logits = [self._logits(sources, later, count) for later in range(site, last)]
-            ahead = (*phase_one(sources.values[:count], torch.stack(logits)), site)
+            finished = sources.values[: len(sources.values) - bool(begun)]
+            if kernel:
+                phase = fused_phase_one(finished, self._queries(site, last), self.eps)
+            else:
+                logits = [torch.stack(self._scores(value, site, last)) for value in finished]
+                phase = phase_one(finished, torch.stack(logits, 1))
+            ahead = (*phase, site)
         mixed, level, first = ahead
-        ready = mixed[site - first]
-        if begun:
-            (logit,) = self._scores(sources.values[-1], site, site + 1)
-            ready = merge(ready, level[site - first], sources.values[-1], logit)
-        return sources._replace(ready=ready.to(sources.values[0].dtype), ahead=ahead)
+        ready, later = mixed[site - first], sources.values[-1]
+        if begun and kernel:
+            query = self._query(site, later)
+            ready = fused_phase_two(ready, level[site - first], later, query, self.eps)
+        elif begun:
+            (logit,) = self._scores(later, site, site + 1)
+            ready = merge(ready, level[site - first], later, logit)
+        return sources._replace(ready=ready.to(later.dtype), ahead=ahead)
 
     def extra_repr(self) -> str:
         """Show the sizes."""

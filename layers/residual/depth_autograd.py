@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["combine", "fused_mix"]
+__all__ = ["combine", "fused_mix", "fused_phase_one", "fused_phase_two"]
 
 
 def fused_mix(
@@ -30,8 +30,17 @@ def fused_mix(
     query: Tensor,
     eps: float,
     alive: Sequence[Tensor | None],
+    open_sum: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Mix sources (…, D) by one query (D,) with the compiled kernel.
+
+    Args:
+        sources: n tensors.
+        query: u.
+        eps: Added to the mean square of a key.
+        alive: As in `depth_mix.depth_weights`.
+        open_sum: Whether the last source will still be added to. Its gradient is then shared with
+            what is added, and is never written to.
 
     Returns:
         h (…, D), and the sources to hand to the next reader.
@@ -48,7 +57,7 @@ def fused_mix(
     query = query.to(sources[0].dtype).contiguous()
     if not torch.is_grad_enabled():
         return _run_kernel(sources, query, bias, eps)[0], tuple(sources)
-    mixed, *sources = _FusedMix.apply(query, bias, eps, *sources)
+    mixed, *sources = _FusedMix.apply(query, bias, eps, open_sum, *sources)
     return mixed, tuple(sources)
 
 
@@ -62,11 +71,40 @@ def _run_kernel(
     return mixed, weights, statistics
 
 
+def fused_phase_one(
+    sources: Sequence[Tensor], queries: Tensor, eps: float
+) -> tuple[list[Tensor], Tensor]:
+    """Return S times o (…, D), and ℓ (S, …), as `depth_mix.phase_one` does for queries (S, D).
+
+    There is no gradient.
+    """
+    first = sources[0]
+    # Of the size of all activations here: memory that was used before costs no page faults.
+    mixed = [torch.empty_like(first) for _ in queries]
+    levels = first.new_empty((len(queries), *first.shape[:-1]))
+    queries = queries.to(first.dtype).contiguous()
+    torch.ops.archzoo_attnres.phase_one(list(sources), queries, eps, mixed, levels)
+    return mixed, levels
+
+
+def fused_phase_two(
+    mixed: Tensor, level: Tensor, later: Tensor, query: Tensor, eps: float
+) -> Tensor:
+    """Return `depth_mix.merge` of o (…, D), ℓ (…) and a later source; no gradient."""
+    merged = torch.empty_like(later)
+    query = query.to(later.dtype).contiguous()
+    torch.ops.archzoo_attnres.phase_two(mixed, level, later, query, eps, merged)
+    return merged
+
+
 class _FusedMix(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, bias: Tensor, eps: float, *sources: Tensor) -> Any:
+    def forward(
+        ctx: Any, query: Tensor, bias: Tensor, eps: float, open_sum: bool, *sources: Tensor
+    ) -> Any:
         mixed, weights, statistics = _run_kernel(sources, query, bias, eps)
         ctx.save_for_backward(query, weights, statistics, *sources)
+        ctx.writable = len(sources) - open_sum
         ctx.set_materialize_grads(False)
         return mixed, *sources
 
@@ -75,30 +113,32 @@ class _FusedMix(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor | None, *passed: Tensor | None) -> Any:  # type: ignore[override]
         query, weights, statistics, *sources = ctx.saved_tensors
         if gradient is None:
-            return None, None, None, *passed
+            return None, None, None, None, *passed
         before = [_empty(query) if g is None else g.contiguous() for g in passed]
         after = [
-            torch.empty_like(v) if g is None or not _is_ours(g) else g
-            for v, g in zip(sources, passed, strict=True)
+            g if g is not None and _is_ours(g) and i < ctx.writable else torch.empty_like(v)
+            for i, (v, g) in enumerate(zip(sources, passed, strict=True))
         ]
         along_query = torch.zeros_like(query)
         torch.ops.archzoo_attnres.depth_mix_backward(
             sources, query, weights, statistics, gradient.contiguous(), before, after, along_query
         )
-        return along_query, None, None, *map(_mark_ours, after)
+        return along_query, None, None, None, *map(_mark_ours, after)
 
 
 def combine(
-    weights: Tensor, sources: Sequence[Tensor], channel_dim: int
+    weights: Tensor, sources: Sequence[Tensor], channel_dim: int, open_sum: bool = False
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Mix sources (…, D) by weights (n, …) with H on the axis of D, in plain PyTorch.
+
+    `open_sum` is as in `fused_mix`.
 
     Returns:
         h in the shape and dtype of a source, and the sources to hand to the next reader.
     """
     if not torch.is_grad_enabled():
         return _weighted_sum(weights, sources, channel_dim), tuple(sources)
-    mixed, *sources = _Combine.apply(weights, channel_dim, *sources)
+    mixed, *sources = _Combine.apply(weights, channel_dim, open_sum, *sources)
     return mixed, tuple(sources)
 
 
@@ -121,8 +161,11 @@ def _weighted_sum(weights: Tensor, sources: Sequence[Tensor], channel_dim: int) 
 
 class _Combine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, channel_dim: int, *sources: Tensor) -> Any:
+    def forward(
+        ctx: Any, weights: Tensor, channel_dim: int, open_sum: bool, *sources: Tensor
+    ) -> Any:
         ctx.save_for_backward(weights, *sources)
+        ctx.writable = len(sources) - open_sum
         ctx.channel_dim = channel_dim
         ctx.set_materialize_grads(False)
         return _weighted_sum(weights, sources, channel_dim), *sources
@@ -132,7 +175,7 @@ class _Combine(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor | None, *passed: Tensor | None) -> Any:  # type: ignore[override]
         weights, *sources = ctx.saved_tensors
         if gradient is None:
-            return None, None, *passed
+            return None, None, None, *passed
         axis = ctx.channel_dim
         heads = weights.shape[axis if axis < 0 else axis + 1]
         inner = -1 if axis < 0 else axis + 1
@@ -145,15 +188,15 @@ class _Combine(torch.autograd.Function):
                 new = (weight * split).view(value.shape).to(value.dtype)
             else:
                 base = _by_head(before, heads, axis)
-                new = base if _is_ours(before) else base.clone()
+                new = base if _is_ours(before) and i < ctx.writable else base.clone()
                 new = new.addcmul_(weight.to(new.dtype), split.to(new.dtype)).view(value.shape)
             after.append(_mark_ours(new))
-        return to_weights, None, *after
+        return to_weights, None, None, *after
 
 
-# A gradient that reaches a reader through the next reader was allocated there and is seen by no
-# one else, so it may be written to. One that comes from anywhere else may be shared: autograd
-# hands the same tensor to both sides of an addition.
+# A gradient that reaches a reader from the next reader was allocated there and is seen by no one
+# else, so it may be written to. One that came through anything else may be shared: autograd hands
+# the same tensor, mark and all, to both sides of an addition, which is why open sums are excepted.
 def _mark_ours(gradient: Tensor) -> Tensor:
     gradient._of_depth_mix = True  # type: ignore[attr-defined]
     return gradient
