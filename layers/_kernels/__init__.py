@@ -1,7 +1,8 @@
 """Compiled fast paths: one small C++ source per family, built on first use and cached.
 
 A kernel is never needed: without a compiler the plain PyTorch form runs, and one line in the log
-of `archzoo` says so. `ARCHZOO_KERNELS=0` in the environment switches them off.
+of `archzoo` says so. `ARCHZOO_KERNELS=0` in the environment switches them off; the cache is torch's
+for extensions, which `TORCH_EXTENSIONS_DIR` moves.
 """
 
 import functools
@@ -51,7 +52,8 @@ def _load(source: Path) -> None:
     flags = [*FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), []), TARGET]
     key = "\n".join([source.read_text(), torch.__version__, *flags])
     name = f"archzoo_{source.stem}_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    library = Path(cpp_extension.get_default_build_root()) / "archzoo" / f"{name}.so"
+    cache = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
+    library = Path(cache) / "archzoo" / f"{name}.so"
     if library.exists():
         torch.ops.load_library(library)
         return

@@ -30,7 +30,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..decay import exclude_from_decay
-from .depth_autograd import combine, fused_mix, fused_phase_one, fused_phase_two
+from .depth_autograd import (
+    combine,
+    fused_mix,
+    fused_phase_one,
+    fused_phase_two,
+    push_scores,
+)
 from .depth_mix import (
     Competition,
     compete,
@@ -75,8 +81,8 @@ class AttnRes(Residual):
         key_gain: Whether keys carry a learned gain γ (L + 1, D), as in the paper.
         heads: Groups of channels with a depth softmax of their own; divides D.
         competition: `softmax` over the sources, or `sigmoid` of each on its own.
-        window: Only the embedding and the last this many finished sources are kept, at least 1;
-            None keeps all.
+        window: Only the embedding and the last this many sources are kept, at least 1; None keeps
+            all.
         input_dependent_query: Whether w_l becomes w_l + W_l v / rms(v), with v the newest source
             and W_l (D, D), one for each site, starting at zero.
         additive: Whether the mixture is added to the plain stream instead of replacing it. Its
@@ -168,7 +174,7 @@ class AttnRes(Residual):
         y = keep_branch(y, context.keep)
         mask = None if context.keep is None else context.keep > 0
         if site % self.block_size == 0:
-            if self.window is not None and len(values) > self.window + 1:
+            if self.window is not None and len(values) == self.window + 1:
                 values, alive = (values[0], *values[2:]), (alive[0], *alive[2:])
                 scores = (*scores[:1], *scores[2:])
             values, alive = (*values, y), (*alive, mask)
@@ -253,7 +259,8 @@ class AttnRes(Residual):
         simple = self.heads == 1 and self.competition == "softmax" and self.channel_dim == -1
         simple = simple and self.query_weight is None
         kernel = simple and kernel_takes("attnres", *values)
-        whole = not self.additive and all(mask is None for mask in alive)
+        # What a block's first site reads, its later sites must read too.
+        whole = self.window is None and not self.additive and all(mask is None for mask in alive)
         if simple and whole and self.block_size > 1 and not torch.is_grad_enabled():
             return self._two_phases(sources, kernel)
         open_sum = bool(site % self.block_size) and count == len(sources.values)
@@ -281,20 +288,8 @@ class AttnRes(Residual):
 
     def _scores(self, value: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
         """Return one source's logits under the queries of sites first, …, last − 1."""
-        dtype = working_dtype(value)
-        query = self._queries(first, last).to(dtype)
-        query = query.unflatten(1, (self.heads, -1)).transpose(0, 1)
-        value = value.to(dtype)
-        statistic = key_statistic(value, self.channel_dim, self.eps)
-        if self.channel_dim == -1:
-            keys = value.reshape(-1, self.heads, self.width // self.heads).transpose(0, 1)
-            products = (keys @ query.transpose(1, 2)).transpose(0, 1)
-            return (
-                statistic.unsqueeze(-1) * products.view(*value.shape[:-1], *products.shape[1:])
-            ).unbind(-1)
-        keys = value.flatten(2).unflatten(1, (self.heads, -1))
-        products = (query @ keys).unflatten(-1, value.shape[2:])
-        return (statistic.unsqueeze(1) * products).unbind(2)
+        queries = self._queries(first, last)
+        return push_scores(value, queries, self.heads, self.channel_dim, self.eps)
 
     def _logits(self, sources: Sources, site: int, count: int) -> Tensor:
         """Gather the logits (n, …) of a site's first `count` sources; an open sum is scored now."""

@@ -22,7 +22,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["combine", "fused_mix", "fused_phase_one", "fused_phase_two"]
+from .stream import working_dtype
+
+__all__ = ["combine", "fused_mix", "fused_phase_one", "fused_phase_two", "push_scores"]
 
 
 def fused_mix(
@@ -192,6 +194,49 @@ class _Combine(torch.autograd.Function):
                 new = new.addcmul_(weight.to(new.dtype), split.to(new.dtype)).view(value.shape)
             after.append(_mark_ours(new))
         return to_weights, None, None, *after
+
+
+def push_scores(
+    source: Tensor, queries: Tensor, heads: int, channel_dim: int, eps: float
+) -> tuple[Tensor, ...]:
+    """Return a finished source's logits under queries (Q, D): Q tensors with H on the axis of D."""
+    return _Scores.apply(source, queries, heads, channel_dim, eps).unbind(0)  # type: ignore[attr-defined]
+
+
+class _Scores(torch.autograd.Function):
+    # One product with all queries; kept are the source itself and one statistic per token.
+    @staticmethod
+    def forward(
+        ctx: Any, source: Tensor, queries: Tensor, heads: int, channel_dim: int, eps: float
+    ) -> Tensor:
+        ctx.heads, ctx.channel_dim = heads, channel_dim
+        value, query = _wide_heads(ctx, source, queries)
+        statistic = torch.rsqrt(value.square().mean((-2, -1), keepdim=True) + eps).squeeze(-1)
+        ctx.save_for_backward(source, queries, statistic)
+        scores = torch.einsum("...hd,qhd->q...h", value, query) * statistic
+        return scores if channel_dim == -1 else scores.movedim(-1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
+        source, queries, statistic = ctx.saved_tensors
+        value, query = _wide_heads(ctx, source, queries)
+        gradient = gradients[0] if ctx.channel_dim == -1 else gradients[0].movedim(2, -1)
+        gradient = gradient * statistic
+        to_queries = torch.einsum("q...h,...hd->qhd", gradient, value)
+        along = torch.einsum("q...h,qhd->...hd", gradient, query)
+        radial = (along * value).mean((-2, -1), keepdim=True) * statistic.unsqueeze(-1).square()
+        # D · mean is the sum, and the statistic's own derivative divides by D: they cancel.
+        to_source = (along - radial * value).flatten(-2).movedim(-1, ctx.channel_dim)
+        to_queries = to_queries.flatten(1).to(queries.dtype)
+        return to_source.to(source.dtype), to_queries, None, None, None
+
+
+def _wide_heads(ctx: Any, source: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the source (…, H, D / H) and the queries (Q, H, D / H) in the working dtype."""
+    dtype = working_dtype(source)
+    value = source.to(dtype).movedim(ctx.channel_dim, -1).unflatten(-1, (ctx.heads, -1))
+    return value, queries.to(dtype).unflatten(-1, (ctx.heads, -1))
 
 
 # A gradient that reaches a reader from the next reader was allocated there and is seen by no one
