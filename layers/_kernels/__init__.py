@@ -5,11 +5,14 @@ of `archzoo` says so. `ARCHZOO_KERNELS=0` in the environment switches them off; 
 for extensions, which `TORCH_EXTENSIONS_DIR` moves.
 """
 
+import contextlib
 import functools
 import hashlib
 import logging
 import os
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -59,7 +62,7 @@ def _load(source: Path) -> None:
         return
     library.parent.mkdir(parents=True, exist_ok=True)
     # Built apart and moved: a killed build leaves neither a lock nor half a library.
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder, _scripts_on_path():
         cpp_extension.load(
             name,
             [str(source)],
@@ -68,3 +71,14 @@ def _load(source: Path) -> None:
             is_python_module=False,
         )
         os.replace(Path(folder) / f"{name}.so", library)
+
+
+@contextlib.contextmanager
+def _scripts_on_path() -> Iterator[None]:
+    """Find the `ninja` of this environment, activated or not."""
+    before = os.environ.get("PATH", os.defpath)
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before])
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before

@@ -5,7 +5,14 @@ import itertools
 import pytest
 import torch
 from archzoo.layers._kernels import load_kernels
-from archzoo.layers.residual import Context, Site, attnres, depth_mix, fast_path, two_phase_mix
+from archzoo.layers.residual import (
+    Context,
+    Site,
+    depth_mix,
+    depth_reader,
+    fast_path,
+    two_phase_mix,
+)
 from archzoo.layers.residual.depth_autograd import combine, fused_mix
 from torch import Tensor
 
@@ -42,7 +49,7 @@ def path(request, monkeypatch):
 
 def defined(monkeypatch) -> None:
     """Leave only the definition: no look ahead, no hand-written gradient."""
-    monkeypatch.setattr(attnres, "records_references", lambda: False)
+    monkeypatch.setattr(depth_reader, "records_references", lambda: False)
 
 
 def outputs_and_gradients(residual, x, weights, keep=None) -> list[Tensor]:
