@@ -19,7 +19,7 @@ ALLOWED = {
 # What a folder may import from outside, beside the standard library. None: whatever it needs.
 OUTSIDE = {
     "layers": {"torch", "einops", "geoopt"},
-    "zoo": {"torch", "einops", "timm", "safetensors", "huggingface_hub"},
+    "zoo": {"torch", "einops", "timm", "safetensors", "huggingface_hub", "matplotlib"},
     "train": None,
     "conf": set(),
 }
@@ -124,7 +124,10 @@ if importlib.util.find_spec("archzoo") is None:
     ("module", "heavy"),
     [
         ("archzoo.layers.residual", {"timm", "torchvision", "geoopt", "archzoo.zoo"}),
-        ("archzoo.zoo", {"timm", "torchvision", "geoopt", "hydra", "huggingface_hub"}),
+        (
+            "archzoo.zoo",
+            {"timm", "torchvision", "geoopt", "hydra", "huggingface_hub", "matplotlib"},
+        ),
     ],
 )
 def test_an_import_does_not_load_what_takes_seconds(module, heavy, tmp_path):

@@ -7,11 +7,17 @@ from . import gpt as gpt
 from . import mlp as mlp
 from . import resnet as resnet
 from . import vit as vit
+from .convert import with_residual as with_residual
 from .create import create_model as create_model
 from .io import push_to_hub as push_to_hub
 from .io import save_model as save_model
 from .models import list_models as list_models
 from .models import model_info as model_info
 from .models import register_model as register_model
+from .plots import plot_depth_mixing as plot_depth_mixing
+from .plots import plot_magnitudes as plot_magnitudes
 from .residuals import residuals as residuals
+from .routing import Trace as Trace
+from .routing import depth_mixing_matrix as depth_mixing_matrix
+from .routing import trace as trace
 from .timm_bridge import register_with_timm as register_with_timm

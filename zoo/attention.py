@@ -125,18 +125,28 @@ class CausalAttention(nn.Module):
         width: Token width; a multiple of 2 · num_heads.
         num_heads: Heads.
         branch: Index of this branch in a cache.
+        window: How many tokens one attends to, itself and those just before it, at least 1; None
+            is all.
 
     Shape:
         (B, T, width), or a mapping of three such views, -> (B, T, width).
+
+    Raises:
+        ValueError: window < 1.
     """
 
     views = VIEWS
 
-    def __init__(self, width: int, num_heads: int, branch: int) -> None:
+    def __init__(
+        self, width: int, num_heads: int, branch: int, *, window: int | None = None
+    ) -> None:
         """Build the projections."""
         super().__init__()
+        if window is not None and window < 1:
+            raise ValueError(f"window must be at least 1 or None, got {window}")
         self.num_heads = num_heads
         self.branch = branch
+        self.window = window
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.query_norm = nn.RMSNorm(width // num_heads, eps=1e-5)
         self.key_norm = nn.RMSNorm(width // num_heads, eps=1e-5)
@@ -152,13 +162,18 @@ class CausalAttention(nn.Module):
         wide = torch.promote_types(value.dtype, torch.float32)
         query = rotate(_norm_in(wide, self.query_norm, query), *angles).to(value.dtype)
         key = rotate(_norm_in(wide, self.key_norm, key), *angles).to(value.dtype)
-        mask = None
         if cache is not None:
             key, value = cache.extend(self.branch, key, value)
-            if 1 < length < key.shape[-2]:
-                past = key.shape[-2] - length
-                mask = torch.ones(length, key.shape[-2], dtype=torch.bool, device=key.device)
-                mask = mask.tril(past)
+        past = key.shape[-2] - length
+        if self.window is not None and past >= self.window:  # out of the first query's reach
+            key, value = (x[..., past - self.window + 1 :, :] for x in (key, value))
+            past = self.window - 1
+        narrow = self.window is not None and self.window < past + length
+        mask = None
+        if length > 1 and (past > 0 or narrow):
+            mask = torch.ones(length, past + length, dtype=torch.bool, device=key.device).tril(past)
+            if self.window is not None:
+                mask = mask.triu(past - self.window + 1)
         causal = length > 1 and mask is None
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
         return self.proj(y.transpose(1, 2).flatten(2))

@@ -38,12 +38,16 @@ class GPT(Network):
             gives an untied head of that length, 0 none.
         residual: The residual mechanism: a name, a mapping or a builder.
         drop_path_rate: Stochastic depth of the last branch, in [0, 1).
+        short_window: Give every block a third branch, before the two: causal attention over this
+            many tokens, at least 1, that starts as zero (the ShortSWA of Zhang 2026,
+            arXiv:2603.16039, which leaves its start open).
 
     Shape:
         token ids (B, T) -> logits (B, T, vocab_size or num_classes).
 
     Raises:
-        ValueError: a size below 1, or a width that the heads do not divide into even parts.
+        ValueError: a size below 1, a width that the heads do not divide into even parts, or a
+            short_window over a residual that cannot train branches from zero.
     """
 
     def __init__(
@@ -57,10 +61,13 @@ class GPT(Network):
         num_classes: int | None = None,
         residual: ResidualSpec = "add",
         drop_path_rate: float = 0.0,
+        short_window: int | None = None,
     ) -> None:
         """Build the embedding, the trunk and the head."""
         check_sizes(1, vocab_size=vocab_size, context_length=context_length)
         check_sizes(1, width=width, depth=depth, num_heads=num_heads)
+        if short_window is not None:
+            check_sizes(1, short_window=short_window)
         if width % (2 * num_heads):
             raise ValueError(f"width={width} must be a multiple of 2 · num_heads={2 * num_heads}")
         from timm.layers import SwiGLU
@@ -73,8 +80,12 @@ class GPT(Network):
         self.embedding = nn.Embedding(vocab_size, width)
         sites, branches = [], []
         for block in range(depth):
+            if short_window is not None:
+                short = CausalAttention(width, num_heads, len(branches), window=short_window)
+                branches.append(short)
+                sites.append(Site("short_attention", block))
             branches += [
-                CausalAttention(width, num_heads, branch=2 * block),
+                CausalAttention(width, num_heads, len(branches)),
                 SwiGLU(width, 8 * width // 3, bias=False),
             ]
             sites += [Site("attention", block), Site("mlp", block)]
@@ -94,7 +105,10 @@ class GPT(Network):
             self._set_head(num_classes)
 
     def _reset_parameters(self) -> None:
-        """Normals of std 0.02; a branch's last projection shrinks by 1/√(number of branches)."""
+        """Normals of std 0.02; a branch's last projection shrinks by 1/√(number of branches).
+
+        That of a short attention is zero.
+        """
         last = len(self.trunk.branches) ** -0.5
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
@@ -102,7 +116,11 @@ class GPT(Network):
                 nn.init.normal_(module.weight, std=0.02 * (last if closing else 1.0))
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
+        for branch in self.trunk.branches:
+            if isinstance(branch, CausalAttention) and branch.window is not None:
+                nn.init.zeros_(branch.proj.weight)
         self.trunk.apply_branch_gain()
+        self.trunk.check_branches()
 
     def forward_features(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """Return the normed hidden states (B, T, width).
@@ -117,7 +135,10 @@ class GPT(Network):
         start = 0 if cache is None else cache.position
         positions = torch.arange(start, start + x.shape[1], device=x.device)
         attention = (rotation(positions, self.head_dim), cache)
-        extras = [attention if i % 2 == 0 else () for i in range(len(self.trunk.branches))]
+        extras = [
+            attention if site.kind.endswith("attention") else ()
+            for site in self.trunk.residual.sites
+        ]
         features = self.norm(self.trunk(self.embedding(x), extras, cache))
         if cache is not None:
             cache.position += x.shape[1]

@@ -29,6 +29,13 @@ for _name, _build, _source in [
     ("layer_scale", mechanisms.layer_scale, "arXiv:2103.17239"),
     ("attnres", mechanisms.AttnRes, "arXiv:2603.15031"),
     ("block_attnres", mechanisms.BlockAttnRes, "arXiv:2603.15031"),
+    ("delta", mechanisms.Delta, "arXiv:2601.00417"),
+    ("delta_cc", mechanisms.delta_cc, "arXiv:2601.00417"),
+    ("muddformer", mechanisms.MuddFormer, "arXiv:2502.12170"),
+    ("dca", mechanisms.DeepCrossAttention, "arXiv:2502.06785"),
+    ("deepnorm", mechanisms.DeepNorm, "arXiv:2203.00555"),
+    ("highway", mechanisms.Highway, "arXiv:1505.00387"),
+    ("depth_swa", mechanisms.DepthSWA, "arXiv:2603.16039"),
 ]:
     residuals.register(
         name=_name, kind="residual", source=_source, given=("width", "sites", "channel_dim")

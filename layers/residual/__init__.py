@@ -2,9 +2,19 @@
 
 from .add import Add as Add
 from .attnres import AttnRes as AttnRes
-from .attnres import BlockAttnRes as BlockAttnRes
-from .attnres import depth_mix as depth_mix
-from .attnres import depth_weights as depth_weights
+from .block_attnres import BlockAttnRes as BlockAttnRes
+from .dca import DeepCrossAttention as DeepCrossAttention
+from .deepnorm import DeepNorm as DeepNorm
+from .delta import Delta as Delta
+from .delta import delta_cc as delta_cc
+from .delta_rule import delta_write as delta_write
+from .depth_mix import depth_mix as depth_mix
+from .depth_mix import depth_weights as depth_weights
+from .depth_mix import two_phase_mix as two_phase_mix
+from .depth_swa import DepthSWA as DepthSWA
+from .depth_swa import depth_attention as depth_attention
+from .highway import Highway as Highway
+from .muddformer import MuddFormer as MuddFormer
 from .scaled import Scaled as Scaled
 from .scaled import layer_scale as layer_scale
 from .scaled import rezero as rezero

@@ -89,11 +89,12 @@ def test_zero_branches_leave_the_stream_bitwise(name):
 
 
 @every
-def test_an_opened_state_is_read_and_closed_as_the_embedding(name):
+def test_an_opened_state_is_read_and_closed_as_the_embedding_up_to_its_scale(name):
+    # The scale is free: a norm follows either way, and a sum of n streams is n times as long.
     x = normal(2, 3, WIDTH)
-    residual = trained(build(name))
-    torch.testing.assert_close(residual.read(residual.open(x), 0), x, **BITWISE)
-    torch.testing.assert_close(residual.close(residual.open(x)), x, **BITWISE)
+    residual = build(name)
+    for seen in (residual.read(residual.open(x), 0), residual.close(residual.open(x))):
+        torch.testing.assert_close(rms_norm(seen), rms_norm(x), **TOL)
 
 
 @every
@@ -129,7 +130,8 @@ def test_reads_and_the_close_keep_the_shape(name, channel_dim, shape):
     state = residual.open(normal(*shape))
     for site in range(len(SITES)):
         h = residual.read(state, site)
-        assert h.shape == shape
+        views = [h] if isinstance(h, torch.Tensor) else list(h.values())
+        assert all(view.shape == shape for view in views)
         state = residual.write(state, site, normal(*shape, seed=site), Context(h, h))
     assert residual.close(state).shape == shape
     assert residual.close(residual.handoff(state, lambda x: x[:1])).shape == (1, *shape[1:])
