@@ -9,11 +9,14 @@ from . import resnet as resnet
 from . import vit as vit
 from .convert import with_residual as with_residual
 from .create import create_model as create_model
+from .expansion import residual_expansion as residual_expansion
 from .io import push_to_hub as push_to_hub
 from .io import save_model as save_model
 from .models import list_models as list_models
 from .models import model_info as model_info
 from .models import register_model as register_model
+from .parallel import fuse_parallel as fuse_parallel
+from .parallel import to_parallel as to_parallel
 from .plots import plot_depth_mixing as plot_depth_mixing
 from .plots import plot_magnitudes as plot_magnitudes
 from .residuals import residuals as residuals

@@ -38,6 +38,8 @@ class GPT(Network):
             gives an untied head of that length, 0 none.
         residual: The residual mechanism: a name, a mapping or a builder.
         drop_path_rate: Stochastic depth of the last branch, in [0, 1).
+        norm_eps: Epsilon of the branches' and the final norm. A residual that reads means, such as
+            `attnres`, shrinks a stream of embeddings of std 0.02 below 1e-5 at many branches.
         short_window: Give every block a third branch, before the two: causal attention over this
             many tokens, at least 1, that starts as zero (the ShortSWA of Zhang 2026,
             arXiv:2603.16039, which leaves its start open).
@@ -61,6 +63,7 @@ class GPT(Network):
         num_classes: int | None = None,
         residual: ResidualSpec = "add",
         drop_path_rate: float = 0.0,
+        norm_eps: float = 1e-5,
         short_window: int | None = None,
     ) -> None:
         """Build the embedding, the trunk and the head."""
@@ -92,10 +95,10 @@ class GPT(Network):
         self.trunk = Trunk(
             make_residual(residual, width, sites),
             branches,
-            [nn.RMSNorm(width, eps=1e-5) for _ in branches],
+            [nn.RMSNorm(width, eps=norm_eps) for _ in branches],
             drop_path_rates(drop_path_rate, len(branches)),
         )
-        self.norm = nn.RMSNorm(width, eps=1e-5)
+        self.norm = nn.RMSNorm(width, eps=norm_eps)
         self._reset_parameters()
         if num_classes is None:
             self.head = nn.Linear(width, vocab_size, bias=False)
@@ -280,3 +283,15 @@ def gpt_124m_block_attnres(residual: ResidualSpec = "block_attnres", **options: 
 def gpt_353m_block_attnres(residual: ResidualSpec = "block_attnres", **options: Any) -> GPT:
     """The 353 M GPT with Block Attention Residuals."""
     return gpt_353m(residual=residual, **options)
+
+
+@register_model(source="arXiv:2601.00417", kind="tokens", extends=gpt_124m)
+def gpt_124m_delta(residual: ResidualSpec = "delta", **options: Any) -> GPT:
+    """The 124 M GPT with Deep Delta Learning on the plain stream."""
+    return gpt_124m(residual=residual, **options)
+
+
+@register_model(source="arXiv:2601.00417", kind="tokens", extends=gpt_124m)
+def gpt_124m_delta_cc(residual: ResidualSpec = "delta_cc", **options: Any) -> GPT:
+    """The 124 M GPT with Deep Delta Learning on a state of four columns."""
+    return gpt_124m(residual=residual, **options)

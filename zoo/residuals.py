@@ -36,6 +36,12 @@ for _name, _build, _source in [
     ("deepnorm", mechanisms.DeepNorm, "arXiv:2203.00555"),
     ("highway", mechanisms.Highway, "arXiv:1505.00387"),
     ("depth_swa", mechanisms.DepthSWA, "arXiv:2603.16039"),
+    ("denseformer", mechanisms.DenseFormer, "arXiv:2402.02622"),
+    ("elc_bert", mechanisms.ElcBert, "arXiv:2311.02265"),
+    ("hyper_connections", mechanisms.HyperConnections, "arXiv:2409.19606"),
+    ("mhc", mechanisms.MHC, "arXiv:2512.24880"),
+    ("parallel", mechanisms.Parallel, "arXiv:2309.08414"),
+    ("mhc_lite", mechanisms.MHCLite, "arXiv:2601.05732"),
 ]:
     residuals.register(
         name=_name, kind="residual", source=_source, given=("width", "sites", "channel_dim")

@@ -22,7 +22,7 @@ Source: Zhang et al. 2026, "Deep Delta Learning", arXiv:2601.00417.
 Differs from it: compressors start as the mean over columns (`paper` form), where the released code
 shrinks the first context by a global initialisation (pass `cc_form="repo"` for its shape); for
 images channels are D and every pixel is a token; `v1` leaves the map from the branch output to v
-open, here it is linear.
+open, here it is linear, and writes its direction's ε outside the root, here it is inside.
 """
 
 # Shape letters: B batch, T tokens, D width, m columns, L branches, K taps, ... token or pixel axes.
@@ -30,7 +30,7 @@ open, here it is linear.
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ __all__ = ["Delta", "DeltaState", "delta_cc"]
 
 TAPS = 4  # of the convolutions over tokens
 SQUASH = 4.0  # the released code's targets lie in (0, 4)
+MATRICES = ("gate_hidden", "direction_in", "direction_out")  # decayed, as a branch's weights are
 
 
 class DeltaState(NamedTuple):
@@ -77,7 +78,8 @@ class Delta(Residual):
         As in `Residual`. `tokens` and `convolution` need tokens (B, T, D).
 
     Raises:
-        ValueError: a number out of range, an unknown choice, or a look along the tokens of images.
+        ValueError: a number out of range, an unknown choice, a look along the tokens of images, or
+            `v1` in `erase_only`, which would leave the branches without effect.
     """
 
     needs_nonzero_branches = True
@@ -133,11 +135,18 @@ class Delta(Residual):
                 f"expand={expand!r} and compress={compress!r} look along tokens, which images do "
                 f"not have; choose expand='repeat' and compress='channels'"
             )
+        if parameterisation == "v1" and mode == "erase_only":
+            raise ValueError(
+                "mode='erase_only' has no use for the branch output, which parameterisation='v1' "
+                "takes as the target alone; choose another of either"
+            )
         self.value_channels = m = value_channels
         self.parameterisation = parameterisation
         self.mode: DeltaMode = mode
         self.initial_beta, self.frozen_beta, self.eps = initial_beta, frozen_beta, eps
         self.along_tokens = along_tokens
+        blocks = list(dict.fromkeys(site.block for site in self.sites))
+        self.row = [blocks.index(site.block) for site in self.sites]
         self.records: list[dict[str, Tensor]] | None = None
         length, last = len(self.sites), self.num_blocks
         made: dict[str, tuple[int, ...] | None] = {
@@ -167,7 +176,7 @@ class Delta(Residual):
             self.register_parameter(
                 name, None if shape is None else nn.Parameter(torch.empty(shape))
             )
-            if shape is not None:
+            if shape is not None and name not in MATRICES:
                 exclude_from_decay(self, name)
         self.compresses_tokens = m > 1 and compress == "tokens"
         self.reset_parameters()
@@ -212,8 +221,7 @@ class Delta(Residual):
 
     def read(self, state: State, site: int) -> Tensor:
         """Compress the columns with the compressor of the site's block."""
-        block = self.sites[site].block - self.sites[0].block
-        return self._compressed(DeltaState(*state), block, f"site {site}")
+        return self._compressed(DeltaState(*state), self.row[site], f"site {site}")
 
     def close(self, state: State) -> Tensor:
         """Compress the columns with the readout's compressor."""
@@ -223,12 +231,16 @@ class Delta(Residual):
         """Rewrite the state along the branch output."""
         columns, past = DeltaState(*state)
         beta, value, direction = self._heads(columns, site, y, context)
-        options: dict[str, Any] = {"mode": self.mode, "eps": self.eps}
         if self.records is not None:
-            self._record(columns, direction, beta, value, context.keep)
-        beta = keep_branch(beta, context.keep)
+            self._record(columns, direction, beta, value)
         columns = delta_write(
-            columns, direction, beta, value, channel_dim=self.channel_dim, **options
+            columns,
+            direction,
+            keep_branch(beta, context.keep),
+            value,
+            mode=self.mode,
+            eps=self.eps,
+            channel_dim=self.channel_dim,
         )
         return DeltaState(columns, past)
 
@@ -251,17 +263,16 @@ class Delta(Residual):
         """Collect, write by write, what the gates do; every entry is a mean over tokens.
 
         Yields a list that fills with mappings: `beta`, `discrepancy_before` ‖r − v‖,
-        `discrepancy_after`, and `branch_norm` ‖h‖, which the update discards.
+        `discrepancy_after`, and `branch_norm` ‖h‖, which the update discards. Drop-path masks,
+        which come after the gates, are left out. Of two audits the inner one collects.
         """
-        self.records = []
+        before, self.records = self.records, []
         try:
             yield self.records
         finally:
-            self.records = None
+            self.records = before
 
-    def _record(
-        self, columns: Tensor, direction: Tensor, beta: Tensor, value: Tensor, keep: Tensor | None
-    ) -> None:
+    def _record(self, columns: Tensor, direction: Tensor, beta: Tensor, value: Tensor) -> None:
         assert self.records is not None
         tokens = [columns, direction, beta, value]
         if self.channel_dim == 1:
@@ -300,11 +311,8 @@ class Delta(Residual):
         """Return β with size 1 and v with size m on the axis of D, and the direction."""
         normed, read = context.normed, context.read
         assert isinstance(normed, Tensor) and isinstance(read, Tensor)
-        direction, to_gate, to_value = (
-            y,
-            normed,
-            read if self.parameterisation == "repo" else normed,
-        )
+        direction, to_gate = y, normed
+        to_value = read if self.parameterisation == "repo" else normed
         if self.parameterisation == "v1":
             assert self.direction_in is not None and self.direction_out is not None
             to_gate, to_value = columns.mean(-2 if self.channel_dim == -1 else 1), y

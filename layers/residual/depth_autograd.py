@@ -24,7 +24,14 @@ from torch.autograd.function import once_differentiable
 
 from .stream import working_dtype
 
-__all__ = ["combine", "fused_mix", "fused_phase_one", "fused_phase_two", "push_scores"]
+__all__ = [
+    "combine",
+    "fused_mix",
+    "fused_phase_one",
+    "fused_phase_two",
+    "public_mix",
+    "push_scores",
+]
 
 
 def fused_mix(
@@ -61,6 +68,20 @@ def fused_mix(
         return _run_kernel(sources, query, bias, eps)[0], tuple(sources)
     mixed, *sources = _FusedMix.apply(query, bias, eps, open_sum, *sources)
     return mixed, tuple(sources)
+
+
+def public_mix(sources: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
+    """Mix sources (…, D) on a GPU by the fused operator of flash-linear-attention.
+
+    Its gradient keeps references too. Its naive twin on a CPU is compared with ours in
+    `benchmarks/parity.py`.
+    """
+    from fla.ops.attnres import fused_attnres  # type: ignore[import-not-found]
+
+    query = query.to(sources[0].dtype)
+    mixed = fused_attnres(query, list(sources), torch.ones_like(query), rms_eps=eps)
+    assert isinstance(mixed, Tensor)  # a tuple only where the weights are asked for
+    return mixed
 
 
 def _run_kernel(

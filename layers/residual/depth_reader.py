@@ -20,6 +20,7 @@ from .depth_autograd import (
     fused_mix,
     fused_phase_one,
     fused_phase_two,
+    public_mix,
     push_scores,
 )
 from .depth_mix import (
@@ -31,7 +32,7 @@ from .depth_mix import (
     merge,
     phase_one,
 )
-from .fast_path import kernel_takes, records_references
+from .fast_path import kernel_takes, public_kernel_takes, records_references
 from .stream import Residual, working_dtype
 
 __all__ = ["DepthReader", "Sources"]
@@ -134,15 +135,18 @@ class DepthReader(Residual):
             return sources
         count = self._readable(sources, site)
         values, alive = sources.values[:count], sources.alive[:count]
-        simple = self.heads == 1 and self.competition == "softmax" and self.channel_dim == -1
-        simple = simple and self.query_weight is None
-        kernel = simple and kernel_takes("attnres", *values)
-        # What a block's first site reads, its later sites must read too.
-        whole = self.window is None and not self.additive and all(mask is None for mask in alive)
-        if simple and whole and self.block_size > 1 and not torch.is_grad_enabled():
+        basic = self.heads == 1 and self.competition == "softmax" and self.channel_dim == -1
+        basic = basic and self.query_weight is None
+        kernel = basic and kernel_takes("attnres", *values)
+        whole = basic and all(mask is None for mask in alive)
+        # In two phases a block's later sites read what its first does: a window would move on.
+        batched = self.block_size > 1 and self.window is None and not self.additive
+        if whole and batched and not torch.is_grad_enabled():
             return self._two_phases(sources, kernel)
         open_sum = bool(site % self.block_size) and count == len(sources.values)
-        if kernel:
+        if whole and public_kernel_takes(*values):
+            mixed = public_mix(values, self._query(site, values[-1]), self.eps)
+        elif kernel:
             query = self._query(site, values[-1])
             mixed, values = fused_mix(values, query, self.eps, alive, open_sum)
         else:

@@ -1,4 +1,7 @@
-"""Which path may run: a hand-written gradient, a compiled kernel, or the definition."""
+"""Which path may run: a hand-written gradient, a compiled kernel, a public one, the definition."""
+
+import functools
+import importlib.util
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +10,7 @@ from torch.autograd import forward_ad
 from .._kernels import load_kernels
 from .stream import routing_is_frozen
 
-__all__ = ["kernel_takes", "records_references"]
+__all__ = ["kernel_takes", "public_kernel_takes", "records_references"]
 
 
 def records_references() -> bool:
@@ -29,3 +32,15 @@ def kernel_takes(family: str, *tensors: Tensor) -> bool:
         and all(t.is_contiguous() and type(t) in (Tensor, nn.Parameter) for t in tensors)
         and load_kernels(family)
     )
+
+
+def public_kernel_takes(*tensors: Tensor) -> bool:
+    """Whether flash-linear-attention's fused operator can run: CUDA tensors of one dtype."""
+    first = tensors[0]
+    alike = all(t.is_cuda and t.dtype == first.dtype and t.is_contiguous() for t in tensors)
+    return alike and _is_installed("fla")
+
+
+@functools.cache
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
