@@ -6,10 +6,7 @@ Per site, from the normed input c of the branch (`paper`), with h = F(c) the bra
     v  = W_v c
     X' = X + β k (v − kᵀX)ᵀ,  k = h / √(‖h‖² + ε²)          (`delta_rule`)
 
-The state has m value columns. m = 1 is the ordinary stream. m > 1 opens by repetition or by a
-causal convolution of the embedding over the tokens, and every backbone block (and the readout) has
-a compressor that reads the m columns as one: over channels, x_i = Σ_j W_ij X_ij, or over tokens, a
-depthwise causal convolution followed by a read vector over the columns.
+The state has m columns (`delta_columns`); m = 1 is the ordinary stream.
 
 Three parameterisations are published. `paper` is above. `repo` is the authors' released code:
 v = 4 sigmoid(W_v x + b_v) of the input x before its norm. `v1` is the first preprint, which shows
@@ -19,42 +16,31 @@ A branch's magnitude is discarded, and at h = 0 the direction has a gradient of 
 whose last weight starts at zero are refused.
 
 Source: Zhang et al. 2026, "Deep Delta Learning", arXiv:2601.00417.
-Differs from it: compressors start as the mean over columns (`paper` form), where the released code
-shrinks the first context by a global initialisation (pass `cc_form="repo"` for its shape); for
-images channels are D and every pixel is a token; `v1` leaves the map from the branch output to v
-open, here it is linear, and writes its direction's ε outside the root, here it is inside.
+Differs from it: for images channels are D and every pixel is a token; `v1` leaves the map from the
+branch output to v open, here it is linear, and writes ε outside the root, here it is inside.
 """
 
-# Shape letters: B batch, T tokens, D width, m columns, L branches, K taps, ... token or pixel axes.
+# Shape letters: D width, m columns, L branches, ... token or pixel axes.
 
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..decay import exclude_from_decay
-from .delta_rule import DeltaMode, compress, delta_write
-from .stream import Context, Past, Residual, Site, State, keep_branch, preceded, working_dtype
+from .delta_columns import Columns, DeltaState, one_of
+from .delta_rule import DeltaMode, delta_write
+from .stream import Context, Site, State, keep_branch, working_dtype
 
-__all__ = ["Delta", "DeltaState", "delta_cc"]
+__all__ = ["Delta", "delta_cc"]
 
-TAPS = 4  # of the convolutions over tokens
 SQUASH = 4.0  # the released code's targets lie in (0, 4)
-MATRICES = ("gate_hidden", "direction_in", "direction_out")  # decayed, as a branch's weights are
 
 
-class DeltaState(NamedTuple):
-    """The state: X (…, m, D), or (B, m, D, H, W) for images, and a decoder's past."""
-
-    columns: Tensor
-    past: Past | None = None
-
-
-class Delta(Residual):
+class Delta(Columns):
     """Deep Delta Learning over all branches of a network or stage.
 
     Args:
@@ -92,10 +78,6 @@ class Delta(Residual):
     value_bias: nn.Parameter | None
     direction_in: nn.Parameter | None
     direction_out: nn.Parameter | None
-    expansion: nn.Parameter | None
-    columns: nn.Parameter | None
-    taps: nn.Parameter | None
-    read_vector: nn.Parameter | None
 
     def __init__(
         self,
@@ -115,117 +97,58 @@ class Delta(Residual):
         eps: float = 1e-5,
     ) -> None:
         """Make gates, targets and compressors."""
-        super().__init__(width, sites, channel_dim=channel_dim)
-        _one_of("expand", expand, ("repeat", "convolution"))
-        _one_of("compress", compress, ("channels", "tokens"))
-        _one_of("cc_form", cc_form, ("paper", "repo"))
-        _one_of("parameterisation", parameterisation, ("paper", "repo", "v1"))
-        _one_of("mode", mode, ("full", "write_only", "erase_only"))
-        if value_channels < 1:
-            raise ValueError(f"value_channels must be at least 1, got {value_channels}")
+        super().__init__(
+            width,
+            sites,
+            channel_dim=channel_dim,
+            value_channels=value_channels,
+            expand=expand,
+            compress=compress,
+            cc_form=cc_form,
+        )
+        one_of("parameterisation", parameterisation, ("paper", "repo", "v1"))
+        one_of("mode", mode, ("full", "write_only", "erase_only"))
         if gate_hidden is not None and gate_hidden < 1:
             raise ValueError(f"gate_hidden must be at least 1 or None, got {gate_hidden}")
         if not 0.0 < initial_beta < 2.0:
             raise ValueError(f"initial_beta must lie inside (0, 2), got {initial_beta}")
         if frozen_beta is not None and not 0.0 <= frozen_beta <= 2.0:
             raise ValueError(f"frozen_beta must lie in [0, 2], got {frozen_beta}")
-        along_tokens = value_channels > 1 and (expand == "convolution" or compress == "tokens")
-        if along_tokens and channel_dim != -1:
-            raise ValueError(
-                f"expand={expand!r} and compress={compress!r} look along tokens, which images do "
-                f"not have; choose expand='repeat' and compress='channels'"
-            )
         if parameterisation == "v1" and mode == "erase_only":
             raise ValueError(
                 "mode='erase_only' has no use for the branch output, which parameterisation='v1' "
                 "takes as the target alone; choose another of either"
             )
-        self.value_channels = m = value_channels
         self.parameterisation = parameterisation
         self.mode: DeltaMode = mode
         self.initial_beta, self.frozen_beta, self.eps = initial_beta, frozen_beta, eps
-        self.along_tokens = along_tokens
-        blocks = list(dict.fromkeys(site.block for site in self.sites))
-        self.row = [blocks.index(site.block) for site in self.sites]
         self.records: list[dict[str, Tensor]] | None = None
-        length, last = len(self.sites), self.num_blocks
-        made: dict[str, tuple[int, ...] | None] = {
-            "gate": (length, gate_hidden or width),
-            "gate_bias": (length,),
-            "gate_hidden": None if gate_hidden is None else (length, gate_hidden, width),
-            "value": (length, m, width),
-            "value_bias": None if parameterisation == "paper" else (length, m),
-            "direction_in": (length, width, width) if parameterisation == "v1" else None,
-            "direction_out": (length, width, width) if parameterisation == "v1" else None,
-            "expansion": (TAPS, m, width) if m > 1 and expand == "convolution" else None,
-            "columns": None,
-            "taps": None,
-            "read_vector": None,
-        }
-        if frozen_beta is not None:
-            made.update(gate=None, gate_bias=None, gate_hidden=None)
-        if mode == "erase_only":
-            made.update(value=None, value_bias=None)
-        if m > 1 and compress == "tokens":
-            made.update(taps=(last + 1, TAPS, m, width), read_vector=(last + 1, m))
-        elif m > 1 and cc_form == "repo":
-            made.update(taps=(last + 1, m, width), read_vector=(last + 1, m))
-        elif m > 1:
-            made.update(columns=(last + 1, m, width))
-        for name, shape in made.items():
-            self.register_parameter(
-                name, None if shape is None else nn.Parameter(torch.empty(shape))
-            )
-            if shape is not None and name not in MATRICES:
-                exclude_from_decay(self, name)
-        self.compresses_tokens = m > 1 and compress == "tokens"
+        length, m = len(self.sites), value_channels
+        gates, writes, v1 = frozen_beta is None, mode != "erase_only", parameterisation == "v1"
+        hidden = (length, gate_hidden, width) if gates and gate_hidden is not None else None
+        biased = writes and parameterisation != "paper"
+        self.make("gate", (length, gate_hidden or width) if gates else None)
+        self.make("gate_bias", (length,) if gates else None)
+        self.make("value", (length, m, width) if writes else None)
+        self.make("value_bias", (length, m) if biased else None)
+        # Whole matrices decay, as a branch's weights do; the heads are vectors.
+        self.make("gate_hidden", hidden, decays=True)
+        self.make("direction_in", (length, width, width) if v1 else None, decays=True)
+        self.make("direction_out", (length, width, width) if v1 else None, decays=True)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Small normals for heads, β at its initial value, compressors at the mean of columns."""
-        m, width = self.value_channels, self.width
-        for name, parameter in self.named_parameters():
-            if name == "gate_bias":
-                nn.init.constant_(parameter, math.log(self.initial_beta / (2 - self.initial_beta)))
-            elif name in ("columns", "read_vector"):
-                nn.init.constant_(parameter, 1.0 / m)
-            elif name in ("taps", "expansion"):
-                nn.init.zeros_(parameter)
-            elif name == "value_bias":
-                nn.init.uniform_(parameter, -(width**-0.5), width**-0.5)
-            else:
+        self.reset_columns()
+        heads = (self.gate, self.gate_hidden, self.value, self.direction_in, self.direction_out)
+        for parameter in heads:
+            if parameter is not None:
                 nn.init.normal_(parameter, std=0.5 * parameter.shape[-1] ** -0.5)
-        # A convolution starts as the tap of the column or token itself.
-        with torch.no_grad():
-            if self.expansion is not None:
-                self.expansion[-1] = 1.0
-            if self.taps is not None:
-                self.taps[:, -1 if self.compresses_tokens else (m - 1) // 2] = 1.0
-
-    def open(self, x: Tensor, past: Past | None = None) -> State:
-        """Make m columns of the embedding."""
-        if self.along_tokens and x.dim() != 3:
-            raise ValueError(
-                f"this residual looks along tokens (B, T, D), got shape {tuple(x.shape)}; choose "
-                f"expand='repeat' and compress='channels'"
-            )
-        axis = -2 if self.channel_dim == -1 else 1
-        if self.expansion is None:
-            repeats = [-1] * (x.dim() + 1)
-            repeats[axis] = self.value_channels
-            return DeltaState(x.unsqueeze(axis).expand(repeats).contiguous(), past)
-        window = preceded(x, TAPS - 1, past, "expansion")
-        weight = self.expansion.to(x.dtype)
-        parts = [window[:, tap : tap + x.shape[1], None] * weight[tap] for tap in range(TAPS)]
-        return DeltaState(torch.stack(parts).sum(0), past)
-
-    def read(self, state: State, site: int) -> Tensor:
-        """Compress the columns with the compressor of the site's block."""
-        return self._compressed(DeltaState(*state), self.row[site], f"site {site}")
-
-    def close(self, state: State) -> Tensor:
-        """Compress the columns with the readout's compressor."""
-        return self._compressed(DeltaState(*state), self.num_blocks, "readout")
+        if self.gate_bias is not None:
+            nn.init.constant_(self.gate_bias, math.log(self.initial_beta / (2 - self.initial_beta)))
+        if self.value_bias is not None:
+            bound = self.width**-0.5
+            nn.init.uniform_(self.value_bias, -bound, bound)
 
     def write(self, state: State, site: int, y: Tensor, context: Context) -> State:
         """Rewrite the state along the branch output."""
@@ -243,20 +166,6 @@ class Delta(Residual):
             channel_dim=self.channel_dim,
         )
         return DeltaState(columns, past)
-
-    def channel_weights(self) -> Tensor:
-        """Return every channel compressor as the matrix W (blocks + 1, m, D) it collapses to."""
-        if self.columns is not None:
-            return self.columns
-        assert self.taps is not None and self.read_vector is not None
-        m, left = self.value_channels, (self.value_channels - 1) // 2
-        weights = []
-        for j in range(m):
-            # Output q of the padded convolution sees column j through tap j − q + left.
-            reached = [q for q in range(m) if 0 <= j - q + left < m]
-            parts = [self.read_vector[:, q, None] * self.taps[:, j - q + left] for q in reached]
-            weights.append(torch.stack(parts).sum(0))
-        return torch.stack(weights, 1)
 
     @contextlib.contextmanager
     def audit(self) -> Iterator[list[dict[str, Tensor]]]:
@@ -291,19 +200,6 @@ class Delta(Residual):
                 "branch_norm": norm.mean(),
             }
         )
-
-    def _compressed(self, state: DeltaState, block: int, name: str) -> Tensor:
-        columns, past = state
-        if self.value_channels == 1:
-            return columns.squeeze(-2 if self.channel_dim == -1 else 1)
-        if not self.compresses_tokens:
-            return compress(columns, self.channel_weights()[block], self.channel_dim)
-        assert self.taps is not None and self.read_vector is not None
-        length = columns.shape[1]
-        window = preceded(columns, TAPS - 1, past, name)
-        weight = self.taps[block] * self.read_vector[block, :, None]
-        parts = [compress(window[:, k : k + length], weight[k]) for k in range(TAPS)]
-        return torch.stack(parts).sum(0)
 
     def _heads(
         self, columns: Tensor, site: int, y: Tensor, context: Context
@@ -366,11 +262,6 @@ class Delta(Residual):
             f"width={self.width}, sites={len(self.sites)}, value_channels={self.value_channels}, "
             f"parameterisation={self.parameterisation!r}, mode={self.mode!r}"
         )
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
 
 
 def delta_cc(
