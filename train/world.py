@@ -1,5 +1,6 @@
 """Where this process stands among those that `torchrun` started, and on which device."""
 
+import gc
 import os
 from dataclasses import dataclass
 from typing import TypeVar
@@ -69,6 +70,9 @@ def connect(device: str) -> World:
 def disconnect() -> None:
     """Leave the process group."""
     if dist.is_initialized():
+        # A sharded module holds the group in reference cycles. Were it to die with the
+        # interpreter, its threads would abort the process after all work is done.
+        gc.collect()
         dist.destroy_process_group()
 
 

@@ -143,7 +143,8 @@ def test_images_and_tokens_are_treated_alike(name):
     x, ys = normal(2, 4, 3, WIDTH), normal(len(SITES), 2, 4, 3, WIDTH, seed=1)
     expected = tokens.close(fill(tokens, x, ys)).movedim(-1, 1)
     ours = images.close(fill(images, x.movedim(-1, 1), ys.movedim(-1, 2)))
-    torch.testing.assert_close(ours, expected, **TOL)
+    # Relative, too: with trained gates a rewritten state reaches some thousands.
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
 
 
 @every

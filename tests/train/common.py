@@ -1,5 +1,6 @@
 """Compose and run small runs in this process."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,12 +24,12 @@ TINY = [
 """A run of a second: an MLP on the digits."""
 
 
-def configure(*overrides: str, folder: Path | None = None) -> RunConfig:
-    """Compose the tiny run with overrides."""
+def configure(*overrides: str, folder: Path | None = None, base: Sequence[str] = TINY) -> RunConfig:
+    """Compose the tiny run, or another base, with overrides."""
     register_schemas()
     place = [] if folder is None else [f"run_dir={folder}"]
     with initialize_config_module("archzoo.conf", version_base="1.3"):
-        return run_config(compose("train", overrides=[*TINY, *place, *overrides]))
+        return run_config(compose("train", overrides=[*base, *place, *overrides]))
 
 
 def train(folder: Path, *overrides: str) -> float:
