@@ -45,7 +45,8 @@ class Sources(NamedTuple):
     is False where stochastic depth dropped everything in it. `stream` is the plain sum, kept for
     additive reads only. `ready` is the read of site `site`, or None where it is still to be mixed.
     `scores` holds the logits of the finished sources under the queries to come, and `ahead` what
-    the queries of the open block, from a site on, make of the finished sources.
+    the queries of the open block, from a site on, make of the finished sources: mixtures, levels,
+    the queries and that site.
     """
 
     values: tuple[Tensor, ...]
@@ -54,7 +55,7 @@ class Sources(NamedTuple):
     ready: Tensor | None = None
     site: int = 0
     scores: tuple[tuple[Tensor, ...], ...] = ()
-    ahead: tuple[Sequence[Tensor], Tensor, int] | None = None
+    ahead: tuple[Sequence[Tensor], Tensor, Tensor, int] | None = None
 
 
 class DepthReader(Residual):
@@ -102,7 +103,9 @@ class DepthReader(Residual):
 
     def _queries(self, first: int, last: int) -> Tensor:
         """Return γ ⊙ w (Q, D) of the sites first, …, last − 1."""
-        rows = self.row[first:last]
+        rows: list[int] | slice = self.row[first:last]
+        if rows == [*range(rows[0], rows[0] + len(rows))]:
+            rows = slice(rows[0], rows[-1] + 1)  # a view instead of a copy
         return self.query[rows] if self.gain is None else self.query[rows] * self.gain[rows]
 
     def _readable(self, sources: Sources, site: int) -> int:
@@ -198,17 +201,19 @@ class DepthReader(Residual):
             # Nobody looked ahead from an embedding, so the first block is asked in its middle.
             last = min(site - begun + self.block_size, len(self.sites) + 1)
             finished = sources.values[: len(sources.values) - bool(begun)]
+            queries = self._queries(site, last)
             if kernel:
-                phase = fused_phase_one(finished, self._queries(site, last), self.eps)
+                phase = fused_phase_one(finished, queries, self.eps)
             else:
                 logits = [torch.stack(self._scores(value, site, last)) for value in finished]
                 phase = phase_one(finished, torch.stack(logits, 1))
-            ahead = (*phase, site)
-        mixed, level, first = ahead
+            ahead = (*phase, queries, site)
+        mixed, level, queries, first = ahead
         ready, later = mixed[site - first], sources.values[-1]
         if begun and kernel:
-            query = self._query(site, later)
-            ready = fused_phase_two(ready, level[site - first], later, query, self.eps)
+            ready = fused_phase_two(
+                ready, level[site - first], later, queries[site - first], self.eps
+            )
         elif begun:
             (logit,) = self._scores(later, site, site + 1)
             ready = merge(ready, level[site - first], later, logit)
