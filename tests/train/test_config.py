@@ -48,6 +48,15 @@ def test_every_data_set_is_a_choice_with_its_keywords_as_fields(name):
     assert config.data.keys() - {"name"} == data_sets[name].options.keys()
 
 
+def test_a_data_set_brings_its_recipe_which_one_word_leaves_out():
+    digits = configure("model=vit_nano", base=["data=digits"])
+    assert (digits.trainer.mixup, digits.trainer.label_smoothing) == (0.2, 0.1)
+    assert configure("trainer.mixup=0.5", base=["data=digits"]).trainer.mixup == 0.5
+    for plain in ["~recipe"], ["data=mnist"]:
+        trainer = configure(base=plain).trainer
+        assert (trainer.mixup, trainer.label_smoothing) == (0.0, 0.0)
+
+
 def test_a_model_follows_its_data_where_it_is_not_told_otherwise():
     from archzoo.train.check import model_options
 
