@@ -1,0 +1,241 @@
+"""The hyperboloid as pure functions, and the isometry between it and the Poincaré ball.
+
+Points are X = (x₀, s) with x₀ = √(1/c + ‖s‖²), the time in front on axis `dim`, D + 1 long; the
+inner product is ⟨X, Y⟩ = ⟨s, s'⟩ − x₀ x₀' and ⟨X, X⟩ = −1/c. The distance from the origin of
+exp₀(v) is ‖v‖, on the ball it is twice the tangent's norm: `to_poincare(expmap0(v))` is
+`poincare.expmap0(v / 2)`.
+
+A space part may be any vector, so there is no margin here: what limits a point is that sinh
+overflows, at distance 89/√c in float32. A result's time is computed from its space part, which
+keeps it on the hyperboloid. Half precision is computed in float32.
+
+Source: Nickel & Kiela 2018, "Learning continuous hierarchies in the Lorentz model of hyperbolic
+geometry", arXiv:1806.03417.
+Differs from it: the difference of two points enters distances in place of their product, whose
+digits are lost for close points.
+"""
+
+# Symbols: X, Y points, V a tangent vector at X, v a space vector at the origin.
+
+import torch
+from torch import Tensor
+
+from .ball import Curvature, check_curvature, in_float32, project, root, squared_norm
+from .radial import asinhc, cosh_of_square, sinhc
+
+__all__ = [
+    "distance",
+    "expmap",
+    "expmap0",
+    "from_poincare",
+    "from_space",
+    "logmap",
+    "logmap0",
+    "midpoint",
+    "minkowski",
+    "parallel_transport",
+    "squared_distance",
+    "to_poincare",
+]
+
+
+def time_of(x: Tensor, dim: int) -> Tensor:
+    """Return x₀ with size 1 on `dim`."""
+    return x.narrow(dim, 0, 1)
+
+
+def space_of(x: Tensor, dim: int) -> Tensor:
+    """Return s."""
+    return x.narrow(dim, 1, x.shape[dim] - 1)
+
+
+@in_float32
+def from_space(s: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
+    """Return the point (√(1/c + ‖s‖²), s) over a space part.
+
+    Raises:
+        ValueError: a curvature that is not positive, or a dtype other than a float's.
+    """
+    check_curvature(curvature)
+    return torch.cat([(1 / curvature + squared_norm(s, dim)).sqrt(), s], dim)
+
+
+@in_float32
+def minkowski(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
+    """Return ⟨X, Y⟩ = ⟨s, s'⟩ − x₀ x₀' with size 1 on `dim`."""
+    product = x * y
+    return space_of(product, dim).sum(dim, keepdim=True) - time_of(product, dim)
+
+
+@in_float32
+def to_poincare(
+    x: Tensor, curvature: Curvature, *, dim: int = -1, margin: float | None = None
+) -> Tensor:
+    """Return the isometric point s/(1 + √c x₀) of the ball, held inside the margin.
+
+    Raises:
+        ValueError: a curvature that is not positive, or a dtype other than a float's.
+    """
+    check_curvature(curvature)
+    point = space_of(x, dim) / (1 + root(curvature) * time_of(x, dim))
+    return project(point, curvature, dim=dim, margin=margin)
+
+
+@in_float32
+def from_poincare(
+    x: Tensor, curvature: Curvature, *, dim: int = -1, margin: float | None = None
+) -> Tensor:
+    """Return the isometric point of the hyperboloid: s = λ_x x.
+
+    Raises:
+        ValueError: a curvature that is not positive, or a dtype other than a float's.
+    """
+    x = project(x, curvature, dim=dim, margin=margin)
+    space = 2 * x / (1 - curvature * squared_norm(x, dim))
+    return from_space(space, curvature, dim=dim)
+
+
+@in_float32
+def expmap0(v: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
+    """Return exp₀(v): the point at distance ‖v‖ from (1/√c, 0) along the space vector v.
+
+    Raises:
+        ValueError: a curvature that is not positive, or a dtype other than a float's.
+    """
+    return from_space(sinhc(curvature * squared_norm(v, dim)) * v, curvature, dim=dim)
+
+
+@in_float32
+def logmap0(x: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
+    """Return log₀(X), a space vector (…, D, …) of length d(0, X).
+
+    Raises:
+        ValueError: a curvature that is not positive, or a dtype other than a float's.
+    """
+    check_curvature(curvature)
+    space = space_of(x, dim)
+    return asinhc(curvature * squared_norm(space, dim)) * space
+
+
+@in_float32
+def expmap(x: Tensor, v: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
+    """Return exp_X(V) = cosh(√c|V|) X + sinh(√c|V|)/(√c|V|) V with |V|² = ⟨V, V⟩.
+
+    Raises:
+        ValueError: a curvature that is not positive, or a dtype other than a float's.
+    """
+    check_curvature(curvature)
+    # A tangent has ⟨V, V⟩ ≥ 0 up to rounding; a series in a square takes no tiny negative one.
+    square = (curvature * minkowski(v, v, dim=dim)).clamp_min(0.0)
+    moved = cosh_of_square(square) * x + sinhc(square) * v
+    return from_space(space_of(moved, dim), curvature, dim=dim)
+
+
+@in_float32
+def logmap(x: Tensor, y: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
+    """Return log_X(Y), the tangent at X whose geodesic ends in Y.
+
+        log_X(Y) = (ρ/sinh ρ) (Y − cosh ρ X),   ρ = √c d(X, Y)
+
+    Raises:
+        ValueError: a curvature that is not positive, or a dtype other than a float's.
+    """
+    check_curvature(curvature)
+    excess = _excess(x, y, curvature, dim)
+    square = _squared_angle(excess)
+    # Y − cosh ρ X in differences: at close points both terms nearly cancel.
+    return ((y - x) - excess * x) / sinhc(square)
+
+
+@in_float32
+def squared_distance(x: Tensor, y: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
+    """Return d(X, Y)², smooth everywhere; the axis of the points is summed away.
+
+    Raises:
+        ValueError: a curvature that is not positive, or a dtype other than a float's.
+    """
+    check_curvature(curvature)
+    return (_squared_angle(_excess(x, y, curvature, dim)) / curvature).squeeze(dim)
+
+
+@in_float32
+def distance(x: Tensor, y: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
+    """Return the geodesic distance arcosh(−c⟨X, Y⟩)/√c; the gradient at X = Y is zero.
+
+    Raises:
+        ValueError: a curvature that is not positive, or a dtype other than a float's.
+    """
+    square = squared_distance(x, y, curvature, dim=dim)
+    apart = square > 0
+    return torch.where(apart, torch.where(apart, square, 1.0).sqrt(), 0.0)
+
+
+@in_float32
+def midpoint(
+    x: Tensor,
+    curvature: Curvature,
+    weights: Tensor | None = None,
+    *,
+    over: int | tuple[int, ...] = 0,
+    dim: int = -1,
+) -> Tensor:
+    """Return the weighted centre of mass Σ w X / (√c |Σ w X|), the ball's gyro-midpoint.
+
+    Args:
+        x: Points.
+        curvature: c.
+        weights: Non-negative, broadcast over x with size 1 on `dim`; None are equal weights.
+        over: The axis or axes that are averaged away.
+        dim: The axis of the points, counted in x.
+
+    Raises:
+        ValueError: a curvature that is not positive, or a dtype other than a float's.
+    """
+    check_curvature(curvature)
+    axes = (over,) if isinstance(over, int) else over
+    weights = torch.ones_like(time_of(x, dim)) if weights is None else weights
+    total = (weights * torch.ones_like(time_of(x, dim))).sum(axes, keepdim=True)
+    share = weights / total
+    centre = from_space((share * space_of(x, dim)).sum(axes, keepdim=True), curvature, dim=dim)
+    # |Σ w X|² = ⟨·,·⟩ is a difference of large squares where all points are far out. Written around
+    # the mean of the space parts it is 1 plus what the points' distances from there add.
+    spread = (share * _excess(x, centre, curvature, dim)).sum(axes, keepdim=True)
+    time = root(curvature) * time_of(centre, dim)
+    square = 1 + spread * (2 + spread / time.square())
+    space = space_of(centre, dim) / square.sqrt()
+    return from_space(space, curvature, dim=dim).squeeze(tuple(axis % x.dim() for axis in axes))
+
+
+@in_float32
+def parallel_transport(
+    x: Tensor, y: Tensor, v: Tensor, curvature: Curvature, *, dim: int = -1
+) -> Tensor:
+    """Return the tangent V at X carried to Y: V + c⟨Y, V⟩/(1 − c⟨X, Y⟩) (X + Y).
+
+    Raises:
+        ValueError: a curvature that is not positive, or a dtype other than a float's.
+    """
+    check_curvature(curvature)
+    factor = curvature * minkowski(y, v, dim=dim) / (2 + _excess(x, y, curvature, dim))
+    return v + factor * (x + y)
+
+
+def _excess(x: Tensor, y: Tensor, curvature: Curvature, dim: int) -> Tensor:
+    """Return cosh(√c d) − 1 = c⟨X − Y, X − Y⟩/2 by the form that keeps more digits.
+
+    The difference is exact near Y and the product far from it, where ‖s − s'‖² and (x₀ − x₀')² are
+    both large.
+    """
+    time, space = x - y, space_of(x - y, dim)
+    time = time_of(time, dim)
+    square = squared_norm(space, dim)
+    near = curvature / 2 * (square - time.square())
+    far = -curvature * minkowski(x, y, dim=dim) - 1
+    product = time_of(x, dim) * time_of(y, dim)
+    return torch.where(square < product, near, far).clamp_min(0.0)
+
+
+def _squared_angle(excess: Tensor) -> Tensor:
+    """Return ρ² for cosh ρ − 1 = excess."""
+    half = excess / 2
+    return 4 * half * asinhc(half).square()

@@ -1,0 +1,68 @@
+"""Radial functions that are smooth in the squared radius, so that the origin is no special point.
+
+With u = r² ≥ 0:
+
+    sinhc(u) = sinh(r)/r    asinhc(u) = asinh(r)/r    tanhc(u) = tanh(r)/r    atanhc(u) = atanh(r)/r
+
+Each is analytic in u at 0 and even in r, so nothing here divides by a norm or takes the square
+root of zero: values and gradients of every order are finite at the origin. Near it the power series
+is evaluated, elsewhere the closed form; both sides of the change agree to rounding.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["asinhc", "atanhc", "cosh_of_square", "sinhc", "tanhc"]
+
+# Below this u the series has a truncation error under 1e-16; above it the gradient of the closed
+# form, a difference divided by u, still has relative error under 1e-13 (float64).
+SERIES_BELOW = 0.01
+
+SINH = [1 / math.factorial(2 * n + 1) for n in range(8)]
+ATANH = [1 / (2 * n + 1) for n in range(8)]
+ASINH = [(-1) ** n * math.comb(2 * n, n) / (4**n * (2 * n + 1)) for n in range(8)]
+TANH = [
+    *(1.0, -1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925, 21844 / 6081075),
+    -929569 / 638512875,
+]
+
+
+def sinhc(square: Tensor) -> Tensor:
+    """Return sinh(r)/r for r² = square ≥ 0; overflows beyond r = 89 (float32), 710 (float64)."""
+    return _even(square, SINH, torch.sinh)
+
+
+def asinhc(square: Tensor) -> Tensor:
+    """Return asinh(r)/r for r² = square ≥ 0."""
+    return _even(square, ASINH, torch.asinh)
+
+
+def tanhc(square: Tensor) -> Tensor:
+    """Return tanh(r)/r for r² = square ≥ 0."""
+    return _even(square, TANH, torch.tanh)
+
+
+def atanhc(square: Tensor) -> Tensor:
+    """Return atanh(r)/r for r² = square in [0, 1)."""
+    return _even(square, ATANH, torch.atanh)
+
+
+def cosh_of_square(square: Tensor) -> Tensor:
+    """Return cosh(r) for r² = square ≥ 0."""
+    return (1 + square * sinhc(square).square()).sqrt()
+
+
+def _even(
+    square: Tensor, coefficients: Sequence[float], closed: Callable[[Tensor], Tensor]
+) -> Tensor:
+    small = square < SERIES_BELOW
+    # Either branch sees harmless numbers where the other is taken: 0 · inf would be a NaN gradient.
+    radius = torch.where(small, 0.5, square).sqrt()
+    near = torch.where(small, square, 0.0)
+    series = torch.full_like(near, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        series = series * near + coefficient
+    return torch.where(small, series, closed(radius) / radius)
