@@ -1,0 +1,205 @@
+"""The convolution of the ball: patches are concatenated by β and mapped by the linear layer.
+
+With κ = B(KC/2, 1/2)/B(C/2, 1/2) for K pixels of C channels, a patch is the tangent κ [t_1, …, t_K]
+and the output is the linear layer of it. `hyperplanes` turns that into
+
+    u = S(τ²) conv2d(t, κ ĝ) − cosh(τ) h,    τ² = 4cκ² box(Σ_C t²),    ω = sinh(a asinh u)
+
+an ordinary convolution, a box filter of one channel and a pointwise map: exactly the layer, without
+a patch ever being formed. Zero padding pads with the origin.
+
+Source: Shimizu et al. 2021, "Hyperbolic neural networks++", arXiv:2006.08210, §3.3–3.4; van
+Spengler et al. 2023, "Poincaré ResNet", arXiv:2303.14027.
+Differs from them: never unfolds; groups, which neither has, split each pixel's channels by β and
+concatenate the groups' outputs by β.
+"""
+
+# Shape letters: B batch, N and M channels in and out, G groups.
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .ball import Curvature, check_curvature, in_float32
+from .coordinates import velocity_to_tangent
+from .curvature import BallCurvature, curvature_of
+from .hyperplanes import (
+    Scale,
+    check_stretch,
+    concatenation_gain,
+    hyperplane_velocity,
+    hyperplanes,
+)
+
+__all__ = ["PoincareConv2d", "poincare_conv2d"]
+
+Pair = int | tuple[int, int]
+Init = Literal["identity", "normal", "dirac"]
+
+
+@in_float32
+def poincare_conv2d(
+    t: Tensor,
+    weight: Tensor,
+    offset: Tensor | None,
+    curvature: Curvature,
+    *,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    largest: float | None = None,
+    scale: Scale = "distance",
+) -> Tensor:
+    """Map tangents (B, N, H, W) to tangents (B, M, H', W').
+
+    Args:
+        t: Tangents at the origin, one for each pixel.
+        weight: z (M, N/G, kh, kw), normals of the hyperplanes.
+        offset: r (M,), how far along its normal a hyperplane lies; None is 0.
+        curvature: c.
+        stride: As in `torch.nn.functional.conv2d`, like the next three.
+        padding: As above; pads with the origin.
+        dilation: As above.
+        groups: As above.
+        largest: As in `poincare_linear`.
+        scale: As in `poincare_linear`.
+
+    Raises:
+        ValueError: a curvature that is not positive, or a dtype other than a float's.
+    """
+    check_curvature(curvature)
+    place = {"stride": stride, "padding": padding, "dilation": dilation}
+    planes = hyperplanes(weight, offset, curvature)
+    gain = patch_gain(t.shape[1], weight)
+    product = F.conv2d(t, gain * planes.direction, None, groups=groups, **place)
+    # The squared norm of each group's patch: channels first, then pixels.
+    norms = t.square().unflatten(1, (groups, -1)).sum(2)
+    ones = norms.new_ones(1, 1, *weight.shape[2:]).expand(groups, -1, -1, -1)
+    square = 4 * curvature * gain**2 * F.conv2d(norms, ones, None, groups=groups, **place)
+    by_group = (groups, -1, 1, 1)
+    velocity = hyperplane_velocity(
+        product.unflatten(1, (groups, -1)),
+        square.unsqueeze(2),
+        planes._replace(stretch=planes.stretch.view(by_group), shift=planes.shift.view(by_group)),
+        dim=2,
+        largest=largest,
+        scale=scale,
+    )
+    out = velocity_to_tangent(velocity, curvature, dim=2)
+    return concatenation_gain(out.shape[2], len(weight)) * out.flatten(1, 2)
+
+
+def patch_gain(width: int, weight: Tensor) -> float:
+    """Return the factor between a pixel's tangent and its part of a (grouped) patch."""
+    return concatenation_gain(width, weight[0].numel())
+
+
+class PoincareConv2d(nn.Module):
+    """A 2-D convolution of the Poincaré ball, tangents in and out.
+
+    Args:
+        in_channels: N, at least 1.
+        out_channels: M, at least 1.
+        kernel_size: Side or sides of the kernel.
+        stride: As in `nn.Conv2d`, like the next three.
+        padding: As above; pads with the origin.
+        dilation: As above.
+        groups: As above; divides N and M.
+        curvature: c, or a shared `BallCurvature`.
+        bias: Whether hyperplanes may leave the origin (r is learned).
+        init: `identity` copies the first M entries of the patch, as the reference does, and shrinks
+            a 3×3 layer's norms to about a third; `dirac` copies the centre pixel and keeps the norm
+            of small points; `normal` is HNN++'s N(0, 1/(2 K N M)).
+        largest: As in `poincare_linear`.
+        scale: As in `poincare_linear`.
+
+    Shape:
+        (B, N, H, W) -> (B, M, H', W').
+
+    Raises:
+        ValueError: a size below 1, groups that do not divide the channels, an unknown init or
+            scale, or a curvature that is not positive.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Pair,
+        *,
+        stride: Pair = 1,
+        padding: Pair = 0,
+        dilation: Pair = 1,
+        groups: int = 1,
+        curvature: float | BallCurvature = 1.0,
+        bias: bool = True,
+        init: Init = "identity",
+        largest: float | None = None,
+        scale: Scale = "distance",
+    ) -> None:
+        """Make z and r."""
+        super().__init__()
+        kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+        sizes = {"in_channels": in_channels, "out_channels": out_channels, "groups": groups}
+        for name, size in {**sizes, "kernel_size": min(kernel)}.items():
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"groups={groups} must divide in_channels={in_channels} and "
+                f"out_channels={out_channels}"
+            )
+        if init not in ("identity", "normal", "dirac"):
+            raise ValueError(f"init must be 'identity', 'normal' or 'dirac', got {init!r}")
+        check_stretch(largest, scale)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.stride, self.padding, self.dilation = stride, padding, dilation
+        self.groups = groups
+        self.curvature = curvature_of(curvature)
+        self.init: Init = init
+        self.largest = largest
+        self.scale: Scale = scale
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *kernel))
+        self.offset = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw or set z, and zero r."""
+        inputs = self.weight[0].numel()
+        with torch.no_grad():
+            if self.init == "normal":
+                self.weight.normal_(std=(2 * inputs * self.out_channels) ** -0.5)
+            elif self.init == "identity":
+                # Half, since distances from the origin are twice a tangent's norm.
+                rows = torch.eye(self.out_channels // self.groups, inputs) / 2
+                self.weight.copy_(rows.repeat(self.groups, 1).view_as(self.weight))
+            else:
+                nn.init.dirac_(self.weight, self.groups)
+                self.weight /= 2 * patch_gain(self.in_channels, self.weight)
+        if self.offset is not None:
+            nn.init.zeros_(self.offset)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Convolve tangents."""
+        return poincare_conv2d(
+            t,
+            self.weight,
+            self.offset,
+            self.curvature(),
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            largest=self.largest,
+            scale=self.scale,
+        )
+
+    def extra_repr(self) -> str:
+        """Show the sizes."""
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={tuple(self.weight.shape[2:])}, "
+            f"stride={self.stride}, padding={self.padding}, groups={self.groups}"
+        )

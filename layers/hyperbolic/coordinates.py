@@ -1,0 +1,72 @@
+"""Four coordinates of one point, and the exact maps between them.
+
+| name | symbol | from the tangent t at the origin | range |
+| --- | --- | --- | --- |
+| tangent | t | t | all of R^D |
+| ball | x | tanh(√c‖t‖)/√c · t/‖t‖ | ‖x‖ < 1/√c |
+| velocity | ω | sinh(τ) · t/‖t‖, τ = 2√c‖t‖ | all of R^D |
+| time | X₀ | cosh τ = √(1 + ‖ω‖²) | at least 1 |
+
+The unit proper velocity ω is √c times the space part of the point on the hyperboloid. Layers
+compute in it: no point is near a boundary, and only exp(τ) limits the range (τ = 88 in float32).
+The distance from the origin is τ/√c.
+
+Source: Ungar 2008, "A gyrovector space approach to hyperbolic geometry", ch. 3.
+"""
+
+from torch import Tensor
+
+from .ball import Curvature, check_curvature, in_float32, project, root, squared_norm
+from .radial import asinhc, sinhc
+
+__all__ = ["ball_to_velocity", "tangent_to_velocity", "velocity_to_ball", "velocity_to_tangent"]
+
+
+@in_float32
+def tangent_to_velocity(t: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
+    """Return ω = 2√c sinh(τ)/τ t.
+
+    Raises:
+        ValueError: a curvature that is not positive, or a dtype other than a float's.
+    """
+    check_curvature(curvature)
+    return 2 * root(curvature) * sinhc(4 * curvature * squared_norm(t, dim)) * t
+
+
+@in_float32
+def velocity_to_tangent(velocity: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
+    """Return t = asinh(‖ω‖)/‖ω‖ ω/(2√c).
+
+    Raises:
+        ValueError: a curvature that is not positive, or a dtype other than a float's.
+    """
+    check_curvature(curvature)
+    return asinhc(squared_norm(velocity, dim)) / (2 * root(curvature)) * velocity
+
+
+@in_float32
+def velocity_to_ball(
+    velocity: Tensor, curvature: Curvature, *, dim: int = -1, margin: float | None = None
+) -> Tensor:
+    """Return x = ω/(√c (1 + X₀)), held inside the margin.
+
+    Raises:
+        ValueError: a curvature that is not positive, or a dtype other than a float's.
+    """
+    check_curvature(curvature)
+    point = velocity / (root(curvature) * (1 + (1 + squared_norm(velocity, dim)).sqrt()))
+    return project(point, curvature, dim=dim, margin=margin)
+
+
+@in_float32
+def ball_to_velocity(
+    x: Tensor, curvature: Curvature, *, dim: int = -1, margin: float | None = None
+) -> Tensor:
+    """Return ω = √c λ_x x, points beyond the margin taken at it.
+
+    Raises:
+        ValueError: a curvature that is not positive, or a dtype other than a float's.
+    """
+    check_curvature(curvature)
+    x = project(x, curvature, dim=dim, margin=margin)
+    return 2 * root(curvature) * x / (1 - curvature * squared_norm(x, dim))

@@ -1,0 +1,69 @@
+"""The curvature of a ball, fixed or learned, owned by one layer or shared by many.
+
+A learned c = c₀ exp(s) is positive whatever s becomes, and s counts octaves rather than units: the
+same step changes c = 0.1 and c = 10 by the same factor. Weights of hyperbolic layers are Euclidean
+or tangents at the origin, so that none needs to be mapped anew when c moves.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ..decay import exclude_from_decay
+from .ball import check_curvature
+
+__all__ = ["BallCurvature", "check_one_ball", "curvature_of"]
+
+
+class BallCurvature(nn.Module):
+    """A curvature c > 0.
+
+    Args:
+        initial: c₀, a positive number; the sectional curvature is −c.
+        learned: Whether log(c/c₀) is a parameter, free of weight decay.
+
+    Raises:
+        ValueError: an initial value that is not positive.
+    """
+
+    def __init__(self, initial: float = 1.0, *, learned: bool = False) -> None:
+        """Keep c₀."""
+        super().__init__()
+        check_curvature(initial)
+        self.initial = float(initial)
+        self.log_ratio = nn.Parameter(torch.zeros(())) if learned else None
+        if learned:
+            exclude_from_decay(self, "log_ratio")
+
+    def forward(self) -> float | Tensor:
+        """Return c: a float where it is fixed, otherwise a scalar tensor."""
+        return self.initial if self.log_ratio is None else self.initial * self.log_ratio.exp()
+
+    def extra_repr(self) -> str:
+        """Show c."""
+        return f"{float(self()):.4g}, learned={self.log_ratio is not None}"
+
+
+def curvature_of(curvature: float | BallCurvature) -> BallCurvature:
+    """Return a shared curvature as it is, and a number as a fixed one."""
+    return curvature if isinstance(curvature, BallCurvature) else BallCurvature(curvature)
+
+
+def check_one_ball(module: nn.Module) -> None:
+    """Refuse a network whose layers lie in balls of different curvature.
+
+    A tangent of one ball is a valid tangent of another, so nothing else would notice.
+
+    Raises:
+        ValueError: two curvatures that are not one object and not equal and fixed.
+    """
+    found = {
+        (id(part) if part.log_ratio is not None else part.initial): name
+        for name, part in module.named_modules()
+        if isinstance(part, BallCurvature)
+    }
+    if len(found) > 1:
+        names = " and ".join(repr(name) for name in list(found.values())[:2])
+        raise ValueError(
+            f"{type(module).__name__} mixes balls: the curvatures {names} differ; give all layers "
+            f"one BallCurvature, or map between the balls on purpose with ChangeBall"
+        )

@@ -1,0 +1,141 @@
+"""What linear layers and convolutions of the ball are made of: signed distances to hyperplanes.
+
+The layer of HNN++ sends a point x to the point whose k-th coordinate lies at the distance
+
+    v_k = 2‖z_k‖ d(x, H_k) = (2‖z_k‖/√c) asinh(u_k)
+
+along axis k, H_k being the hyperplane through exp₀(r_k ẑ_k) normal to z_k. From a tangent map p and
+in velocities ω (`coordinates`) this is exactly
+
+    u = S(τ²) ⟨ĝ_k, p⟩ − cosh(τ) h_k,    τ = 2√c‖p‖,    S(τ²) = sinh(τ)/τ
+    ĝ_k = 2√c cosh(2√c r_k)/‖z_k‖ z_k,   h_k = sinh(2√c r_k)
+    ω_k = sinh(a_k asinh(u_k)),          a_k = 2‖z_k‖
+
+so the only sum over inputs is an ordinary linear map of p, and the only other thing needed of p is
+its norm. For patches of images p is κ times the concatenated tangents: the linear map is a
+convolution, and ‖p‖² is κ² times a box filter of the squared norms of the pixels.
+
+Source: Shimizu et al. 2021, "Hyperbolic neural networks++", arXiv:2006.08210, eq. 6–8; Ganea et al.
+2018, arXiv:1805.09112.
+Differs from them: written from tangents to velocities, which needs no exponential map and no
+logarithm of a patch. `angle` is the map ω = u of Yang et al. 2026, arXiv:2601.21529.
+"""
+
+# Shape letters: M outputs. A scalar per point has size 1 on the axis of M.
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .ball import Curvature, root, squared_norm
+from .radial import cosh_of_square, sinhc
+
+__all__ = [
+    "Hyperplanes",
+    "Scale",
+    "check_stretch",
+    "concatenation_gain",
+    "hyperplane_velocity",
+    "hyperplanes",
+]
+
+Scale = Literal["distance", "angle"]
+
+# Where the range of every layer ends: sinh(88) is the last float32, and squares and products of two
+# velocities must stay finite. The ball projections of other libraries end at τ = 6.2 in float32.
+LIMIT = 30.0
+
+
+class Hyperplanes(NamedTuple):
+    """M hyperplanes prepared for a linear map: ĝ in the weight's shape, a and h (M,)."""
+
+    direction: Tensor
+    stretch: Tensor
+    shift: Tensor
+
+
+def hyperplanes(weight: Tensor, offset: Tensor | None, curvature: Curvature) -> Hyperplanes:
+    """Prepare z (M, …) and r (M,) or None, which is r = 0.
+
+    A row of zeros has no hyperplane; its output is 0, and its gradient is that of a tiny normal.
+    """
+    square = weight.flatten(1).square().sum(1)
+    length = square.clamp_min(torch.finfo(weight.dtype).tiny).sqrt()
+    scale = 2 * root(curvature)
+    if offset is None:
+        factor, shift = scale / length, torch.zeros_like(length)
+    else:
+        factor = scale * (scale * offset).cosh() / length
+        shift = (scale * offset).sinh()
+    direction = factor.view(-1, *[1] * (weight.dim() - 1)) * weight
+    return Hyperplanes(direction, 2 * length, shift)
+
+
+def hyperplane_velocity(
+    product: Tensor,
+    square: Tensor,
+    planes: Hyperplanes,
+    *,
+    dim: int = -1,
+    largest: float | None = None,
+    scale: Scale = "distance",
+) -> Tensor:
+    """Return ω from ⟨ĝ_k, p⟩ and τ²; this is the definition.
+
+    Inputs further out than τ = 30 are taken there, along their radius, and a_k asinh(u_k) is held
+    in ±30, so that values and gradients are finite for any finite input.
+
+    Args:
+        product: ⟨ĝ, p⟩ (…, M, …).
+        square: τ² with size 1 on `dim`.
+        planes: The hyperplanes, a and h shaped to broadcast over the product.
+        dim: The axis of M.
+        largest: A closer cap on τ, of the input and of the output: the ball projection of other
+            libraries. None is none.
+        scale: `distance` is the layer above; `angle` leaves out a: ω = u.
+    """
+    capped, factor = cap(square, LIMIT if largest is None else largest)
+    u = factor * sinhc(capped) * product - cosh_of_square(capped) * planes.shift
+    if scale == "angle":
+        velocity = u
+    else:
+        angle = planes.stretch * u.asinh()
+        velocity = angle.clamp(-LIMIT, LIMIT).sinh()
+    if largest is None:
+        return velocity
+    _, factor = cap(squared_norm(velocity, dim), math.sinh(largest))
+    return factor * velocity
+
+
+def cap(square: Tensor, largest: float) -> tuple[Tensor, Tensor]:
+    """Return min(r², largest²) and the factor min(1, largest/r) for r² = square."""
+    outside = square > largest**2
+    factor = torch.where(outside, largest * torch.where(outside, square, 1.0).rsqrt(), 1.0)
+    return square.clamp_max(largest**2), factor
+
+
+def check_stretch(largest: float | None, scale: Scale) -> None:
+    """Refuse a cap or a scale that no layer has.
+
+    Raises:
+        ValueError: largest outside (0, 30], or an unknown scale.
+    """
+    if largest is not None and not 0 < largest <= LIMIT:
+        raise ValueError(f"largest must lie in (0, {LIMIT:g}] or be None, got {largest}")
+    if scale not in ("distance", "angle"):
+        raise ValueError(f"scale must be 'distance' or 'angle', got {scale!r}")
+
+
+def concatenation_gain(width: int, total: int) -> float:
+    """Return κ = B(total/2, 1/2)/B(width/2, 1/2), by which tangents shrink when concatenated.
+
+    It keeps the expected norm of unit-variance points when parts `width` long make one `total`
+    long, and is close to √(width/total).
+    """
+
+    def log_beta(n: int) -> float:
+        return math.lgamma(n / 2) - math.lgamma((n + 1) / 2)
+
+    return math.exp(log_beta(total) - log_beta(width))

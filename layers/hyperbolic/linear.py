@@ -1,0 +1,133 @@
+"""The linear layer of the ball: each output coordinate is the distance to a hyperplane.
+
+`hyperplanes` has the equations. Inputs and outputs are tangents at the origin, so that any
+activation, pooling or residual of tangents stands between two layers without a map.
+
+Source: Shimizu et al. 2021, "Hyperbolic neural networks++", arXiv:2006.08210, §3.2; the identity
+initialisation is van Spengler et al. 2023, "Poincaré ResNet", arXiv:2303.14027, §3.4.
+"""
+
+# Shape letters: N inputs, M outputs.
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .ball import Curvature, check_curvature, in_float32, squared_norm
+from .coordinates import velocity_to_tangent
+from .curvature import BallCurvature, curvature_of
+from .hyperplanes import Scale, check_stretch, hyperplane_velocity, hyperplanes
+
+__all__ = ["PoincareLinear", "poincare_linear"]
+
+
+@in_float32
+def poincare_linear(
+    t: Tensor,
+    weight: Tensor,
+    offset: Tensor | None,
+    curvature: Curvature,
+    *,
+    largest: float | None = None,
+    scale: Scale = "distance",
+) -> Tensor:
+    """Map tangents (…, N) to tangents (…, M).
+
+    Args:
+        t: Tangents at the origin.
+        weight: z (M, N), normals of the hyperplanes.
+        offset: r (M,), how far along its normal a hyperplane lies; None is 0.
+        curvature: c.
+        largest: Cap on τ = √c · distance from the origin, before and after, in (0, 30]; None is 30
+            before only.
+        scale: `distance`, or `angle` for the variant without the factor 2‖z‖ inside sinh.
+
+    Raises:
+        ValueError: a curvature that is not positive, or a dtype other than a float's.
+    """
+    check_curvature(curvature)
+    planes = hyperplanes(weight, offset, curvature)
+    velocity = hyperplane_velocity(
+        F.linear(t, planes.direction),
+        4 * curvature * squared_norm(t, -1),
+        planes,
+        largest=largest,
+        scale=scale,
+    )
+    return velocity_to_tangent(velocity, curvature)
+
+
+class PoincareLinear(nn.Module):
+    """A linear layer of the Poincaré ball, tangents in and out.
+
+    Args:
+        in_features: N, at least 1.
+        out_features: M, at least 1.
+        curvature: c, or a shared `BallCurvature`.
+        bias: Whether hyperplanes may leave the origin (r is learned).
+        init: `identity` keeps the norm exactly where M ≥ N; `normal` is HNN++'s N(0, 1/(2NM)).
+        largest: As in `poincare_linear`.
+        scale: As in `poincare_linear`.
+
+    Shape:
+        (…, N) -> (…, M).
+
+    Raises:
+        ValueError: a size below 1, an unknown init or scale, or a curvature that is not positive.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        curvature: float | BallCurvature = 1.0,
+        bias: bool = True,
+        init: Literal["identity", "normal"] = "identity",
+        largest: float | None = None,
+        scale: Scale = "distance",
+    ) -> None:
+        """Make z and r."""
+        super().__init__()
+        for name, size in {"in_features": in_features, "out_features": out_features}.items():
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
+        if init not in ("identity", "normal"):
+            raise ValueError(f"init must be 'identity' or 'normal', got {init!r}")
+        check_stretch(largest, scale)
+        self.in_features, self.out_features = in_features, out_features
+        self.curvature = curvature_of(curvature)
+        self.init: Literal["identity", "normal"] = init
+        self.largest = largest
+        self.scale: Scale = scale
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.offset = nn.Parameter(torch.empty(out_features)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw or set z, and zero r."""
+        if self.init == "normal":
+            nn.init.normal_(self.weight, std=(2 * self.in_features * self.out_features) ** -0.5)
+        else:
+            with torch.no_grad():
+                # Half, since distances from the origin are twice a tangent's norm.
+                self.weight.copy_(torch.eye(*self.weight.shape) / 2)
+        if self.offset is not None:
+            nn.init.zeros_(self.offset)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Map tangents."""
+        return poincare_linear(
+            t,
+            self.weight,
+            self.offset,
+            self.curvature(),
+            largest=self.largest,
+            scale=self.scale,
+        )
+
+    def extra_repr(self) -> str:
+        """Show the sizes."""
+        return f"{self.in_features}, {self.out_features}, bias={self.offset is not None}"
