@@ -11,10 +11,12 @@ from .coordinates import (
 )
 from .curvature import BallCurvature, check_one_ball
 from .linear import PoincareLinear, poincare_linear
+from .norm import MidpointBatchNorm, midpoint_batch_norm
 
 __all__ = [
     "MARGINS",
     "BallCurvature",
+    "MidpointBatchNorm",
     "PoincareConv2d",
     "PoincareLinear",
     "ball_to_velocity",
@@ -23,6 +25,7 @@ __all__ = [
     "check_points",
     "default_margin",
     "lorentz",
+    "midpoint_batch_norm",
     "poincare",
     "poincare_conv2d",
     "poincare_linear",
