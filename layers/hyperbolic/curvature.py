@@ -5,13 +5,15 @@ same step changes c = 0.1 and c = 10 by the same factor. Weights of hyperbolic l
 or tangents at the origin, so that none needs to be mapped anew when c moves.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from ..decay import exclude_from_decay
 from .ball import check_curvature
 
-__all__ = ["BallCurvature", "check_one_ball", "curvature_of"]
+__all__ = ["BallCurvature", "ChangeBall", "check_one_ball", "curvature_of"]
 
 
 class BallCurvature(nn.Module):
@@ -48,19 +50,64 @@ def curvature_of(curvature: float | BallCurvature) -> BallCurvature:
     return curvature if isinstance(curvature, BallCurvature) else BallCurvature(curvature)
 
 
+class ChangeBall(nn.Module):
+    """Tangents at the origin of one ball to tangents at that of another.
+
+    Args:
+        source: The curvature c of what comes in, or a shared `BallCurvature`.
+        target: The curvature c' of what goes out.
+        keep: `distance` leaves the tangent as it is, and so the distance 2‖t‖ from the origin;
+            `shape` scales it by √(c/c'), the similarity that sends geodesics to geodesics and
+            midpoints to midpoints.
+
+    Raises:
+        ValueError: a curvature that is not positive, or an unknown `keep`.
+    """
+
+    def __init__(
+        self,
+        source: float | BallCurvature,
+        target: float | BallCurvature,
+        *,
+        keep: Literal["distance", "shape"] = "distance",
+    ) -> None:
+        """Keep both balls."""
+        super().__init__()
+        if keep not in ("distance", "shape"):
+            raise ValueError(f"keep must be 'distance' or 'shape', got {keep!r}")
+        self.source, self.target = curvature_of(source), curvature_of(target)
+        self.keep = keep
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Move tangents."""
+        return t if self.keep == "distance" else t * (self.source() / self.target()) ** 0.5
+
+    def extra_repr(self) -> str:
+        """Show what is kept."""
+        return f"keep={self.keep!r}"
+
+
 def check_one_ball(module: nn.Module) -> None:
-    """Refuse a network whose layers lie in balls of different curvature.
+    """Refuse a network whose layers lie in different balls that no `ChangeBall` connects.
 
     A tangent of one ball is a valid tangent of another, so nothing else would notice.
 
     Raises:
         ValueError: two curvatures that are not one object and not equal and fixed.
     """
-    found = {
-        (id(part) if part.log_ratio is not None else part.initial): name
-        for name, part in module.named_modules()
-        if isinstance(part, BallCurvature)
-    }
+
+    def ball(part: BallCurvature) -> float | int:
+        return id(part) if part.log_ratio is not None else part.initial
+
+    named = [
+        (name, part) for name, part in module.named_modules() if isinstance(part, BallCurvature)
+    ]
+    joined = {ball(part): ball(part) for _, part in named}
+    for part in module.modules():
+        if isinstance(part, ChangeBall):
+            old, new = joined[ball(part.source)], joined[ball(part.target)]
+            joined = {key: new if group == old else group for key, group in joined.items()}
+    found = {joined[ball(part)]: name for name, part in named}
     if len(found) > 1:
         names = " and ".join(repr(name) for name in list(found.values())[:2])
         raise ValueError(

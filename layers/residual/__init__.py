@@ -18,12 +18,16 @@ from .elc_bert import ElcBert as ElcBert
 from .expansion import Expansion as Expansion
 from .expansion import mobius_orders as mobius_orders
 from .expansion import mobius_term as mobius_term
+from .gyro_attnres import GyroAttnRes as GyroAttnRes
+from .gyro_attnres import GyroBlockAttnRes as GyroBlockAttnRes
+from .gyro_attnres import gyro_mix as gyro_mix
 from .highway import Highway as Highway
 from .hyper_connections import HyperConnections as HyperConnections
 from .mhc import MHC as MHC
 from .mhc import MHCLite as MHCLite
 from .mhc import double_stochasticity_error as double_stochasticity_error
 from .mhc import sinkhorn_log as sinkhorn_log
+from .mobius import Mobius as Mobius
 from .muddformer import MuddFormer as MuddFormer
 from .parallel import Parallel as Parallel
 from .parallel import as_parallel as as_parallel

@@ -15,6 +15,7 @@ class Add(Residual):
     """Sum of the embedding and all branch outputs; no parameters. State: (x,)."""
 
     equals_prenorm_at_init = True
+    keeps_only_the_stream = True
 
     def read(self, state: State, site: int) -> Tensor:
         """Return the stream."""

@@ -141,10 +141,14 @@ class AttnRes(DepthReader):
             values, alive = (*values, y), (*alive, mask)
         else:
             either = None if mask is None or alive[-1] is None else alive[-1] | mask
-            values, alive = (*values[:-1], values[-1] + y), (*alive[:-1], either)
+            values, alive = (*values[:-1], self.join(values[-1], y)), (*alive[:-1], either)
         stream = None if old.stream is None else old.stream + y
         sources = Sources(values, alive, stream, None, site + 1, scores, old.ahead)
         return self.look_ahead(sources)
+
+    def join(self, total: Tensor, y: Tensor) -> Tensor:
+        """Add a branch output to the open block's sum."""
+        return total + y
 
     def close(self, state: State) -> Tensor:
         """Mix the whole history with the readout query; an additive read closes with the stream."""

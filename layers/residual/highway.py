@@ -45,6 +45,8 @@ class Highway(Residual):
         ValueError: an unknown gate or a bias that is not finite.
     """
 
+    keeps_only_the_stream = True
+
     def __init__(
         self,
         width: int,

@@ -52,6 +52,8 @@ class Scaled(Residual):
         ValueError: exponent < 0, an unknown count, or per_channel / shared without learned.
     """
 
+    keeps_only_the_stream = True
+
     def __init__(
         self,
         width: int,

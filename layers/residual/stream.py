@@ -105,6 +105,11 @@ class Residual(nn.Module):
     uses_context: bool = False
     """Whether a write looks at the read, so that a stage change must carry it along."""
 
+    keeps_only_the_stream: bool = False
+    """Whether the state is the stream and nothing else, so that a map of the stream between two
+    sites, such as a ReLU after every sum, leaves the mechanism what it is. A history would end
+    there."""
+
     branch_gain: float = 1.0
     """What the backbone multiplies its branches' fresh weights by, except the projections that
     make attention's queries and keys."""

@@ -1,0 +1,101 @@
+"""Multinomial logistic regression on the ball: logits are signed distances to hyperplanes.
+
+    v_k = (2‖z_k‖/√c) asinh(u_k) = 2‖z_k‖ d(x, H_k)
+
+with u_k of `hyperplanes`. The head of the original Poincaré ResNet is a linear layer whose output
+tangent is read as logits: these are a positive factor per sample times sinh(√c v_k), so the
+predicted class is the same and the probabilities are not. `PoincareLinear` is that head.
+
+Source: Shimizu et al. 2021, "Hyperbolic neural networks++", arXiv:2006.08210, eq. 6; Ganea et al.
+2018, arXiv:1805.09112, §3.1.
+Differs from them: from tangents, with no point of the ball in between.
+"""
+
+# Shape letters: N inputs, K classes.
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .ball import Curvature, check_curvature, in_float32, root, squared_norm
+from .curvature import BallCurvature, curvature_of
+from .hyperplanes import LIMIT, cap, hyperplanes
+from .radial import cosh_of_square, sinhc
+
+__all__ = ["PoincareMLR", "poincare_mlr"]
+
+
+@in_float32
+def poincare_mlr(t: Tensor, weight: Tensor, offset: Tensor | None, curvature: Curvature) -> Tensor:
+    """Map tangents (…, N) to logits (…, K).
+
+    Points further than 30/√c from the origin are taken there, along their radius.
+
+    Args:
+        t: Tangents at the origin.
+        weight: z (K, N), normals of the hyperplanes.
+        offset: r (K,), how far along its normal a hyperplane lies; None is 0.
+        curvature: c.
+
+    Raises:
+        ValueError: a curvature that is not positive, or a dtype other than a float's.
+    """
+    check_curvature(curvature)
+    planes = hyperplanes(weight, offset, curvature)
+    square, factor = cap(4 * curvature * squared_norm(t, -1), LIMIT)
+    sine = factor * sinhc(square) * F.linear(t, planes.direction)
+    sine = sine - cosh_of_square(square) * planes.shift
+    return planes.stretch / root(curvature) * sine.asinh()
+
+
+class PoincareMLR(nn.Module):
+    """The classifier of the ball, from tangents to logits.
+
+    Args:
+        in_features: N, at least 1.
+        out_features: K, at least 1.
+        curvature: c, or a shared `BallCurvature`.
+        bias: Whether hyperplanes may leave the origin (r is learned).
+
+    Shape:
+        (…, N) -> (…, K).
+
+    Raises:
+        ValueError: a size below 1, or a curvature that is not positive.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        curvature: float | BallCurvature = 1.0,
+        bias: bool = True,
+    ) -> None:
+        """Make z and r."""
+        super().__init__()
+        for name, size in {"in_features": in_features, "out_features": out_features}.items():
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
+        self.in_features, self.out_features = in_features, out_features
+        self.curvature = curvature_of(curvature)
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.offset = nn.Parameter(torch.empty(out_features)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw z from N(0, 1/(2NK)), as HNN++ does, and zero r."""
+        nn.init.normal_(self.weight, std=(2 * self.in_features * self.out_features) ** -0.5)
+        if self.offset is not None:
+            nn.init.zeros_(self.offset)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Return the logits."""
+        return poincare_mlr(t, self.weight, self.offset, self.curvature())
+
+    def extra_repr(self) -> str:
+        """Show the sizes."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.offset is not None}"
+        )

@@ -1,0 +1,117 @@
+"""The weighted midpoint of points given by their velocities, or by tangents at the origin.
+
+With velocities ω_i, times X_i (`coordinates`) and shares w_i ≥ 0 that sum to one,
+
+    S = Σ w ω,   S₀ = Σ w X,   M = S/√(S₀² − ‖S‖²)
+
+is the velocity of the centre of mass: the gyro-midpoint, which moves with every isometry. S₀² −
+‖S‖² is a difference of large squares where all points are far out, so it is written around the
+point C with velocity S and time T = √(1 + ‖S‖²): with e = Σ w (T X − ⟨S, ω⟩ − 1) it is 1 + e (2 +
+e/T²).
+
+Source: Ungar 2010, "Barycentric calculus in Euclidean and hyperbolic geometry"; Shimizu et al.
+2021, arXiv:2006.08210, §3.5.
+Differs from them: in velocities, with no conformal factor and no boundary.
+"""
+
+# Shape letters: D width, on axis `dim`. A number per point has size 1 on dim.
+
+import torch
+from torch import Tensor, nn
+
+from .ball import Curvature, check_curvature, in_float32, inner, squared_norm
+from .coordinates import tangent_to_velocity, velocity_to_tangent
+from .curvature import BallCurvature, curvature_of
+
+__all__ = ["MidpointPool", "midpoint_pool", "velocity_midpoint"]
+
+Axes = int | tuple[int, ...]
+
+
+def excess(velocity: Tensor, point: Tensor, dim: int) -> Tensor:
+    """Return cosh ρ − 1 ≥ 0 between velocities, by the form that keeps more digits.
+
+    The difference of velocities is exact near the point, the product far from it.
+    """
+    time = (1 + squared_norm(velocity, dim)).sqrt()
+    other = (1 + squared_norm(point, dim)).sqrt()
+    square, product = squared_norm(velocity - point, dim), time * other
+    near = (square - (time - other).square()) / 2
+    far = product - inner(velocity, point, dim) - 1
+    return torch.where(square < product, near, far).clamp_min(0.0)
+
+
+def velocity_midpoint(
+    velocity: Tensor, weights: Tensor | None = None, *, over: Axes, dim: int = -1
+) -> Tensor:
+    """Return the midpoint's velocity, with size 1 on the axes that are averaged.
+
+    Args:
+        velocity: ω.
+        weights: Non-negative, broadcast over ω with size 1 on `dim`; only their ratios matter and
+            they may not all be zero. None are equal weights.
+        over: The axis or axes to average.
+        dim: The axis of D, not among them.
+    """
+    if weights is None:
+
+        def mean(x: Tensor) -> Tensor:
+            return x.mean(over, keepdim=True)
+    else:
+        share = weights / weights.sum(over, keepdim=True)
+
+        def mean(x: Tensor) -> Tensor:
+            return (share * x).sum(over, keepdim=True)
+
+    centre = mean(velocity)
+    spread = mean(excess(velocity, centre, dim))
+    return centre / (1 + spread * (2 + spread / (1 + squared_norm(centre, dim)))).sqrt()
+
+
+@in_float32
+def midpoint_pool(
+    t: Tensor,
+    curvature: Curvature,
+    weights: Tensor | None = None,
+    *,
+    over: Axes = (2, 3),
+    dim: int = 1,
+) -> Tensor:
+    """Return the tangent of the midpoint of tangents, the averaged axes gone.
+
+    Args:
+        t: Tangents at the origin.
+        curvature: c.
+        weights: As in `velocity_midpoint`.
+        over: The axis or axes to average; all pixels of an image (B, D, H, W) by default.
+        dim: The axis of D.
+
+    Raises:
+        ValueError: a curvature that is not positive, or a dtype other than a float's.
+    """
+    check_curvature(curvature)
+    mean = velocity_midpoint(
+        tangent_to_velocity(t, curvature, dim=dim), weights, over=over, dim=dim
+    )
+    axes = (over,) if isinstance(over, int) else over
+    return velocity_to_tangent(mean, curvature, dim=dim).squeeze(axes)
+
+
+class MidpointPool(nn.Module):
+    """Global pooling of an image to the midpoint of its pixels, tangents in and out.
+
+    Args:
+        curvature: c, or a shared `BallCurvature`.
+
+    Shape:
+        (B, D, H, W) -> (B, D).
+    """
+
+    def __init__(self, *, curvature: float | BallCurvature = 1.0) -> None:
+        """Keep the ball."""
+        super().__init__()
+        self.curvature = curvature_of(curvature)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Pool the pixels."""
+        return midpoint_pool(t, self.curvature())

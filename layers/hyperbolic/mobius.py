@@ -1,0 +1,63 @@
+"""Möbius addition of tangents: the residual connection of the ball, without a point of the ball.
+
+For the points exp₀(a) and exp₀(b) with velocities ω_a, ω_b and times A₀, B₀ (`coordinates`), the
+left translation a ⊕ b is the boost
+
+    ω = ω_b + ((B₀ + O₀)/(1 + A₀)) ω_a,    O₀ = A₀B₀ + ⟨ω_a, ω_b⟩
+
+of time O₀, and log₀ of it is the tangent of ω: three inner products and one pass over the channels.
+a ⊕ 0 = a, 0 ⊕ b = b, (−a) ⊕ (a ⊕ b) = b, ‖a ⊕ b‖ = ‖b ⊕ a‖; a ⊕ b ≠ b ⊕ a.
+
+Source: Ungar 2008, ch. 3; as a skip connection van Spengler et al. 2023, "Poincaré ResNet",
+arXiv:2303.14027, §3.5.
+Differs from them: in velocities, so that nothing divides by 1 − c‖x‖².
+"""
+
+import torch
+from torch import Tensor
+
+from .ball import Curvature, check_curvature, in_float32, inner, root, squared_norm
+from .coordinates import velocity_to_tangent
+from .hyperplanes import cap
+from .radial import cosh_of_square, sinhc
+
+__all__ = ["mobius_add_tangents"]
+
+# Two angles add up to at most 40, and the square of sinh(40) is still a float32.
+LARGEST = 20.0
+
+
+def mobius_add_tangents(
+    left: Tensor, right: Tensor, curvature: Curvature, *, dim: int = -1
+) -> Tensor:
+    """Return log₀(exp₀(left) ⊕ exp₀(right)), for tangents of one shape, in their wider dtype.
+
+    Points further than 20/√c from the origin are taken there, along their radius; float32 projected
+    to a ball, as elsewhere, ends at 6.2/√c.
+
+    Args:
+        left: The tangent of the point that translates.
+        right: The tangent of the point that is translated.
+        curvature: c.
+        dim: The axis of D.
+
+    Raises:
+        ValueError: a curvature that is not positive, or a dtype other than a float's.
+    """
+    dtype = torch.promote_types(left.dtype, right.dtype)
+    return _add(left.to(dtype), right.to(dtype), curvature, dim)
+
+
+@in_float32
+def _add(left: Tensor, right: Tensor, curvature: Curvature, dim: int) -> Tensor:
+    check_curvature(curvature)
+    (one, one_time), (two, two_time) = (_velocity(t, curvature, dim) for t in (left, right))
+    time = one_time * two_time + inner(one, two, dim)
+    velocity = two + (two_time + time) / (1 + one_time) * one
+    return velocity_to_tangent(velocity, curvature, dim=dim)
+
+
+def _velocity(t: Tensor, curvature: Curvature, dim: int) -> tuple[Tensor, Tensor]:
+    """Return the capped velocity and time of a tangent."""
+    square, factor = cap(4 * curvature * squared_norm(t, dim), LARGEST)
+    return 2 * root(curvature) * factor * sinhc(square) * t, cosh_of_square(square)
