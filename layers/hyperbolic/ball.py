@@ -78,7 +78,8 @@ def check_points(x: Tensor, curvature: Curvature, dim: int = -1) -> None:
 def in_float32(function: Function) -> Function:
     """Decorate a function of points: half precision goes in and out, float32 is computed.
 
-    Autocast is off inside, since it would send the inner products to half precision again.
+    Autocast is off inside, since it would send the inner products to half precision again. Float16
+    velocities are refused: they would overflow at τ = 11.8.
     """
 
     @wraps(function)
@@ -86,6 +87,12 @@ def in_float32(function: Function) -> Function:
         dtype = x.dtype
         half = dtype in (torch.float16, torch.bfloat16)
         default_margin(dtype)
+        for side in ("input", "output"):
+            if dtype == torch.float16 and kwargs.get(side) == "velocity":
+                raise ValueError(
+                    f"{side}='velocity' needs the range of bfloat16 or float32, got float16, which "
+                    f"ends at τ = 11.8; exchange tangents instead"
+                )
 
         def widen(value: Any) -> Any:
             return value.float() if half and isinstance(value, Tensor) else value

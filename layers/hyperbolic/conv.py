@@ -23,7 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .ball import Curvature, check_curvature, in_float32
-from .coordinates import velocity_to_tangent
+from .coordinates import (
+    Coordinates,
+    check_coordinates,
+    tangent_to_velocity,
+    velocity_to_tangent,
+)
 from .curvature import BallCurvature, curvature_of
 from .hyperplanes import (
     Scale,
@@ -52,8 +57,9 @@ def poincare_conv2d(
     groups: int = 1,
     largest: float | None = None,
     scale: Scale = "distance",
+    output: Coordinates = "tangent",
 ) -> Tensor:
-    """Map tangents (B, N, H, W) to tangents (B, M, H', W').
+    """Map tangents (B, N, H, W) to tangents (B, M, H', W'), or to velocities.
 
     Args:
         t: Tangents at the origin, one for each pixel.
@@ -66,9 +72,11 @@ def poincare_conv2d(
         groups: As above.
         largest: As in `poincare_linear`.
         scale: As in `poincare_linear`.
+        output: As in `poincare_linear`.
 
     Raises:
-        ValueError: a curvature that is not positive, or a dtype other than a float's.
+        ValueError: a curvature that is not positive, a dtype other than a float's, or float16
+            velocities.
     """
     check_curvature(curvature)
     place = {"stride": stride, "padding": padding, "dilation": dilation}
@@ -88,8 +96,11 @@ def poincare_conv2d(
         largest=largest,
         scale=scale,
     )
+    if groups == 1 and output == "velocity":
+        return velocity.flatten(1, 2)
     out = velocity_to_tangent(velocity, curvature, dim=2)
-    return concatenation_gain(out.shape[2], len(weight)) * out.flatten(1, 2)
+    out = concatenation_gain(out.shape[2], len(weight)) * out.flatten(1, 2)
+    return out if output == "tangent" else tangent_to_velocity(out, curvature, dim=1)
 
 
 def patch_gain(width: int, weight: Tensor) -> float:
@@ -98,7 +109,7 @@ def patch_gain(width: int, weight: Tensor) -> float:
 
 
 class PoincareConv2d(nn.Module):
-    """A 2-D convolution of the Poincaré ball, tangents in and out.
+    """A 2-D convolution of the Poincaré ball, tangents in and tangents or velocities out.
 
     Args:
         in_channels: N, at least 1.
@@ -115,13 +126,14 @@ class PoincareConv2d(nn.Module):
             of small points; `normal` is HNN++'s N(0, 1/(2 K N M)).
         largest: As in `poincare_linear`.
         scale: As in `poincare_linear`.
+        output: As in `poincare_linear`.
 
     Shape:
         (B, N, H, W) -> (B, M, H', W').
 
     Raises:
-        ValueError: a size below 1, groups that do not divide the channels, an unknown init or
-            scale, or a curvature that is not positive.
+        ValueError: a size below 1, groups that do not divide the channels, an unknown init,
+            scale or output, or a curvature that is not positive.
     """
 
     def __init__(
@@ -139,6 +151,7 @@ class PoincareConv2d(nn.Module):
         init: Init = "identity",
         largest: float | None = None,
         scale: Scale = "distance",
+        output: Coordinates = "tangent",
     ) -> None:
         """Make z and r."""
         super().__init__()
@@ -155,6 +168,7 @@ class PoincareConv2d(nn.Module):
         if init not in ("identity", "normal", "dirac"):
             raise ValueError(f"init must be 'identity', 'normal' or 'dirac', got {init!r}")
         check_stretch(largest, scale)
+        check_coordinates("output", output)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.stride, self.padding, self.dilation = stride, padding, dilation
         self.groups = groups
@@ -162,6 +176,7 @@ class PoincareConv2d(nn.Module):
         self.init: Init = init
         self.largest = largest
         self.scale: Scale = scale
+        self.output: Coordinates = output
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *kernel))
         self.offset = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.reset_parameters()
@@ -195,6 +210,7 @@ class PoincareConv2d(nn.Module):
             groups=self.groups,
             largest=self.largest,
             scale=self.scale,
+            output=self.output,
         )
 
     def extra_repr(self) -> str:

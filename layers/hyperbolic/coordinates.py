@@ -14,12 +14,25 @@ The distance from the origin is τ/√c.
 Source: Ungar 2008, "A gyrovector space approach to hyperbolic geometry", ch. 3.
 """
 
+from typing import Literal
+
 from torch import Tensor
 
 from .ball import Curvature, check_curvature, in_float32, project, root, squared_norm
 from .radial import asinhc, sinhc
 
-__all__ = ["ball_to_velocity", "tangent_to_velocity", "velocity_to_ball", "velocity_to_tangent"]
+__all__ = [
+    "Coordinates",
+    "ball_to_velocity",
+    "check_coordinates",
+    "tangent_to_velocity",
+    "velocity_to_ball",
+    "velocity_to_tangent",
+]
+
+Coordinates = Literal["tangent", "velocity"]
+"""What two layers may exchange. Velocities save a logarithm and an exponential between them; they
+grow like e^τ, so that float16, which ends at τ = 11.8, has no room for them."""
 
 
 @in_float32
@@ -70,3 +83,13 @@ def ball_to_velocity(
     check_curvature(curvature)
     x = project(x, curvature, dim=dim, margin=margin)
     return 2 * root(curvature) * x / (1 - curvature * squared_norm(x, dim))
+
+
+def check_coordinates(name: str, coordinates: str) -> None:
+    """Refuse coordinates that layers do not exchange.
+
+    Raises:
+        ValueError: anything but `tangent` and `velocity`; `name` is the argument's.
+    """
+    if coordinates not in ("tangent", "velocity"):
+        raise ValueError(f"{name} must be 'tangent' or 'velocity', got {coordinates!r}")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .ball import Curvature, check_curvature, in_float32, squared_norm
-from .coordinates import velocity_to_tangent
+from .coordinates import Coordinates, check_coordinates, velocity_to_tangent
 from .curvature import BallCurvature, curvature_of
 from .hyperplanes import Scale, check_stretch, hyperplane_velocity, hyperplanes
 
@@ -32,8 +32,9 @@ def poincare_linear(
     *,
     largest: float | None = None,
     scale: Scale = "distance",
+    output: Coordinates = "tangent",
 ) -> Tensor:
-    """Map tangents (…, N) to tangents (…, M).
+    """Map tangents (…, N) to tangents (…, M), or to velocities.
 
     Args:
         t: Tangents at the origin.
@@ -43,9 +44,11 @@ def poincare_linear(
         largest: Cap on τ = √c · distance from the origin, before and after, in (0, 30]; None is 30
             before only.
         scale: `distance`, or `angle` for the variant without the factor 2‖z‖ inside sinh.
+        output: `tangent`, or `velocity` for a layer that takes those (`MidpointBatchNorm`).
 
     Raises:
-        ValueError: a curvature that is not positive, or a dtype other than a float's.
+        ValueError: a curvature that is not positive, a dtype other than a float's, or float16
+            velocities.
     """
     check_curvature(curvature)
     planes = hyperplanes(weight, offset, curvature)
@@ -56,11 +59,11 @@ def poincare_linear(
         largest=largest,
         scale=scale,
     )
-    return velocity_to_tangent(velocity, curvature)
+    return velocity if output == "velocity" else velocity_to_tangent(velocity, curvature)
 
 
 class PoincareLinear(nn.Module):
-    """A linear layer of the Poincaré ball, tangents in and out.
+    """A linear layer of the Poincaré ball, tangents in and tangents or velocities out.
 
     Args:
         in_features: N, at least 1.
@@ -70,12 +73,14 @@ class PoincareLinear(nn.Module):
         init: `identity` keeps the norm exactly where M ≥ N; `normal` is HNN++'s N(0, 1/(2NM)).
         largest: As in `poincare_linear`.
         scale: As in `poincare_linear`.
+        output: As in `poincare_linear`.
 
     Shape:
         (…, N) -> (…, M).
 
     Raises:
-        ValueError: a size below 1, an unknown init or scale, or a curvature that is not positive.
+        ValueError: a size below 1, an unknown init, scale or output, or a curvature that is not
+            positive.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class PoincareLinear(nn.Module):
         init: Literal["identity", "normal"] = "identity",
         largest: float | None = None,
         scale: Scale = "distance",
+        output: Coordinates = "tangent",
     ) -> None:
         """Make z and r."""
         super().__init__()
@@ -97,11 +103,13 @@ class PoincareLinear(nn.Module):
         if init not in ("identity", "normal"):
             raise ValueError(f"init must be 'identity' or 'normal', got {init!r}")
         check_stretch(largest, scale)
+        check_coordinates("output", output)
         self.in_features, self.out_features = in_features, out_features
         self.curvature = curvature_of(curvature)
         self.init: Literal["identity", "normal"] = init
         self.largest = largest
         self.scale: Scale = scale
+        self.output: Coordinates = output
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.offset = nn.Parameter(torch.empty(out_features)) if bias else None
         self.reset_parameters()
@@ -126,6 +134,7 @@ class PoincareLinear(nn.Module):
             self.curvature(),
             largest=self.largest,
             scale=self.scale,
+            output=self.output,
         )
 
     def extra_repr(self) -> str:

@@ -31,7 +31,12 @@ from torch.distributed.nn.functional import all_reduce
 
 from ..decay import exclude_from_decay
 from .ball import Curvature, check_curvature, in_float32, inner, squared_norm
-from .coordinates import tangent_to_velocity, velocity_to_tangent
+from .coordinates import (
+    Coordinates,
+    check_coordinates,
+    tangent_to_velocity,
+    velocity_to_tangent,
+)
 from .curvature import BallCurvature, curvature_of
 from .hyperplanes import LIMIT, cap
 from .radial import asinhc, cosh_of_square, sinhc
@@ -105,23 +110,26 @@ def midpoint_batch_norm(
     statistics: MidpointStatistics | None = None,
     eps: float = 1e-6,
     dim: int = 1,
+    input: Coordinates = "tangent",
 ) -> Tensor:
-    """Normalise tangents (B, …, D, …) to the mean β and the mean squared distance γ.
+    """Normalise tangents (B, …, D, …), or velocities, to the mean β and mean squared distance γ.
 
     Args:
-        t: Tangents at the origin.
+        t: Tangents at the origin, or velocities; tangents are returned.
         mean: The tangent of β (D,).
         variance: γ, a positive scalar.
         curvature: c.
         statistics: What to normalise by; None is the batch's own.
         eps: Added to σ².
         dim: The axis of D.
+        input: What t is: `tangent`, or `velocity`.
 
     Raises:
-        ValueError: a curvature that is not positive, or a dtype other than a float's.
+        ValueError: a curvature that is not positive, a dtype other than a float's, or float16
+            velocities.
     """
     check_curvature(curvature)
-    velocity = tangent_to_velocity(t, curvature, dim=dim)
+    velocity = t if input == "velocity" else tangent_to_velocity(t, curvature, dim=dim)
     found = midpoint_statistics(velocity, dim=dim) if statistics is None else statistics
     target = along(tangent_to_velocity(mean, curvature), t, dim)
     scale = (variance / (found.spread / curvature + eps)).sqrt()
@@ -152,7 +160,7 @@ def _squared_angle(velocity: Tensor, point: Tensor, dim: int) -> Tensor:
 
 
 class MidpointBatchNorm(nn.Module):
-    """Batch normalisation of the Poincaré ball, tangents in and out.
+    """Batch normalisation of the Poincaré ball, tangents or velocities in and tangents out.
 
     Args:
         num_features: D, at least 1.
@@ -164,6 +172,7 @@ class MidpointBatchNorm(nn.Module):
             batch's, as the reference does.
         synchronised: Whether the processes of a distributed run normalise together.
         dim: The axis of D.
+        input: `tangent`, or `velocity` after a layer that returns those.
 
     Shape:
         (B, D), (B, D, H, W) or any with D on `dim` -> the same.
@@ -186,6 +195,7 @@ class MidpointBatchNorm(nn.Module):
         track_running_stats: bool = True,
         synchronised: bool = False,
         dim: int = 1,
+        input: Coordinates = "tangent",
     ) -> None:
         """Make β at the origin, γ = 1 and the statistics of points at a mean distance of 1."""
         super().__init__()
@@ -195,12 +205,14 @@ class MidpointBatchNorm(nn.Module):
             raise ValueError(f"eps must be above 0, got {eps}")
         if momentum is not None and not 0 <= momentum <= 1:
             raise ValueError(f"momentum must lie in [0, 1] or be None, got {momentum}")
+        check_coordinates("input", input)
         self.num_features = num_features
         self.curvature = curvature_of(curvature)
         self.eps = eps
         self.momentum = momentum
         self.synchronised = synchronised
         self.dim = dim
+        self.input: Coordinates = input
         self.mean = nn.Parameter(torch.empty(num_features))
         self.log_variance = nn.Parameter(torch.empty(()))
         exclude_from_decay(self, "mean", "log_variance")
@@ -226,7 +238,9 @@ class MidpointBatchNorm(nn.Module):
         curvature = self.curvature()
         if self.training or self.running_mean is None:
             dtype = torch.float32 if t.dtype in (torch.float16, torch.bfloat16) else t.dtype
-            velocity = tangent_to_velocity(t.to(dtype), curvature, dim=self.dim)
+            velocity = t.to(dtype)
+            if self.input == "tangent":
+                velocity = tangent_to_velocity(velocity, curvature, dim=self.dim)
             statistics = midpoint_statistics(velocity, dim=self.dim, synchronised=self.synchronised)
             if self.training and self.running_mean is not None:
                 self._track(statistics, curvature)
@@ -242,6 +256,7 @@ class MidpointBatchNorm(nn.Module):
             statistics=statistics,
             eps=self.eps,
             dim=self.dim,
+            input=self.input,
         )
 
     @torch.no_grad()

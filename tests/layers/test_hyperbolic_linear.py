@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 from archzoo.layers.decay import decay_exclusions
-from archzoo.layers.hyperbolic import BallCurvature, PoincareConv2d, PoincareLinear, poincare
+from archzoo.layers.hyperbolic import (
+    BallCurvature,
+    MidpointBatchNorm,
+    PoincareConv2d,
+    PoincareLinear,
+    poincare,
+    tangent_to_velocity,
+)
 from archzoo.layers.hyperbolic.conv import poincare_conv2d
 from archzoo.layers.hyperbolic.hyperplanes import concatenation_gain
 from archzoo.layers.hyperbolic.linear import poincare_linear
@@ -223,9 +230,36 @@ def test_layers_compile_whole():
         (lambda: PoincareLinear(4, 4, largest=50.0), r"largest must lie in \(0, 30\]"),
         (lambda: PoincareConv2d(4, 6, 3, groups=4), "groups=4 must divide"),
         (lambda: PoincareConv2d(4, 6, 3, scale="log"), "scale must be 'distance' or 'angle'"),
+        (lambda: PoincareConv2d(4, 6, 3, output="ball"), "output must be 'tangent' or 'velocity'"),
         (lambda: PoincareConv2d(4, 6, 0), "kernel_size must be at least 1, got 0"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_velocities_out_are_those_of_the_tangents_out(groups):
+    t = draw(2, 4, 5, 5)
+    build = {"init": "normal", "padding": 1, "groups": groups, "curvature": C}
+    layer = PoincareConv2d(4, 6, 3, **build).double()
+    tangents = layer(t)
+    layer.output = "velocity"
+    expected = tangent_to_velocity(tangents, C, dim=1)
+    torch.testing.assert_close(layer(t), expected, rtol=1e-12, atol=1e-13)
+    flat = PoincareLinear(4, 6, curvature=C, output="velocity").double()
+    found = flat(draw(3, 4))
+    flat.output = "tangent"
+    torch.testing.assert_close(found, tangent_to_velocity(flat(draw(3, 4)), C))
+
+
+def test_a_norm_takes_the_velocities_of_a_convolution():
+    t = draw(2, 4, 5, 5)
+    conv = PoincareConv2d(4, 6, 3, init="normal", curvature=C).double()
+    norm = MidpointBatchNorm(6, curvature=C).double()
+    tangents = norm(conv(t))
+    conv.output, norm.input = "velocity", "velocity"
+    torch.testing.assert_close(norm(conv(t)), tangents, rtol=1e-10, atol=1e-11)
+    with pytest.raises(ValueError, match="output='velocity' needs the range of bfloat16"):
+        conv.half()(t.half())

@@ -210,6 +210,7 @@ def test_half_precision_is_computed_in_float32(dtype):
     ("options", "message"),
     [
         ({"num_features": 0}, "num_features must be at least 1, got 0"),
+        ({"input": "ball"}, "input must be 'tangent' or 'velocity'"),
         ({"eps": 0.0}, "eps must be above 0, got 0.0"),
         ({"momentum": 1.5}, r"momentum must lie in \[0, 1\] or be None, got 1.5"),
         ({"curvature": 0.0}, "curvature must be a positive number"),
