@@ -240,6 +240,8 @@ def out_sets(
     for entry in chosen:
         given = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
         wanted = str(given.pop("name", None))
+        if wanted == name:
+            raise ValueError(f"{name} is what the model was trained on, and no out-set")
         if wanted not in (*OURS, *data_sets.names()):
             known = nearest(wanted, [*OURS, *data_sets.names()])
             raise ValueError(f"no out-set {entry!r}{known}")
@@ -255,8 +257,6 @@ def out_sets(
                 raise ValueError(f"rotated needs square images, {name} has {splits.shape}")
             sets["rotated"] = rotated
         else:
-            if wanted == name:
-                raise ValueError(f"{name} is what the model was trained on, and no out-set")
             sets[wanted] = _foreign(wanted, given, splits.shape, samples, options)
     return sets
 
