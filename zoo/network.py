@@ -1,6 +1,6 @@
 """What every model of the zoo answers, under the names that timm's users know."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -8,10 +8,21 @@ from torch import Tensor, nn
 from ..layers.decay import decay_exclusions
 from .trunk import Trunk
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Network", "check_sizes", "image_cfg"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "HeadBuilder",
+    "Network",
+    "check_sizes",
+    "image_cfg",
+    "linear_head",
+]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+HeadBuilder = Callable[[int, int], nn.Module]
 
 
 class Network(nn.Module):
@@ -27,6 +38,7 @@ class Network(nn.Module):
     """
 
     head: nn.Module
+    make_head: HeadBuilder
     num_features: int
     num_classes: int
 
@@ -35,6 +47,7 @@ class Network(nn.Module):
         super().__init__()
         self.default_cfg: dict[str, Any] = {"classifier": "head", **default_cfg}
         self.recipe: tuple[str, Mapping[str, Any]] | None = None
+        self.make_head = linear_head
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
@@ -82,6 +95,15 @@ class Network(nn.Module):
         """Choose the pooling; models with one kind refuse."""
         raise ValueError(f"{type(self).__name__} has no choice of global_pool, got {global_pool!r}")
 
+    def use_head(self, make_head: HeadBuilder) -> None:
+        """Classify by another kind of head, now and after every `reset_classifier`.
+
+        Args:
+            make_head: Makes a head with `in_features` and `out_features` of these two numbers.
+        """
+        self.make_head = make_head
+        self._set_head(self.num_classes)
+
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that weight decay must leave alone, for timm's optimisers."""
         return decay_exclusions(self)
@@ -98,14 +120,19 @@ class Network(nn.Module):
         self.num_classes = num_classes
         self.default_cfg["num_classes"] = num_classes
         like = next(self.parameters())
-        self.head = (
-            nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-            if num_classes
-            else nn.Identity()
-        )
-        if isinstance(self.head, nn.Linear):
-            nn.init.trunc_normal_(self.head.weight, std=0.02)
-            nn.init.zeros_(self.head.bias)
+        if num_classes == 0:
+            self.head = nn.Identity()
+        else:
+            head = self.make_head(self.num_features, num_classes)
+            self.head = head.to(device=like.device, dtype=like.dtype)
+
+
+def linear_head(in_features: int, out_features: int) -> nn.Linear:
+    """Make a linear head with small weights, so that a fresh network is nearly undecided."""
+    head = nn.Linear(in_features, out_features)
+    nn.init.trunc_normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def check_sizes(least: int, **sizes: int) -> None:

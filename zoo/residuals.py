@@ -75,7 +75,12 @@ def residual_config(spec: ResidualSpec) -> str | dict[str, Any]:
 
 
 def make_residual(
-    spec: ResidualSpec, width: int, sites: Sequence[Site], *, channel_dim: int = -1
+    spec: ResidualSpec,
+    width: int,
+    sites: Sequence[Site],
+    *,
+    channel_dim: int = -1,
+    shared: Mapping[str, Any] | None = None,
 ) -> Residual:
     """Build the mechanism of one network or stage.
 
@@ -85,6 +90,8 @@ def make_residual(
         width: Stream width.
         sites: The sites in order.
         channel_dim: -1 for tokens, 1 for images.
+        shared: What the backbone's layers have in common, such as the curvature of their space; a
+            named mechanism that has such an option takes it from here where the spec does not say.
 
     Raises:
         ValueError: unknown name or option, or an option out of range.
@@ -94,7 +101,9 @@ def make_residual(
     config = residual_config(spec)
     options = {} if isinstance(config, str) else dict(config)
     name = config if isinstance(config, str) else options.pop("name")
-    return residuals[name].build(width, sites, channel_dim=channel_dim, **options)
+    entry = residuals[name]
+    known = {key: value for key, value in (shared or {}).items() if key in entry.options}
+    return entry.build(width, sites, channel_dim=channel_dim, **{**known, **options})
 
 
 def _names() -> str:

@@ -7,15 +7,15 @@ Differs from it: the residual is a choice, and the shortcut across a stage is av
 from stage to stage and still start equal to the plain network.
 """
 
-from collections.abc import Iterable
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from ..layers.residual import Residual, Site, State
+from ..layers.residual import Site
 from .models import register_model
 from .network import Network, check_sizes, image_cfg
 from .residuals import ResidualSpec, make_residual
+from .stages import run_stages
 from .trunk import Trunk, drop_path_rates
 
 __all__ = ["ResNet"]
@@ -146,23 +146,7 @@ class ResNet(Network):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last feature map (B, num_features, H', W')."""
-        h = self.stem(x)
-        residual: Residual | None = None
-        state: State = ()
-        stages = cast(Iterable[Trunk], self.stages)
-        for shortcut, stage in zip(self.shortcuts, stages, strict=True):
-            # The first branch of a stage reads at the old resolution and writes at the new one.
-            if residual is None:
-                (h,) = stage.settle((h,), 0)
-                state = stage.residual.open(shortcut(h))
-            else:
-                state = stage.settle(state, 0)
-                h = residual.close(state)
-                state = residual.handoff(state, shortcut)
-            residual = stage.residual
-            state = stage.run(stage.enter(state, h, shortcut), start=1)
-        assert residual is not None
-        return self.norm(residual.close(state))
+        return self.norm(run_stages(self.stem(x), self.shortcuts, self.stages))
 
     def pool(self, x: Tensor) -> Tensor:
         """Return the mean over pixels (B, num_features)."""

@@ -297,7 +297,7 @@ def _pick(read: Read, view: str) -> Tensor:
 
 def _settle(trunk: Trunk, state: State, site: int) -> State:
     """Do as `Trunk.settle`, with the norm's statistics held fixed."""
-    if trunk.residual.norm_position == "pre":
+    if trunk.norm_position == "pre":
         return state
     norm = trunk.norms[site]
     return trunk.residual.handoff(state, lambda x: _norm_at_rest(norm, x))

@@ -3,7 +3,7 @@
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,12 +35,15 @@ class Trunk(nn.Module):
             whose `views` names inputs can be given a mapping of these instead of one tensor.
         norms: Their norms; a branch with several views gets a copy for each.
         drop_path: Probability, per branch, that a sample skips it in training.
+        norm_position: `pre` norms what a branch reads, `post` the stream itself before it is read,
+            where the norm may be any map of the stream, such as a ReLU; None is the residual's own.
 
     Shape:
         (B, …, D) -> (B, …, D), channels where the residual has them.
 
     Raises:
-        ValueError: the lengths differ, or the residual gives a branch views that it cannot take.
+        ValueError: the lengths differ, the residual gives a branch views that it cannot take, or
+            its history would end at every map of the stream.
     """
 
     def __init__(
@@ -49,9 +52,18 @@ class Trunk(nn.Module):
         branches: Sequence[nn.Module],
         norms: Sequence[nn.Module],
         drop_path: Sequence[float],
+        *,
+        norm_position: Literal["pre", "post"] | None = None,
     ) -> None:
         """Keep the parts."""
         super().__init__()
+        own = residual.norm_position
+        self.norm_position = norm_position or own
+        if self.norm_position != own and not residual.keeps_only_the_stream:
+            raise ValueError(
+                f"{type(residual).__name__} is a {own}-norm mechanism that keeps more than the "
+                f"stream, so the norms cannot stand {norm_position}; choose '{own}'"
+            )
         lengths = {len(residual.sites), len(branches), len(norms), len(drop_path)}
         if len(lengths) != 1:
             raise ValueError(f"sites, branches, norms, drop_path differ in length: {lengths}")
@@ -98,8 +110,8 @@ class Trunk(nn.Module):
         return self.residual.write(state, 0, y, context)
 
     def settle(self, state: State, site: int) -> State:
-        """Norm the stream before a site reads it, where the residual asks for post-norm."""
-        if self.residual.norm_position == "pre":
+        """Norm the stream before a site reads it, where norms stand on the stream."""
+        if self.norm_position == "pre":
             return state
         return self.residual.handoff(state, self.norms[site])
 
@@ -108,7 +120,7 @@ class Trunk(nn.Module):
         if isinstance(norm, nn.ModuleDict) and not isinstance(h, Tensor):
             return {view: one(h[view]) for view, one in norm.items()}
         x = h if isinstance(h, Tensor) else h["input"]
-        return x if self.residual.norm_position == "post" else norm(x)
+        return x if self.norm_position == "post" else norm(x)
 
     def run(
         self,
