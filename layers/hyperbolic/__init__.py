@@ -13,6 +13,7 @@ from .coordinates import (
     velocity_to_tangent,
 )
 from .curvature import BallCurvature, ChangeBall, check_one_ball
+from .embedding import PoincareEmbedding, distance_logits
 from .head import PoincareMLR, poincare_mlr
 from .linear import PoincareLinear, poincare_linear
 from .midpoint import MidpointPool, midpoint_pool, velocity_midpoint
@@ -29,6 +30,7 @@ __all__ = [
     "MidpointBatchNorm",
     "MidpointPool",
     "PoincareConv2d",
+    "PoincareEmbedding",
     "PoincareLinear",
     "PoincareMLR",
     "PointActivation",
@@ -39,6 +41,7 @@ __all__ = [
     "check_points",
     "clip_tangent",
     "default_margin",
+    "distance_logits",
     "lorentz",
     "midpoint_batch_norm",
     "midpoint_pool",

@@ -210,11 +210,22 @@ def parallel_transport(
 ) -> Tensor:
     """Return the tangent v at x carried to y along their geodesic: (λ_x/λ_y) gyr[y, −x] v.
 
+    Written in the difference d = y − x, so that close points near the boundary lose no digits:
+
+        gyr[y, −x] v = v + 2c (P x − Q d) / ((1 − c‖x‖²)(1 − c‖y‖²) + c‖d‖²)
+        P = (1 − c‖x‖²)⟨d,v⟩ − c‖d‖²⟨x,v⟩,   Q = c‖x‖²⟨d,v⟩ + (1 − c‖x‖² − 2c⟨x,d⟩)⟨x,v⟩
+
     Raises:
         ValueError: a curvature that is not positive, or a dtype without a margin.
     """
-    ratio = conformal_factor(x, curvature, dim=dim) / conformal_factor(y, curvature, dim=dim)
-    return ratio * gyration(y, -x, v, curvature, dim=dim)
+    check_curvature(curvature)
+    c, d = curvature, y - x
+    room_x, room_y = 1 - c * squared_norm(x, dim), 1 - c * squared_norm(y, dim)
+    dd, dv, xv = squared_norm(d, dim), inner(d, v, dim), inner(x, v, dim)
+    along_x = room_x * dv - c * dd * xv
+    along_d = (1 - room_x) * dv + (room_x - 2 * c * inner(x, d, dim)) * xv
+    turn = 2 * c * (along_x * x - along_d * d) / (room_x * room_y + c * dd).clamp_min(TINY)
+    return room_y / room_x.clamp_min(TINY) * (v + turn)
 
 
 @in_float32
