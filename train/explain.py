@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ..zoo.registry import nearest
 from .errors import RunError
 
-__all__ = ["explain_overrides"]
+__all__ = ["compose_config", "explain_overrides"]
 
 
 def explain_overrides(arguments: Sequence[str]) -> None:
@@ -32,8 +32,20 @@ def explain_overrides(arguments: Sequence[str]) -> None:
         return
     try:
         first = [point for text in overrides if (point := _first_point(text))]
+    except HydraException as error:
+        raise RunError(_mismatch(error)) from error
+    compose_config("train", first)
+
+
+def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose a config of archzoo by its name.
+
+    Raises:
+        RunError: in one line, an unknown group, choice or key, or a value of another type.
+    """
+    try:
         with initialize_config_module("archzoo.conf", version_base="1.3"):
-            compose("train", overrides=first)
+            return compose(name, overrides=list(overrides))
     except MissingConfigException as error:
         raise RunError(_missing(error)) from error
     except (HydraException, OmegaConfBaseException) as error:
