@@ -10,6 +10,9 @@ from . import resnet as resnet
 from . import vit as vit
 from .convert import with_residual as with_residual
 from .create import create_model as create_model
+from .disk import plot_disk as plot_disk
+from .disk import plot_tree as plot_tree
+from .disk import project_to_disk as project_to_disk
 from .expansion import residual_expansion as residual_expansion
 from .io import push_to_hub as push_to_hub
 from .io import save_model as save_model

@@ -12,7 +12,7 @@ from .routing import Trace
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
-__all__ = ["plot_depth_mixing", "plot_magnitudes"]
+__all__ = ["new_figure", "plot_depth_mixing", "plot_magnitudes"]
 
 CAUTION = "Routing mass is not causal importance (arXiv:2606.13168)."
 
@@ -44,7 +44,7 @@ def plot_depth_mixing(
         size = len(matrix) if sites is None else len(sites) + 1
         if matrix.shape != (size, size):
             raise ValueError(f"a matrix must be {size} × {size}, got {tuple(matrix.shape)}")
-    figure = _figure(3.9 * len(named) + 0.8, 4.2) if figure is None else figure
+    figure = new_figure(3.9 * len(named) + 0.8, 4.2) if figure is None else figure
     grid = figure.subplots(1, len(named), squeeze=False)[0]
     most = max(float(matrix.abs().max()) for matrix in named.values())
     signed = any(bool((matrix < 0).any()) for matrix in named.values())
@@ -83,7 +83,7 @@ def plot_magnitudes(
     """
     if not traces:
         raise ValueError("give at least one trace to draw")
-    figure = _figure(9.0, 3.2) if figure is None else figure
+    figure = new_figure(9.0, 3.2) if figure is None else figure
     left, right = figure.subplots(1, 2)
     for name, found in traces.items():
         places = range(1, len(found.sites) + 1)
@@ -99,7 +99,7 @@ def plot_magnitudes(
     return figure
 
 
-def _figure(width: float, height: float) -> "FigureBase":
+def new_figure(width: float, height: float) -> "FigureBase":
     """Make an empty figure without pyplot, which would keep it and may want a screen."""
     try:
         from matplotlib.figure import Figure

@@ -113,7 +113,7 @@ BAD = {
     "holds no config.yaml; name the folder of a run": ["run={run}/elsewhere"],
     r"eps\[0\]: value 'a' .* could not be converted to Float": ["run={run}", "eps=[a]"],
     "eps must name radii of at least 0": ["run={run}", "eps=[-1]"],
-    r"Ambiguous value for argument 'steps=1,2' .* use key=\[value1,value2\]": [
+    r"Ambiguous value for argument 'steps=1,2'.*key=\[value1,value2\]": [
         "run={run}",
         "steps=1,2",
     ],
