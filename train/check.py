@@ -17,7 +17,12 @@ from .schedule import SCHEDULES
 
 __all__ = ["check_run", "model_options"]
 
-READS = {"image": ("image",), "features": ("features", "image"), "tokens": ("tokens",)}
+READS = {
+    "image": ("image",),
+    "features": ("features", "image"),
+    "tokens": ("tokens",),
+    "nodes": ("nodes",),
+}
 """What each kind of model can read; a table model flattens an image."""
 
 
@@ -57,8 +62,8 @@ def model_options(config: RunConfig, shape: tuple[int, ...], num_classes: int) -
 
     Args:
         config: The run.
-        shape: Of one sample: (C, H, W), (F,) or (T,).
-        num_classes: Of the data; the vocabulary for tokens.
+        shape: Of one sample: (C, H, W), (F,), (T,) or (1 + candidates,).
+        num_classes: Of the data; the vocabulary for tokens, the number of nodes.
 
     Returns:
         Keywords for the model's builder.
@@ -90,6 +95,8 @@ def model_options(config: RunConfig, shape: tuple[int, ...], num_classes: int) -
 def _facts(kind: str, shape: tuple[int, ...], num_classes: int) -> dict[str, int]:
     if kind == "tokens":
         return {"vocab_size": num_classes, "context_length": shape[0]}
+    if kind == "nodes":
+        return {"num_nodes": num_classes}
     facts = {"num_classes": num_classes, "in_features": 1}
     for size in shape:
         facts["in_features"] *= size
@@ -144,8 +151,8 @@ def _check_trainer(config: TrainerConfig, kind: str) -> None:
             raise ValueError(f"trainer.{name} must be one of {', '.join(allowed)}, got {value!r}")
     if config.cutmix and kind != "image":
         raise ValueError(f"trainer.cutmix cuts images, but the data gives {kind}; set it to 0")
-    if config.mixup and kind == "tokens":
-        raise ValueError("trainer.mixup cannot mix tokens; set it to 0")
+    if config.mixup and kind in ("tokens", "nodes"):
+        raise ValueError(f"trainer.mixup cannot mix {kind}; set it to 0")
 
 
 def _check_schedule(config: RunConfig) -> None:

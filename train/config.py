@@ -29,7 +29,10 @@ __all__ = [
     "run_config",
 ]
 
-FACTS = ("num_classes", "in_chans", "img_size", "in_features", "vocab_size", "context_length")
+FACTS = (
+    *("num_classes", "in_chans", "img_size", "in_features", "vocab_size", "context_length"),
+    "num_nodes",
+)
 """Keywords of a model that follow from the data where the user does not set them."""
 
 

@@ -59,7 +59,7 @@ def evaluate(
     Args:
         model: Put into eval mode and back.
         batches: Inputs and integer targets; `IGNORE` is not counted.
-        kind: `image`, `features` or `tokens`; tokens give bits per byte, loss / ln 2.
+        kind: `image`, `features`, `tokens` or `nodes`; tokens give bits per byte, loss / ln 2.
         device: Where the model is.
         autocast: Makes the precision context of a forward pass.
 

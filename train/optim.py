@@ -1,5 +1,6 @@
 """Optimisers by name: timm's, and geoopt's Riemannian ones."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,20 +38,24 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     Every group keeps its `initial_lr`, the base that a schedule scales.
 
     Raises:
-        ValueError: an option that the optimiser does not take.
+        ValueError: an option that the optimiser does not take, or parameters on a manifold, which
+            it would leave without a word.
     """
     from timm.optim import create_optimizer_v2, param_groups_weight_decay
 
     options: dict[str, Any] = dict(config.options)
+    manifolds = [name for name, p in model.named_parameters() if hasattr(p, "manifold")]
+    if manifolds and config.name not in RIEMANNIAN:
+        raise ValueError(
+            f"optim.name={config.name} would take {manifolds[0]} off its manifold; use "
+            f"optim=riemannian_adam or optim=riemannian_sgd"
+        )
     try:
         if config.name in RIEMANNIAN:
-            import geoopt
-
             groups = param_groups_weight_decay(
                 model, config.weight_decay, no_weight_decay_list=decay_exclusions(model)
             )
-            build = getattr(geoopt.optim, RIEMANNIAN[config.name])
-            optimizer = build(groups, lr=config.lr, **options)
+            optimizer = _riemannian(config.name)(groups, lr=config.lr, **options)
         else:
             optimizer = create_optimizer_v2(
                 model, config.name, lr=config.lr, weight_decay=config.weight_decay, **options
@@ -60,3 +65,20 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     return optimizer
+
+
+def _riemannian(name: str) -> Callable[..., torch.optim.Optimizer]:
+    """Return geoopt's optimiser, with a count of steps that loading does not round."""
+    import geoopt
+
+    if name != "riemannian_adam":
+        return getattr(geoopt.optim, RIEMANNIAN[name])
+
+    class RiemannianAdam(geoopt.optim.RiemannianAdam):
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            super().load_state_dict(state_dict)
+            for state in self.state.values():
+                # torch's Adam makes it a float32 tensor, and a resumed run would differ in bits.
+                state["step"] = int(state["step"])
+
+    return RiemannianAdam

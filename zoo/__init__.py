@@ -5,6 +5,7 @@ if __name__ == "zoo":
 
 from . import gpt as gpt
 from . import mlp as mlp
+from . import poincare_embedding as poincare_embedding
 from . import poincare_resnet as poincare_resnet
 from . import resnet as resnet
 from . import vit as vit

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from . import list_models, model_info, residuals
-from .describe import describe, example_shape, measure
+from .describe import describe, example_shape, measure, residual_of
 from .registry import nearest, type_name
 
 __all__ = ["main"]
@@ -41,7 +41,7 @@ def _model_table(names: list[str]) -> str:
     for name in names:
         entry, size = model_info(name), measure(name)
         shape = "×".join(map(str, example_shape(entry)))
-        residual = str(entry.options["residual"].default)
+        residual = residual_of(entry)
         parameters, macs = f"{size.parameters / 1e6:.2f} M", f"{size.macs / 1e6:,.1f} M"
         rows.append((name, parameters, macs, f"{entry.kind} {shape}", residual, entry.source))
     return _table(rows)

@@ -7,7 +7,10 @@ import torch
 from .models import build_model, model_info
 from .registry import Entry, type_name
 
-__all__ = ["Size", "describe", "example_shape", "measure"]
+__all__ = ["Size", "describe", "example_shape", "measure", "residual_of"]
+
+INDICES = ("tokens", "nodes")
+"""Kinds of models that look their inputs up."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,12 @@ class Size:
 
 
 def example_shape(entry: Entry) -> tuple[int, ...]:
-    """The shape of one sample at the model's default keywords: (C, H, W), (F,) or (T,)."""
+    """The shape of one sample at the model's default keywords: (C, H, W), (F,), (T,) or (2,)."""
     default = {name: option.default for name, option in entry.options.items()}
     if entry.kind == "image":
         return (default["in_chans"], default["img_size"], default["img_size"])
+    if entry.kind == "nodes":
+        return (2,)  # a node and one candidate
     return (default["in_features"] if entry.kind == "features" else default["context_length"],)
 
 
@@ -38,12 +43,17 @@ def measure(name: str) -> Size:
     shape = (1, *example_shape(entry))
     with torch.device("meta"):
         model = build_model(name).eval()
-        sample = torch.zeros(shape, dtype=torch.long) if entry.kind == "tokens" else None
+        sample = torch.zeros(shape, dtype=torch.long) if entry.kind in INDICES else None
         sample = torch.empty(shape) if sample is None else sample
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(sample)
     parameters = sum(p.numel() for p in model.parameters())
     return Size(parameters, counter.get_total_flops() // 2)
+
+
+def residual_of(entry: Entry) -> str:
+    """The residual that a model has by default; `none` for one without branches."""
+    return str(entry.options["residual"].default) if "residual" in entry.options else "none"
 
 
 def describe(name: str) -> str:
@@ -53,13 +63,12 @@ def describe(name: str) -> str:
         ValueError: no such model.
     """
     entry, size = model_info(name), measure(name)
-    residual = entry.options["residual"].default
     facts = {
         "source": entry.source,
         "reads": f"{entry.kind} {'×'.join(map(str, example_shape(entry)))}",
         "parameters": f"{size.parameters:,}",
         "MACs": f"{size.macs:,} for one sample (matrix products and convolutions)",
-        "residual": str(residual),
+        "residual": residual_of(entry),
         "geometry": entry.about["geometry"],
         "weights": entry.about["weights"],
     }

@@ -26,7 +26,7 @@ def register_model(
 
     Args:
         source: The paper, such as `arXiv:2603.15031`.
-        kind: What the model reads: `image`, `features` or `tokens`.
+        kind: What the model reads: `image`, `features`, `tokens` or `nodes`.
         geometry: The space its features live in.
         weights: What its weight matrices are made of.
         extends: The class or builder that receives the builder's `**options`.

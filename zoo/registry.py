@@ -40,7 +40,7 @@ class Entry:
         name: The name, equal to the builder's `__name__`.
         build: The builder.
         source: Where the thing comes from: a paper, a licence, a data page.
-        kind: What goes in or comes out: `image`, `features` or `tokens`.
+        kind: What goes in or comes out: `image`, `features`, `tokens` or `nodes`.
         options: The builder's keywords, in order.
         about: Further facts given at registration.
     """

@@ -7,6 +7,8 @@ from archzoo.train.optim import check_optimizer, make_optimizer
 from archzoo.zoo import create_model, list_models, model_info
 
 SMALL = [name for name in list_models("*_nano*")]
+# The points of a table need a Riemannian optimiser; that another is refused is tested below.
+EUCLIDEAN = [name for name in SMALL if model_info(name).kind != "nodes"]
 
 
 def undecayed(model, optimizer):
@@ -19,8 +21,10 @@ def undecayed(model, optimizer):
     return {name for name, p in model.named_parameters() if id(p) in ids}
 
 
-@pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("optimizer", ["adamw", "riemannian_adam"])
+@pytest.mark.parametrize(
+    ("optimizer", "name"),
+    [("riemannian_adam", name) for name in SMALL] + [("adamw", name) for name in EUCLIDEAN],
+)
 def test_only_matrices_that_no_layer_marks_decay(name, optimizer):
     model = create_model(name)
     free = undecayed(model, make_optimizer(model, OptimConfig(optimizer, weight_decay=0.1)))
@@ -54,6 +58,16 @@ def test_a_manifold_parameter_stays_on_its_manifold_under_riemannian_adam():
     # Retraction renormalises, so the norm is 1 up to float32 rounding.
     assert float(model.point.detach().norm()) == pytest.approx(1.0, abs=1e-6)
     assert float(model.point.detach()[0]) < 0.6
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+def test_an_optimiser_that_would_leave_the_manifold_is_refused(name):
+    model = create_model("poincare_embedding_nano")
+    said = f"optim.name={name} would take embedding.points off its manifold; use optim=riemannian"
+    with pytest.raises(ValueError, match=said):
+        make_optimizer(model, OptimConfig(name))
+    flat = create_model("poincare_embedding_nano", geometry="euclidean")
+    assert make_optimizer(flat, OptimConfig(name)).param_groups
 
 
 def test_every_group_keeps_the_base_rate_for_the_schedule():

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 # Token models run at this length: their context, of up to 1,024, would only cost time.
 TOKENS = 12
+CANDIDATES = 4  # of a node
 
 
 def _count(name: str) -> int:
@@ -17,9 +18,10 @@ def _count(name: str) -> int:
 
 ALL = list_models()
 SMALL = [name for name in ALL if _count(name) < 3_000_000]
-NANO = [
-    name for name in list_models("*_nano") if model_info(name).options["residual"].default == "add"
-]
+# What has branches over a residual, and what has a classifier; a table of points has neither.
+BACKBONES = [name for name in ALL if "residual" in model_info(name).options]
+HEADED = [name for name in ALL if "num_classes" in model_info(name).options]
+NANO = [name for name in list_models("*_nano") if name in BACKBONES]
 
 
 def build(name: str, seed: int = 0, **options: Any) -> Any:
@@ -41,6 +43,8 @@ def example_shape(name: str, **options: Any) -> tuple[int, ...]:
     value = {key: option.default for key, option in entry.options.items()} | options
     if entry.kind == "image":
         return (value["in_chans"], value["img_size"], value["img_size"])
+    if entry.kind == "nodes":
+        return (1 + CANDIDATES,)
     return (value["in_features"] if entry.kind == "features" else TOKENS,)
 
 
@@ -53,11 +57,12 @@ def example(
     dtype: torch.dtype = torch.float32,
     **options: Any,
 ) -> Tensor:
-    """Return inputs for a model built with these options: token ids, or standard normals."""
+    """Return inputs for a model built with these options: ids, or standard normals."""
     g = torch.Generator().manual_seed(seed)
     shape = (batch, *example_shape(name, **options))
-    if model_info(name).kind == "tokens":
-        ids = options.get("vocab_size", model_info(name).options["vocab_size"].default)
+    count = {"tokens": "vocab_size", "nodes": "num_nodes"}.get(model_info(name).kind)
+    if count is not None:
+        ids = options.get(count, model_info(name).options[count].default)
         return torch.randint(ids, shape, generator=g).to(device)
     return torch.randn(shape, generator=g).to(device, dtype)
 
@@ -73,6 +78,22 @@ def trained(model: nn.Module, seed: int = 0) -> nn.Module:
             if isinstance(module, nn.BatchNorm2d):
                 mean = torch.randn(module.running_mean.shape, generator=g)
                 module.running_mean += 0.1 * mean.to(module.running_mean.dtype)
+    return model
+
+
+def settled(model: nn.Module, x: Tensor) -> nn.Module:
+    """Give the norms the running statistics of one batch, as training gives those of many.
+
+    A deep network of other statistics runs into the range of its space, where all samples are one.
+    """
+    norms = [m for m in model.modules() if getattr(m, "running_mean", None) is not None]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(x)
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
     return model
 
 

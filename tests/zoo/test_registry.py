@@ -224,10 +224,13 @@ def test_every_model_has_a_name_a_source_a_summary_and_a_schema(name):
     entry = model_info(name)
     assert entry.name == name == entry.build.__name__
     assert entry.source.startswith("arXiv:")
-    assert entry.kind in ("image", "features", "tokens")
+    assert entry.kind in ("image", "features", "tokens", "nodes")
     assert entry.about.keys() == {"geometry", "weights"}
     assert len(entry.summary) > 10 and entry.summary.endswith(".")
-    assert {"num_classes", "residual", "drop_path_rate"} <= entry.options.keys()
+    wanted = (
+        {"num_nodes"} if entry.kind == "nodes" else {"num_classes", "residual", "drop_path_rate"}
+    )
+    assert wanted <= entry.options.keys()
     assert "options" not in entry.options
     entry.check({key: option.default for key, option in entry.options.items()})
 

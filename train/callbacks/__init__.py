@@ -3,4 +3,5 @@
 from .base import Callback as Callback
 from .base import callbacks as callbacks
 from .ema import EMA as EMA
+from .reconstruction import Reconstruction as Reconstruction
 from .sample import Sample as Sample

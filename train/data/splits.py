@@ -35,9 +35,9 @@ class Splits:
     """A data set cut into the fold to learn from, the fold to choose by and the fold to report.
 
     Args:
-        kind: `image`, `features` or `tokens`.
-        shape: One input: (C, H, W), (F,) or (T,).
-        num_classes: Classes, or the size of the vocabulary.
+        kind: `image`, `features`, `tokens` or `nodes`.
+        shape: One input: (C, H, W), (F,), (T,) or, for nodes, (1 + candidates,).
+        num_classes: Classes, or the size of the vocabulary, or the number of nodes.
         train: Augmented where the data set augments.
         validation: Never augmented, never part of the test fold.
         test: Never augmented.
@@ -46,7 +46,7 @@ class Splits:
         std: Standard deviation per channel that was divided by, for images in [0, 1].
 
     Raises:
-        ValueError: kind is none of the three.
+        ValueError: kind is none of the four.
     """
 
     kind: str
@@ -61,5 +61,5 @@ class Splits:
 
     def __post_init__(self) -> None:
         """Refuse a kind that no model takes."""
-        if self.kind not in ("image", "features", "tokens"):
-            raise ValueError(f"kind must be image, features or tokens, got {self.kind!r}")
+        if self.kind not in ("image", "features", "tokens", "nodes"):
+            raise ValueError(f"kind must be image, features, tokens or nodes, got {self.kind!r}")
