@@ -17,10 +17,12 @@ networks, the others tangents. The figures want a machine that does nothing else
 """
 
 import contextlib
+import itertools
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -28,9 +30,11 @@ import hyperbolic_peers as theirs
 import torch
 from archzoo.layers._kernels import load_kernels
 from archzoo.layers.hyperbolic import MidpointBatchNorm, PoincareConv2d
+from archzoo.zoo import create_model
 from harness import Bar, Measurement, interleaved, main, median_ratio
 from saved_bytes import saved_bytes
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 Row = dict[str, Any]
 Forward = Callable[[Tensor], Tensor]
@@ -93,16 +97,15 @@ class Candidate:
             return saved_bytes(self.forward, tuple(self.parameters))
 
 
-def weights(width: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def weights(width: int, offset: float = 0.1) -> dict[str, Tensor]:
     """Weights of a pair as if trained: normals of length one half, nothing at its start."""
     g = torch.Generator().manual_seed(0)
-    drawn = {
+    return {
         "z": 0.5 * torch.randn(width, width, 3, 3, generator=g) / (9 * width) ** 0.5,
-        "r": 0.1 * torch.randn(width, generator=g),
+        "r": offset * torch.randn(width, generator=g),
         "mean": 0.1 * torch.randn(width, generator=g),
         "variance": torch.tensor(1.3),
     }
-    return {name: value.to(dtype) for name, value in drawn.items()}
 
 
 def our_pair(w: dict[str, Tensor]) -> nn.Sequential:
@@ -212,43 +215,141 @@ def timed(
     return ratios, {name: 1e3 * statistics.median(figures) for name, figures in times.items()}
 
 
-def errors(quick: bool) -> tuple[list[Row], list[Bar]]:
-    """Compare float32 outputs with float64 over scales of the input."""
-    rows, bars = [], []
-    w = weights(16)
-    pair = our_pair(w)
-    exact = our_pair({name: value.double() for name, value in w.items()})
-    hypll = available({"HypLL": lambda: theirs.Hypll(torch.tensor(C))})
-    sides: dict[str, tuple[Forward, bool]] = {
-        f"ours, {path}": (pair, path == "kernels") for path in paths()
+def resnet20(seed: int = 0) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Our poincare_resnet20 with the original's choices, and parameters as if trained, float64."""
+    model = create_model("poincare_resnet20", init="identity", averaging="tangent", head="linear")
+    g = torch.Generator().manual_seed(seed)
+    parameters = {}
+    for name, value in model.named_parameters():
+        noise = torch.randn(value.shape, generator=g, dtype=torch.float64)
+        size = 0.5 / value[0].numel() ** 0.5 if name.endswith("weight") else 0.1
+        parameters[name] = (value.detach().double() + size * noise).requires_grad_()
+    return model, parameters
+
+
+def network(quick: bool) -> tuple[list[Row], list[Bar]]:
+    """Time a training step of the ResNet-20 without the optimiser, and count what it keeps."""
+    model, exact = resnet20()
+    parameters = {name: value.float().detach() for name, value in exact.items()}
+    images, classes = torch.randn(BATCH, 3, 32, 32), torch.randint(10, (BATCH,))
+    c = torch.tensor(C)
+
+    def hypll() -> tuple[Forward, list[Tensor]]:
+        leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
+        made = theirs.HypllResNet(leaves, c)
+        for module in made.modules():
+            if isinstance(module, made.hypll.layers.HBatchNorm):
+                # The variance is a leaf of its own: its exponential would be differentiated once.
+                theirs.put(module, weight=module.weight.detach().requires_grad_())
+        return made, [*leaves.values()]
+
+    def original() -> tuple[Forward, list[Tensor]]:
+        made = theirs.original_resnet(parameters, c)
+        named = theirs.original_names(parameters)
+        found = {name: p for name, p in made.named_parameters() if p.requires_grad}
+        with torch.no_grad():
+            for name, parameter in found.items():
+                parameter.copy_(named[name])
+        return made, [*found.values()]
+
+    euclidean = create_model("euclidean_resnet20")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(parameters[name])
+    sides: dict[str, tuple[Forward, list[Tensor]]] = {
+        "Euclidean": (euclidean, [*euclidean.parameters()])
     }
-    for name, made in hypll.items():
+    sides |= {f"ours, {path}": (model, [*model.parameters()]) for path in paths()}
+    sides |= available({"HypLL": hypll, "original": original})
+    logits, candidates = {}, {}
+    for name, (forward, leaves) in sides.items():
+        with kernels(name != "ours, plain"), torch.no_grad():
+            logits[name] = forward(images)
+        loss = partial(step_loss, forward, images, classes)
+        candidates[name] = Candidate(loss, [], leaves, name != "ours, plain")
+    ratios, milliseconds = timed(candidates, 1 if quick else 5)
+    cheap = {name: candidates[name] for name in candidates if name not in ("HypLL", "original")}
+    better = timed(cheap, 3 if quick else 15)
+    mebibytes = {name: one.kept() / 2**20 for name, one in candidates.items()}
+    best = f"ours, {paths()[0]}"
+    rows, bars = [], []
+    for name in candidates:
+        over = mebibytes[name] / mebibytes["Euclidean"]
+        ratio, time_of = better[0].get(name, ratios[name]), better[1].get(name, milliseconds[name])
+        rows.append(row("ResNet-20 step", name, time_of, ratio, mebibytes[name], over))
+        if name in ("HypLL", "original"):
+            apart = (logits[name] - logits[best]).abs().max() / logits[name].abs().max()
+            bars.append(Bar(f"logits apart from {name}'s, ResNet-20", apart.item(), 5e-5))
+            slower = milliseconds[name] / milliseconds[best]
+            bars.append(Bar(f"ResNet-20, {name} over {best}", slower, 10.0, at_most=False))
+        elif name != "Euclidean":
+            limit = 2.5 if name == "ours, kernels" else 6.0
+            bars.append(Bar(f"time over Euclidean, ResNet-20, {name}", ratio, limit))
+    over = mebibytes[best] / mebibytes["Euclidean"]
+    bars.append(Bar(f"bytes over Euclidean, ResNet-20, {best}", over, 3.5))
+    return rows, bars
+
+
+def step_loss(forward: Forward, images: Tensor, classes: Tensor) -> Tensor:
+    """Return the loss of a training step."""
+    return F.cross_entropy(forward(images), classes)
+
+
+def errors(quick: bool) -> tuple[list[Row], list[Bar]]:
+    """Compare float32 outputs with float64 over scales of the input, with and without offsets.
+
+    Figures are root mean squares over draws of the input.
+    """
+    rows, bars = [], []
+    draws = range(3 if quick else 8)
+    for offset, scale in itertools.product((0.0, 0.1), (1e-3, 1e-2, 0.1, 0.3, 1.0, 2.0)):
+        w = weights(16, offset=offset)
+        exact = our_pair({name: value.double() for name, value in w.items()})
+        sides = rounded_pairs(w)
+        squares: dict[str, list[float]] = {who: [] for who in sides}
+        for seed in draws:
+            g = torch.Generator().manual_seed(seed)
+            x = scale * torch.randn(8, 16, 16, 16, generator=g)
+            with kernels(False), torch.no_grad():
+                truth = exact(x.double())
+            for who, forward in sides.items():
+                with kernels(who != "ours, plain"), torch.no_grad():
+                    apart = forward(x).double() - truth
+                squares[who].append((apart.square().sum() / truth.square().sum()).item())
+        found = {who: statistics.mean(errors) ** 0.5 for who, errors in squares.items()}
+        what = f"float32 error, inputs of {scale:g}, offsets of {offset:g}"
+        for who, error in found.items():
+            rows.append(row(what, who, error=error))
+            if who != "HypLL":
+                bars.append(Bar(f"{what}, {who}", error, 5e-5))
+                if "HypLL" in found:
+                    bars.append(Bar(f"{what}, {who} over HypLL", error / found["HypLL"], 1.0))
+    return rows, bars + finite()
+
+
+def rounded_pairs(w: dict[str, Tensor]) -> dict[str, Forward]:
+    """Our pair on both paths and HypLL's, from tangents to tangents."""
+    pair = our_pair(w)
+    sides: dict[str, Forward] = {f"ours, {path}": pair for path in paths()}
+    for name, made in available({"HypLL": lambda: theirs.Hypll(torch.tensor(C))}).items():
         z, r, mean, variance = w.values()
         layers = nn.Sequential(made.conv(z, r, padding=1), made.batch_norm(mean, variance))
-        sides[name] = made.on_tangents(layers), True
-    for scale in (1e-3, 1e-2, 0.1, 0.3, 1.0, 2.0):
-        x = scale * torch.randn(8, 16, 16, 16, generator=torch.Generator().manual_seed(1))
-        with kernels(False), torch.no_grad():
-            truth = exact(x.double())
-        found = {}
-        for name, (forward, path) in sides.items():
-            with kernels(path), torch.no_grad():
-                found[name] = ((forward(x).double() - truth).norm() / truth.norm()).item()
-            rows.append(row(f"float32 error, inputs of {scale:g}", name, error=found[name]))
-            if name.startswith("ours"):
-                bars.append(Bar(f"float32 error, inputs of {scale:g}, {name}", found[name], 5e-5))
-        for name in hypll:
-            worst = max(error for who, error in found.items() if who != name) / found[name]
-            bars.append(Bar(f"float32 error over {name}'s, inputs of {scale:g}", worst, 1.0))
-    for scale in (0.0, 1e4, 1e8):
-        for path in paths():
-            x = (scale * torch.randn(8, 16, 16, 16)).requires_grad_()
-            with kernels(path == "kernels"):
-                out = pair(x)
-                gradients = torch.autograd.grad(out.square().mean(), [x, *pair.parameters()])
-            lost = sum(int((~t.isfinite()).sum()) for t in (out, *gradients))
-            bars.append(Bar(f"entries not finite, inputs of {scale:g}, {path}", lost, 0.0))
-    return rows, bars
+        sides[name] = made.on_tangents(layers)
+    return sides
+
+
+def finite() -> list[Bar]:
+    """Count what is not finite in outputs and gradients for inputs of any size."""
+    bars = []
+    pair = our_pair(weights(16))
+    for scale, path in itertools.product((0.0, 1e4, 1e8), paths()):
+        x = (scale * torch.randn(8, 16, 16, 16)).requires_grad_()
+        with kernels(path == "kernels"):
+            out = pair(x)
+            gradients = torch.autograd.grad(out.square().mean(), [x, *pair.parameters()])
+        lost = sum(int((~t.isfinite()).sum()) for t in (out, *gradients))
+        bars.append(Bar(f"entries not finite, inputs of {scale:g}, {path}", lost, 0.0))
+    return bars
 
 
 def row(
@@ -277,7 +378,7 @@ def measure(quick: bool) -> Measurement:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rows, bars = [], []
-    for part in (pairs, errors):
+    for part in (pairs, errors, network):
         more, limits = part(quick)
         rows += more
         bars += limits

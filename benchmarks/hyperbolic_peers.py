@@ -13,11 +13,13 @@ along the width of the image, not along the channels.
 Weights are in our shapes: z (M, N, kh, kw) or (M, N), r (M,), mean (D,), variance ().
 """
 
+import contextlib
 import functools
 import types
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
+from unittest import mock
 
 from archzoo.layers.hyperbolic.hyperplanes import concatenation_gain
 from residual_peers import import_peer
@@ -27,6 +29,7 @@ from torch.nn import functional as F
 __all__ = [
     "Hypll",
     "HypllResNet",
+    "as_released",
     "geoopt_batch_norm",
     "geoopt_conv2d",
     "geoopt_distances",
@@ -34,7 +37,9 @@ __all__ = [
     "original_batch_norm",
     "original_conv2d",
     "original_linear",
+    "original_names",
     "original_resnet",
+    "put",
     "stereographic",
 ]
 
@@ -118,7 +123,7 @@ def put(module: nn.Module, **tensors: Any) -> nn.Module:
 
 
 class HypllResNet(nn.Module):
-    """The Poincaré ResNet from HypLL's layers, around the original repository's names of weights.
+    """The Poincaré ResNet of 6n + 2 layers from HypLL's, around our network's parameters.
 
     HypLL has no such model; its tutorial builds one like it, but pools by a β-concatenated mean
     that shrinks a constant map. This pools tangents, as the original does.
@@ -131,32 +136,39 @@ class HypllResNet(nn.Module):
         self.relu = hypll.layers.HReLU(hypll.ball)
 
         def conv(name: str, stride: int = 1) -> nn.Module:
-            z = weights[f"{name}.weights"]
-            inputs = weights["conv.weights"].shape[0] // 9 if name == "conv" else None
-            side = 1 if name.endswith("downsample") else 3
-            z = z.mT.unflatten(1, (inputs or z.shape[0] // side**2, side, side))
-            return hypll.conv(z, weights[f"{name}.bias"], stride, padding=side // 2)
+            z = weights[f"{name}.weight"]
+            return hypll.conv(z, weights[f"{name}.offset"], stride, padding=z.shape[2] // 2)
 
-        def norm(name: str) -> nn.Module:
-            return hypll.batch_norm(weights[f"{name}.norm.mean"], weights[f"{name}.norm.var"])
+        def normed_conv(name: str, stride: int = 1) -> nn.Sequential:
+            variance = weights[f"{name}.1.log_variance"].exp()
+            norm = hypll.batch_norm(weights[f"{name}.1.mean"], variance)
+            return nn.Sequential(conv(f"{name}.0", stride), norm)
 
-        self.stem = nn.Sequential(conv("conv"), norm("bn"), self.relu)
-        self.blocks, self.shortcuts = nn.ModuleList(), nn.ModuleList()
-        for name in [k.removesuffix(".conv1.weights") for k in weights if ".conv1.weights" in k]:
-            stride = 2 if f"{name}.downsample.weights" in weights else 1
-            first = conv(f"{name}.conv1", stride), norm(f"{name}.bn1"), self.relu
-            self.blocks.append(nn.Sequential(*first, conv(f"{name}.conv2"), norm(f"{name}.bn2")))
-            self.shortcuts.append(conv(f"{name}.downsample", 2) if stride == 2 else nn.Identity())
-        self.head = hypll.linear(weights["fc.z"].mT, weights["fc.bias"])
+        self.stem = nn.Sequential(normed_conv("stem"), self.relu)
+        self.branches, self.shortcuts = nn.ModuleList(), nn.ModuleList()
+        for stage, branch in branches(weights):
+            stride = 2 if stage > 0 and branch == 0 else 1
+            name = f"stages.{stage}.branches.{branch}"
+            first, second = normed_conv(f"{name}.0", stride), normed_conv(f"{name}.2")
+            self.branches.append(nn.Sequential(first, self.relu, second))
+            shortcut = conv(f"shortcuts.{stage}", 2) if stride == 2 else nn.Identity()
+            self.shortcuts.append(shortcut)
+        self.head = hypll.linear(weights["head.weight"], weights["head.offset"])
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, classes) of images, which are tangents at the origin."""
         hypll = self.hypll
         x = self.stem(hypll.point(images))
-        for block, shortcut in zip(self.blocks, self.shortcuts, strict=True):
-            x = self.relu(hypll.ball.mobius_add(block(x), shortcut(x)))
+        for branch, shortcut in zip(self.branches, self.shortcuts, strict=True):
+            x = self.relu(hypll.ball.mobius_add(branch(x), shortcut(x)))
         pooled = hypll.tangent(x).mean((2, 3))
         return hypll.tangent(self.head(hypll.point(pooled)))
+
+
+def branches(weights: Weights) -> list[tuple[int, int]]:
+    """List stage and place of the branches in our network's parameters."""
+    ends = [name.split(".") for name in weights if name.endswith(".0.0.weight")]
+    return [(int(stage), int(branch)) for _, stage, _, branch, *_ in ends]
 
 
 # geoopt: functions of points and the sectional curvature k = −c.
@@ -252,8 +264,16 @@ def original() -> types.SimpleNamespace:
         factor = 2 / (1 - c * x.pow(2).sum(dim=-1, keepdim=True))
         return hyperplane_distances(x, factor, z, r, c)
 
+    found = {"resnets": resnets, "layers": layers, "manifolds": manifolds, "distances": distances}
+    found["released"] = distances.poincare_mlr
     distances.poincare_mlr = corrected  # type: ignore[attr-defined]
-    return types.SimpleNamespace(resnets=resnets, layers=layers, manifolds=manifolds)
+    return types.SimpleNamespace(**found)
+
+
+def as_released() -> contextlib.AbstractContextManager[Any]:
+    """Use the original's own hyperplane distances inside."""
+    found = original()
+    return mock.patch.object(found.distances, "poincare_mlr", found.released)
 
 
 def original_ball(c: Tensor) -> nn.Module:
@@ -311,12 +331,44 @@ class AlongChannels(nn.Module):
         return self.ball.mobius_add(x, y, dim=1)
 
 
-def original_resnet(num_classes: int, widths: list[int], depths: list[int], c: Tensor) -> nn.Module:
-    """Return its network, of c's dtype, with the residual along the channels."""
-    model = original().resnets.HyperbolicResNet(num_classes, widths, depths)
+def original_resnet(weights: Weights, c: Tensor, *, released: bool = False) -> nn.Module:
+    """Return its network with our parameters' sizes, its residual along the channels.
+
+    `released` leaves the residual along the width of the image.
+    """
+    stages = branches(weights)
+    depths = [sum(stage == i for stage, _ in stages) for i in range(3)]
+    widths = [len(weights[f"stages.{i}.branches.0.0.0.offset"]) for i in range(3)]
+    classes = len(weights["head.offset"])
+    model = original().resnets.HyperbolicResNet(classes, widths, depths)
     for module in list(model.modules()):
         if hasattr(module, "ball"):
             module.ball = original_ball(c)
         if hasattr(module, "balls"):
-            module.balls["skip_ball"] = AlongChannels(original_ball(c))
+            ball = original_ball(c)
+            module.balls["skip_ball"] = ball if released else AlongChannels(ball)
     return model.to(c.dtype)
+
+
+def original_names(weights: Weights) -> dict[str, Tensor]:
+    """Name and shape our network's parameters as the original repository's."""
+    found: dict[str, Tensor] = {}
+
+    def conv(theirs: str, ours: str) -> None:
+        found[f"{theirs}.weights"] = weights[f"{ours}.weight"].flatten(1).mT
+        found[f"{theirs}.bias"] = weights[f"{ours}.offset"]
+
+    def normed_conv(theirs: tuple[str, str], ours: str) -> None:
+        conv(theirs[0], f"{ours}.0")
+        found[f"{theirs[1]}.norm.mean"] = weights[f"{ours}.1.mean"]
+        found[f"{theirs[1]}.norm.var"] = weights[f"{ours}.1.log_variance"].exp()
+
+    normed_conv(("conv", "bn"), "stem")
+    for stage, branch in branches(weights):
+        name, ours = f"group{stage + 1}.{branch}", f"stages.{stage}.branches.{branch}"
+        normed_conv((f"{name}.conv1", f"{name}.bn1"), f"{ours}.0")
+        normed_conv((f"{name}.conv2", f"{name}.bn2"), f"{ours}.2")
+        if stage > 0 and branch == 0:
+            conv(f"{name}.downsample", f"shortcuts.{stage}")
+    found["fc.z"], found["fc.bias"] = weights["head.weight"].mT, weights["head.offset"]
+    return found

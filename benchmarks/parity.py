@@ -104,15 +104,18 @@ def with_parameters(module: nn.Module, **parameters: Tensor) -> Callable[..., An
     )
 
 
+def results(leaves: Leaves, side: Side, seed: int) -> list[Tensor]:
+    """Return a side's output and its gradients along a random one."""
+    out = side(leaves)
+    g = torch.Generator().manual_seed(seed + 1)
+    along = torch.randn(out.shape, generator=g, dtype=torch.float64).to(out.dtype)
+    return [out.detach(), *torch.autograd.grad(out, list(leaves.values()), along)]
+
+
 def difference(case: Case, seed: int) -> tuple[float, float]:
     """Return the differences of the outputs and, at worst, of the gradients."""
     leaves, *both = case
-    found = []
-    for side in both:
-        out = side(leaves)
-        g = torch.Generator().manual_seed(seed + 1)
-        along = torch.randn(out.shape, generator=g, dtype=torch.float64).to(out.dtype)
-        found.append([out.detach(), *torch.autograd.grad(out, list(leaves.values()), along)])
+    found = [results(leaves, side, seed) for side in both]
     apart = [
         ((one - two).abs().max() / two.abs().max()).item() for one, two in zip(*found, strict=True)
     ]
