@@ -4,8 +4,10 @@ if __name__ == "zoo":
     raise ImportError("this folder is a part of archzoo: import archzoo.zoo, not zoo")
 
 from . import gpt as gpt
+from . import hyperbolic_head as hyperbolic_head
 from . import mlp as mlp
 from . import poincare_embedding as poincare_embedding
+from . import poincare_mlp as poincare_mlp
 from . import poincare_resnet as poincare_resnet
 from . import resnet as resnet
 from . import vit as vit
@@ -15,6 +17,7 @@ from .disk import plot_disk as plot_disk
 from .disk import plot_tree as plot_tree
 from .disk import project_to_disk as project_to_disk
 from .expansion import residual_expansion as residual_expansion
+from .hyperbolic_head import use_hyperbolic_head as use_hyperbolic_head
 from .io import push_to_hub as push_to_hub
 from .io import save_model as save_model
 from .models import list_models as list_models

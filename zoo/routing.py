@@ -24,7 +24,7 @@ from ..layers.residual import Context, Read, Residual, Site, State, frozen_routi
 from ..layers.residual.stream import working_dtype
 from .trunk import Trunk
 
-__all__ = ["Trace", "depth_mixing_matrix", "trace"]
+__all__ = ["Trace", "depth_mixing_matrix", "shadowing", "trace"]
 
 Lift = Callable[[Tensor], Tensor]
 
@@ -177,15 +177,15 @@ def _recording(trunks: list[Trunk], lift: bool = False) -> Iterator[list[Record]
             residual = record.trunk.residual
             hook = record.trunk.register_forward_pre_hook(_note_input(record))
             stack.callback(hook.remove)
-            stack.enter_context(_replacing(residual, "open", _noting_open(residual, starts)))
-            stack.enter_context(_replacing(residual, "handoff", _noting_handoff(residual, starts)))
-            stack.enter_context(_replacing(residual, "write", _noting_write(record, starts, lift)))
+            stack.enter_context(shadowing(residual, "open", _noting_open(residual, starts)))
+            stack.enter_context(shadowing(residual, "handoff", _noting_handoff(residual, starts)))
+            stack.enter_context(shadowing(residual, "write", _noting_write(record, starts, lift)))
         yield records
 
 
 @contextlib.contextmanager
-def _replacing(residual: Residual, verb: str, by: Callable[..., Any]) -> Iterator[None]:
-    """Shadow one verb of one mechanism."""
+def shadowing(residual: Residual, verb: str, by: Callable[..., Any]) -> Iterator[None]:
+    """Replace one verb of one mechanism for a while."""
     residual.__dict__[verb] = by
     try:
         yield

@@ -7,12 +7,15 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from ..layers.hyperbolic import MidpointBatchNorm
 from ..layers.residual import Context, Past, Read, Residual, State
 
 __all__ = ["Trunk", "drop_path_rates"]
+
+BatchNorm = _BatchNorm | MidpointBatchNorm
 
 
 def drop_path_rates(last: float, length: int) -> list[float]:
@@ -101,6 +104,11 @@ class Trunk(nn.Module):
             h: What closed the stage before.
             carry: The linear map of the change; it brings what the write may look at along.
         """
+        if self._recomputes():
+            return self._checkpointed(self._enter, 0, state, h, carry)
+        return self._enter(state, h, carry)
+
+    def _enter(self, state: State, h: Tensor, carry: Callable[[Tensor], Tensor]) -> State:
         normed = self._normed(h, 0)
         y = self.branches[0](normed)
         context = Context(h, normed, self._keep(y, 0))
@@ -131,20 +139,23 @@ class Trunk(nn.Module):
         """Run the branches from `start` on, with one tuple of extra arguments for each site."""
         for site in range(start, len(self.branches)):
             more = () if extras is None else extras[site]
-            if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-                state = self._checkpointed_step(state, site, more)
+            if self._recomputes():
+                state = self._checkpointed(self.step, site, state, site, more)
             else:
                 state = self.step(state, site, more)
         return state
 
-    def _checkpointed_step(self, state: State, site: int, extras: tuple[Any, ...]) -> State:
+    def _recomputes(self) -> bool:
+        return self.grad_checkpointing and self.training and torch.is_grad_enabled()
+
+    def _checkpointed(self, function: Callable[..., State], site: int, *given: Any) -> State:
         parts = (self.norms[site], self.branches[site])
         found = [m for part in parts for m in part.modules() if isinstance(m, BatchNorm)]
         options: dict[str, Any] = {}
         # A compiled graph recomputes values only; there the running statistics move once anyway.
         if found and not torch.compiler.is_compiling():
             options["context_fn"] = lambda: (contextlib.nullcontext(), _statistics_at_rest(found))
-        return checkpoint(self.step, state, site, extras, use_reentrant=False, **options)
+        return checkpoint(function, *given, use_reentrant=False, **options)
 
     def forward(
         self,

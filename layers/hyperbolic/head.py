@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .ball import Curvature, check_curvature, in_float32, root, squared_norm
+from .convert import clip_tangent
 from .curvature import BallCurvature, curvature_of
 from .hyperplanes import LIMIT, cap, hyperplanes
 from .radial import cosh_of_square, sinhc
@@ -56,12 +57,14 @@ class PoincareMLR(nn.Module):
         out_features: K, at least 1.
         curvature: c, or a shared `BallCurvature`.
         bias: Whether hyperplanes may leave the origin (r is learned).
+        clip: Longest tangent that enters, above 0; None is any. A head over Euclidean features
+            needs it, since their norms know no scale (`convert.clip_tangent`).
 
     Shape:
         (…, N) -> (…, K).
 
     Raises:
-        ValueError: a size below 1, or a curvature that is not positive.
+        ValueError: a size below 1, or a curvature or clip that is not positive.
     """
 
     def __init__(
@@ -71,12 +74,16 @@ class PoincareMLR(nn.Module):
         *,
         curvature: float | BallCurvature = 1.0,
         bias: bool = True,
+        clip: float | None = None,
     ) -> None:
         """Make z and r."""
         super().__init__()
         for name, size in {"in_features": in_features, "out_features": out_features}.items():
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
+        if clip is not None and not clip > 0:
+            raise ValueError(f"clip must be above 0 or None, got {clip}")
+        self.clip = clip
         self.in_features, self.out_features = in_features, out_features
         self.curvature = curvature_of(curvature)
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
@@ -91,11 +98,13 @@ class PoincareMLR(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """Return the logits."""
+        if self.clip is not None:
+            t = clip_tangent(t, self.clip)
         return poincare_mlr(t, self.weight, self.offset, self.curvature())
 
     def extra_repr(self) -> str:
         """Show the sizes."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"bias={self.offset is not None}"
+            f"bias={self.offset is not None}, clip={self.clip}"
         )

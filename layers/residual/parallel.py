@@ -55,6 +55,8 @@ class Parallel(Scaled):
         ValueError: group < 1, or what `Scaled` refuses.
     """
 
+    keeps_only_the_stream = False
+
     def __init__(
         self,
         width: int,
