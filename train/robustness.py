@@ -17,19 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from ..zoo.create import create_model
 from .attack import FGSM, Robustness, adversarial_accuracy
-from .data import Splits, data_sets
+from .data import Splits
 from .errors import RunError
 from .explain import compose_config
+from .finished import finished_run
 from .folder import RunFolder
-from .ood import OutSet, Separation, out_sets, scores, separation
+from .ood import Separation, scores, separation
+from .out_sets import OutSet, out_sets
 from .pixels import FromPixels, pixel_batches
 
 __all__ = ["RobustnessConfig", "main", "measure", "read_arguments", "table"]
@@ -89,10 +88,10 @@ def measure(config: RobustnessConfig) -> dict[str, Any]:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device, dtype = _device(config.device), getattr(torch, config.dtype)
-    name, splits, tested = _read_run(config)
+    run = finished_run(config.run, config.root)
+    splits, name = run.splits, run.data
     try:
-        network = create_model(f"local-dir:{config.run}")
-        model = FromPixels(network, splits.mean, splits.std).to(device, dtype).eval()
+        model = FromPixels(run.model, splits.mean, splits.std).to(device, dtype).eval()
         shared = {
             "samples": config.samples,
             "batch_size": config.batch_size,
@@ -109,12 +108,11 @@ def measure(config: RobustnessConfig) -> dict[str, Any]:
         told = _separations(model, (x for x, _ in inside), outside, config.temperature)
     except ValueError as error:
         raise RunError(str(error)) from error
-    assert network.recipe is not None
     return {
-        "model": network.recipe[0],
+        "model": run.name,
         "data": name,
         "samples": attacked.right.shape[1],
-        "tested": tested,
+        "tested": run.tested,
         "attack": options | {"method": config.method, "dtype": config.dtype},
         "clean": attacked.clean,
         "attacked": _rows(attacked, config.eps),
@@ -156,10 +154,6 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 NORMS = {"linf": "L∞", "l2": "L2"}
-
-# What a config or a result that someone edited or cut short makes YAML, JSON and a look-up raise.
-DAMAGED = (OmegaConfBaseException, yaml.YAMLError, ValueError, LookupError, TypeError, OSError,
-           AttributeError)  # fmt: skip
 
 
 def main() -> None:
@@ -208,31 +202,6 @@ def _check(config: RobustnessConfig) -> None:
             f"fgsm takes one step once, got steps={config.steps}, restarts={config.restarts}; "
             f"use method=pgd"
         )
-
-
-def _read_run(config: RobustnessConfig) -> tuple[str, Splits, float | None]:
-    """The data set's name, its folds and the accuracy that the run itself reported."""
-    folder = RunFolder(Path(config.run))
-    if not folder.config.is_file():
-        raise RunError(f"run={config.run} holds no config.yaml; name the folder of a run")
-    if not folder.result.is_file():
-        raise RunError(f"run={config.run} has not ended; finish it with resume={config.run}")
-    try:
-        result = json.loads(folder.result.read_text())
-        tested = result["test"].get("accuracy")
-        written: Any = OmegaConf.to_container(OmegaConf.load(folder.config))
-        options = dict(written["data"])
-        name = options.pop("name")
-    except DAMAGED as error:
-        raise RunError(f"{config.run} is damaged: {' '.join(str(error).split())}") from error
-    if config.root is not None:
-        options["root"] = config.root
-    try:
-        if data_sets[name].kind == "tokens":
-            raise ValueError(f"run={config.run} reads {name}; tokens have no radius to attack in")
-        return name, data_sets.build(name, **options), tested
-    except ValueError as error:
-        raise RunError(str(error)) from error
 
 
 class _Inside:

@@ -11,12 +11,11 @@ from archzoo.train.ood import (
     SCORES,
     embedding_norm,
     energy,
-    fit_images,
     max_softmax,
-    out_sets,
     scores,
     separation,
 )
+from archzoo.train.out_sets import fit_images, out_sets
 from archzoo.train.pixels import FromPixels, pixel_batches
 from archzoo.zoo import create_model
 
@@ -208,8 +207,8 @@ BAD = {
     "digits takes no keyword 'root'": [{"name": "digits", "root": "x"}],
     "the out-set digits is named twice": ["digits", "digits"],
     "the out-set noise is named twice": ["noise", "noise"],
-    "no out-set {'root': 'x'}; known: bytes": [{"root": "x"}],
-    "no out-set 5; known": [5],
+    "needs a name, such as {name: digits}, got {'root': 'x'}": [{"root": "x"}],
+    "needs a name, .*, got 5": [5],
     "mnist.*data.download": ["mnist"],
 }
 

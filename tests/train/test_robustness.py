@@ -173,5 +173,5 @@ def test_a_run_folder_that_is_no_finished_run_is_named(message, damage, run, tmp
 def test_a_model_of_text_has_no_radius(run, tmp_path):
     folder = copied(run, tmp_path)
     (folder / "config.yaml").write_text("data: {name: bytes}")
-    with pytest.raises(RunError, match="reads bytes; tokens have no radius"):
+    with pytest.raises(RunError, match="reads bytes; tokens have no radius to move in"):
         measure(read_arguments([f"run={folder}"]))

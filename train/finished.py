@@ -1,0 +1,79 @@
+"""A run that has ended, for what is measured of it later: its best model and its data."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ..zoo.create import create_model
+from ..zoo.network import Network
+from .data import Splits, data_sets
+from .errors import RunError
+from .folder import RunFolder
+
+__all__ = ["FinishedRun", "finished_run"]
+
+# What a config or a result that someone edited or cut short makes YAML, JSON and a look-up raise.
+DAMAGED = (
+    OmegaConfBaseException,
+    yaml.YAMLError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OSError,
+)
+
+
+class FinishedRun(NamedTuple):
+    """What a run left behind.
+
+    `name` and `model` are its best model, in eval mode on the CPU, `data` and `splits` what it was
+    trained on, and `tested` the accuracy that it reported on the test fold.
+    """
+
+    name: str
+    model: Network
+    data: str
+    splits: Splits
+    tested: float | None
+
+
+def finished_run(run: str, root: str | None = None) -> FinishedRun:
+    """Rebuild the best model of a run and read its data again; nothing is unpickled.
+
+    Args:
+        run: The run folder.
+        root: Where the data lies now, if it has moved: `data.root`.
+
+    Raises:
+        RunError: no run, one that has not ended, damaged files, data that is missing, or tokens,
+            which are not vectors that could be moved.
+    """
+    folder = RunFolder(Path(run))
+    if not folder.config.is_file():
+        raise RunError(f"run={run} holds no config.yaml; name the folder of a run")
+    if not folder.result.is_file():
+        raise RunError(f"run={run} has not ended; finish it with resume={run}")
+    try:
+        tested = json.loads(folder.result.read_text())["test"].get("accuracy")
+        written: Any = OmegaConf.to_container(OmegaConf.load(folder.config))
+        options = dict(written["data"])
+        data = options.pop("name")
+    except DAMAGED as error:
+        raise RunError(f"{run} is damaged: {' '.join(str(error).split())}") from error
+    if root is not None:
+        options["root"] = root
+    try:
+        kind = data_sets[data].kind
+        if kind not in ("image", "features"):
+            raise ValueError(f"run={run} reads {data}; {kind} have no radius to move in")
+        splits = data_sets.build(data, **options)
+        model = create_model(f"local-dir:{run}").eval()
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    assert model.recipe is not None
+    return FinishedRun(model.recipe[0], model, data, splits, tested)
