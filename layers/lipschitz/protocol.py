@@ -1,0 +1,160 @@
+"""What every layer with a Lipschitz constant by construction answers, and its cached weights.
+
+A layer owns free parameters; a map, computed in float64 with autocast off, turns them into the
+plain weights that its forward multiplies by, cast back once to the dtype of the parameters. The
+constant is a statement about these *effective* weights, so a certificate reads `effective()` and
+never the parameters or `lipschitz`.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ConvWeight", "FrequencyWeight", "LinearWeight", "LipschitzLayer", "ShearWeight"]
+
+
+class LinearWeight(NamedTuple):
+    """x -> weight @ x + bias, weight (out, in)."""
+
+    weight: Tensor
+
+
+class ConvWeight(NamedTuple):
+    """A convolution with weight (out, in, k, k), zero padding `padding` and stride 1."""
+
+    weight: Tensor
+    padding: int
+
+
+class FrequencyWeight(NamedTuple):
+    """A circular convolution on a grid: weight (H, W // 2 + 1, out, in), complex, of its real FFT.
+
+    `padding` zeros surround the image before it and are cropped after.
+    """
+
+    weight: Tensor
+    padding: int
+
+
+class ShearWeight(NamedTuple):
+    """The block x -> skip · x + outer(σ(inner(x) + b)) of two zero-padded convolutions.
+
+    `inner` (hidden, channels, k, k) is the weight of `conv2d`, `outer`, of the same shape, that of
+    `conv_transpose2d`, both with zero padding `padding`; λ (hidden,) are multipliers per channel.
+    """
+
+    skip: float
+    inner: Tensor
+    outer: Tensor
+    multipliers: Tensor
+    padding: int
+
+
+class LipschitzLayer(nn.Module):
+    """A layer whose weights come from a map of its parameters, cached in evaluation.
+
+    A subclass implements `compute`, which receives its parameters in float64 by name and returns a
+    tuple of weights; `weights` returns these in the parameters' dtype. In evaluation they are kept
+    while no gradient to the parameters is asked for, and dropped by `train`, by a load, by a move
+    and by any in-place change of a parameter (through `.data`, which PyTorch does not count as a
+    change, only if the storage moves: call `forget` after it).
+
+    Attributes:
+        lipschitz: The constant that the construction gives in real arithmetic.
+    """
+
+    lipschitz: float = 1.0
+
+    def __init__(self) -> None:
+        """Start without cached weights."""
+        super().__init__()
+        self._cached: tuple[Any, tuple[Tensor, ...]] | None = None
+
+    def compute(self, parameters: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Map float64 parameters to weights."""
+        raise NotImplementedError
+
+    def effective(self) -> Any:
+        """Return the plain weights that the forward uses right now, after every cast.
+
+        An `LMIBlock` for a block with an activation inside, `LinearWeight`, `ConvWeight`,
+        `FrequencyWeight` or `ShearWeight` for the others.
+        """
+        raise NotImplementedError
+
+    def export(self) -> nn.Module:
+        """Return plain PyTorch modules with the same outputs and no parametrisation."""
+        raise NotImplementedError
+
+    def weights(self, key: Any = None) -> tuple[Tensor, ...]:
+        """Return the weights of the current parameters.
+
+        Args:
+            key: Whatever else the map depends on, such as the image size.
+        """
+        own = dict(self.named_parameters(recurse=False))
+        learns = torch.is_grad_enabled() and any(p.requires_grad for p in own.values())
+        if self.training or learns or torch.compiler.is_compiling():
+            return self._map(own)
+        # What inference mode makes cannot serve a later backward pass.
+        state = (
+            (key, torch.is_inference_mode_enabled()),
+            *((p.data_ptr(), p._version, p.dtype, p.device) for p in own.values()),
+        )
+        if self._cached is None or self._cached[0] != state:
+            self._cached = state, self._map(own)
+        return self._cached[1]
+
+    def forget(self) -> None:
+        """Drop the cached weights."""
+        self._cached = None
+
+    def train(self, mode: bool = True) -> "LipschitzLayer":
+        """Switch the mode and drop the cached weights."""
+        self.forget()
+        return super().train(mode)
+
+    def _map(self, own: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        like = next(iter(own.values()))
+        # Tensors without data know no autocast, and have no values to look at.
+        wide = nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False)
+        with wide:
+            if not (like.is_meta or torch.compiler.is_compiling()):
+                refuse_nan(type(self).__name__, own)
+            dtype = torch.promote_types(like.dtype, torch.float32)  # complex64 has no half
+            weights = self.compute({name: p.double() for name, p in own.items()})
+            return tuple(
+                w.to(dtype.to_complex()) if w.is_complex() else w.to(like.dtype) for w in weights
+            )
+
+
+def refuse_nan(layer: str, parameters: dict[str, Tensor]) -> None:
+    """Refuse parameters that hold NaN or infinities.
+
+    Raises:
+        ValueError: naming the layer and the parameter.
+    """
+    for name, p in parameters.items():
+        if not bool(p.detach().isfinite().all()):
+            raise ValueError(
+                f"{layer}: the parameter {name} holds NaN or infinite values, for which no weights "
+                f"exist; load sound weights or train with a lower rate"
+            )
+
+
+def check_lipschitz(lipschitz: float) -> float:
+    """Return the bound of a layer.
+
+    Raises:
+        ValueError: L ≤ 0, infinite or NaN.
+    """
+    if not 0 < lipschitz < math.inf:
+        raise ValueError(f"lipschitz must be a positive number, got {lipschitz}")
+    return float(lipschitz)
+
+
+Activation = Callable[[Tensor], Tensor]
