@@ -62,6 +62,11 @@ def with_residual(
                 f"{type(model).__name__} already has the residual {type(trunk.residual).__name__}; "
                 f"only a model whose residual is 'add' can be converted"
             )
+        if trunk.norm_position == "post":
+            raise ValueError(
+                f"{type(model).__name__} maps the stream after every sum; only a model with norms "
+                f"before the branches can be converted (activation='pre')"
+            )
     if not trunks:
         trunks = [_timm_trunk(model)]
     like = next(model.parameters())

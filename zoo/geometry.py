@@ -62,14 +62,14 @@ class Geometry(Protocol):
 
 @dataclass(frozen=True)
 class Euclidean:
-    """Flat space; `ball` is where an `mlr` head lies."""
+    """Flat space; `ball` is where an `mlr` head and a residual of points lie."""
 
     ball: BallCurvature
 
     @property
     def shared(self) -> dict[str, Any]:
-        """Nothing: flat space has no curvature."""
-        return {}
+        """The curvature, for a residual of points over flat layers."""
+        return {"curvature": self.ball}
 
     def conv(self, in_width: int, out_width: int, size: int, stride: int = 1) -> nn.Conv2d:
         """Make an ordinary convolution."""
@@ -156,7 +156,7 @@ class Poincare:
 
     def norm(self, width: int) -> MidpointBatchNorm:
         """Make midpoint batch normalisation."""
-        return MidpointBatchNorm(width, curvature=self.ball)
+        return MidpointBatchNorm(width, curvature=self.ball, dim=-1)
 
     def pool(self) -> nn.Module:
         """Pool the pixels as `averaging` says."""

@@ -72,10 +72,16 @@ def to_parallel(model: Module, group: int | None) -> Module:
         saved by `save_model`.
 
     Raises:
-        ValueError: another residual, no trunk, or group < 1.
+        ValueError: another residual, no trunk, norms on the stream itself, or group < 1.
     """
-    residuals = [trunk.residual for trunk in trunks_of(model)]
+    trunks = trunks_of(model)
+    residuals = [trunk.residual for trunk in trunks]
     memo: dict[int, Any] = {id(old): as_parallel(old, group) for old in residuals}
+    if any(trunk.norm_position == "post" for trunk in trunks):
+        raise ValueError(
+            f"{type(model).__name__} maps the stream after every sum, so no two branches read one "
+            f"base; build it with norms before the branches (activation='pre')"
+        )
     changed = set(memo)
     for module in list(model.modules()):
         if not changed.intersection(map(id, module.modules())):

@@ -22,6 +22,8 @@ SMALL = [name for name in ALL if _count(name) < 3_000_000]
 BACKBONES = [name for name in ALL if "residual" in model_info(name).options]
 HEADED = [name for name in ALL if "num_classes" in model_info(name).options]
 NANO = [name for name in list_models("*_nano") if name in BACKBONES]
+# Those whose branches are added to a stream of vectors behind a norm of their own.
+ADDITIVE = [name for name in NANO if model_info(name).options["residual"].default == "add"]
 
 
 def build(name: str, seed: int = 0, **options: Any) -> Any:

@@ -14,7 +14,7 @@ from archzoo.zoo.residuals import make_residual, residuals
 from archzoo.zoo.trunk import Trunk
 from torch import nn
 
-from .common import NANO, build, example, loss_of, trained
+from .common import ADDITIVE, build, example, loss_of, trained
 
 SITES = [Site(kind, block) for block in range(2) for kind in ("attention", "mlp")]
 
@@ -96,7 +96,7 @@ def test_a_timm_model_keeps_its_logits(name, options, residual):
 
 
 @pytest.mark.parametrize("residual", EQUAL)
-@pytest.mark.parametrize("name", NANO)
+@pytest.mark.parametrize("name", ADDITIVE)
 def test_a_model_of_the_zoo_keeps_its_logits(name, residual):
     model = without_eps(ours(name))
     after = without_eps(convert(residual, model))
@@ -106,7 +106,7 @@ def test_a_model_of_the_zoo_keeps_its_logits(name, residual):
 @pytest.mark.parametrize(
     "options", [{"additive": True}, {"competition": "sigmoid"}, {"heads": 2, "window": 99}], ids=str
 )
-@pytest.mark.parametrize("name", NANO)
+@pytest.mark.parametrize("name", ADDITIVE)
 def test_a_variant_that_reads_another_multiple_keeps_the_logits_too(name, options):
     model = without_eps(ours(name))
     after = without_eps(with_residual(model, "attnres", **options))
@@ -119,7 +119,7 @@ def test_a_variant_that_leaves_sources_out_is_refused():
 
 
 @pytest.mark.parametrize("residual", EQUAL)
-@pytest.mark.parametrize("name", NANO)
+@pytest.mark.parametrize("name", ADDITIVE)
 def test_shared_weights_keep_their_gradients(name, residual):
     model = without_eps(ours(name))
     after = without_eps(convert(residual, model)).eval()
@@ -146,7 +146,7 @@ def test_a_norm_s_epsilon_counts_n_squared_times(residual):
     torch.testing.assert_close(after(x), plain, **EXACT)
 
 
-@pytest.mark.parametrize("name", NANO)
+@pytest.mark.parametrize("name", ADDITIVE)
 def test_add_to_add_is_bitwise(name):
     model = ours(name)
     assert torch.equal(with_residual(model, "add")(inputs(name)), model(inputs(name)))

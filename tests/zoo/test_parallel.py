@@ -6,11 +6,12 @@ import functools
 import pytest
 import torch
 from archzoo.layers.residual import Add, Parallel, Scaled
-from archzoo.zoo import create_model, fuse_parallel, save_model, to_parallel
+from archzoo.zoo import create_model, fuse_parallel, save_model, to_parallel, with_residual
 from archzoo.zoo.trunk import Trunk
 from torch import nn
 
-from .common import NANO, build, example, loss_of, trained
+from .common import ADDITIVE as MODELS
+from .common import build, example, loss_of, trained
 
 EXACT = {"rtol": 0.0, "atol": 1e-12}  # some thousand roundings of float64 at unit scale
 ADDITIVE = ["add", "scaled", "skip_init", "rezero", "layer_scale", "parallel"]
@@ -25,7 +26,7 @@ def inputs(name):
 
 
 @pytest.mark.parametrize("residual", [*ADDITIVE[:-1], {"name": "parallel", "group": 1}], ids=str)
-@pytest.mark.parametrize("name", NANO)
+@pytest.mark.parametrize("name", MODELS)
 def test_the_parallel_form_leads_back_bit_for_bit(name, residual):
     model, x = ours(name, residual=residual), inputs(name)
     before, logits = copy.deepcopy(model.state_dict()), model(x)
@@ -37,7 +38,7 @@ def test_the_parallel_form_leads_back_bit_for_bit(name, residual):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", NANO)
+@pytest.mark.parametrize("name", MODELS)
 def test_all_weights_are_shared_and_named_alike(name):
     model = ours(name, residual="layer_scale")
     wide = to_parallel(model, 2)
@@ -52,12 +53,19 @@ def test_all_weights_are_shared_and_named_alike(name):
 
 
 @pytest.mark.parametrize("group", [1, 2, 3, None])
-@pytest.mark.parametrize("name", NANO)
+@pytest.mark.parametrize("name", MODELS)
 def test_the_converted_model_is_the_one_built_that_way(name, group):
     model = ours(name)
     twin = ours(name, residual={"name": "parallel", "group": group})
     assert torch.equal(to_parallel(model, group)(inputs(name)), twin(inputs(name)))
     assert sum(p.numel() for p in twin.parameters()) == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("convert", [to_parallel, with_residual])
+def test_a_model_that_maps_the_stream_after_every_sum_is_refused(convert):
+    model = ours("poincare_resnet_nano", geometry="euclidean", residual="add")
+    with pytest.raises(ValueError, match="PoincareResNet maps the stream after every sum"):
+        convert(model, "attnres" if convert is not to_parallel else 2)
 
 
 def test_one_group_is_the_stem_plus_every_branch():
