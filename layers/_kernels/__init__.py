@@ -21,7 +21,9 @@ __all__ = ["load_kernels"]
 
 # Loops are vectorised by pragma only: -ffast-math would break the infinities of masked logits. The
 # instruction set is the one torch itself uses here, so that a cache shared by machines is safe.
-FLAGS = ["-O3", "-fopenmp-simd"]
+# Nothing here reads errno or floating-point exceptions, and without them roots and selections are
+# vectorised too.
+FLAGS = ["-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
 INSTRUCTIONS = {"AVX2": ["-march=x86-64-v3"], "AVX512": ["-march=x86-64-v4"]}
 # The source uses torch's stable interface as of 2.10, which keeps the build to some seconds.
 TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"
@@ -53,7 +55,8 @@ def _load(source: Path) -> None:
     from torch.utils import cpp_extension
 
     flags = [*FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), []), TARGET]
-    key = "\n".join([source.read_text(), torch.__version__, *flags])
+    texts = [part.read_text() for part in (source, *sorted(source.parent.glob("*.h")))]
+    key = "\n".join([*texts, torch.__version__, *flags])
     name = f"archzoo_{source.stem}_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     cache = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
     library = Path(cache) / "archzoo" / f"{name}.so"

@@ -11,6 +11,7 @@ is what one rounding of the result needs.
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -75,6 +76,19 @@ def check_points(x: Tensor, curvature: Curvature, dim: int = -1) -> None:
         )
 
 
+def check_range(dtype: torch.dtype, side: str, coordinates: str | None) -> None:
+    """Refuse float16 velocities on one side of a layer.
+
+    Raises:
+        ValueError: they would overflow at τ = 11.8.
+    """
+    if dtype == torch.float16 and coordinates == "velocity":
+        raise ValueError(
+            f"{side}='velocity' needs the range of bfloat16 or float32, got float16, which ends at "
+            f"τ = 11.8; exchange tangents instead"
+        )
+
+
 def in_float32(function: Function) -> Function:
     """Decorate a function of points: half precision goes in and out, float32 is computed.
 
@@ -88,11 +102,7 @@ def in_float32(function: Function) -> Function:
         half = dtype in (torch.float16, torch.bfloat16)
         default_margin(dtype)
         for side in ("input", "output"):
-            if dtype == torch.float16 and kwargs.get(side) == "velocity":
-                raise ValueError(
-                    f"{side}='velocity' needs the range of bfloat16 or float32, got float16, which "
-                    f"ends at τ = 11.8; exchange tangents instead"
-                )
+            check_range(dtype, side, kwargs.get(side))
 
         def widen(value: Any) -> Any:
             return value.float() if half and isinstance(value, Tensor) else value
@@ -101,7 +111,9 @@ def in_float32(function: Function) -> Function:
         named = {name: widen(value) for name, value in kwargs.items()}
         if half and "margin" in function.__annotations__ and named.get("margin") is None:
             named["margin"] = MARGINS[dtype]
-        with torch.autocast(x.device.type, enabled=False):
+        # Tensors without data know no autocast.
+        wide = nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+        with wide:
             return function(widen(x), *others, **named).to(dtype)
 
     return cast(Function, computed)

@@ -20,7 +20,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .ball import Curvature, check_curvature, in_float32
 from .coordinates import (
@@ -30,11 +29,12 @@ from .coordinates import (
     velocity_to_tangent,
 )
 from .curvature import BallCurvature, curvature_of
+from .fused_planes import plane_map
 from .hyperplanes import (
+    Place,
     Scale,
     check_stretch,
     concatenation_gain,
-    hyperplane_velocity,
     hyperplanes,
 )
 
@@ -79,28 +79,24 @@ def poincare_conv2d(
             velocities.
     """
     check_curvature(curvature)
-    place = {"stride": stride, "padding": padding, "dilation": dilation}
     planes = hyperplanes(weight, offset, curvature)
     gain = patch_gain(t.shape[1], weight)
-    product = F.conv2d(t, gain * planes.direction, None, groups=groups, **place)
-    # The squared norm of each group's patch: channels first, then pixels.
-    norms = t.square().unflatten(1, (groups, -1)).sum(2)
-    ones = norms.new_ones(1, 1, *weight.shape[2:]).expand(groups, -1, -1, -1)
-    square = 4 * curvature * gain**2 * F.conv2d(norms, ones, None, groups=groups, **place)
-    by_group = (groups, -1, 1, 1)
-    velocity = hyperplane_velocity(
-        product.unflatten(1, (groups, -1)),
-        square.unsqueeze(2),
-        planes._replace(stretch=planes.stretch.view(by_group), shift=planes.shift.view(by_group)),
-        dim=2,
-        largest=largest,
-        scale=scale,
+    place = Place(_pair(stride), _pair(padding), _pair(dilation))
+    arguments = (t, gain * planes.direction, planes.stretch, planes.shift)
+    velocity = plane_map(
+        *arguments, 4 * curvature * gain**2, place, groups, largest=largest, scale=scale
     )
     if groups == 1 and output == "velocity":
-        return velocity.flatten(1, 2)
-    out = velocity_to_tangent(velocity, curvature, dim=2)
-    out = concatenation_gain(out.shape[2], len(weight)) * out.flatten(1, 2)
+        return velocity
+    parts = velocity.unflatten(1, (groups, -1))
+    out = velocity_to_tangent(parts, curvature, dim=2).flatten(1, 2)
+    if groups > 1:
+        out = concatenation_gain(parts.shape[2], len(weight)) * out
     return out if output == "tangent" else tangent_to_velocity(out, curvature, dim=1)
+
+
+def _pair(x: Pair) -> tuple[int, int]:
+    return (x, x) if isinstance(x, int) else (x[0], x[1])
 
 
 def patch_gain(width: int, weight: Tensor) -> float:
@@ -155,7 +151,7 @@ class PoincareConv2d(nn.Module):
     ) -> None:
         """Make z and r."""
         super().__init__()
-        kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+        kernel = _pair(kernel_size)
         sizes = {"in_channels": in_channels, "out_channels": out_channels, "groups": groups}
         for name, size in {**sizes, "kernel_size": min(kernel)}.items():
             if size < 1:

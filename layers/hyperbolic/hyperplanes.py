@@ -28,17 +28,20 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .ball import Curvature, root, squared_norm
 from .radial import cosh_of_square, sinhc
 
 __all__ = [
     "Hyperplanes",
+    "Place",
     "Scale",
     "check_stretch",
     "concatenation_gain",
     "hyperplane_velocity",
     "hyperplanes",
+    "patch_velocity",
 ]
 
 Scale = Literal["distance", "angle"]
@@ -54,6 +57,14 @@ class Hyperplanes(NamedTuple):
     direction: Tensor
     stretch: Tensor
     shift: Tensor
+
+
+class Place(NamedTuple):
+    """Where a convolution's patches lie; pairs as in `torch.nn.functional.conv2d`."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
 
 
 def hyperplanes(weight: Tensor, offset: Tensor | None, curvature: Curvature) -> Hyperplanes:
@@ -107,6 +118,51 @@ def hyperplane_velocity(
         return velocity
     _, factor = cap(squared_norm(velocity, dim), math.sinh(largest))
     return factor * velocity
+
+
+def patch_velocity(
+    t: Tensor,
+    weight: Tensor,
+    stretch: Tensor,
+    shift: Tensor,
+    coefficient: Curvature,
+    place: Place | None,
+    groups: int = 1,
+    largest: float | None = None,
+    scale: Scale = "distance",
+) -> Tensor:
+    """Return ω (B, M, …) of all patches of tangents (B, N, …); this is the definition.
+
+    Args:
+        t: (B, N, H, W), or (B, N) without a place.
+        weight: gain · ĝ, (M, N/G, kh, kw) or (M, N).
+        stretch: a (M,).
+        shift: h (M,).
+        coefficient: 4c · gain², the factor between Σ t² of a patch and τ².
+        place: Where patches lie; None is a linear layer.
+        groups: G.
+        largest: As in `hyperplane_velocity`.
+        scale: As above.
+    """
+    # The squared norm of each group's patch: channels first, then pixels.
+    norms = t.square().unflatten(1, (groups, -1)).sum(2)
+    if place is None:
+        product = F.linear(t, weight)
+    else:
+        product = F.conv2d(t, weight, None, *place, groups)
+        ones = norms.new_ones(1, 1, *weight.shape[2:]).expand(groups, -1, -1, -1)
+        norms = F.conv2d(norms, ones, None, *place, groups)
+    by_group = (groups, -1, *[1] * (t.dim() - 2))
+    planes = Hyperplanes(weight, stretch.view(by_group), shift.view(by_group))
+    velocity = hyperplane_velocity(
+        product.unflatten(1, (groups, -1)),
+        coefficient * norms.unsqueeze(2),
+        planes,
+        dim=2,
+        largest=largest,
+        scale=scale,
+    )
+    return velocity.flatten(1, 2)
 
 
 def cap(square: Tensor, largest: float) -> tuple[Tensor, Tensor]:

@@ -13,12 +13,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from .ball import Curvature, check_curvature, in_float32, squared_norm
+from .ball import Curvature, check_curvature, in_float32
 from .coordinates import Coordinates, check_coordinates, velocity_to_tangent
 from .curvature import BallCurvature, curvature_of
-from .hyperplanes import Scale, check_stretch, hyperplane_velocity, hyperplanes
+from .fused_planes import plane_map
+from .hyperplanes import Scale, check_stretch, hyperplanes
 
 __all__ = ["PoincareLinear", "poincare_linear"]
 
@@ -52,13 +52,9 @@ def poincare_linear(
     """
     check_curvature(curvature)
     planes = hyperplanes(weight, offset, curvature)
-    velocity = hyperplane_velocity(
-        F.linear(t, planes.direction),
-        4 * curvature * squared_norm(t, -1),
-        planes,
-        largest=largest,
-        scale=scale,
-    )
+    rows = t.reshape(-1, t.shape[-1])
+    velocity = plane_map(rows, *planes, 4 * curvature, None, largest=largest, scale=scale)
+    velocity = velocity.view(*t.shape[:-1], -1)
     return velocity if output == "velocity" else velocity_to_tangent(velocity, curvature)
 
 
@@ -139,4 +135,7 @@ class PoincareLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the sizes."""
-        return f"{self.in_features}, {self.out_features}, bias={self.offset is not None}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.offset is not None}"
+        )

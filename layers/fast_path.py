@@ -1,0 +1,51 @@
+"""Which path may run: a hand-written gradient, a compiled kernel, or the definition."""
+
+import functools
+import importlib.util
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+__all__ = ["is_installed", "kernel_suits", "records_gradients", "through_definition"]
+
+
+def records_gradients() -> bool:
+    """Whether hand-written gradients may run: not while another tool traces the definition."""
+    return not (
+        torch.compiler.is_compiling()
+        or forward_ad._current_level >= 0
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
+def kernel_suits(*tensors: Tensor) -> bool:
+    """Whether compiled kernels know such tensors: on the CPU, all float32 or all float64."""
+    dtype = tensors[0].dtype
+    return dtype in (torch.float32, torch.float64) and all(
+        t.device.type == "cpu" and t.dtype == dtype and type(t) in (Tensor, nn.Parameter)
+        for t in tensors
+    )
+
+
+def through_definition(
+    definition: Callable[..., Tensor],
+    inputs: Sequence[Tensor | float | None],
+    gradient: Tensor,
+) -> list[Tensor | None]:
+    """Return the gradients of inputs by autograd of the definition, to be differentiated again."""
+    wanted = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
+    with torch.enable_grad():
+        found = iter(
+            torch.autograd.grad(
+                definition(*inputs), wanted, gradient, create_graph=True, allow_unused=True
+            )
+        )
+    return [next(found) if isinstance(x, Tensor) and x.requires_grad else None for x in inputs]
+
+
+@functools.cache
+def is_installed(package: str) -> bool:
+    """Whether a package could be imported."""
+    return importlib.util.find_spec(package) is not None

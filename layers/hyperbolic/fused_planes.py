@@ -1,0 +1,264 @@
+"""The hyperplane map with a gradient written by hand, which keeps two maps and a number per pixel.
+
+With S, cosh of τ² per pixel (`hyperplanes`), L = asinh u and g the gradient of ω:
+
+    du  = g a √(1 + ω²)/√(1 + u²),  0 where a|L| is held at 30
+    da  = Σ g √(1 + ω²) L,  dh = −Σ cosh(τ) du,  dP = S du
+    dτ² = (S'/S)(⟨du, u⟩ + cosh(τ)⟨du, h⟩) − ½S ⟨du, h⟩
+    dt  = convᵀ(dP) + 2κ t boxᵀ(dτ²),  dκ = Σ dτ² τ²/κ,  κ = 4c·gain²
+
+Two forms: single passes of a compiled kernel, and plain PyTorch in place. Both keep t, u, ω, τ².
+"""
+
+# Shape letters: B batch, N and M channels in and out, G groups, ... pixels or nothing.
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .._kernels import load_kernels
+from ..fast_path import kernel_suits, records_gradients, through_definition
+from .ball import Curvature
+from .hyperplanes import LIMIT, Place, Scale, patch_velocity
+from .radial import cosh_of_square, sinhc, sinhc_slope
+
+__all__ = ["laid_out", "plane_map"]
+
+
+def plane_map(
+    t: Tensor,
+    weight: Tensor,
+    stretch: Tensor,
+    shift: Tensor,
+    coefficient: Curvature,
+    place: Place | None,
+    groups: int = 1,
+    *,
+    largest: float | None = None,
+    scale: Scale = "distance",
+) -> Tensor:
+    """Return `hyperplanes.patch_velocity` of the same arguments, by the fastest path that can.
+
+    A cap other than the limit, and the angle, go through the definition.
+    """
+    if largest is not None or scale != "distance" or not records_gradients():
+        arguments = (t, weight, stretch, shift, coefficient, place, groups)
+        return patch_velocity(*arguments, largest=largest, scale=scale)
+    return _Planes.apply(t, weight, stretch, shift, coefficient, place, groups)  # type: ignore[return-value]
+
+
+class _Planes(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        t: Tensor,
+        weight: Tensor,
+        stretch: Tensor,
+        shift: Tensor,
+        coefficient: Tensor | float,
+        place: Place | None,
+        groups: int,
+    ) -> Tensor:
+        t = t if place is None else laid_out(t, groups)
+        product = (
+            F.linear(t, weight) if place is None else F.conv2d(t, weight, None, *place, groups)
+        )
+        number = float(coefficient)
+        ctx.kernel = kernel_suits(t, weight) and load_kernels("poincare")
+        if ctx.kernel:
+            product = laid_out(product, groups)
+            square = product.new_empty((len(product), groups, *product.shape[2:]))
+            velocity = torch.empty_like(product)
+            numbers = _numbers(weight, place)
+            kernels = torch.ops.archzoo_poincare
+            kernels.patch_squares(t, groups, numbers, number, square)
+            # The product becomes u in place.
+            kernels.planes(product, square, stretch, shift, groups, product, velocity)
+            u = product
+        else:
+            square = _squares(t, weight, place, groups).mul_(number)
+            u, velocity = _velocity(product, square, stretch, shift, groups)
+        ctx.save_for_backward(t, weight, stretch, shift, square, u, velocity)
+        ctx.coefficient, ctx.place, ctx.groups = coefficient, place, groups
+        return velocity
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
+        t, weight, stretch, shift, square, u, velocity = ctx.saved_tensors
+        coefficient, place, groups = ctx.coefficient, ctx.place, ctx.groups
+        if torch.is_grad_enabled():
+            inputs = (t, weight, stretch, shift, coefficient)
+            found = through_definition(
+                lambda *a: patch_velocity(*a, place, groups), inputs, gradients[0]
+            )
+            return *found, None, None
+        number = float(coefficient)
+        gradient = gradients[0]
+        if ctx.kernel:
+            gradient = laid_out(gradient, groups)
+            dproduct, dsquare = torch.empty_like(u), torch.empty_like(square)
+            dstretch, dshift = torch.empty_like(stretch), torch.empty_like(shift)
+            torch.ops.archzoo_poincare.planes_backward(
+                *(gradient, u, velocity, square, stretch, shift, groups),
+                *(dproduct, dsquare, dstretch, dshift),
+            )
+        else:
+            dproduct, dsquare, dstretch, dshift = _velocity_backward(
+                gradient, u, velocity, square, stretch, shift, groups
+            )
+        dt, dweight = _product_backward(ctx, dproduct, t, weight)
+        if dt is not None:
+            if ctx.kernel:
+                dt = laid_out(dt, groups)
+                torch.ops.archzoo_poincare.patch_squares_backward(
+                    dsquare, t, groups, _numbers(weight, place), number, dt
+                )
+            else:
+                _squares_backward(dsquare, t, weight, place, groups, 2 * number, dt)
+        dcoefficient = None
+        if isinstance(coefficient, Tensor) and ctx.needs_input_grad[4]:
+            dcoefficient = ((dsquare * square).sum() / number).view_as(coefficient)
+        return dt, dweight, dstretch, dshift, dcoefficient, None, None
+
+
+def laid_out(x: Tensor, groups: int = 1) -> Tensor:
+    """Return a map in a layout that kernels know: as it is if it may, otherwise contiguous."""
+    if x.is_contiguous():
+        return x
+    last = groups == 1 and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return x if last else x.contiguous()
+
+
+def _numbers(weight: Tensor, place: Place | None) -> list[int]:
+    """Return kernel, stride, padding and dilation as the kernel's eight numbers."""
+    if place is None:
+        return [1, 1, 1, 1, 0, 0, 1, 1]
+    return [*weight.shape[2:], *place.stride, *place.padding, *place.dilation]
+
+
+def _product_backward(
+    ctx: Any, dproduct: Tensor, t: Tensor, weight: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    to_input, to_weight = ctx.needs_input_grad[:2]
+    if ctx.place is None:
+        return (
+            dproduct @ weight if to_input else None,
+            dproduct.mT @ t if to_weight else None,
+        )
+    stride, padding, dilation = ctx.place
+    dt, dweight, _ = torch.ops.aten.convolution_backward(
+        *(dproduct, t, weight, None, stride, padding, dilation),
+        *(False, (0, 0), ctx.groups, (to_input, to_weight, False)),
+    )
+    return dt, dweight
+
+
+def _squares(t: Tensor, weight: Tensor, place: Place | None, groups: int) -> Tensor:
+    """Return Σ t² over each group's patch."""
+    norms = t.square().unflatten(1, (groups, -1)).sum(2)
+    if place is None:
+        return norms
+    return F.conv2d(norms, _box(weight, groups), None, *place, groups)
+
+
+def _box(weight: Tensor, groups: int) -> Tensor:
+    return weight.new_ones(1, 1, *weight.shape[2:]).expand(groups, -1, -1, -1)
+
+
+def _squares_backward(
+    dsquare: Tensor,
+    t: Tensor,
+    weight: Tensor,
+    place: Place | None,
+    groups: int,
+    factor: float,
+    dt: Tensor,
+) -> None:
+    """Add the gradient of t that comes from the squares."""
+    dnorms = factor * dsquare
+    if place is not None:
+        shape = dnorms.new_empty((len(t), groups, *t.shape[2:]))
+        dnorms = torch.ops.aten.convolution_backward(
+            *(dnorms, shape, _box(weight, groups), None, place.stride, place.padding),
+            *(place.dilation, False, (0, 0), groups, (True, False, False)),
+        )[0]
+    dt.unflatten(1, (groups, -1)).addcmul_(t.unflatten(1, (groups, -1)), dnorms.unsqueeze(2))
+
+
+class _PerPixel(NamedTuple):
+    """S and cosh of the capped τ², and their derivatives by τ²."""
+
+    along: Tensor
+    cosh: Tensor
+    along_slope: Tensor
+    cosh_slope: Tensor
+
+
+def _per_pixel(square: Tensor) -> _PerPixel:
+    outside = square > LIMIT**2
+    held = square.clamp_max(LIMIT**2)
+    inner, cosh = sinhc(held), cosh_of_square(held)
+    shrink = torch.where(outside, LIMIT * torch.where(outside, square, 1.0).rsqrt(), 1.0)
+    along = shrink * inner
+    slope = torch.where(outside, -0.5 * along / square, sinhc_slope(held, inner, cosh))
+    return _PerPixel(along, cosh, slope, torch.where(outside, 0.0, inner / 2))
+
+
+def _grouped(x: Tensor, groups: int) -> Tensor:
+    """Shape (B, M, …) as (B, G, M/G, P)."""
+    return x.view(len(x), groups, x.shape[1] // groups, -1)
+
+
+def _asinh_of_modulus(u: Tensor) -> Tensor:
+    """Return asinh|u| in few passes; `torch.asinh` is some ten times slower."""
+    modulus = u.abs()
+    square = u.square()
+    quotient = (square + 1).sqrt_().add_(1)
+    return modulus.addcdiv_(square, quotient).log1p_()
+
+
+def _velocity(
+    product: Tensor, square: Tensor, stretch: Tensor, shift: Tensor, groups: int
+) -> tuple[Tensor, Tensor]:
+    """Return u, in place of the product, and ω."""
+    of = _per_pixel(
+        square.unsqueeze(2).flatten(3) if square.dim() > 2 else square[:, :, None, None]
+    )
+    product = product.contiguous()
+    u = _grouped(product, groups)
+    u.mul_(of.along).addcmul_(of.cosh, shift.view(groups, -1, 1), value=-1)
+    angle = _asinh_of_modulus(u).mul_(stretch.view(groups, -1, 1)).clamp_max_(LIMIT).expm1_()
+    velocity = angle.addcdiv_(angle, angle + 1).mul_(0.5).copysign_(u)
+    return product, velocity.view_as(product)
+
+
+def _velocity_backward(
+    gradient: Tensor,
+    u: Tensor,
+    velocity: Tensor,
+    square: Tensor,
+    stretch: Tensor,
+    shift: Tensor,
+    groups: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    of = _per_pixel(
+        square.unsqueeze(2).flatten(3) if square.dim() > 2 else square[:, :, None, None]
+    )
+    shape = u.shape
+    gradient = _grouped(gradient.contiguous(), groups)
+    u, velocity = _grouped(u, groups), _grouped(velocity, groups)
+    a, h = stretch.view(groups, -1, 1), shift.view(groups, -1, 1)
+    pull = velocity.square().add_(1).sqrt_().mul_(gradient)
+    length = _asinh_of_modulus(u)
+    if float(stretch.max()) * float(length.max()) > LIMIT:
+        pull.mul_(a * length <= LIMIT)
+    dstretch = (length.copysign_(u).mul_(pull)).sum((0, 3))
+    du = pull.mul_(a).div_(u.square().add_(1).sqrt_())
+    with_u = (du * u).sum(2, keepdim=True)
+    with_h = h.mT @ du
+    dshift = -(du @ of.cosh.mT).sum(0)
+    dsquare = of.along_slope / of.along * (with_u + of.cosh * with_h) - of.cosh_slope * with_h
+    dproduct = du.mul_(of.along).view(shape)
+    return dproduct, dsquare.view_as(square), dstretch.view_as(stretch), dshift.view_as(shift)
