@@ -46,12 +46,15 @@ SHAPES = {(16, 32): (5.0, 2.0), (32, 16): (3.7, 1.7), (64, 8): (3.3, 1.7)}
 
 @contextlib.contextmanager
 def kernels(used: bool) -> Iterator[None]:
-    """Run with compiled kernels inside, or without."""
-    with mock.patch.dict(os.environ, {"ARCHZOO_KERNELS": "1" if used else "0"}):
+    """Run with compiled kernels inside where there are any, or without."""
+    if used or not load_kernels("poincare"):
+        yield
+        return
+    with mock.patch.dict(os.environ, {"ARCHZOO_KERNELS": "0"}):
         load_kernels.cache_clear()
-        load_kernels("poincare")  # outside of what is timed
         yield
     load_kernels.cache_clear()
+    load_kernels("poincare")  # now, not while something is timed
 
 
 def paths() -> tuple[str, ...]:
@@ -145,8 +148,7 @@ def peer_pairs(w: dict[str, Tensor], x: Tensor) -> dict[str, tuple[Forward, Tens
         conv = theirs.original_conv2d(z, r, c, padding=1)
         return nn.Sequential(conv, theirs.original_batch_norm(mean, variance, c)), x
 
-    builders = {"HypLL": hypll, "geoopt": geoopt, "original": original}
-    return available(builders)
+    return available({"HypLL": hypll, "geoopt": geoopt, "original": original})
 
 
 def available(builders: dict[str, Callable[[], Any]]) -> dict[str, Any]:
@@ -176,22 +178,16 @@ def pairs(quick: bool) -> tuple[list[Row], list[Bar]]:
         cheap = dict(candidates)
         for name, (forward, given) in peer_pairs(w, x).items():
             candidates[name] = candidate(forward, given, [*w.values()])
-        ratios, milliseconds = timed(candidates, 2 if quick else 5)
-        better = timed(cheap, 7 if quick else 31)
-        ratios |= better[0]
-        milliseconds |= better[1]
-        size = f"C={width}, {side}x{side}"
-        mebibytes = {name: one.kept() / 2**20 for name, one in candidates.items()}
-        for name in candidates:
-            over = mebibytes[name] / mebibytes["Euclidean"]
-            part = f"conv + BN, {size}"
-            rows.append(row(part, name, milliseconds[name], ratios[name], mebibytes[name], over))
+        what = f"conv + BN, C={width}, {side}x{side}"
+        found = costs(candidates, timed(candidates, 2 if quick else 5))
+        found |= costs(cheap, timed(cheap, 7 if quick else 31))
+        for name, cost in found.items():
+            rows.append(row(what, name, *cost))
         for path in paths():
             limit, most = (kernel_limit, 1.8) if path == "kernels" else (plain_limit, 2.5)
-            ours = f"ours, {path}"
-            bars.append(Bar(f"time over Euclidean, conv + BN, {size}, {path}", ratios[ours], limit))
-            over = mebibytes[ours] / mebibytes["Euclidean"]
-            bars.append(Bar(f"bytes over Euclidean, conv + BN, {size}, {path}", over, most))
+            _, ratio, _, over = found[f"ours, {path}"]
+            bars.append(Bar(f"time over Euclidean, {what}, {path}", ratio, limit))
+            bars.append(Bar(f"bytes over Euclidean, {what}, {path}", over, most))
     return rows, bars
 
 
@@ -203,16 +199,28 @@ def candidate(
     return Candidate(lambda: forward(given), [given], parameters, kernels)
 
 
-def timed(
-    candidates: dict[str, Candidate], repetitions: int
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Return ratios over the first candidate, and milliseconds."""
+def timed(candidates: dict[str, Candidate], repetitions: int) -> dict[str, list[float]]:
+    """Time all in turn, after one step of each."""
     for one in candidates.values():
         one.step()
-    times = interleaved({name: one.step for name, one in candidates.items()}, repetitions)
-    first = next(iter(times.values()))
-    ratios = {name: median_ratio(figures, first) for name, figures in times.items()}
-    return ratios, {name: 1e3 * statistics.median(figures) for name, figures in times.items()}
+    return interleaved({name: one.step for name, one in candidates.items()}, repetitions)
+
+
+def costs(
+    candidates: dict[str, Candidate], times: dict[str, list[float]]
+) -> dict[str, tuple[float, float, float, float]]:
+    """Return milliseconds, their ratio over the first, MiB kept and their ratio."""
+    first, *_ = candidates
+    kept = {name: one.kept() for name, one in candidates.items()}
+    return {
+        name: (
+            1e3 * statistics.median(figures),
+            median_ratio(figures, times[first]),
+            kept[name] / 2**20,
+            kept[name] / kept[first],
+        )
+        for name, figures in times.items()
+    }
 
 
 def resnet20(seed: int = 0) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -240,8 +248,10 @@ def network(quick: bool) -> tuple[list[Row], list[Bar]]:
         for module in made.modules():
             if isinstance(module, made.hypll.layers.HBatchNorm):
                 # The variance is a leaf of its own: its exponential would be differentiated once.
-                theirs.put(module, weight=module.weight.detach().requires_grad_())
-        return made, [*leaves.values()]
+                variance = module.weight.detach().requires_grad_()
+                theirs.put(module, weight=variance)
+                leaves[f"variance {len(leaves)}"] = variance
+        return made, [leaf for name, leaf in leaves.items() if "log_variance" not in name]
 
     def original() -> tuple[Forward, list[Tensor]]:
         made = theirs.original_resnet(parameters, c)
@@ -267,26 +277,23 @@ def network(quick: bool) -> tuple[list[Row], list[Bar]]:
             logits[name] = forward(images)
         loss = partial(step_loss, forward, images, classes)
         candidates[name] = Candidate(loss, [], leaves, name != "ours, plain")
-    ratios, milliseconds = timed(candidates, 1 if quick else 5)
-    cheap = {name: candidates[name] for name in candidates if name not in ("HypLL", "original")}
-    better = timed(cheap, 3 if quick else 15)
-    mebibytes = {name: one.kept() / 2**20 for name, one in candidates.items()}
-    best = f"ours, {paths()[0]}"
-    rows, bars = [], []
-    for name in candidates:
-        over = mebibytes[name] / mebibytes["Euclidean"]
-        ratio, time_of = better[0].get(name, ratios[name]), better[1].get(name, milliseconds[name])
-        rows.append(row("ResNet-20 step", name, time_of, ratio, mebibytes[name], over))
-        if name in ("HypLL", "original"):
-            apart = (logits[name] - logits[best]).abs().max() / logits[name].abs().max()
-            bars.append(Bar(f"logits apart from {name}'s, ResNet-20", apart.item(), 5e-5))
-            slower = milliseconds[name] / milliseconds[best]
-            bars.append(Bar(f"ResNet-20, {name} over {best}", slower, 10.0, at_most=False))
-        elif name != "Euclidean":
-            limit = 2.5 if name == "ours, kernels" else 6.0
-            bars.append(Bar(f"time over Euclidean, ResNet-20, {name}", ratio, limit))
-    over = mebibytes[best] / mebibytes["Euclidean"]
-    bars.append(Bar(f"bytes over Euclidean, ResNet-20, {best}", over, 3.5))
+    peers = [name for name in ("HypLL", "original") if name in candidates]
+    cheap = {name: one for name, one in candidates.items() if name not in peers}
+    best, *_ = (name for name in cheap if name != "Euclidean")
+    times = timed(candidates, 1 if quick else 5)
+    found = costs(candidates, times) | costs(cheap, timed(cheap, 3 if quick else 15))
+    rows = [row("ResNet-20 step", name, *cost) for name, cost in found.items()]
+    bars = []
+    for path in paths():
+        limit = 2.5 if path == "kernels" else 6.0
+        name = f"ours, {path}"
+        bars.append(Bar(f"time over Euclidean, ResNet-20, {name}", found[name][1], limit))
+    bars.append(Bar(f"bytes over Euclidean, ResNet-20, {best}", found[best][3], 3.5))
+    for peer in peers:
+        apart = (logits[peer] - logits[best]).abs().max() / logits[peer].abs().max()
+        bars.append(Bar(f"logits apart from {peer}'s, ResNet-20", apart.item(), 5e-5))
+        slower = median_ratio(times[peer], times[best])
+        bars.append(Bar(f"time over {best}, ResNet-20, {peer}", slower, 10.0, at_most=False))
     return rows, bars
 
 
@@ -302,10 +309,17 @@ def errors(quick: bool) -> tuple[list[Row], list[Bar]]:
     """
     rows, bars = [], []
     draws = range(3 if quick else 8)
+    peer = available({"HypLL": lambda: theirs.Hypll(torch.tensor(C))})
     for offset, scale in itertools.product((0.0, 0.1), (1e-3, 1e-2, 0.1, 0.3, 1.0, 2.0)):
         w = weights(16, offset=offset)
         exact = our_pair({name: value.double() for name, value in w.items()})
-        sides = rounded_pairs(w)
+        pair = our_pair(w)
+        sides: dict[str, Forward] = {f"ours, {path}": pair for path in paths()}
+        for name, hypll in peer.items():
+            layers = nn.Sequential(
+                hypll.conv(w["z"], w["r"], padding=1), hypll.batch_norm(w["mean"], w["variance"])
+            )
+            sides[name] = hypll.on_tangents(layers)
         squares: dict[str, list[float]] = {who: [] for who in sides}
         for seed in draws:
             g = torch.Generator().manual_seed(seed)
@@ -325,17 +339,6 @@ def errors(quick: bool) -> tuple[list[Row], list[Bar]]:
                 if "HypLL" in found:
                     bars.append(Bar(f"{what}, {who} over HypLL", error / found["HypLL"], 1.0))
     return rows, bars + finite()
-
-
-def rounded_pairs(w: dict[str, Tensor]) -> dict[str, Forward]:
-    """Our pair on both paths and HypLL's, from tangents to tangents."""
-    pair = our_pair(w)
-    sides: dict[str, Forward] = {f"ours, {path}": pair for path in paths()}
-    for name, made in available({"HypLL": lambda: theirs.Hypll(torch.tensor(C))}).items():
-        z, r, mean, variance = w.values()
-        layers = nn.Sequential(made.conv(z, r, padding=1), made.batch_norm(mean, variance))
-        sides[name] = made.on_tangents(layers)
-    return sides
 
 
 def finite() -> list[Bar]:
