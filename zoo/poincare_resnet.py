@@ -232,3 +232,16 @@ def euclidean_resnet20_poincare_head(
 ) -> PoincareResNet:
     """The flat twin of poincare_resnet20 with a hyperbolic head only."""
     return euclidean_resnet20(head=head, learned_curvature=learned_curvature, **options)
+
+
+@register_model(
+    source=PAPER,
+    kind="image",
+    geometry="Euclidean, head in the Poincaré ball",
+    extends=euclidean_resnet_tiny,
+)
+def euclidean_resnet_tiny_poincare_head(
+    head: HeadName = "mlr", learned_curvature: bool = True, **options: Any
+) -> PoincareResNet:
+    """The flat twin of poincare_resnet_tiny with a hyperbolic head only."""
+    return euclidean_resnet_tiny(head=head, learned_curvature=learned_curvature, **options)
