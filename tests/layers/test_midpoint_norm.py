@@ -1,4 +1,4 @@
-"""Midpoint batch normalisation: the literal chain, exact moments, symmetries, running statistics."""
+"""Midpoint batch normalisation: the literal chain, moments, symmetries, running statistics."""
 
 import copy
 

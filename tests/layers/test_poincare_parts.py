@@ -1,5 +1,7 @@
 """Pooling, heads, activations and conversions of the ball."""
 
+import copy
+
 import pytest
 import torch
 from archzoo.layers.hyperbolic import (
@@ -8,6 +10,7 @@ from archzoo.layers.hyperbolic import (
     ClipTangent,
     FromBall,
     MidpointPool,
+    PoincareConv2d,
     PoincareLinear,
     PoincareMLR,
     PointActivation,
@@ -21,6 +24,8 @@ from archzoo.layers.hyperbolic import (
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import register_parametrization
 
 C = 0.3
 
@@ -173,3 +178,58 @@ class TestConversion:
         check_one_ball(nn.Sequential(first, ChangeBall(one, two), last))
         check_one_ball(nn.Sequential(first, PoincareLinear(4, 4, curvature=one)))
         check_one_ball(nn.Sequential(*(PoincareLinear(4, 4, curvature=0.5) for _ in range(2))))
+
+
+class LowRank(nn.Module):
+    """A matrix as a product, for `torch.nn.utils.parametrize`."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rank = rank
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        """Multiply."""
+        return (left @ right).view(len(left), *self.rest)
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Truncate the singular value decomposition."""
+        self.rest = weight.shape[1:]
+        u, s, v = torch.linalg.svd(weight.flatten(1), full_matrices=False)
+        return u[:, : self.rank] * s[: self.rank], v[: self.rank]
+
+
+class TestWeightStructure:
+    """Layers of the ball take any matrix as z, whatever it is made of."""
+
+    @pytest.mark.parametrize(
+        ("layer", "shape"),
+        [
+            (PoincareLinear(6, 5, init="normal"), (3, 6)),
+            (PoincareMLR(6, 5), (3, 6)),
+            (PoincareConv2d(6, 5, 3, padding=1, init="normal"), (3, 6, 4, 4)),
+        ],
+        ids=["linear", "mlr", "conv"],
+    )
+    def test_a_factored_weight_is_the_product_of_its_factors(self, layer, shape):
+        layer = copy.deepcopy(layer).double()
+        dense = copy.deepcopy(layer)
+        register_parametrization(layer, "weight", LowRank(2))
+        with torch.no_grad():
+            dense.weight.copy_(layer.weight)
+        assert torch.linalg.matrix_rank(dense.weight.flatten(1)) == 2
+        t = draw(*shape)
+        torch.testing.assert_close(layer(t), dense(t), rtol=1e-12, atol=1e-13)
+        layer(t).square().sum().backward()
+        dense(t).square().sum().backward()
+        factors = layer.parametrizations.weight
+        expected = dense.weight.grad.flatten(1) @ factors.original1.detach().mT
+        torch.testing.assert_close(factors.original0.grad, expected, rtol=1e-10, atol=1e-11)
+
+    def test_a_spectrally_normed_weight_is_taken_as_it_is(self):
+        layer = spectral_norm(PoincareLinear(6, 5, init="normal").double()).eval()
+        plain = PoincareLinear(6, 5).double()
+        with torch.no_grad():
+            plain.weight.copy_(layer.weight)
+            plain.offset.copy_(layer.offset)
+        t = draw(3, 6)
+        torch.testing.assert_close(layer(t), plain(t), rtol=1e-12, atol=1e-13)
