@@ -85,6 +85,8 @@ def measure(config: RobustnessConfig) -> dict[str, Any]:
         RunError: the run has not ended, its data is missing, or an option does not fit it.
     """
     started = time.perf_counter()
+    from tqdm import tqdm
+
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device, dtype = _device(config.device), getattr(torch, config.dtype)
@@ -104,7 +106,8 @@ def measure(config: RobustnessConfig) -> dict[str, Any]:
         options = _attack_options(config, splits)
         radii = [radius / UNIT for radius in config.eps]
         inside = _Inside(splits, shared)
-        attacked = adversarial_accuracy(model, inside, radii, **options)
+        bar = tqdm(inside, "attack", unit=" batches", disable=not sys.stderr.isatty())
+        attacked = adversarial_accuracy(model, bar, radii, **options)
         told = _separations(model, (x for x, _ in inside), outside, config.temperature)
     except ValueError as error:
         raise RunError(str(error)) from error
@@ -209,6 +212,10 @@ class _Inside:
 
     def __init__(self, splits: Splits, options: Mapping[str, Any]) -> None:
         self.splits, self.options = splits, options
+
+    def __len__(self) -> int:
+        size, given = len(self.splits.test), self.options
+        return -(-min(size, given["samples"] or size) // given["batch_size"])
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         splits = self.splits
