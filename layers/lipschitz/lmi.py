@@ -8,8 +8,12 @@ With diagonal multipliers Λ_k > 0 the symmetric matrix P(L) has the blocks
 
     P = L² E_0 E_0ᵀ + Σ_k (2 E_k Λ_k E_kᵀ − E_k Λ_k C_k − C_kᵀ Λ_k E_kᵀ) − Tᵀ T,
 
-where T = [A, B_1 … B_n] and C_k acts on the coordinates of w_{k-1}. P(L) ≥ 0 implies that the block is L-Lipschitz for
-every bias: L²‖dx‖² − ‖dy‖² = vᵀ P v + 2 Σ dw_kᵀ Λ_k (C_k dw_{k-1} − dw_k), and each summand is ≥ 0.
+where T = [A, B_1 … B_n] and C_k acts on the coordinates of w_{k-1}. P(L) ≥ 0 implies that the block
+is L-Lipschitz for every bias: with v = (dx, dw_1 … dw_n),
+
+    L²‖dx‖² − ‖dy‖² = vᵀ P v + 2 Σ_k dw_kᵀ Λ_k (C_k dw_{k-1} − dw_k),
+
+and each summand is ≥ 0.
 
 Source: Fazlyab et al. 2019, "Efficient and accurate estimation of Lipschitz constants for deep
 neural networks", arXiv:1906.04893, with diagonal multipliers only (the coupled ones are not sound).
