@@ -1,9 +1,35 @@
 """Layers that are Lipschitz by construction, and the inequality that decides whether they are."""
 
+from .activation import ACTIVATIONS as ACTIVATIONS
+from .activation import GroupSort as GroupSort
+from .activation import MaxMin as MaxMin
+from .activation import make_activation as make_activation
+from .aol import AOLConv2d as AOLConv2d
+from .aol import AOLLinear as AOLLinear
+from .block import LDLTBlock as LDLTBlock
+from .circular import LDLTCircularConv2d as LDLTCircularConv2d
+from .contraction import contraction as contraction
+from .contraction import uncontract as uncontract
+from .heads import NormalizedLinear as NormalizedLinear
+from .heads import margin_logits as margin_logits
+from .heads import margin_radius as margin_radius
+from .heads import pairwise_radius as pairwise_radius
+from .isometry import GlobalScaledPool as GlobalScaledPool
+from .isometry import PadChannels as PadChannels
+from .isometry import ScaledAvgPool2d as ScaledAvgPool2d
+from .isometry import SpaceToDepth as SpaceToDepth
+from .linear import ContractionLinear as ContractionLinear
 from .lmi import LMIBlock as LMIBlock
 from .lmi import lmi_matrix as lmi_matrix
+from .orthogonal import OrthogonalConv2d as OrthogonalConv2d
+from .plain import PlainBlock as PlainBlock
+from .plain import PlainShear as PlainShear
+from .plain import Scale as Scale
 from .protocol import ConvWeight as ConvWeight
 from .protocol import FrequencyWeight as FrequencyWeight
 from .protocol import LinearWeight as LinearWeight
 from .protocol import LipschitzLayer as LipschitzLayer
 from .protocol import ShearWeight as ShearWeight
+from .sandwich import SandwichLayer as SandwichLayer
+from .sll import SLLBlock as SLLBlock
+from .sll import SLLConv2d as SLLConv2d

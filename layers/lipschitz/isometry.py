@@ -1,0 +1,111 @@
+"""Changes of resolution and channels that keep distances, or never stretch them.
+
+They make a strided or channel-changing block out of one that keeps its shape, at no cost to its
+bound: SpaceToDepth moves pixels into channels, PadChannels adds zero channels, ScaledAvgPool2d is k
+times the mean over k × k pixels, GlobalScaledPool √(H W) times the mean of the image.
+
+Sources: folklore; pixel unshuffling as in Trockman and Kolter 2021, arXiv:2104.07167.
+Differs from it: an odd side is padded with zeros before it is halved.
+"""
+
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["GlobalScaledPool", "PadChannels", "ScaledAvgPool2d", "SpaceToDepth"]
+
+
+class SpaceToDepth(nn.Module):
+    """Move each s × s square of pixels into channels, (B, C, H, W) -> (B, s² C, ⌈H/s⌉, ⌈W/s⌉).
+
+    Args:
+        factor: s, at least 1.
+
+    Raises:
+        ValueError: factor < 1.
+    """
+
+    lipschitz = 1.0
+
+    def __init__(self, factor: int = 2) -> None:
+        """Keep the factor."""
+        super().__init__()
+        if factor < 1:
+            raise ValueError(f"factor must be at least 1, got {factor}")
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Move, after zeros up to a multiple of s."""
+        below, right = (-x.shape[-2] % self.factor, -x.shape[-1] % self.factor)
+        return F.pixel_unshuffle(F.pad(x, (0, right, 0, below)), self.factor)
+
+    def extra_repr(self) -> str:
+        """Show the factor."""
+        return f"factor={self.factor}"
+
+
+class PadChannels(nn.Module):
+    """Add zero channels, (B, C, H, W) -> (B, C + extra, H, W).
+
+    Args:
+        extra: How many, at least 0.
+
+    Raises:
+        ValueError: extra < 0.
+    """
+
+    lipschitz = 1.0
+
+    def __init__(self, extra: int) -> None:
+        """Keep the number."""
+        super().__init__()
+        if extra < 0:
+            raise ValueError(f"extra must be at least 0, got {extra}")
+        self.extra = extra
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add them at the end."""
+        return F.pad(x, (0, 0, 0, 0, 0, self.extra))
+
+    def extra_repr(self) -> str:
+        """Show the number."""
+        return f"extra={self.extra}"
+
+
+class ScaledAvgPool2d(nn.Module):
+    """k times the mean over squares of k × k pixels, a map of norm 1; the last pixels may drop out.
+
+    Args:
+        kernel_size: k, at least 1.
+
+    Raises:
+        ValueError: kernel_size < 1.
+    """
+
+    lipschitz = 1.0
+
+    def __init__(self, kernel_size: int = 2) -> None:
+        """Keep the size."""
+        super().__init__()
+        if kernel_size < 1:
+            raise ValueError(f"kernel_size must be at least 1, got {kernel_size}")
+        self.kernel_size = kernel_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool."""
+        return self.kernel_size * F.avg_pool2d(x, self.kernel_size)
+
+    def extra_repr(self) -> str:
+        """Show the size."""
+        return f"kernel_size={self.kernel_size}"
+
+
+class GlobalScaledPool(nn.Module):
+    """√(H W) times the mean of the image, (B, C, H, W) -> (B, C), a map of norm 1."""
+
+    lipschitz = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool."""
+        return x.sum((2, 3)) / math.sqrt(x.shape[2] * x.shape[3])
