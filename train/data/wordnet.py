@@ -16,7 +16,7 @@ from .files import require
 from .relations import relation_splits, transitive_closure
 from .splits import Splits, data_sets
 
-__all__ = ["below", "read_nouns", "wordnet"]
+__all__ = ["below", "leave_out", "read_nouns", "read_subset", "wordnet"]
 
 FILE = "data.noun"
 HINT = "give data.root=… (Debian's package wordnet-base has the file)"
@@ -103,6 +103,21 @@ def leave_out(
     return [names[i] for i in kept], [[place[p] for p in parents[i]] for i in kept]
 
 
+def read_subset(
+    folder: Path, subset: Literal["mammals", "nouns"]
+) -> tuple[list[str], list[list[int]]]:
+    """Read the names and direct hypernyms of a subset's nodes, in the order of the data set.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    require("wordnet", folder, [FILE], hint=HINT)
+    names, parents = read_nouns(folder / FILE)
+    if subset == "nouns":
+        return names, parents
+    return leave_out(LEFT_OUT, *below("mammal", names, parents))
+
+
 @data_sets.register(kind="nodes", source="WordNet 3.0, WordNet licence")
 def wordnet(
     *,
@@ -128,10 +143,7 @@ def wordnet(
         ValueError: the file is missing or damaged, or a number is out of range.
     """
     folder = Path(root)
-    require("wordnet", folder, [FILE], hint=HINT)
-    names, parents = read_nouns(folder / FILE)
-    if subset == "mammals":
-        names, parents = leave_out(LEFT_OUT, *below("mammal", names, parents))
+    names, parents = read_subset(folder, subset)
     about = {
         "source": f"WordNet, {FILE}, {subset}",
         "file sha256": hashlib.sha256((folder / FILE).read_bytes()).hexdigest(),
