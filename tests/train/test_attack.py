@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from archzoo.train.ascent import checkpoints
+from archzoo.zoo.ascent import checkpoints
 from archzoo.train.attack import (
     FGSM,
     adversarial_accuracy,

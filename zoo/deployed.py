@@ -1,0 +1,117 @@
+"""The function that a certificate speaks of: the stored weights, evaluated in float64.
+
+Weights are taken exactly as they are stored. A layer that computes its weights from parameters
+keeps the weights that it uses in its own precision; they are widened, not computed anew.
+"""
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..layers.lipschitz import LipschitzLayer
+from .bounds import Seen
+
+__all__ = ["Scaled", "deployed", "hooked_modules", "look", "refuse_nan"]
+
+
+class Scaled(nn.Module):
+    """A model behind a division by std, so that it reads inputs in the units of ε.
+
+    Args:
+        model: Reads x = (pixel − mean)/std.
+        std: Per channel, above 0.
+
+    Shape:
+        x · std, (N, C, …) -> what the model returns.
+    """
+
+    def __init__(self, model: nn.Module, std: Tensor) -> None:
+        """Keep the parts."""
+        super().__init__()
+        self.model = model
+        self.register_buffer("std", std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Divide and run the model."""
+        std: Any = self.std
+        return self.model(x / std.view(-1, *[1] * (x.dim() - 2)))
+
+
+def deployed(model: nn.Module) -> nn.Module:
+    """Return a copy on the CPU in float64 and evaluation that computes with the stored weights."""
+    stored = copy.deepcopy(model).cpu().eval()
+    for parameter in stored.parameters():
+        parameter.requires_grad_(False)
+    wide = copy.deepcopy(stored).double()
+    sources = dict(stored.named_modules())
+    for name, module in wide.named_modules():
+        if isinstance(module, LipschitzLayer):
+            source: Any = sources[name]
+
+            def weights(key: Any = None, source: Any = source) -> tuple[Tensor, ...]:
+                with torch.no_grad():
+                    found = source.weights(key)
+                return tuple(
+                    w.to(torch.complex128 if w.is_complex() else torch.float64) for w in found
+                )
+
+            vars(module)["weights"] = weights
+    return wide
+
+
+def hooked_modules(model: nn.Module) -> frozenset[nn.Module]:
+    """Return the modules with hooks that may change what they read or return."""
+    return frozenset(m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks)
+
+
+def refuse_nan(model: nn.Module) -> None:
+    """Refuse weights that are no numbers.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(
+                f"{name} holds NaN or infinite values, so nothing can be certified; train "
+                f"again, or load weights that are finite"
+            )
+
+
+def look(
+    model: nn.Module, batches: Iterable[Tensor], *, every: bool
+) -> tuple[list[Tensor], dict[nn.Module, Seen]]:
+    """Run a model and note what each module reads and returns.
+
+    Args:
+        model: In evaluation.
+        batches: What it reads.
+        every: Whether to run all batches, or only the first, for the shapes.
+    """
+    notes: dict[nn.Module, list[Any]] = {}
+
+    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        note = notes.setdefault(module, [set(), set(), 0.0, 0.0])
+        for place, value in ((0, inputs[0] if inputs else None), (1, output)):
+            if isinstance(value, Tensor) and value.dim() > 1:
+                note[place].add(tuple(value.shape[1:]))
+                if value.is_floating_point():
+                    size = float(value.flatten(1).norm(dim=1).max()) * (1 + 1e-9)
+                    note[place + 2] = max(note[place + 2], size)
+
+    handles = [module.register_forward_hook(hook) for module in model.modules()]
+    outputs = []
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                outputs.append(model(batch))
+                if not every:
+                    break
+    finally:
+        for handle in handles:
+            handle.remove()
+    seen = {m: Seen(frozenset(n[0]), frozenset(n[1]), n[2], n[3]) for m, n in notes.items()}
+    return outputs, seen
