@@ -5,6 +5,8 @@ if __name__ == "zoo":
 
 from . import gpt as gpt
 from . import hyperbolic_head as hyperbolic_head
+from . import lipschitz_mlp as lipschitz_mlp
+from . import lipschitz_resnet as lipschitz_resnet
 from . import mlp as mlp
 from . import poincare_embedding as poincare_embedding
 from . import poincare_mlp as poincare_mlp

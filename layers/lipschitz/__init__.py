@@ -18,6 +18,8 @@ from .isometry import GlobalScaledPool as GlobalScaledPool
 from .isometry import PadChannels as PadChannels
 from .isometry import ScaledAvgPool2d as ScaledAvgPool2d
 from .isometry import SpaceToDepth as SpaceToDepth
+from .export import export_plain as export_plain
+from .linear import ContractionConv1x1 as ContractionConv1x1
 from .linear import ContractionLinear as ContractionLinear
 from .lmi import LMIBlock as LMIBlock
 from .lmi import lmi_matrix as lmi_matrix

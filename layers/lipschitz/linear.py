@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from .contraction import bounded
 from .plain import linear
-from .protocol import LinearWeight, LipschitzLayer, check_lipschitz
+from .protocol import ConvWeight, LinearWeight, LipschitzLayer, check_lipschitz
 
-__all__ = ["ContractionLinear"]
+__all__ = ["ContractionConv1x1", "ContractionLinear"]
 
 
 class ContractionLinear(LipschitzLayer):
@@ -85,6 +85,28 @@ class ContractionLinear(LipschitzLayer):
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"lipschitz={self.lipschitz:g}"
         )
+
+
+class ContractionConv1x1(ContractionLinear):
+    """The same linear layer at every pixel, (B, in_features, H, W) -> (B, out_features, H, W)."""
+
+    @torch.no_grad()
+    def effective(self) -> ConvWeight:  # type: ignore[override]
+        """Return the kernel that the forward uses right now."""
+        return ConvWeight(self.weights()[0][:, :, None, None], 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply and shift at every pixel."""
+        return F.conv2d(x, self.weights()[0][:, :, None, None], self.bias)
+
+    @torch.no_grad()
+    def export(self) -> nn.Conv2d:  # type: ignore[override]
+        """Return the plain convolution."""
+        plain = linear(self.weights()[0], self.bias)
+        conv = nn.Conv2d(self.in_features, self.out_features, 1, bias=self.bias is not None)
+        conv.weight = nn.Parameter(plain.weight.detach()[:, :, None, None])
+        conv.bias = plain.bias
+        return conv
 
 
 def check_features(**sizes: int) -> None:

@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from archzoo.layers.hyperbolic import PoincareConv2d
+from archzoo.layers.lipschitz import AOLConv2d
 from archzoo.layers.residual import AttnRes
 from archzoo.zoo import create_model, model_info, residuals
 from archzoo.zoo.vit import VisionTransformer
@@ -111,7 +112,7 @@ def test_the_default_configuration_tells_the_truth(name):
     if model_info(name).kind == "image":
         assert cfg["input_size"] == example_shape(name)
         first = model.get_submodule(cfg["first_conv"])
-        assert isinstance(first, nn.Conv2d | PoincareConv2d)
+        assert isinstance(first, nn.Conv2d | PoincareConv2d | AOLConv2d)
         assert first.in_channels == cfg["input_size"][0]
         assert len(cfg["mean"]) == len(cfg["std"]) == cfg["input_size"][0]
     else:
