@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 from torch import Tensor
 
+from .arguments import print_help, read_fields
 from .attack import FGSM, Robustness, adversarial_accuracy
 from .data import Splits
 from .errors import RunError
-from .explain import compose_config
 from .finished import finished_run
 from .folder import RunFolder
 from .ood import Separation, scores, separation
@@ -65,15 +64,7 @@ def read_arguments(arguments: Sequence[str]) -> RobustnessConfig:
     Raises:
         RunError: in one line, an unknown key, a value of another type or out of range, no run.
     """
-    ConfigStore.instance().store(name="robustness", node=RobustnessConfig)
-    flags = [argument for argument in arguments if argument.startswith("-")]
-    if flags:
-        raise RunError(f"{flags[0]}: arguments are key=value, such as run=DIR; --help lists them")
-    node = compose_config("robustness", arguments)
-    if OmegaConf.is_missing(node, "run"):
-        raise RunError("run is missing; name a run folder with run=DIR")
-    config = OmegaConf.to_object(node)
-    assert isinstance(config, RobustnessConfig)
+    config = read_fields("robustness", RobustnessConfig, arguments)
     _check(config)
     return config
 
@@ -163,10 +154,7 @@ def main() -> None:
     """Measure, print and write; an error of the user's is one line and exit code 1."""
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
-        print((__doc__ or "").strip())
-        print("\nKeys and defaults (train/robustness.py says what they mean):")
-        defaults = OmegaConf.structured(RobustnessConfig)
-        print("  " + OmegaConf.to_yaml(defaults).strip().replace("\n", "\n  "))
+        print_help(__doc__, "train/robustness.py", RobustnessConfig)
         return
     try:
         config = read_arguments(arguments)
