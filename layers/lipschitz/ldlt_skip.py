@@ -103,14 +103,14 @@ def skip_inverse(block: LMIBlock, lipschitz: float) -> Free:
     """
     tap = only_last_tap(block)
     k0h, m = uncontract(block.skip.mH / lipschitz, "A / L")
-    kernels: list[Tensor] = []
-    factor, scale, before = m, lipschitz, None
+    k0, kernels = k0h.mH, []
+    factor, scale, before = m, lipschitz, torch.ones_like(block.skip.real[..., 0, :])
+    corner = _corner(k0, [])
     for k, (c, multiplier) in enumerate(zip(block.inner, block.multipliers, strict=True), start=1):
         own = multiplier.sqrt()
-        q = rows(own, c)
-        q = (q if before is None else q / before) @ factor.mH / (ROOT2 * scale)
+        q = (rows(own, c) / before.unsqueeze(-2)) @ factor.mH / (ROOT2 * scale)
         if k == len(block.inner):
-            corner = _corner(k0h.mH, kernels)
+            corner = _corner(k0, kernels)
             q = solve_right(q, corner.u)
         kernel, n = uncontract(q, f"the contraction of C_{k}")
         kernels.append(kernel)
@@ -118,7 +118,7 @@ def skip_inverse(block: LMIBlock, lipschitz: float) -> Free:
     core = (tap / before) @ factor.mH / ROOT2
     qb = corner.g.mH @ core + _cross(corner, kernels[-1])
     kb, _ = uncontract(qb, "the contraction of the output")
-    return Free(tuple(kernels), torch.cat([k0h.mH, kb], dim=-1), block.multipliers)
+    return Free(tuple(kernels), torch.cat([k0, kb], dim=-1), block.multipliers)
 
 
 def given_skip_block(

@@ -7,7 +7,7 @@ never the parameters or `lipschitz`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -118,7 +118,7 @@ class LipschitzLayer(nn.Module):
         self.forget()
         return super().train(mode)
 
-    def _map(self, own: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    def _map(self, own: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         like = next(iter(own.values()))
         # Tensors without data know no autocast, and have no values to look at.
         wide = nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False)
@@ -132,7 +132,7 @@ class LipschitzLayer(nn.Module):
             )
 
 
-def refuse_nan(layer: str, parameters: dict[str, Tensor]) -> None:
+def refuse_nan(layer: str, parameters: Mapping[str, Tensor]) -> None:
     """Refuse parameters that hold NaN or infinities.
 
     Raises:
@@ -156,5 +156,3 @@ def check_lipschitz(lipschitz: float) -> float:
         raise ValueError(f"lipschitz must be a positive number, got {lipschitz}")
     return float(lipschitz)
 
-
-Activation = Callable[[Tensor], Tensor]
