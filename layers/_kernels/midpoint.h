@@ -6,14 +6,15 @@
 
 namespace points {
 
-// cosh(rho) - 1 = 2 half between a velocity and a point, by the form that keeps more digits, and
-// the difference of their times. square = |d|^2, along = <d, point>, d = velocity - point.
+// (cosh(rho) - 1)/2 between a velocity and a point, by the form that keeps more digits. square is
+// that of their difference, later the difference of their times.
 template <typename T>
-T half_excess(T square, T along, T product, T time, T other, T& later) {
-  later = (square + T(2) * along) / (time + other);
-  const T near = T(0.5) * (square - later * later), far = time * other - product - T(1);
-  const T excess = square < time * other ? near : far;
-  return excess > T(0) ? T(0.5) * excess : T(0);
+IN_LOOP T half_excess(T square, T later, T product, T time, T other) {
+  const T near = T(0.5) * (square - later * later), times = time * other;
+  const T far = times - product - T(1), is_near = T(square < times);
+  // No branches, which would keep the loop from being vectorised.
+  const T excess = is_near * near + (T(1) - is_near) * far;
+  return T(0.25) * (excess + std::abs(excess));
 }
 
 // The transform of one point: out = k d + q M + p b, with what its gradient needs.
@@ -23,7 +24,7 @@ struct Step {
 };
 
 template <typename T>
-Step<T> step(T half, T delay, T scale, T between) {
+IN_LOOP Step<T> step(T half, T delay, T scale, T between) {
   const T length = asinhc(half).value, angle = T(4) * half * length * length;
   T cosh;
   const Radial<T> own = sinhc(angle, cosh);
@@ -88,12 +89,19 @@ struct Products {
         across[j] += d * b;
       }
     }
-    const T other = T(mean_time);
+    finish(T(mean_time), T(target_time));
+  }
+
+  // Apart from the constructor, where the compiler would not vectorise it.
+  __attribute__((noinline)) void finish(T other, T turn) {
 #pragma omp simd
     for (int64_t j = 0; j < L<T>; ++j) {
-      time[j] = std::sqrt(T(1) + square[j]);
-      half[j] = half_excess(apart[j], along[j], with_mean[j], time[j], other, later[j]);
-      delay[j] = T(target_time) * later[j] - across[j];
+      const T own = std::sqrt(T(1) + square[j]);
+      const T difference = (apart[j] + T(2) * along[j]) / (own + other);
+      time[j] = own;
+      later[j] = difference;
+      half[j] = half_excess(apart[j], difference, with_mean[j], own, other);
+      delay[j] = turn * difference - across[j];
     }
   }
 };
@@ -198,6 +206,7 @@ void normalise_backward(const Tensor& gradient, const Tensor& velocity, const Te
   const T *nu = data<T>(moments) + 1, root = T(0.5 / std::sqrt(curvature));
   const T *norm_of = data<T>(norms), between = T(f.between), mean_square = T(f.mean_square);
   const T mean_target = T(f.mean_target), target_square = T(f.target_time * f.target_time - 1);
+  const T scale = T(f.scale), share = T(1) / (T(1) + between);
   // What the second pass needs of a pixel: d(velocity) = G kg + w (kw + turn/X) + M km + b kb + V.
   std::unique_ptr<T[]> numbers(new T[6 * points]);
   enum { GAIN, SELF, MEAN, TARGET, SPREAD, TIME };
@@ -217,22 +226,22 @@ void normalise_backward(const Tensor& gradient, const Tensor& velocity, const Te
     }
     T norm[L<T>], live[L<T>], gain[L<T>], extra[L<T>], k[L<T>], q[L<T>], p[L<T>];
     T ddelay[L<T>], dexcess[L<T>], spread[L<T>];
-    T s_scale = 0, s_delay = 0, s_between = 0, s_time = 0, s_spread = 0, s_later = 0, s_curve = 0;
+    T part[7][L<T>];
     for (int64_t j = 0; j < L<T>; ++j) {
       live[j] = j < tile.count;
       norm[j] = j < tile.count ? norm_of[tile.point + j] : T(0);
     }
-#pragma omp simd reduction(+ : s_scale, s_delay, s_between, s_time, s_spread, s_later, s_curve)
+#pragma omp simd
     for (int64_t j = 0; j < L<T>; ++j) {
       const T half = of.half[j], delay = of.delay[j], excess = T(2) * half;
-      const T n = T(1) / (T(1) + between);
-      const Step<T> s = step(half, delay, T(f.scale), between);
+      const T n = share;
+      const Step<T> s = step(half, delay, scale, between);
       // The factor of the tangent: G becomes gain G + extra O.
       const Radial<T> a = asinhc(norm[j]);
       const T with_out = s.k * gd[j] + s.q * gm[j] + s.p * gb[j];
       gain[j] = root * a.value;
       extra[j] = T(2) * root * a.slope * with_out;
-      s_curve += gain[j] * with_out;
+      part[6][j] = gain[j] * with_out;
       const T od = s.k * of.apart[j] + s.q * of.along[j] + s.p * of.across[j];
       const T om = s.k * of.along[j] + s.q * mean_square + s.p * mean_target;
       const T ob = s.k * of.across[j] + s.q * mean_target + s.p * target_square;
@@ -245,24 +254,28 @@ void normalise_backward(const Tensor& gradient, const Tensor& velocity, const Te
       const T dother = dp * s.stretch_slope + dk * s.slow * s.slow_slope;
       T cosh;
       const Radial<T> own = sinhc(angle, cosh);
-      const T dangle = dother * T(f.scale * f.scale) - dk * s.k * own.slope / own.value;
+      const T dangle = dother * scale * scale - dk * s.k * own.slope / own.value;
       // A clamped excess passes nothing on.
-      const T open = half > T(0) || of.apart[j] == T(0) ? live[j] : T(0);
+      const T open = (half > T(0)) | (of.apart[j] == T(0)) ? live[j] : T(0);
       const T dex = open * (s.k * n * (between * dp - dq) + dangle * s.spread_slope);
       ddelay[j] = live[j] * delayed;
       dexcess[j] = dex;
       spread[j] = open * s.spread_slope;
       k[j] = s.k, q[j] = s.q, p[j] = s.p;
-      s_scale += live[j] * (T(2) * T(f.scale) * angle * dother + dk * s.k / T(f.scale));
-      s_delay += ddelay[j];
-      s_between -= live[j] * n * s.q * (dq + dp);
-      s_time += of.time[j] * dex;
-      s_spread += of.time[j] * spread[j];
-      s_later += of.later[j] * ddelay[j];
+      part[0][j] = live[j] * (T(2) * scale * angle * dother + dk * s.k / scale);
+      part[1][j] = ddelay[j];
+      part[2][j] = -live[j] * n * s.q * (dq + dp);
+      part[3][j] = of.time[j] * dex;
+      part[4][j] = of.time[j] * spread[j];
+      part[5][j] = of.later[j] * ddelay[j];
     }
     double* sum = sums.chunk(chunk);
-    const double scalars[] = {s_scale, s_delay, s_between, s_time, s_spread, s_later, s_curve};
-    for (int64_t i = 0; i < 7; ++i) sum[3 * width + i] += scalars[i];
+    for (int64_t i = 0; i < 7; ++i) {
+      T all = 0;
+#pragma omp simd reduction(+ : all)
+      for (int64_t j = 0; j < L<T>; ++j) all += part[i][j];
+      sum[3 * width + i] += all;
+    }
     for (int64_t c = 0; c < width; ++c) {
       const T *w = read(in, tile, c, w_row), *g = read(from, tile, c, g_row);
       const T m = T(f.mean[c]), b = T(f.target[c]);

@@ -6,8 +6,6 @@
 
 namespace points {
 
-constexpr double LARGEST = 20.0;  // as in layers/hyperbolic/mobius.py
-
 // w = left_scale a + right_scale b is the sum's velocity, and what its gradient needs.
 template <typename T>
 struct Boost {
@@ -16,10 +14,10 @@ struct Boost {
 };
 
 template <typename T>
-Boost<T> boost(T left, T right, T both, T curvature, T root) {
+IN_LOOP Boost<T> boost(T left, T right, T both, T curvature, T root, T largest) {
   Boost<T> s;
-  s.left = capped(T(4) * curvature * left, T(LARGEST));
-  s.right = capped(T(4) * curvature * right, T(LARGEST));
+  s.left = capped(T(4) * curvature * left, largest);
+  s.right = capped(T(4) * curvature * right, largest);
   const T one = root * s.left.factor, two = root * s.right.factor;
   const T time = s.left.cosh * s.right.cosh + one * two * both;
   s.ratio = (s.right.cosh + time) / (T(1) + s.left.cosh);
@@ -29,8 +27,8 @@ Boost<T> boost(T left, T right, T both, T curvature, T root) {
 }
 
 template <typename T>
-void mobius(const Tensor& left, const Tensor& right, double curvature, const Tensor& norms,
-            const Tensor& out) {
+void mobius(const Tensor& left, const Tensor& right, double curvature, double largest,
+            const Tensor& norms, const Tensor& out) {
   const Map<T> a_map(left), b_map(right), to(out);
   const T root = T(2 * std::sqrt(curvature));
   for_tiles(a_map, [&](int64_t, const Tile& tile) {
@@ -47,7 +45,7 @@ void mobius(const Tensor& left, const Tensor& right, double curvature, const Ten
     }
 #pragma omp simd
     for (int64_t j = 0; j < L<T>; ++j) {
-      const Boost<T> s = boost(aa[j], bb[j], ab[j], T(curvature), root);
+      const Boost<T> s = boost(aa[j], bb[j], ab[j], T(curvature), root, T(largest));
       aa[j] = s.left_scale, bb[j] = s.right_scale;
     }
     for (int64_t c = 0; c < a_map.channels; ++c) {
@@ -74,8 +72,8 @@ void mobius(const Tensor& left, const Tensor& right, double curvature, const Ten
 
 template <typename T>
 void mobius_backward(const Tensor& gradient, const Tensor& left, const Tensor& right,
-                     double curvature, const Tensor& norms, const Tensor& dleft,
-                     const Tensor& dright, const Tensor& dcurvature) {
+                     double curvature, double largest, const Tensor& norms,
+                     const Tensor& dleft, const Tensor& dright, const Tensor& dcurvature) {
   const Map<T> g_map(gradient), a_map(left), b_map(right), to_left(dleft), to_right(dright);
   const T root = T(2 * std::sqrt(curvature)), c4 = T(4 * curvature), c = T(curvature);
   Sums sums(1);
@@ -98,7 +96,7 @@ void mobius_backward(const Tensor& gradient, const Tensor& left, const Tensor& r
     T sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t j = 0; j < L<T>; ++j) {
-      const Boost<T> s = boost(aa[j], bb[j], ab[j], c, root);
+      const Boost<T> s = boost(aa[j], bb[j], ab[j], c, root, T(largest));
       const Radial<T> f = asinhc(norm[j]);
       const T along = s.left_scale * ga[j] + s.right_scale * gb[j], gain = f.value / root;
       const T extra = T(2) * f.slope / root * along;

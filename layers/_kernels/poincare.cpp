@@ -63,13 +63,14 @@ void normalise_backward(Tensor gradient, Tensor velocity, Tensor target, Tensor 
                                         dscalars);
 }
 
-void mobius(Tensor left, Tensor right, double curvature, Tensor norms, Tensor out) {
-  BY_TYPE(left, mobius)(left, right, curvature, norms, out);
+void mobius(Tensor left, Tensor right, double curvature, double largest, Tensor norms,
+            Tensor out) {
+  BY_TYPE(left, mobius)(left, right, curvature, largest, norms, out);
 }
 
-void mobius_backward(Tensor gradient, Tensor left, Tensor right, double curvature, Tensor norms,
-                     Tensor dleft, Tensor dright, Tensor dcurvature) {
-  BY_TYPE(left, mobius_backward)(gradient, left, right, curvature, norms, dleft, dright,
+void mobius_backward(Tensor gradient, Tensor left, Tensor right, double curvature, double largest,
+                     Tensor norms, Tensor dleft, Tensor dright, Tensor dcurvature) {
+  BY_TYPE(left, mobius_backward)(gradient, left, right, curvature, largest, norms, dleft, dright,
                                  dcurvature);
 }
 
@@ -101,11 +102,12 @@ STABLE_TORCH_LIBRARY(archzoo_poincare, m) {
       "float curvature, float eps, bool batch, Tensor mean, Tensor moments, Tensor norms, "
       "Tensor(a!) dvelocity, Tensor(b!) dtarget, Tensor(c!) dmean, Tensor(d!) dscalars) -> ()");
   m.def(
-      "mobius(Tensor left, Tensor right, float curvature, Tensor(a!) norms, Tensor(b!) out) "
-      "-> ()");
+      "mobius(Tensor left, Tensor right, float curvature, float largest, Tensor(a!) norms, "
+      "Tensor(b!) out) -> ()");
   m.def(
-      "mobius_backward(Tensor gradient, Tensor left, Tensor right, float curvature, Tensor norms, "
-      "Tensor(a!) dleft, Tensor(b!) dright, Tensor(c!) dcurvature) -> ()");
+      "mobius_backward(Tensor gradient, Tensor left, Tensor right, float curvature, "
+      "float largest, Tensor norms, Tensor(a!) dleft, Tensor(b!) dright, Tensor(c!) dcurvature) "
+      "-> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(archzoo_poincare, CPU, m) {

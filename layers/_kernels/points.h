@@ -31,7 +31,8 @@ T* data(const Tensor& tensor) {
 }
 
 // A tensor (B, C, ...), contiguous or channels-last, as images of points; with groups the channels
-// of an image are split, and the group of image i is i % groups.
+// of an image are split, and the group of image i is i % groups. Maps that share tiles share their
+// layout.
 template <typename T>
 struct Map {
   T* at;
@@ -40,7 +41,7 @@ struct Map {
   explicit Map(const Tensor& x, int64_t groups = 1) : at(data<T>(x)), channels(x.size(1) / groups) {
     const int64_t batch = x.size(0), width = x.size(1);
     const int64_t area = batch * width ? x.numel() / (batch * width) : 1;
-    if (groups == 1 && (area == 1 || x.stride(1) == 1)) {
+    if (groups == 1 && (area == 1 || (width > 1 && x.stride(1) == 1))) {
       images = 1, pixels = batch * area;
       image_stride = 0, channel_stride = 1, pixel_stride = width;
     } else {
@@ -120,6 +121,9 @@ struct Sums {
   }
 };
 
+// What a vectorised loop calls must be part of it.
+#define IN_LOOP inline __attribute__((always_inline))
+
 template <typename T>
 using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
 template <typename T>
@@ -130,31 +134,29 @@ template <typename T>
 constexpr int MANTISSA = SINGLE<T> ? 23 : 52;
 
 template <typename T>
-Bits<T> bits(T x) {
+IN_LOOP Bits<T> bits(T x) {
   Bits<T> b;
   std::memcpy(&b, &x, sizeof(T));
   return b;
 }
 
 template <typename T>
-T from_bits(Bits<T> b) {
+IN_LOOP T from_bits(Bits<T> b) {
   T x;
   std::memcpy(&x, &b, sizeof(T));
   return x;
 }
 
 // c_0 + c_1 x + ...
-template <typename T, int N>
-T polynomial(const double (&c)[N], T x) {
-  T sum = T(c[N - 1]);
-#pragma GCC unroll 16
-  for (int n = N - 2; n >= 0; --n) sum = sum * x + T(c[n]);
-  return sum;
+template <typename T, size_t N, size_t I = 0>
+IN_LOOP T polynomial(const double (&c)[N], T x) {
+  if constexpr (I + 1 == N) return T(c[I]);
+  else return T(c[I]) + x * polynomial<T, N, I + 1>(c, x);
 }
 
 // e^x - 1 for x in [-80, 88] (float); some units in the last place.
 template <typename T>
-T expm1(T x) {
+IN_LOOP T expm1(T x) {
   constexpr T MAGIC = SINGLE<T> ? T(12582912.0) : T(6755399441055744.0);  // rounds to integers
   constexpr T HIGH = SINGLE<T> ? T(0.693359375) : T(0.693147180369123816490);
   constexpr T LOW = SINGLE<T> ? T(-2.12194440e-4) : T(1.90821492927058770002e-10);
@@ -174,7 +176,7 @@ T expm1(T x) {
 
 // log(1 + y) for y >= 0; some units in the last place.
 template <typename T>
-T log1p(T y) {
+IN_LOOP T log1p(T y) {
   constexpr T HIGH = SINGLE<T> ? T(0.693359375) : T(0.693147180369123816490);
   constexpr T LOW = SINGLE<T> ? T(-2.12194440e-4) : T(1.90821492927058770002e-10);
   static constexpr double SHORT[] = {1. / 3, 1. / 5, 1. / 7, 1. / 9};
@@ -192,7 +194,7 @@ T log1p(T y) {
 
 // asinh(v) for v >= 0; v ends at 1e18, whose square is a float.
 template <typename T>
-T asinh(T v) {
+IN_LOOP T asinh(T v) {
   v = v < T(1e18) ? v : T(1e18);
   const T square = v * v;
   return log1p(v + square / (T(1) + std::sqrt(T(1) + square)));
@@ -200,7 +202,7 @@ T asinh(T v) {
 
 // sinh(x) for x >= 0.
 template <typename T>
-T sinh(T x) {
+IN_LOOP T sinh(T x) {
   const T m = expm1(x);
   return T(0.5) * (m + m / (T(1) + m));
 }
@@ -215,7 +217,7 @@ constexpr double SERIES_BELOW = 0.01;
 
 // sinh(r)/r, and cosh(r) = value at twice the slope: d cosh(r)/du = sinh(r)/(2 r).
 template <typename T>
-Radial<T> sinhc(T u, T& cosh) {
+IN_LOOP Radial<T> sinhc(T u, T& cosh) {
   static constexpr double VALUE[] = {1, 1. / 6, 1. / 120, 1. / 5040, 1. / 362880, 1. / 39916800};
   static constexpr double SLOPE[] = {1. / 6, 2. / 120, 3. / 5040, 4. / 362880, 5. / 39916800};
   const bool near = u < T(SERIES_BELOW);
@@ -228,7 +230,7 @@ Radial<T> sinhc(T u, T& cosh) {
 
 // asinh(r)/r.
 template <typename T>
-Radial<T> asinhc(T u) {
+IN_LOOP Radial<T> asinhc(T u) {
   static constexpr double VALUE[] = {1,           -1. / 6,       3. / 40,      -15. / 336,
                                      105. / 3456, -945. / 42240, 10395. / 599040};
   static constexpr double SLOPE[] = {-1. / 6,      6. / 40,        -45. / 336,
@@ -247,7 +249,7 @@ struct Capped {
 };
 
 template <typename T>
-Capped<T> capped(T square, T largest) {
+IN_LOOP Capped<T> capped(T square, T largest) {
   const bool outside = square > largest * largest;
   T cosh;
   const Radial<T> s = sinhc(outside ? largest * largest : square, cosh);

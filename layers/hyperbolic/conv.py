@@ -21,14 +21,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .ball import Curvature, check_curvature, in_float32
+from .ball import Curvature, check_curvature, in_float32, root
 from .coordinates import (
     Coordinates,
     check_coordinates,
     tangent_to_velocity,
-    velocity_to_tangent,
 )
 from .curvature import BallCurvature, curvature_of
+from .fused_maps import scaled_tangent
 from .fused_planes import plane_map
 from .hyperplanes import (
     Place,
@@ -88,10 +88,9 @@ def poincare_conv2d(
     )
     if groups == 1 and output == "velocity":
         return velocity
-    parts = velocity.unflatten(1, (groups, -1))
-    out = velocity_to_tangent(parts, curvature, dim=2).flatten(1, 2)
-    if groups > 1:
-        out = concatenation_gain(parts.shape[2], len(weight)) * out
+    # The groups' outputs are concatenated by β.
+    share = concatenation_gain(len(weight) // groups, len(weight))
+    out = scaled_tangent(velocity, share / (2 * root(curvature)), groups)
     return out if output == "tangent" else tangent_to_velocity(out, curvature, dim=1)
 
 
@@ -118,8 +117,9 @@ class PoincareConv2d(nn.Module):
         curvature: c, or a shared `BallCurvature`.
         bias: Whether hyperplanes may leave the origin (r is learned).
         init: `identity` copies the first M entries of the patch, as the reference does, and shrinks
-            a 3×3 layer's norms to about a third; `dirac` copies the centre pixel and keeps the norm
-            of small points; `normal` is HNN++'s N(0, 1/(2 K N M)).
+            a 3×3 layer's norms to about a third; `dirac` copies the centre pixel, for more
+            outputs than inputs its neighbours too, and keeps the norm of small points; `normal` is
+            HNN++'s N(0, 1/(2 K N M)).
         largest: As in `poincare_linear`.
         scale: As in `poincare_linear`.
         output: As in `poincare_linear`.
@@ -188,10 +188,28 @@ class PoincareConv2d(nn.Module):
                 rows = torch.eye(self.out_channels // self.groups, inputs) / 2
                 self.weight.copy_(rows.repeat(self.groups, 1).view_as(self.weight))
             else:
-                nn.init.dirac_(self.weight, self.groups)
-                self.weight /= 2 * patch_gain(self.in_channels, self.weight)
+                self.weight.zero_()
+                self._copy_pixels()
         if self.offset is not None:
             nn.init.zeros_(self.offset)
+
+    def _copy_pixels(self) -> None:
+        """Copy the channels of the centre pixel, and beyond their number those of its neighbours.
+
+        A row of zeros would be a channel without a gradient behind the next ReLU.
+        """
+        outputs, inputs = self.out_channels // self.groups, self.weight.shape[1]
+        height, width = self.weight.shape[2:]
+        places = [(i, j) for i in range(height) for j in range(width)]
+        places.sort(key=lambda p: (2 * p[0] + 1 - height) ** 2 + (2 * p[1] + 1 - width) ** 2)
+        # Neighbours are alike, so copies of them count as so many of the centre.
+        share = min(1.0, inputs / outputs) ** 0.5
+        for row in range(self.out_channels):
+            copy, channel = divmod(row % outputs, inputs)
+            i, j = places[copy % len(places)]
+            self.weight[row, channel, i, j] = share / (
+                2 * patch_gain(self.in_channels, self.weight)
+            )
 
     def forward(self, t: Tensor) -> Tensor:
         """Convolve tangents."""

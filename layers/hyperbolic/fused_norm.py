@@ -26,7 +26,7 @@ from torch import Tensor
 from .._kernels import load_kernels
 from ..fast_path import kernel_suits, records_gradients, through_definition
 from .ball import Curvature
-from .fused_planes import laid_out
+from .fused_planes import laid_out, matched
 from .hyperplanes import LIMIT
 from .normalisation import normalised_tangents, squared_angle
 from .radial import asinhc, asinhc_slope, cosh_of_square, sinhc, sinhc_slope
@@ -95,10 +95,13 @@ class _Normalise(torch.autograd.Function):
         given, kept = ([None, None], kept) if ctx.batch else (kept[:2], kept[2:])
         if torch.is_grad_enabled():
             inputs = (velocity, target, variance, curvature, *given)
-            return *through_definition(
-                lambda *a: normalised_tangents(*a, eps)[0], inputs, gradient
-            ), None
-        gradient = laid_out(gradient)
+            found = through_definition(
+                lambda w, b, v, c, m, s: normalised_tangents(w, b, v, c, m, s, eps)[0],
+                inputs,
+                gradient,
+            )
+            return *found, None
+        gradient = matched(gradient, velocity)
         if ctx.kernel:
             dvelocity, dmean = torch.empty_like(velocity), torch.empty_like(target)
             dtarget, scalars = torch.empty_like(target), velocity.new_empty(3)

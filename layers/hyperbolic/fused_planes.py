@@ -24,7 +24,7 @@ from .ball import Curvature
 from .hyperplanes import LIMIT, Place, Scale, patch_velocity
 from .radial import cosh_of_square, sinhc, sinhc_slope
 
-__all__ = ["laid_out", "plane_map"]
+__all__ = ["Capped", "capped", "laid_out", "matched", "plane_map"]
 
 
 def plane_map(
@@ -43,7 +43,8 @@ def plane_map(
 
     A cap other than the limit, and the angle, go through the definition.
     """
-    if largest is not None or scale != "distance" or not records_gradients():
+    plain = largest is not None or scale != "distance" or t.numel() == 0
+    if plain or not records_gradients():
         arguments = (t, weight, stretch, shift, coefficient, place, groups)
         return patch_velocity(*arguments, largest=largest, scale=scale)
     return _Planes.apply(t, weight, stretch, shift, coefficient, place, groups)  # type: ignore[return-value]
@@ -91,13 +92,15 @@ class _Planes(torch.autograd.Function):
         if torch.is_grad_enabled():
             inputs = (t, weight, stretch, shift, coefficient)
             found = through_definition(
-                lambda *a: patch_velocity(*a, place, groups), inputs, gradients[0]
+                lambda t, w, a, h, k: patch_velocity(t, w, a, h, k, place, groups),
+                inputs,
+                gradients[0],
             )
             return *found, None, None
         number = float(coefficient)
         gradient = gradients[0]
         if ctx.kernel:
-            gradient = laid_out(gradient, groups)
+            gradient = matched(gradient, u)
             dproduct, dsquare = torch.empty_like(u), torch.empty_like(square)
             dstretch, dshift = torch.empty_like(stretch), torch.empty_like(shift)
             torch.ops.archzoo_poincare.planes_backward(
@@ -111,7 +114,7 @@ class _Planes(torch.autograd.Function):
         dt, dweight = _product_backward(ctx, dproduct, t, weight)
         if dt is not None:
             if ctx.kernel:
-                dt = laid_out(dt, groups)
+                dt = matched(dt, t)
                 torch.ops.archzoo_poincare.patch_squares_backward(
                     dsquare, t, groups, _numbers(weight, place), number, dt
                 )
@@ -129,6 +132,11 @@ def laid_out(x: Tensor, groups: int = 1) -> Tensor:
         return x
     last = groups == 1 and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     return x if last else x.contiguous()
+
+
+def matched(x: Tensor, other: Tensor) -> Tensor:
+    """Return a map in the layout of another of its shape."""
+    return x if x.stride() == other.stride() else torch.empty_like(other).copy_(x)
 
 
 def _numbers(weight: Tensor, place: Place | None) -> list[int]:
@@ -187,23 +195,29 @@ def _squares_backward(
     dt.unflatten(1, (groups, -1)).addcmul_(t.unflatten(1, (groups, -1)), dnorms.unsqueeze(2))
 
 
-class _PerPixel(NamedTuple):
-    """S and cosh of the capped τ², and their derivatives by τ²."""
+class Capped(NamedTuple):
+    """What τ² gives: S of the held τ times what a longer vector shrinks by, cosh, and slopes."""
 
-    along: Tensor
+    factor: Tensor
     cosh: Tensor
-    along_slope: Tensor
+    slope: Tensor
     cosh_slope: Tensor
 
 
-def _per_pixel(square: Tensor) -> _PerPixel:
-    outside = square > LIMIT**2
-    held = square.clamp_max(LIMIT**2)
+def capped(square: Tensor, largest: float) -> Capped:
+    """Return S, cosh and their derivatives by τ², for τ held at `largest`."""
+    outside = square > largest**2
+    held = square.clamp_max(largest**2)
     inner, cosh = sinhc(held), cosh_of_square(held)
-    shrink = torch.where(outside, LIMIT * torch.where(outside, square, 1.0).rsqrt(), 1.0)
-    along = shrink * inner
-    slope = torch.where(outside, -0.5 * along / square, sinhc_slope(held, inner, cosh))
-    return _PerPixel(along, cosh, slope, torch.where(outside, 0.0, inner / 2))
+    shrink = torch.where(outside, largest * torch.where(outside, square, 1.0).rsqrt(), 1.0)
+    factor = shrink * inner
+    slope = torch.where(outside, -0.5 * factor / square, sinhc_slope(held, inner, cosh))
+    return Capped(factor, cosh, slope, torch.where(outside, 0.0, inner / 2))
+
+
+def _by_group(square: Tensor) -> Tensor:
+    """Shape τ² (B, G, …) as (B, G, 1, P)."""
+    return square.flatten(2).unsqueeze(2) if square.dim() > 2 else square[:, :, None, None]
 
 
 def _grouped(x: Tensor, groups: int) -> Tensor:
@@ -223,12 +237,10 @@ def _velocity(
     product: Tensor, square: Tensor, stretch: Tensor, shift: Tensor, groups: int
 ) -> tuple[Tensor, Tensor]:
     """Return u, in place of the product, and ω."""
-    of = _per_pixel(
-        square.unsqueeze(2).flatten(3) if square.dim() > 2 else square[:, :, None, None]
-    )
+    of = capped(_by_group(square), LIMIT)
     product = product.contiguous()
     u = _grouped(product, groups)
-    u.mul_(of.along).addcmul_(of.cosh, shift.view(groups, -1, 1), value=-1)
+    u.mul_(of.factor).addcmul_(of.cosh, shift.view(groups, -1, 1), value=-1)
     angle = _asinh_of_modulus(u).mul_(stretch.view(groups, -1, 1)).clamp_max_(LIMIT).expm1_()
     velocity = angle.addcdiv_(angle, angle + 1).mul_(0.5).copysign_(u)
     return product, velocity.view_as(product)
@@ -243,9 +255,7 @@ def _velocity_backward(
     shift: Tensor,
     groups: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    of = _per_pixel(
-        square.unsqueeze(2).flatten(3) if square.dim() > 2 else square[:, :, None, None]
-    )
+    of = capped(_by_group(square), LIMIT)
     shape = u.shape
     gradient = _grouped(gradient.contiguous(), groups)
     u, velocity = _grouped(u, groups), _grouped(velocity, groups)
@@ -259,6 +269,6 @@ def _velocity_backward(
     with_u = (du * u).sum(2, keepdim=True)
     with_h = h.mT @ du
     dshift = -(du @ of.cosh.mT).sum(0)
-    dsquare = of.along_slope / of.along * (with_u + of.cosh * with_h) - of.cosh_slope * with_h
-    dproduct = du.mul_(of.along).view(shape)
+    dsquare = of.slope / of.factor * (with_u + of.cosh * with_h) - of.cosh_slope * with_h
+    dproduct = du.mul_(of.factor).view(shape)
     return dproduct, dsquare.view_as(square), dstretch.view_as(stretch), dshift.view_as(shift)

@@ -14,9 +14,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .ball import Curvature, check_curvature, in_float32
-from .coordinates import Coordinates, check_coordinates, velocity_to_tangent
+from .ball import Curvature, check_curvature, in_float32, root
+from .coordinates import Coordinates, check_coordinates
 from .curvature import BallCurvature, curvature_of
+from .fused_maps import scaled_tangent
 from .fused_planes import plane_map
 from .hyperplanes import Scale, check_stretch, hyperplanes
 
@@ -54,8 +55,8 @@ def poincare_linear(
     planes = hyperplanes(weight, offset, curvature)
     rows = t.reshape(-1, t.shape[-1])
     velocity = plane_map(rows, *planes, 4 * curvature, None, largest=largest, scale=scale)
-    velocity = velocity.view(*t.shape[:-1], -1)
-    return velocity if output == "velocity" else velocity_to_tangent(velocity, curvature)
+    out = velocity if output == "velocity" else scaled_tangent(velocity, 0.5 / root(curvature))
+    return out.view(*t.shape[:-1], len(weight))
 
 
 class PoincareLinear(nn.Module):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .ball import Curvature, check_curvature, in_float32, inner, root, squared_norm
 from .coordinates import velocity_to_tangent
+from .fused_maps import mobius_sum
 from .hyperplanes import cap
 from .radial import cosh_of_square, sinhc
 
@@ -51,10 +52,16 @@ def mobius_add_tangents(
 @in_float32
 def _add(left: Tensor, right: Tensor, curvature: Curvature, dim: int) -> Tensor:
     check_curvature(curvature)
-    (one, one_time), (two, two_time) = (_velocity(t, curvature, dim) for t in (left, right))
-    time = one_time * two_time + inner(one, two, dim)
+    left, right = left.movedim(dim, 1), right.movedim(dim, 1)
+    return mobius_sum(left, right, curvature, LARGEST, _definition).movedim(1, dim)
+
+
+def _definition(left: Tensor, right: Tensor, curvature: Curvature) -> Tensor:
+    """Add tangents (B, D, …)."""
+    (one, one_time), (two, two_time) = (_velocity(t, curvature, 1) for t in (left, right))
+    time = one_time * two_time + inner(one, two, 1)
     velocity = two + (two_time + time) / (1 + one_time) * one
-    return velocity_to_tangent(velocity, curvature, dim=dim)
+    return velocity_to_tangent(velocity, curvature, dim=1)
 
 
 def _velocity(t: Tensor, curvature: Curvature, dim: int) -> tuple[Tensor, Tensor]:

@@ -8,18 +8,22 @@ from archzoo.layers.hyperbolic import (
     MidpointBatchNorm,
     PoincareConv2d,
     PoincareLinear,
+    fused_maps,
     fused_norm,
     fused_planes,
+    midpoint_batch_norm,
+    mobius_add_tangents,
+    poincare_conv2d,
 )
 from torch import Tensor, nn
-
+from torch.autograd import gradcheck, gradgradcheck
 
 # Some hundred roundings of float64 through elementary functions.
 TOL = {"rtol": 1e-11, "atol": 1e-12}
 KERNEL_TOL = {torch.float32: (1e-5, 1e-6), torch.float64: (1e-12, 1e-13)}
 HAS_KERNELS = load_kernels("poincare")
 needs_kernels = pytest.mark.skipif(not HAS_KERNELS, reason="no compiler, and then no kernels")
-MODULES = [fused_planes, fused_norm]
+MODULES = [fused_planes, fused_norm, fused_maps]
 
 
 def draw(*shape: int, seed: int = 0, size: float = 1.0, dtype=torch.float64) -> Tensor:
@@ -54,13 +58,14 @@ def results(module: nn.Module, t: Tensor) -> list[Tensor]:
 
 
 def compare(module: nn.Module, t: Tensor, monkeypatch, paths=("hand", "definition"), tol=TOL):
-    """Assert that two paths agree; norms of gradients are the scale of their entries' errors."""
+    """Assert that two paths agree in the output and in all gradients."""
     found = []
     for path in paths:
         take(path, monkeypatch)
         found.append(results(module, t))
+    # Gradients of parameters are sums over points, of terms as large as the largest gradient.
+    size = max((x.abs().max().item() for x in found[1] if x.numel()), default=0.0)
     for one, other in zip(*found, strict=True):
-        size = other.abs().max().item()
         torch.testing.assert_close(
             one, other, rtol=tol["rtol"], atol=tol["atol"] + tol["rtol"] * size
         )
@@ -143,3 +148,121 @@ def test_the_hand_written_gradient_of_a_linear_layer_is_that_of_its_definition(s
         compare(layer, draw(*shape), monkeypatch)
         if HAS_KERNELS:
             compare(layer, draw(*shape), monkeypatch, ("kernel", "definition"))
+
+
+class Sum(nn.Module):
+    """Möbius addition of the tangents and a shifted copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.curvature = learned()
+        self.right = nn.Parameter(draw(3, 5, 4, 2, seed=3, size=0.6))
+
+    def forward(self, t: Tensor) -> Tensor:
+        return mobius_add_tangents(t, self.right, self.curvature(), dim=1)
+
+
+@pytest.mark.parametrize("size", [0.02, 0.7, 20.0])
+def test_the_hand_written_gradient_of_mobius_addition_is_that_of_its_definition(size, monkeypatch):
+    compare(randomised(Sum()), draw(3, 5, 4, 2, size=size), monkeypatch)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_kernel_of_mobius_addition_equals_the_plain_path(dtype, monkeypatch):
+    rtol, atol = KERNEL_TOL[dtype]
+    t = draw(3, 5, 4, 2, size=0.7, dtype=dtype)
+    paths, tol = ("kernel", "hand"), {"rtol": rtol, "atol": atol}
+    compare(randomised(Sum(), dtype), t, monkeypatch, paths, tol)
+
+
+LAYOUTS = {
+    "one pixel": lambda t: t[..., :1, :1],
+    "one image of one pixel": lambda t: t[:1, :, :1, :1],
+    "channels last": lambda t: t.contiguous(memory_format=torch.channels_last),
+    "every other pixel": lambda t: t[..., ::2],
+    "transposed": lambda t: t.mT,
+    "many lanes": lambda t: t.repeat(1, 1, 5, 7),
+    "no image": lambda t: t[:0],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("path", ["hand", *(["kernel"] if HAS_KERNELS else [])])
+def test_any_size_and_layout_gives_what_the_definition_gives(layout, channels, path, monkeypatch):
+    ball = learned()
+    build = {"init": "normal", "padding": 1, "curvature": ball}
+    layers = [
+        PoincareConv2d(channels, 3, 3, output="velocity", **build),
+        MidpointBatchNorm(3, input="velocity", curvature=ball, track_running_stats=False),
+        PoincareConv2d(3, channels, 1, **{**build, "padding": 0}),
+    ]
+    t = LAYOUTS[layout](draw(2, channels, 6, 5))
+    if t[:, 0].numel() < 2:  # which has no spread to normalise by
+        layers.pop(1)
+    compare(randomised(nn.Sequential(*layers)), t, monkeypatch, (path, "definition"))
+
+
+@pytest.mark.parametrize("path", ["hand", *(["kernel"] if HAS_KERNELS else [])])
+def test_hand_written_gradients_are_those_of_differences_and_can_be_differentiated(
+    path, monkeypatch
+):
+    take(path, monkeypatch)
+    c = torch.tensor(0.3, dtype=torch.float64)
+    t, z, r = draw(1, 2, 3, 2), draw(3, 2, 2, 2, seed=1, size=0.5), draw(3, seed=2)
+    mean, variance = draw(2, seed=3), torch.tensor(1.3, dtype=torch.float64)
+    cases = [
+        (lambda *a: poincare_conv2d(*a, padding=1), (t, z, r, c)),
+        (lambda *a: midpoint_batch_norm(*a, input="velocity"), (t, mean, variance, c)),
+        (lambda a, b, c: mobius_add_tangents(a, b, c, dim=1), (t, t.flip(2), c)),
+    ]
+    for function, inputs in cases:
+        inputs = [x.clone().requires_grad_() for x in inputs]
+        assert gradcheck(function, inputs)
+        assert gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("path", ["hand", *(["kernel"] if HAS_KERNELS else [])])
+def test_saved_memory_is_the_input_two_outputs_and_numbers_per_pixel(path, monkeypatch):
+    take(path, monkeypatch)
+    layer, following = conv(PLACES["padded"], torch.float32), norm(8, torch.float32)
+    t = draw(4, 4, 16, 16, dtype=torch.float32).requires_grad_()
+    kept: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        out = following(layer(t))
+    weights = 4 * sum(p.numel() for p in [*layer.parameters(), *following.parameters()])
+    numbers = 10 * 4 * 4 * 16 * 16
+    assert sum(kept.values()) <= t.nbytes + 2 * out.nbytes + numbers + 4 * weights
+
+
+def test_other_tools_trace_the_definition():
+    layers = nn.Sequential(conv(PLACES["padded"]), norm(8)).eval()
+    t = draw(2, 4, 5, 5)
+    expected = layers(t)
+    torch.testing.assert_close(torch.func.vmap(layers)(t[:, None])[:, 0], expected, **TOL)
+    tangent = draw(2, 4, 5, 5, seed=4)
+    _, forward = torch.func.jvp(layers, (t,), (tangent,))
+    step = 1e-6  # a central difference is exact to its square and to rounding over it
+    difference = (layers(t + step * tangent) - layers(t - step * tangent)) / (2 * step)
+    torch.testing.assert_close(forward, difference, rtol=1e-6, atol=1e-7)
+    exported = torch.export.export(layers, (t,)).module()
+    torch.testing.assert_close(exported(t), expected, **TOL)
+
+
+def test_a_failed_build_says_so_in_one_line(monkeypatch, tmp_path, caplog):
+    def fail(*arguments, **options):
+        raise RuntimeError("no compiler here\nand many more lines")
+
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))  # an empty cache
+    monkeypatch.setattr("torch.utils.cpp_extension.load", fail)
+    assert not load_kernels.__wrapped__("poincare")
+    (record,) = [r for r in caplog.records if r.name == "archzoo"]
+    assert record.getMessage() == (
+        "no compiled poincare kernels, plain PyTorch runs instead: no compiler here"
+    )

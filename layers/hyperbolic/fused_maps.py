@@ -1,0 +1,192 @@
+"""Pointwise maps of the ball with gradients written by hand, which keep their inputs alone.
+
+From velocities to tangents, out = λ A(‖ω‖²) ω with A(r²) = asinh(r)/r, a factor λ, and G the
+gradient of out:
+
+    dω = λ A G + 2λ A' ⟨G, ω⟩ ω,  dλ = Σ ⟨G, out⟩/λ
+
+Möbius addition of tangents (`mobius`), out = f O, O = P σ_a a + σ_b b, σ = 2√c S(4c‖·‖²), times A₀
+and B₀, T = A₀B₀ + σ_aσ_b⟨a, b⟩, P = (B₀ + T)/(1 + A₀), f = A(‖O‖²)/(2√c), e = 2 f' ⟨G, O⟩:
+
+    dO = f G + e O,  dα = ⟨dO, a⟩,  dβ = ⟨dO, b⟩,  dP = σ_a dα,  dT = dP/(1 + A₀)
+    dA₀ = dT (B₀ − P),  dB₀ = dT (1 + A₀)
+    dσ_a = P dα + dT σ_b⟨a, b⟩,  dσ_b = dβ + dT σ_a⟨a, b⟩
+    da = P σ_a dO + dT σ_aσ_b b + 2 d‖a‖² a,  db = σ_b dO + dT σ_aσ_b a + 2 d‖b‖² b
+"""
+
+# Shape letters: B batch, D channels on axis 1, ... pixels. A number per point has size 1 there.
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._kernels import load_kernels
+from ..fast_path import kernel_suits, records_gradients, through_definition
+from .ball import Curvature, inner, squared_norm
+from .fused_planes import Capped, capped, laid_out, matched
+from .radial import asinhc, asinhc_slope
+
+__all__ = ["mobius_sum", "scaled_tangent"]
+
+
+def scaled_tangent(velocity: Tensor, factor: Curvature, groups: int = 1) -> Tensor:
+    """Return λ asinh(‖ω‖)/‖ω‖ ω for velocities (B, D, …) of each group of channels."""
+    if velocity.numel() == 0 or not records_gradients():
+        return _scaled_tangent(velocity, factor, groups)
+    return _Tangent.apply(velocity, factor, groups)  # type: ignore[return-value]
+
+
+def _scaled_tangent(velocity: Tensor, factor: Curvature, groups: int) -> Tensor:
+    parts = velocity.unflatten(1, (groups, -1))
+    return (factor * asinhc(squared_norm(parts, 2)) * parts).flatten(1, 2)
+
+
+class _Tangent(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, velocity: Tensor, factor: Curvature, groups: int) -> Tensor:
+        velocity = laid_out(velocity, groups)
+        ctx.kernel = kernel_suits(velocity) and load_kernels("poincare")
+        ctx.factor, ctx.groups = factor, groups
+        ctx.save_for_backward(velocity)
+        if not ctx.kernel:
+            return _scaled_tangent(velocity, float(factor), groups)
+        out = torch.empty_like(velocity)
+        torch.ops.archzoo_poincare.tangents(velocity, float(factor), groups, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
+        (velocity,) = ctx.saved_tensors
+        (gradient,), factor, groups = gradients, ctx.factor, ctx.groups
+        if torch.is_grad_enabled():
+            inputs = (velocity, factor)
+            found = through_definition(lambda w, x: _scaled_tangent(w, x, groups), inputs, gradient)
+            return *found, None
+        number = float(factor)
+        if ctx.kernel:
+            gradient = matched(gradient, velocity)
+            result, along = torch.empty_like(velocity), velocity.new_empty(())
+            torch.ops.archzoo_poincare.tangents_backward(
+                gradient, velocity, number, groups, result, along
+            )
+        else:
+            parts, g = (x.unflatten(1, (groups, -1)) for x in (velocity, gradient))
+            square, dot = squared_norm(parts, 2), inner(g, parts, 2)
+            value = asinhc(square)
+            result = (g * (number * value)).addcmul_(
+                parts, 2 * number * asinhc_slope(square, value) * dot
+            )
+            result, along = result.flatten(1, 2), number * (value * dot).sum()
+        dfactor = along.div(number).view_as(factor) if isinstance(factor, Tensor) else None
+        return result, dfactor, None
+
+
+def mobius_sum(
+    left: Tensor,
+    right: Tensor,
+    curvature: Curvature,
+    largest: float,
+    definition: Callable[[Tensor, Tensor, Curvature], Tensor],
+) -> Tensor:
+    """Return the tangent of exp₀(left) ⊕ exp₀(right) for tangents (B, D, …), by the fastest path.
+
+    Args:
+        left: a.
+        right: b.
+        curvature: c.
+        largest: Where τ of each ends.
+        definition: The same, in differentiable operations.
+    """
+    if left.numel() == 0 or left.shape != right.shape or not records_gradients():
+        return definition(left, right, curvature)
+    return _Mobius.apply(left, right, curvature, largest, definition)  # type: ignore[return-value]
+
+
+class _Mobius(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, left: Tensor, right: Tensor, curvature: Curvature, largest: float, definition: Any
+    ) -> Tensor:
+        left = laid_out(left)
+        right = matched(right, left)
+        ctx.kernel = kernel_suits(left, right) and load_kernels("poincare")
+        ctx.curvature, ctx.largest, ctx.definition = curvature, largest, definition
+        if ctx.kernel:
+            norms = left.new_empty(left.numel() // left.shape[1])
+            out = torch.empty_like(left)
+            torch.ops.archzoo_poincare.mobius(left, right, float(curvature), largest, norms, out)
+        else:
+            boost = _boost(left, right, float(curvature), largest)
+            out = (boost.right * right).addcmul_(boost.left, left)
+            norms = squared_norm(out, 1)
+            out.mul_(asinhc(norms).mul_(0.5 / math.sqrt(float(curvature))))
+        ctx.save_for_backward(left, right, norms)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
+        left, right, norms = ctx.saved_tensors
+        curvature = ctx.curvature
+        if torch.is_grad_enabled():
+            inputs = (left, right, curvature)
+            return *through_definition(ctx.definition, inputs, gradients[0]), None, None
+        number = float(curvature)
+        gradient = matched(gradients[0], left)
+        if ctx.kernel:
+            dleft, dright = torch.empty_like(left), torch.empty_like(right)
+            dcurvature = left.new_empty(())
+            torch.ops.archzoo_poincare.mobius_backward(
+                *(gradient, left, right, number, ctx.largest, norms, dleft, dright, dcurvature)
+            )
+        else:
+            dleft, dright, dcurvature = _mobius_backward(
+                gradient, left, right, number, ctx.largest, norms
+            )
+        keep = isinstance(curvature, Tensor)
+        dcurvature = dcurvature.view_as(curvature) if keep else None
+        return dleft, dright, dcurvature, None, None
+
+
+class _Boost:
+    """O = left · a + right · b, and what its gradient needs."""
+
+    def __init__(self, one: Capped, two: Capped, dots: tuple[Tensor, ...], root: float) -> None:
+        self.one, self.two, self.dots = one, two, dots
+        self.own, self.right = root * one.factor, root * two.factor
+        time = one.cosh * two.cosh + self.own * self.right * dots[2]
+        self.ratio = (two.cosh + time) / (1 + one.cosh)
+        self.left = self.ratio * self.own
+
+
+def _boost(a: Tensor, b: Tensor, c: float, largest: float) -> _Boost:
+    dots = squared_norm(a, 1), squared_norm(b, 1), inner(a, b, 1)
+    one, two = (capped(4 * c * square, largest) for square in dots[:2])
+    return _Boost(one, two, dots, 2 * math.sqrt(c))
+
+
+def _mobius_backward(
+    g: Tensor, a: Tensor, b: Tensor, c: float, largest: float, norms: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    s = _boost(a, b, c, largest)
+    one, two = s.one, s.two
+    aa, bb, ab = s.dots
+    root = 2 * math.sqrt(c)
+    ga, gb = inner(g, a, 1), inner(g, b, 1)
+    value = asinhc(norms)
+    along, gain = s.left * ga + s.right * gb, value / root
+    extra = 2 / root * asinhc_slope(norms, value) * along
+    dfirst = gain * ga + extra * (s.left * aa + s.right * ab)
+    dsecond = gain * gb + extra * (s.left * ab + s.right * bb)
+    dtime = dfirst * s.own / (1 + one.cosh)
+    done = dfirst * s.ratio + dtime * s.right * ab
+    dtwo = dsecond + dtime * s.own * ab
+    da = done * root * one.slope + dtime * (two.cosh - s.ratio) * one.cosh_slope
+    db = dtwo * root * two.slope + dtime * (1 + one.cosh) * two.cosh_slope
+    both = s.left * extra * s.right + dtime * s.own * s.right
+    dleft = (g * (s.left * gain)).addcmul_(a, s.left.square() * extra + 8 * c * da)
+    dright = (g * (s.right * gain)).addcmul_(b, s.right.square() * extra + 8 * c * db)
+    dc = 4 * (da * aa + db * bb) + 0.5 / c * (done * s.own + dtwo * s.right - gain * along)
+    return dleft.addcmul_(b, both), dright.addcmul_(a, both), dc.sum()
