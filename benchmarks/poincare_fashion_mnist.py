@@ -1,7 +1,7 @@
 """A Poincaré ResNet beside its flat twins on Fashion-MNIST: accuracy, foreign images, attacks.
 
 Every network is trained by `experiment=poincare_resnet_fashion_mnist`; its learning rate is the
-best of one small grid at seed 0 after a third of the epochs, by validation accuracy. The best
+better of two at seed 0 after a quarter of the epochs, by validation accuracy. The best
 weights of each run are then shown digits, rotated test images and noise, and attacked
 (`archzoo-robustness`). An order is claimed only where two means differ by more than two standard
 errors.
@@ -25,12 +25,12 @@ from records import Records
 from residual_bytes_gpt import summary, verdict
 
 MODELS = ("poincare_resnet_tiny", "euclidean_resnet_tiny", "euclidean_resnet_tiny_poincare_head")
-RATES = (0.001, 0.003, 0.01)
-SEEDS = (0, 1, 2)
+RATES = (0.003, 0.01)
+SEEDS = (0, 1)
 EPS = (1, 2, 4, 8)  # L∞, in 1/255
 OUT = ("digits", "rotated", "noise")
 SCORES = ("norm", "energy")
-EPOCHS = 6
+EPOCHS = 4
 
 
 def run(
@@ -83,7 +83,7 @@ def measure(quick: bool) -> Measurement:
     for name in MODELS:
         rates[name] = max(
             RATES,
-            key=lambda lr: point(records, name, lr, 0, EPOCHS / 3, False)["validation"],  # noqa: B023
+            key=lambda lr: point(records, name, lr, 0, EPOCHS / 4, False)["validation"],  # noqa: B023
         )
     for seed in SEEDS:
         for name in MODELS:

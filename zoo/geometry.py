@@ -111,7 +111,7 @@ class Poincare:
     """
 
     ball: BallCurvature
-    init: Init = "dirac"
+    init: Init = "normal"
     averaging: Literal["midpoint", "tangent"] = "midpoint"
 
     @property
@@ -175,7 +175,7 @@ def make_geometry(
     *,
     curvature: float,
     learned_curvature: bool,
-    init: Init = "dirac",
+    init: Init = "normal",
     averaging: Literal["midpoint", "tangent"] = "midpoint",
 ) -> Geometry:
     """Make a space from what a model's keywords say.

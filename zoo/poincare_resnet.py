@@ -39,7 +39,7 @@ class PoincareResNet(Network):
         geometry: `poincare`, or `euclidean` for the flat twin.
         curvature: c > 0 of the ball (the sectional curvature is −c).
         learned_curvature: Whether c is learned, one for all layers.
-        init: `dirac`, `identity` or `normal`, as in `PoincareConv2d`.
+        init: `normal`, `identity` or `dirac`, as in `PoincareConv2d`.
         averaging: `midpoint` or `tangent`: how the ball pools pixels.
         head: `mlr` (distances to hyperplanes of the ball) or `linear` (a linear layer of the
             geometry). `mlr` over `euclidean` is a flat network with a hyperbolic head only.
@@ -69,7 +69,7 @@ class PoincareResNet(Network):
         geometry: GeometryName = "poincare",
         curvature: float = 0.1,
         learned_curvature: bool = False,
-        init: Init = "dirac",
+        init: Init = "normal",
         averaging: Literal["midpoint", "tangent"] = "midpoint",
         head: HeadName = "mlr",
         activation: Literal["post", "pre"] | None = None,

@@ -204,12 +204,12 @@ class PoincareConv2d(nn.Module):
         places.sort(key=lambda p: (2 * p[0] + 1 - height) ** 2 + (2 * p[1] + 1 - width) ** 2)
         # Neighbours are alike, so copies of them count as so many of the centre.
         share = min(1.0, inputs / outputs) ** 0.5
+        gain = patch_gain(self.in_channels, self.weight)
+        gain *= concatenation_gain(outputs, self.out_channels)
         for row in range(self.out_channels):
             copy, channel = divmod(row % outputs, inputs)
             i, j = places[copy % len(places)]
-            self.weight[row, channel, i, j] = share / (
-                2 * patch_gain(self.in_channels, self.weight)
-            )
+            self.weight[row, channel, i, j] = share / (2 * gain)
 
     def forward(self, t: Tensor) -> Tensor:
         """Convolve tangents."""

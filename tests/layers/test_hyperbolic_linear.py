@@ -263,3 +263,22 @@ def test_a_norm_takes_the_velocities_of_a_convolution():
     torch.testing.assert_close(norm(conv(t)), tangents, rtol=1e-10, atol=1e-11)
     with pytest.raises(ValueError, match="output='velocity' needs the range of bfloat16"):
         conv.half()(t.half())
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "groups"), [(1, 8, 1), (3, 8, 1), (8, 16, 2)])
+def test_a_dirac_convolution_that_widens_has_no_dead_channel_and_keeps_the_norm(
+    inputs, outputs, groups
+):
+    layer = PoincareConv2d(inputs, outputs, 3, padding=1, init="dirac", groups=groups).double()
+    assert layer.weight.flatten(1).norm(dim=1).min() > 0
+    assert len(layer.weight.flatten(1).unique(dim=0)) == outputs // groups
+    # A constant image, so that a pixel is its neighbour, and small: the layer is then linear.
+    t = 1e-4 * draw(2, inputs, 1, 1).expand(-1, -1, 8, 8)
+    out = layer(t)[:, :, 2:-2, 2:-2]
+    # All copies of one channel have its norm together; channels copied once more weigh more.
+    torch.testing.assert_close(
+        out.norm(dim=1),
+        t.norm(dim=1)[:, 2:-2, 2:-2],
+        rtol=0.3 if outputs % inputs else 1e-6,
+        atol=0,
+    )
