@@ -134,6 +134,11 @@ def root(curvature: Curvature) -> Any:
     return curvature.sqrt() if isinstance(curvature, Tensor) else math.sqrt(curvature)
 
 
+def as_number(x: Curvature) -> float:
+    """Return a curvature, or what is made of one, without its gradient."""
+    return x.detach().item() if isinstance(x, Tensor) else x
+
+
 def project(
     x: Tensor, curvature: Curvature, *, dim: int = -1, margin: float | None = None
 ) -> Tensor:

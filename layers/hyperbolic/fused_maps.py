@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .._kernels import load_kernels
 from ..fast_path import kernel_suits, records_gradients, through_definition
-from .ball import Curvature, inner, squared_norm
+from .ball import Curvature, as_number, inner, squared_norm
 from .fused_planes import Capped, capped, laid_out, matched
 from .radial import asinhc, asinhc_slope
 
@@ -52,9 +52,9 @@ class _Tangent(torch.autograd.Function):
         ctx.factor, ctx.groups = factor, groups
         ctx.save_for_backward(velocity)
         if not ctx.kernel:
-            return _scaled_tangent(velocity, float(factor), groups)
+            return _scaled_tangent(velocity, as_number(factor), groups)
         out = torch.empty_like(velocity)
-        torch.ops.archzoo_poincare.tangents(velocity, float(factor), groups, out)
+        torch.ops.archzoo_poincare.tangents(velocity, as_number(factor), groups, out)
         return out
 
     @staticmethod
@@ -65,7 +65,7 @@ class _Tangent(torch.autograd.Function):
             inputs = (velocity, factor)
             found = through_definition(lambda w, x: _scaled_tangent(w, x, groups), inputs, gradient)
             return *found, None
-        number = float(factor)
+        number = as_number(factor)
         if ctx.kernel:
             gradient = matched(gradient, velocity)
             result, along = torch.empty_like(velocity), velocity.new_empty(())
@@ -117,12 +117,14 @@ class _Mobius(torch.autograd.Function):
         if ctx.kernel:
             norms = left.new_empty(left.numel() // left.shape[1])
             out = torch.empty_like(left)
-            torch.ops.archzoo_poincare.mobius(left, right, float(curvature), largest, norms, out)
+            torch.ops.archzoo_poincare.mobius(
+                left, right, as_number(curvature), largest, norms, out
+            )
         else:
-            boost = _boost(left, right, float(curvature), largest)
+            boost = _boost(left, right, as_number(curvature), largest)
             out = (boost.right * right).addcmul_(boost.left, left)
             norms = squared_norm(out, 1)
-            out.mul_(asinhc(norms).mul_(0.5 / math.sqrt(float(curvature))))
+            out.mul_(asinhc(norms).mul_(0.5 / math.sqrt(as_number(curvature))))
         ctx.save_for_backward(left, right, norms)
         return out
 
@@ -133,7 +135,7 @@ class _Mobius(torch.autograd.Function):
         if torch.is_grad_enabled():
             inputs = (left, right, curvature)
             return *through_definition(ctx.definition, inputs, gradients[0]), None, None
-        number = float(curvature)
+        number = as_number(curvature)
         gradient = matched(gradients[0], left)
         if ctx.kernel:
             dleft, dright = torch.empty_like(left), torch.empty_like(right)

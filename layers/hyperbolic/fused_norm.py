@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .._kernels import load_kernels
 from ..fast_path import kernel_suits, records_gradients, through_definition
-from .ball import Curvature
+from .ball import Curvature, as_number
 from .fused_planes import laid_out, matched
 from .hyperplanes import LIMIT
 from .normalisation import normalised_tangents, squared_angle
@@ -62,7 +62,7 @@ class _Normalise(torch.autograd.Function):
         spread: Tensor | None,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        number = float(curvature)
+        number = as_number(curvature)
         velocity = laid_out(velocity)
         ctx.batch = mean is None or spread is None
         ctx.kernel = kernel_suits(velocity, target, variance) and load_kernels("poincare")
@@ -106,13 +106,13 @@ class _Normalise(torch.autograd.Function):
             dvelocity, dmean = torch.empty_like(velocity), torch.empty_like(target)
             dtarget, scalars = torch.empty_like(target), velocity.new_empty(3)
             torch.ops.archzoo_poincare.normalise_backward(
-                *(gradient, velocity, target.contiguous(), variance, float(curvature), eps),
+                *(gradient, velocity, target.contiguous(), variance, as_number(curvature), eps),
                 *(ctx.batch, *kept, dvelocity, dtarget, dmean, scalars),
             )
             dvariance, dcurvature, dspread = scalars.unbind()
         else:
             dvelocity, dtarget, dvariance, dcurvature, dmean, dspread = _normalise_backward(
-                gradient, velocity, target, variance, float(curvature), eps, ctx.batch, *kept
+                gradient, velocity, target, variance, as_number(curvature), eps, ctx.batch, *kept
             )
         dcurvature = dcurvature.view_as(curvature) if isinstance(curvature, Tensor) else None
         given = (None, None) if ctx.batch else (dmean, dspread)

@@ -7,7 +7,8 @@ With S, cosh of τ² per pixel (`hyperplanes`), L = asinh u and g the gradient o
     dτ² = (S'/S)(⟨du, u⟩ + cosh(τ)⟨du, h⟩) − ½S ⟨du, h⟩
     dt  = convᵀ(dP) + 2κ t boxᵀ(dτ²),  dκ = Σ dτ² τ²/κ,  κ = 4c·gain²
 
-Two forms: single passes of a compiled kernel, and plain PyTorch in place. Both keep t, u, ω, τ².
+Three forms: single passes of a compiled kernel, its twin in Triton for CUDA, and plain PyTorch in
+place. All keep t, u, ω, τ².
 """
 
 # Shape letters: B batch, N and M channels in and out, G groups, ... pixels or nothing.
@@ -19,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._kernels import load_kernels
-from ..fast_path import kernel_suits, records_gradients, through_definition
-from .ball import Curvature
+from ..fast_path import is_installed, kernel_suits, records_gradients, through_definition
+from .ball import Curvature, as_number
 from .hyperplanes import LIMIT, Place, Scale, patch_velocity
 from .radial import cosh_of_square, sinhc, sinhc_slope
 
@@ -66,7 +67,7 @@ class _Planes(torch.autograd.Function):
         product = (
             F.linear(t, weight) if place is None else F.conv2d(t, weight, None, *place, groups)
         )
-        number = float(coefficient)
+        number = as_number(coefficient)
         ctx.kernel = kernel_suits(t, weight) and load_kernels("poincare")
         if ctx.kernel:
             product = laid_out(product, groups)
@@ -97,7 +98,7 @@ class _Planes(torch.autograd.Function):
                 gradients[0],
             )
             return *found, None, None
-        number = float(coefficient)
+        number = as_number(coefficient)
         gradient = gradients[0]
         if ctx.kernel:
             gradient = matched(gradient, u)
@@ -225,6 +226,11 @@ def _grouped(x: Tensor, groups: int) -> Tensor:
     return x.view(len(x), groups, x.shape[1] // groups, -1)
 
 
+def _triton_takes(x: Tensor) -> bool:
+    """Whether the Triton twin of the kernel can run."""
+    return x.is_cuda and x.dtype == torch.float32 and is_installed("triton")
+
+
 def _asinh_of_modulus(u: Tensor) -> Tensor:
     """Return asinh|u| in few passes; `torch.asinh` is some ten times slower."""
     modulus = u.abs()
@@ -240,6 +246,11 @@ def _velocity(
     of = capped(_by_group(square), LIMIT)
     product = product.contiguous()
     u = _grouped(product, groups)
+    if _triton_takes(u):
+        from .._kernels.poincare_triton import plane_velocity
+
+        u, velocity = plane_velocity(u, of.factor, of.cosh, stretch, shift, LIMIT)
+        return u.view_as(product), velocity.view_as(product)
     u.mul_(of.factor).addcmul_(of.cosh, shift.view(groups, -1, 1), value=-1)
     angle = _asinh_of_modulus(u).mul_(stretch.view(groups, -1, 1)).clamp_max_(LIMIT).expm1_()
     velocity = angle.addcdiv_(angle, angle + 1).mul_(0.5).copysign_(u)
@@ -259,6 +270,14 @@ def _velocity_backward(
     shape = u.shape
     gradient = _grouped(gradient.contiguous(), groups)
     u, velocity = _grouped(u, groups), _grouped(velocity, groups)
+    if _triton_takes(u):
+        from .._kernels.poincare_triton import plane_velocity_backward
+
+        du, with_u, with_h, dstretch, dshift = plane_velocity_backward(
+            gradient, u, velocity, of.factor, of.cosh, stretch, shift, LIMIT
+        )
+        dsquare = of.slope / of.factor * (with_u + of.cosh * with_h) - of.cosh_slope * with_h
+        return du.view(shape), dsquare.view_as(square), dstretch, dshift
     a, h = stretch.view(groups, -1, 1), shift.view(groups, -1, 1)
     pull = velocity.square().add_(1).sqrt_().mul_(gradient)
     length = _asinh_of_modulus(u)

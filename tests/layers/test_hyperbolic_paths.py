@@ -1,5 +1,9 @@
 """The fast forms of hyperbolic layers equal their definitions, in outputs and gradients."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from archzoo.layers._kernels import load_kernels
@@ -266,3 +270,36 @@ def test_a_failed_build_says_so_in_one_line(monkeypatch, tmp_path, caplog):
     assert record.getMessage() == (
         "no compiled poincare kernels, plain PyTorch runs instead: no compiler here"
     )
+
+
+INTERPRETED = """
+import torch
+from archzoo.layers.hyperbolic import fused_planes
+
+fused_planes.load_kernels = lambda family: False
+for groups, shape in ((1, (2, 3, 13, 11)), (2, (1, 4, 1, 1)), (1, (5, 4))):
+    generator = torch.Generator().manual_seed(0)
+    t = torch.randn(shape, generator=generator).requires_grad_()
+    size = (6, shape[1] // groups, 1, 1)[: len(shape)]
+    weight = torch.randn(size, generator=generator).requires_grad_()
+    stretch = (0.2 + torch.rand(6, generator=generator)).requires_grad_()
+    shift = torch.randn(6, generator=generator).requires_grad_()
+    place = fused_planes.Place((1, 1), (0, 0), (1, 1)) if len(shape) == 4 else None
+    found = []
+    for takes in (True, False):
+        fused_planes._triton_takes = lambda x, takes=takes: takes
+        out = fused_planes.plane_map(t, weight, stretch, shift, 1.2, place, groups)
+        covector = torch.linspace(-1, 1, out.numel()).view_as(out)
+        inputs = (t, weight, stretch, shift)
+        found.append([out, *torch.autograd.grad(out, inputs, covector)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * other.abs().max().item())
+"""
+
+
+def test_the_triton_twin_equals_the_plain_path_in_the_interpreter():
+    pytest.importorskip("triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-W", "ignore", "-c", INTERPRETED]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
