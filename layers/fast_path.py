@@ -30,9 +30,9 @@ def kernel_suits(*tensors: Tensor) -> bool:
 
 
 def through_definition(
-    definition: Callable[..., Tensor],
+    definition: Callable[..., Tensor | Sequence[Tensor]],
     inputs: Sequence[Tensor | float | None],
-    gradient: Tensor,
+    gradient: Tensor | Sequence[Tensor],
 ) -> list[Tensor | None]:
     """Return the gradients of inputs by autograd of the definition, to be differentiated again."""
     wanted = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]

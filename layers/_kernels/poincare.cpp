@@ -9,6 +9,7 @@
 #include "midpoint.h"
 #include "mobius.h"
 #include "planes.h"
+#include "weights.h"
 
 using torch::stable::Tensor;
 
@@ -74,6 +75,26 @@ void mobius_backward(Tensor gradient, Tensor left, Tensor right, double curvatur
                                  dcurvature);
 }
 
+void hyperplanes(Tensor weight, Tensor offset, double curvature, double gain, Tensor direction,
+                 Tensor stretch, Tensor shift) {
+  BY_TYPE(weight, hyperplanes)(weight, offset, curvature, gain, direction, stretch, shift);
+}
+
+void hyperplanes_backward(Tensor ddirection, Tensor dstretch, Tensor dshift, Tensor weight,
+                          Tensor offset, double curvature, double gain, Tensor dweight,
+                          Tensor doffset, Tensor dcurvature) {
+  BY_TYPE(weight, hyperplanes_backward)(ddirection, dstretch, dshift, weight, offset, curvature,
+                                        gain, dweight, doffset, dcurvature);
+}
+
+void velocity(Tensor t, double curvature, Tensor out) {
+  BY_TYPE(t, velocity)(t, curvature, out);
+}
+
+void velocity_backward(Tensor gradient, Tensor t, double curvature, Tensor dt, Tensor dcurvature) {
+  BY_TYPE(t, velocity_backward)(gradient, t, curvature, dt, dcurvature);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY(archzoo_poincare, m) {
@@ -108,6 +129,17 @@ STABLE_TORCH_LIBRARY(archzoo_poincare, m) {
       "mobius_backward(Tensor gradient, Tensor left, Tensor right, float curvature, "
       "float largest, Tensor norms, Tensor(a!) dleft, Tensor(b!) dright, Tensor(c!) dcurvature) "
       "-> ()");
+  m.def(
+      "hyperplanes(Tensor weight, Tensor offset, float curvature, float gain, "
+      "Tensor(a!) direction, Tensor(b!) stretch, Tensor(c!) shift) -> ()");
+  m.def(
+      "hyperplanes_backward(Tensor ddirection, Tensor dstretch, Tensor dshift, Tensor weight, "
+      "Tensor offset, float curvature, float gain, Tensor(a!) dweight, Tensor(b!) doffset, "
+      "Tensor(c!) dcurvature) -> ()");
+  m.def("velocity(Tensor t, float curvature, Tensor(a!) out) -> ()");
+  m.def(
+      "velocity_backward(Tensor gradient, Tensor t, float curvature, Tensor(a!) dt, "
+      "Tensor(b!) dcurvature) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(archzoo_poincare, CPU, m) {
@@ -121,4 +153,8 @@ STABLE_TORCH_LIBRARY_IMPL(archzoo_poincare, CPU, m) {
   m.impl("normalise_backward", TORCH_BOX(&normalise_backward));
   m.impl("mobius", TORCH_BOX(&mobius));
   m.impl("mobius_backward", TORCH_BOX(&mobius_backward));
+  m.impl("hyperplanes", TORCH_BOX(&hyperplanes));
+  m.impl("hyperplanes_backward", TORCH_BOX(&hyperplanes_backward));
+  m.impl("velocity", TORCH_BOX(&velocity));
+  m.impl("velocity_backward", TORCH_BOX(&velocity_backward));
 }

@@ -30,12 +30,12 @@ from .coordinates import (
 from .curvature import BallCurvature, curvature_of
 from .fused_maps import scaled_tangent
 from .fused_planes import plane_map
+from .fused_weights import scaled_hyperplanes
 from .hyperplanes import (
     Place,
     Scale,
     check_stretch,
     concatenation_gain,
-    hyperplanes,
 )
 
 __all__ = ["PoincareConv2d", "poincare_conv2d"]
@@ -79,13 +79,11 @@ def poincare_conv2d(
             velocities.
     """
     check_curvature(curvature)
-    planes = hyperplanes(weight, offset, curvature)
     gain = patch_gain(t.shape[1], weight)
+    planes = scaled_hyperplanes(weight, offset, curvature, gain)
     place = Place(_pair(stride), _pair(padding), _pair(dilation))
-    arguments = (t, gain * planes.direction, planes.stretch, planes.shift)
-    velocity = plane_map(
-        *arguments, 4 * curvature * gain**2, place, groups, largest=largest, scale=scale
-    )
+    coefficient = 4 * curvature * gain**2
+    velocity = plane_map(t, *planes, coefficient, place, groups, largest=largest, scale=scale)
     if groups == 1 and output == "velocity":
         return velocity
     # The groups' outputs are concatenated by β.

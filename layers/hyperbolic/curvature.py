@@ -43,7 +43,8 @@ class BallCurvature(nn.Module):
     def extra_repr(self) -> str:
         """Show c."""
         known = self.log_ratio is None or not self.log_ratio.is_meta
-        value = float(self()) if known else self.initial
+        with torch.no_grad():
+            value = float(self()) if known else self.initial
         return f"{value:.4g}, learned={self.log_ratio is not None}"
 
 

@@ -19,7 +19,8 @@ from .coordinates import Coordinates, check_coordinates
 from .curvature import BallCurvature, curvature_of
 from .fused_maps import scaled_tangent
 from .fused_planes import plane_map
-from .hyperplanes import Scale, check_stretch, hyperplanes
+from .fused_weights import scaled_hyperplanes
+from .hyperplanes import Scale, check_stretch
 
 __all__ = ["PoincareLinear", "poincare_linear"]
 
@@ -52,7 +53,7 @@ def poincare_linear(
             velocities.
     """
     check_curvature(curvature)
-    planes = hyperplanes(weight, offset, curvature)
+    planes = scaled_hyperplanes(weight, offset, curvature)
     rows = t.reshape(-1, t.shape[-1])
     velocity = plane_map(rows, *planes, 4 * curvature, None, largest=largest, scale=scale)
     out = velocity if output == "velocity" else scaled_tangent(velocity, 0.5 / root(curvature))

@@ -23,6 +23,7 @@ from .coordinates import (
 )
 from .curvature import BallCurvature, curvature_of
 from .fused_norm import normalise
+from .fused_weights import point_velocity
 from .hyperplanes import LIMIT, cap
 from .normalisation import MidpointStatistics, midpoint_statistics
 from .radial import sinhc
@@ -60,7 +61,7 @@ def midpoint_batch_norm(
     """
     check_curvature(curvature)
     velocity = t if input == "velocity" else _velocity(t, curvature, dim)
-    target = tangent_to_velocity(mean, curvature)
+    target = point_velocity(mean, curvature)
     found = (None, None) if statistics is None else (statistics.mean.flatten(), statistics.spread)
     out, *_ = normalise(velocity.movedim(dim, 1), target, variance, curvature, *found, eps)
     return out.movedim(1, dim)
@@ -158,7 +159,7 @@ class MidpointBatchNorm(nn.Module):
         with torch.autocast(t.device.type, enabled=False):
             velocity = wide if self.input == "velocity" else _velocity(wide, curvature, self.dim)
             velocity = velocity.movedim(self.dim, 1)
-            target = tangent_to_velocity(mean, curvature)
+            target = point_velocity(mean, curvature)
             arguments = (velocity, target, log_variance.exp(), curvature)
             out, *found = normalise(*arguments, *self._given(velocity, curvature), self.eps)
             if self.training and self.running_mean is not None:

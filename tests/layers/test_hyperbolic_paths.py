@@ -15,6 +15,7 @@ from archzoo.layers.hyperbolic import (
     fused_maps,
     fused_norm,
     fused_planes,
+    fused_weights,
     midpoint_batch_norm,
     mobius_add_tangents,
     poincare_conv2d,
@@ -27,7 +28,7 @@ TOL = {"rtol": 1e-11, "atol": 1e-12}
 KERNEL_TOL = {torch.float32: (1e-5, 1e-6), torch.float64: (1e-12, 1e-13)}
 HAS_KERNELS = load_kernels("poincare")
 needs_kernels = pytest.mark.skipif(not HAS_KERNELS, reason="no compiler, and then no kernels")
-MODULES = [fused_planes, fused_norm, fused_maps]
+MODULES = [fused_planes, fused_norm, fused_maps, fused_weights]
 
 
 def draw(*shape: int, seed: int = 0, size: float = 1.0, dtype=torch.float64) -> Tensor:

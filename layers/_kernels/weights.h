@@ -1,0 +1,88 @@
+// What layers make of their parameters before they see a point: hyperplanes, and one point's
+// velocity. A handful of numbers, in one call instead of some twenty; sums in double.
+
+#pragma once
+
+#include "points.h"
+
+namespace points {
+
+// direction = gain s cosh(s r)/|z| z, stretch = 2|z|, shift = sinh(s r), s = 2 sqrt c.
+template <typename T>
+void hyperplanes(const Tensor& weight, const Tensor& offset, double curvature, double gain,
+                 const Tensor& direction, const Tensor& stretch, const Tensor& shift) {
+  const int64_t rows = weight.size(0), width = rows ? weight.numel() / rows : 0;
+  const double s = 2 * std::sqrt(curvature);
+  const double least = SINGLE<T> ? 1.17549435e-38 : 2.2250738585072014e-308;
+  for (int64_t k = 0; k < rows; ++k) {
+    const T* z = data<T>(weight) + k * width;
+    const double r = offset.numel() ? double(data<T>(offset)[k]) : 0;
+    double square = 0;
+    for (int64_t i = 0; i < width; ++i) square += double(z[i]) * double(z[i]);
+    const double length = std::sqrt(std::max(square, least));
+    const T factor = T(gain * s * std::cosh(s * r) / length);
+    T* out = data<T>(direction) + k * width;
+    for (int64_t i = 0; i < width; ++i) out[i] = factor * z[i];
+    data<T>(stretch)[k] = T(2 * length);
+    data<T>(shift)[k] = T(std::sinh(s * r));
+  }
+}
+
+template <typename T>
+void hyperplanes_backward(const Tensor& ddirection, const Tensor& dstretch, const Tensor& dshift,
+                          const Tensor& weight, const Tensor& offset, double curvature,
+                          double gain, const Tensor& dweight, const Tensor& doffset,
+                          const Tensor& dcurvature) {
+  const int64_t rows = weight.size(0), width = rows ? weight.numel() / rows : 0;
+  const double s = 2 * std::sqrt(curvature);
+  const double least = SINGLE<T> ? 1.17549435e-38 : 2.2250738585072014e-308;
+  double ds = 0;
+  for (int64_t k = 0; k < rows; ++k) {
+    const T *z = data<T>(weight) + k * width, *d = data<T>(ddirection) + k * width;
+    const double r = offset.numel() ? double(data<T>(offset)[k]) : 0;
+    double square = 0, along = 0;
+    for (int64_t i = 0; i < width; ++i) {
+      square += double(z[i]) * double(z[i]);
+      along += double(d[i]) * double(z[i]);
+    }
+    const double length = std::sqrt(std::max(square, least)), cosh = std::cosh(s * r);
+    const double sinh = std::sinh(s * r), factor = gain * s * cosh / length;
+    const double turn = along * gain * s * sinh / length + double(data<T>(dshift)[k]) * cosh;
+    const double dlength = 2 * double(data<T>(dstretch)[k]) - along * factor / length;
+    // A row held at the least length passes nothing on through its length.
+    const T own = square >= least ? T(dlength / length) : T(0), share = T(factor);
+    T* out = data<T>(dweight) + k * width;
+    for (int64_t i = 0; i < width; ++i) out[i] = share * d[i] + own * z[i];
+    ds += along * factor / s + turn * r;
+    if (offset.numel()) data<T>(doffset)[k] = T(turn * s);
+  }
+  data<T>(dcurvature)[0] = T(ds * s / (2 * curvature));
+}
+
+// velocity = s sinh(s|t|)/(s|t|) t of one tangent, s = 2 sqrt c.
+template <typename T>
+void velocity(const Tensor& t, double curvature, const Tensor& out) {
+  double square = 0, cosh;
+  for (int64_t i = 0; i < t.numel(); ++i) square += double(data<T>(t)[i]) * double(data<T>(t)[i]);
+  const double scale = 2 * std::sqrt(curvature) * sinhc(4 * curvature * square, cosh).value;
+  for (int64_t i = 0; i < t.numel(); ++i) data<T>(out)[i] = T(scale * double(data<T>(t)[i]));
+}
+
+template <typename T>
+void velocity_backward(const Tensor& gradient, const Tensor& t, double curvature, const Tensor& dt,
+                       const Tensor& dcurvature) {
+  double square = 0, along = 0, cosh;
+  for (int64_t i = 0; i < t.numel(); ++i) {
+    square += double(data<T>(t)[i]) * double(data<T>(t)[i]);
+    along += double(data<T>(t)[i]) * double(data<T>(gradient)[i]);
+  }
+  const double s = 2 * std::sqrt(curvature);
+  const Radial<double> f = sinhc(4 * curvature * square, cosh);
+  const double own = 8 * curvature * s * f.slope * along;
+  for (int64_t i = 0; i < t.numel(); ++i)
+    data<T>(dt)[i] =
+        T(s * f.value * double(data<T>(gradient)[i]) + own * double(data<T>(t)[i]));
+  data<T>(dcurvature)[0] = T(along * s * (f.value / (2 * curvature) + 4 * square * f.slope));
+}
+
+}  // namespace points

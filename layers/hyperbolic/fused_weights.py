@@ -1,0 +1,113 @@
+"""What layers make of their parameters, in one call each way instead of some twenty.
+
+Hyperplanes (`hyperplanes`) with a gain, F = gain · s cosh(s r)/‖z‖, s = 2√c; D, da, dh are the
+gradients of ĝ = F z, a = 2‖z‖, h = sinh(s r):
+
+    dz = F D + (2 da − ⟨D, z⟩ F/‖z‖) z/‖z‖,  dr = s (⟨D, z⟩ gain · s sinh(s r)/‖z‖ + dh cosh(s r))
+
+and the velocity s S(s²‖t‖²) t of one tangent. Only kernels gain by it; otherwise the definitions
+run.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._kernels import load_kernels
+from ..fast_path import kernel_suits, records_gradients, through_definition
+from .ball import Curvature, as_number
+from .coordinates import tangent_to_velocity
+from .hyperplanes import Hyperplanes, hyperplanes
+
+__all__ = ["point_velocity", "scaled_hyperplanes"]
+
+
+def scaled_hyperplanes(
+    weight: Tensor, offset: Tensor | None, curvature: Curvature, gain: float = 1.0
+) -> Hyperplanes:
+    """Return `hyperplanes`, the directions times a gain."""
+    given = (weight,) if offset is None else (weight, offset)
+    if records_gradients() and kernel_suits(*given) and load_kernels("poincare"):
+        return Hyperplanes(*_Weights.apply(weight, offset, curvature, gain))  # type: ignore[misc]
+    return _scaled_hyperplanes(weight, offset, curvature, gain)
+
+
+def point_velocity(t: Tensor, curvature: Curvature) -> Tensor:
+    """Return the velocity of one tangent (D,)."""
+    if records_gradients() and kernel_suits(t) and load_kernels("poincare"):
+        return _Point.apply(t, curvature)  # type: ignore[return-value]
+    return tangent_to_velocity(t, curvature)
+
+
+def _scaled_hyperplanes(
+    weight: Tensor, offset: Tensor | None, curvature: Curvature, gain: float
+) -> Hyperplanes:
+    planes = hyperplanes(weight, offset, curvature)
+    return planes._replace(direction=gain * planes.direction)
+
+
+class _Weights(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, offset: Tensor | None, curvature: Curvature, gain: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(weight, offset)
+        ctx.curvature, ctx.gain = curvature, gain
+        weight, given = weight.contiguous(), _or_empty(offset, weight)
+        direction = torch.empty_like(weight)
+        stretch, shift = (weight.new_empty(len(weight)) for _ in range(2))
+        torch.ops.archzoo_poincare.hyperplanes(
+            weight, given, as_number(curvature), gain, direction, stretch, shift
+        )
+        return direction, stretch, shift
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
+        weight, offset = ctx.saved_tensors
+        curvature, gain = ctx.curvature, ctx.gain
+        if torch.is_grad_enabled():
+            found = through_definition(
+                lambda z, r, c: _scaled_hyperplanes(z, r, c, gain),
+                (weight, offset, curvature),
+                gradients,
+            )
+            return *found, None
+        weight, given = weight.contiguous(), _or_empty(offset, weight)
+        dweight, doffset = torch.empty_like(weight), torch.empty_like(given)
+        dcurvature = weight.new_empty(())
+        torch.ops.archzoo_poincare.hyperplanes_backward(
+            *(x.contiguous() for x in gradients),
+            *(weight, given, as_number(curvature), gain, dweight, doffset, dcurvature),
+        )
+        learned = isinstance(curvature, Tensor)
+        dcurvature = dcurvature.view_as(curvature) if learned else None
+        return dweight, doffset if offset is not None else None, dcurvature, None
+
+
+def _or_empty(offset: Tensor | None, weight: Tensor) -> Tensor:
+    return weight.new_empty(0) if offset is None else offset.contiguous()
+
+
+class _Point(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, curvature: Curvature) -> Tensor:
+        ctx.save_for_backward(t)
+        ctx.curvature = curvature
+        t = t.contiguous()
+        out = torch.empty_like(t)
+        torch.ops.archzoo_poincare.velocity(t, as_number(curvature), out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
+        (t,), curvature = ctx.saved_tensors, ctx.curvature
+        if torch.is_grad_enabled():
+            inputs = (t, curvature)
+            return tuple(through_definition(tangent_to_velocity, inputs, gradients[0]))
+        t = t.contiguous()
+        dt, dcurvature = torch.empty_like(t), t.new_empty(())
+        torch.ops.archzoo_poincare.velocity_backward(
+            gradients[0].contiguous(), t, as_number(curvature), dt, dcurvature
+        )
+        return dt, dcurvature.view_as(curvature) if isinstance(curvature, Tensor) else None
