@@ -145,7 +145,7 @@ class LDLTBlock(LipschitzLayer):
             nn.init.zeros_(self.out_bias)
 
     def compute(self, parameters: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """Map the parameters to A, C_1 … C_n, the taps and λ; of A = L I only C and λ are made."""
+        """Map the parameters to A, C_1 … C_n, the taps and λ; for A = L I only to C and λ."""
         free = self._free(parameters)
         if self.identity:
             c = math.sqrt(2) * self.lipschitz * contraction(free.inner[0])[0]
@@ -163,32 +163,40 @@ class LDLTBlock(LipschitzLayer):
         taps = (t for t in block.taps if t is not None)
         return (block.skip, *block.inner, *taps, *block.multipliers)
 
-    def block(self) -> LMIBlock:
-        """Return the weights in the parameters' dtype, with their graph."""
-        n, weights = len(self.widths) - 1, self.weights()
+    def finish(self, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Let B = −Cᵀ Λ/L follow from C after the cast: P_0n = 0 must be as exact as P_00 = 0."""
+        if not self.identity:
+            return weights
+        c, multiplier = weights
+        tap = -c.mT if self.lipschitz == 1 else c.mT / -self.lipschitz
+        if self._own("log_multiplier1") is not None:
+            tap = tap * multiplier
+        return c, tap, multiplier
+
+    def _split(self) -> tuple[Tensor | None, tuple[Tensor, ...], tuple[Tensor | None, ...]]:
+        """Return A (None for L I), C_1 … C_n and the taps, with their graph."""
+        n, (first, *weights) = len(self.widths) - 1, self.weights()
         if self.identity:
-            # B follows from C after the cast, which keeps P_0n = 0 as exact as P_00 = 0.
-            c, multiplier = weights
-            tap = -c.mT if self.lipschitz == 1 else c.mT / -self.lipschitz
-            if self._own("log_multiplier1") is not None:
-                tap = tap * multiplier
-            eye = torch.eye(self.widths[0], dtype=c.dtype, device=c.device)
-            return LMIBlock(self.lipschitz * eye, (c,), (tap,), (multiplier,))
-        skip, inner, taps = weights[0], weights[1 : n + 1], weights[n + 1 : -n]
-        return LMIBlock(skip, inner, (*[None] * (n - len(taps)), *taps), weights[-n:])
+            return None, (first,), (weights[0],)
+        taps = weights[n:-n]
+        return first, tuple(weights[:n]), (*[None] * (n - len(taps)), *taps)
 
     @torch.no_grad()
     def effective(self) -> LMIBlock:
         """Return the weights that the forward uses right now."""
-        return self.block()
+        skip, inner, taps = self._split()
+        if skip is None:
+            like = inner[0]
+            skip = self.lipschitz * torch.eye(self.widths[0], dtype=like.dtype, device=like.device)
+        return LMIBlock(skip, inner, taps, self.weights()[1 - len(self.widths) :])
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the block."""
-        block = self.block()
+        skip, inner, taps = self._split()
         signals, out, bias = [x], None, self.out_bias
-        if not self.identity and self.wiring != "feed_forward":
-            out, bias = F.linear(x, block.skip, bias), None
-        for k, (c, tap) in enumerate(zip(block.inner, block.taps, strict=True), start=1):
+        if skip is not None and self.wiring != "feed_forward":
+            out, bias = F.linear(x, skip, bias), None
+        for k, (c, tap) in enumerate(zip(inner, taps, strict=True), start=1):
             last = torch.cat(signals, dim=-1) if self.wiring == "dense" else signals[-1]
             signals.append(self.activation(F.linear(last, c, self._own(f"bias{k}"))))
             if tap is not None:

@@ -78,6 +78,10 @@ class LipschitzLayer(nn.Module):
         """Map float64 parameters to weights."""
         raise NotImplementedError
 
+    def finish(self, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Complete the weights after the cast, by what must follow from the cast ones exactly."""
+        return weights
+
     def effective(self) -> Any:
         """Return the plain weights that the forward uses right now, after every cast.
 
@@ -96,7 +100,7 @@ class LipschitzLayer(nn.Module):
         Args:
             key: Whatever else the map depends on, such as the image size.
         """
-        own = dict(self.named_parameters(recurse=False))
+        own = {name: p for name, p in self._parameters.items() if p is not None}
         learns = torch.is_grad_enabled() and any(p.requires_grad for p in own.values())
         if self.training or learns or torch.compiler.is_compiling():
             return self._map(own)
@@ -123,12 +127,16 @@ class LipschitzLayer(nn.Module):
         # Tensors without data know no autocast, and have no values to look at.
         wide = nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False)
         with wide:
+            doubled = {name: p.double() for name, p in own.items()}
             if not (like.is_meta or torch.compiler.is_compiling()):
-                refuse_nan(type(self).__name__, own)
+                refuse_nan(type(self).__name__, doubled)
             dtype = torch.promote_types(like.dtype, torch.float32)  # complex64 has no half
-            weights = self.compute({name: p.double() for name, p in own.items()})
-            return tuple(
-                w.to(dtype.to_complex()) if w.is_complex() else w.to(like.dtype) for w in weights
+            weights = self.compute(doubled)
+            return self.finish(
+                tuple(
+                    w.to(dtype.to_complex()) if w.is_complex() else w.to(like.dtype)
+                    for w in weights
+                )
             )
 
 
@@ -139,7 +147,8 @@ def refuse_nan(layer: str, parameters: Mapping[str, Tensor]) -> None:
         ValueError: naming the layer and the parameter.
     """
     for name, p in parameters.items():
-        if not bool(p.detach().isfinite().all()):
+        # A sum is finite where its terms are: float64 holds any sum of narrower numbers.
+        if not math.isfinite(float(p.detach().sum())):
             raise ValueError(
                 f"{layer}: the parameter {name} holds NaN or infinite values, for which no weights "
                 f"exist; load sound weights or train with a lower rate"
@@ -155,4 +164,3 @@ def check_lipschitz(lipschitz: float) -> float:
     if not 0 < lipschitz < math.inf:
         raise ValueError(f"lipschitz must be a positive number, got {lipschitz}")
     return float(lipschitz)
-

@@ -75,10 +75,11 @@ class _SLL(LipschitzLayer):
         gram = w @ w.mT if w.dim() == 2 else kernel_gram(w)
         return self.lipschitz * w, 2 / diagonal_bound(gram, parameters["log_q"])
 
-    def outer(self, c: Tensor, multiplier: Tensor) -> Tensor:
-        """Return −Λ C / L, whose transpose is B."""
+    def finish(self, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Add −Λ C / L, whose transpose is B, made from C after the cast."""
+        c, multiplier = weights
         scale = -multiplier / self.lipschitz
-        return scale.view(-1, *[1] * (c.dim() - 1)) * c
+        return c, scale.view(-1, *[1] * (c.dim() - 1)) * c, multiplier
 
 
 class SLLBlock(_SLL):
@@ -113,15 +114,15 @@ class SLLBlock(_SLL):
     @torch.no_grad()
     def effective(self) -> LMIBlock:
         """Return the weights that the forward uses right now."""
-        c, multiplier = self.weights()
+        c, outer, multiplier = self.weights()
         eye = torch.eye(c.shape[1], dtype=c.dtype, device=c.device)
-        return LMIBlock(self.lipschitz * eye, (c,), (self.outer(c, multiplier).mT,), (multiplier,))
+        return LMIBlock(self.lipschitz * eye, (c,), (outer.mT,), (multiplier,))
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the block."""
-        c, multiplier = self.weights()
+        c, outer, _ = self.weights()
         w = self.activation(F.linear(x, c, self.bias))
-        update = F.linear(w, self.outer(c, multiplier).mT)
+        update = F.linear(w, outer.mT)
         return update + (x if self.lipschitz == 1 else self.lipschitz * x)
 
     @torch.no_grad()
@@ -175,14 +176,14 @@ class SLLConv2d(_SLL):
     @torch.no_grad()
     def effective(self) -> ShearWeight:
         """Return the weights that the forward uses right now."""
-        c, multiplier = self.weights()
-        return ShearWeight(self.lipschitz, c, self.outer(c, multiplier), multiplier, self.padding)
+        c, outer, multiplier = self.weights()
+        return ShearWeight(self.lipschitz, c, outer, multiplier, self.padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the block."""
-        c, multiplier = self.weights()
+        c, outer, _ = self.weights()
         w = self.activation(F.conv2d(x, c, self.bias, padding=self.padding))
-        update = F.conv_transpose2d(w, self.outer(c, multiplier), padding=self.padding)
+        update = F.conv_transpose2d(w, outer, padding=self.padding)
         return update + (x if self.lipschitz == 1 else self.lipschitz * x)
 
     @torch.no_grad()
