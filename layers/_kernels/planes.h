@@ -119,7 +119,8 @@ void planes(const Tensor& product, const Tensor& square, const Tensor& stretch,
 #pragma omp simd
       for (int64_t j = 0; j < L<T>; ++j) {
         const T value = along[j] * row[j] - cosh[j] * offset;
-        const T wide = angle * asinh(std::abs(value));
+        T slant;
+        const T wide = angle * asinh(std::abs(value), slant);
         to[j] = value;
         out[j] = std::copysign(sinh(wide < T(LIMIT) ? wide : T(LIMIT)), value);
       }
@@ -157,9 +158,10 @@ void planes_backward(const Tensor& gradient, const Tensor& u, const Tensor& velo
       const T angle = a[first + c], offset = h[first + c];
 #pragma omp simd reduction(+ : da, dh)
       for (int64_t j = 0; j < L<T>; ++j) {
-        const T length = asinh(std::abs(value[j]));
+        T slant;
+        const T length = asinh(std::abs(value[j]), slant);
         const T pull = angle * length <= T(LIMIT) ? g[j] * std::sqrt(T(1) + w[j] * w[j]) : T(0);
-        const T du = pull * angle / std::sqrt(T(1) + value[j] * value[j]);
+        const T du = pull * angle / slant;
         da += pull * std::copysign(length, value[j]);
         dh -= cosh[j] * du;
         to_u[j] += du * value[j];

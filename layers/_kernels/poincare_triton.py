@@ -109,7 +109,7 @@ def _backward(
         pull = tl.where(a * length <= limit, pull, 0.0)
         du = pull * a / tl.sqrt(1.0 + value * value)
         tl.store(dstretch + row + c, tl.sum(pull * tl.where(value < 0, -length, length), 0))
-        tl.store(dshift + row + c, -tl.sum(time * du, 0))
+        tl.store(dshift + row + c, tl.sum(-time * du, 0))
         to_u += du * value
         to_h += du * h
         tl.store(dproduct + place, factor * du, inside)
@@ -127,7 +127,7 @@ def plane_velocity(
     _forward[batch * groups, triton.cdiv(pixels, BLOCK)](
         *(product, along, cosh, stretch.contiguous(), shift.contiguous(), u, velocity),
         *(channels, pixels, groups, limit),
-        BLOCK=BLOCK,
+        BLOCK=BLOCK,  # type: ignore[arg-type]
     )
     return u, velocity
 
@@ -151,7 +151,7 @@ def plane_velocity_backward(
     _backward[batch * groups, blocks](
         *(gradient, u, velocity, along, cosh, stretch.contiguous(), shift.contiguous()),
         *(dproduct, with_u, with_h, dstretch, dshift, channels, pixels, groups, limit),
-        BLOCK=BLOCK,
+        BLOCK=BLOCK,  # type: ignore[arg-type]
     )
     da, dh = (x.sum((0, 2)).flatten() for x in (dstretch, dshift))
     return dproduct, with_u, with_h, da, dh

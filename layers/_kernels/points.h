@@ -182,22 +182,27 @@ IN_LOOP T log1p(T y) {
   static constexpr double SHORT[] = {1. / 3, 1. / 5, 1. / 7, 1. / 9};
   static constexpr double LONG[] = {1. / 3,  1. / 5,  1. / 7,  1. / 9,  1. / 11,
                                     1. / 13, 1. / 15, 1. / 17, 1. / 19, 1. / 21};
-  const T w = T(1) + y, lost = (y - (w - T(1))) / w;
+  constexpr Bits<T> BIAS = SINGLE<T> ? 127 : 1023;
+  const T w = T(1) + y, lost = y - (w - T(1));
   const Bits<T> half = bits(T(0.70710678118654752440));
   const Signed<T> e = static_cast<Signed<T>>(bits(w) - half) >> MANTISSA<T>;
   const T m = from_bits<T>(bits(w) - (static_cast<Bits<T>>(e) << MANTISSA<T>));
-  const T s = (m - T(1)) / (m + T(1)), square = s * s, n = static_cast<T>(e);
+  // What 1 + y lost in rounding goes back to the mantissa. Divisions cost more than all else here.
+  const T inverse_power = from_bits<T>((BIAS - static_cast<Bits<T>>(e)) << MANTISSA<T>);
+  const T s = ((m - T(1)) + lost * inverse_power) / (m + T(1));
+  const T square = s * s, n = static_cast<T>(e);
   T tail;
   if constexpr (SINGLE<T>) tail = polynomial(SHORT, square); else tail = polynomial(LONG, square);
-  return n * HIGH + (T(2) * s + (T(2) * s * square * tail + (lost + n * LOW)));
+  return n * HIGH + (T(2) * s + (T(2) * s * square * tail + n * LOW));
 }
 
-// asinh(v) for v >= 0; v ends at 1e18, whose square is a float.
+// asinh(v) and cosh of it, for v >= 0; v ends at 1e18, whose square is a float.
 template <typename T>
-IN_LOOP T asinh(T v) {
+IN_LOOP T asinh(T v, T& cosh) {
   v = v < T(1e18) ? v : T(1e18);
   const T square = v * v;
-  return log1p(v + square / (T(1) + std::sqrt(T(1) + square)));
+  cosh = std::sqrt(T(1) + square);
+  return log1p(v + square / (T(1) + cosh));
 }
 
 // sinh(x) for x >= 0.
@@ -236,10 +241,11 @@ IN_LOOP Radial<T> asinhc(T u) {
   static constexpr double SLOPE[] = {-1. / 6,      6. / 40,        -45. / 336,
                                      420. / 3456,  -4725. / 42240, 62370. / 599040, -7 * 143. / 10240};
   const bool near = u < T(SERIES_BELOW);
-  const T wide = near ? T(1) : u, r = std::sqrt(wide), far = asinh(r) / r;
+  T cosh;
+  const T wide = near ? T(1) : u, r = std::sqrt(wide), far = asinh(r, cosh) / r;
   return {near ? polynomial(VALUE, u) : far,
           near ? polynomial(SLOPE, u)
-               : T(0.5) * (T(1) / std::sqrt(T(1) + wide) - far) / wide};
+               : T(0.5) * (T(1) / cosh - far) / wide};
 }
 
 // sinh(r)/r of a radius held at `largest`, times what a longer vector shrinks by, and its cosh.
