@@ -29,7 +29,7 @@ from .ball import Curvature, as_number
 from .fused_planes import laid_out, matched
 from .hyperplanes import LIMIT
 from .normalisation import normalised_tangents, squared_angle
-from .radial import asinhc, asinhc_slope, cosh_of_square, sinhc, sinhc_slope
+from .radial import asinhc, asinhc_slope, sinhc, sinhc_slope
 
 __all__ = ["normalise"]
 
@@ -212,9 +212,10 @@ def _step(excess: Tensor, delay: Tensor, scale: Tensor, between: Tensor) -> _Ste
     outside = scaled > LIMIT**2
     shrink = torch.where(outside, LIMIT * torch.where(outside, scaled, 1.0).rsqrt(), 1.0)
     held = scaled.clamp_max(LIMIT**2)
-    own, cosh = sinhc(angle), cosh_of_square(held)
+    own, inside = sinhc(angle), sinhc(held)
+    cosh = (1 + held * inside.square()).sqrt()
     slow = scale / own
-    k = shrink * sinhc(held) * slow
+    k = shrink * inside * slow
     share = 1 / (1 + between)
     q = k * (delay + excess) * -share
     p = cosh + k * (excess * between - delay) * share

@@ -23,7 +23,7 @@ from .._kernels import load_kernels
 from ..fast_path import is_installed, kernel_suits, records_gradients, through_definition
 from .ball import Curvature, as_number
 from .hyperplanes import LIMIT, Place, Scale, patch_velocity
-from .radial import cosh_of_square, sinhc, sinhc_slope
+from .radial import sinhc, sinhc_slope
 
 __all__ = ["Capped", "capped", "laid_out", "matched", "plane_map"]
 
@@ -209,7 +209,8 @@ def capped(square: Tensor, largest: float) -> Capped:
     """Return S, cosh and their derivatives by τ², for τ held at `largest`."""
     outside = square > largest**2
     held = square.clamp_max(largest**2)
-    inner, cosh = sinhc(held), cosh_of_square(held)
+    inner = sinhc(held)
+    cosh = (1 + held * inner.square()).sqrt()
     shrink = torch.where(outside, largest * torch.where(outside, square, 1.0).rsqrt(), 1.0)
     factor = shrink * inner
     slope = torch.where(outside, -0.5 * factor / square, sinhc_slope(held, inner, cosh))

@@ -84,11 +84,17 @@ def _asinh(r: Tensor) -> Tensor:
     return (r + square / (1 + (1 + square).sqrt())).log1p()
 
 
+def _terms(square: Tensor) -> int:
+    """Return the last power of u that a dtype can see below `SERIES_BELOW`."""
+    return 7 if square.dtype == torch.float64 else 4
+
+
 def _slope(square: Tensor, coefficients: Sequence[float], numerator: Tensor) -> Tensor:
     small = square < SERIES_BELOW
     near = torch.where(small, square, 0.0)
-    series = torch.full_like(near, 7 * coefficients[7])
-    for n in range(6, 0, -1):
+    last = _terms(square)
+    series = torch.full_like(near, last * coefficients[last])
+    for n in range(last - 1, 0, -1):
         series = series * near + n * coefficients[n]
     return torch.where(small, series, numerator / torch.where(small, 1.0, square))
 
@@ -100,7 +106,8 @@ def _even(
     # Either branch sees harmless numbers where the other is taken: 0 · inf would be a NaN gradient.
     radius = torch.where(small, 0.5, square).sqrt()
     near = torch.where(small, square, 0.0)
-    series = torch.full_like(near, coefficients[-1])
-    for coefficient in reversed(coefficients[:-1]):
+    last = _terms(square)
+    series = torch.full_like(near, coefficients[last])
+    for coefficient in reversed(coefficients[:last]):
         series = series * near + coefficient
     return torch.where(small, series, closed(radius) / radius)
