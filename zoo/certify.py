@@ -96,7 +96,7 @@ def certify(
     runner, scale = wide, 1.0
     if input_std is not None and samples is not None:
         std = _std(input_std, samples)
-        runner, scale = Scaled(wide, std), math.nextafter(1 / float(std.min()), math.inf)
+        runner, scale = Scaled(wide, std).eval(), math.nextafter(1 / float(std.min()), math.inf)
         samples = samples * std.view(-1, *[1] * (samples.dim() - 2))
     batches = [] if samples is None else list(samples.split(batch_size))
     logits, seen = look(runner, batches, every=shown)
@@ -246,7 +246,7 @@ def _attacked(
     fallen = torch.zeros_like(right)
     margins = []
     inside = (radius > 0).nonzero().squeeze(1)
-    for rows in inside.split(batch_size):
+    for rows in inside.split(batch_size) if len(inside) else ():
         centre, classes = x[rows], predicted[rows]
         moved = search_ball(model, centre, classes, INSIDE * radius[rows],
                             norm="l2", box=None, **options)  # fmt: skip
@@ -257,7 +257,7 @@ def _attacked(
     standing, attacked = right.clone(), {}
     for e in sorted(radii):
         left = standing.nonzero().squeeze(1)
-        for rows in left.split(batch_size):
+        for rows in left.split(batch_size) if len(left) else ():
             moved = search_ball(model, x[rows], predicted[rows], e,
                                 norm="l2", box=None, **options)  # fmt: skip
             with torch.no_grad():

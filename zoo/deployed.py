@@ -5,6 +5,7 @@ keeps the weights that it uses in its own precision; they are widened, not compu
 """
 
 import copy
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -42,24 +43,26 @@ class Scaled(nn.Module):
 
 def deployed(model: nn.Module) -> nn.Module:
     """Return a copy on the CPU in float64 and evaluation that computes with the stored weights."""
-    stored = copy.deepcopy(model).cpu().eval()
-    for parameter in stored.parameters():
+    wide = copy.deepcopy(model).cpu().eval()
+    for parameter in wide.parameters():
         parameter.requires_grad_(False)
-    wide = copy.deepcopy(stored).double()
-    sources = dict(stored.named_modules())
-    for name, module in wide.named_modules():
-        if isinstance(module, LipschitzLayer):
-            source: Any = sources[name]
-
-            def weights(key: Any = None, source: Any = source) -> tuple[Tensor, ...]:
-                with torch.no_grad():
-                    found = source.weights(key)
-                return tuple(
-                    w.to(torch.complex128 if w.is_complex() else torch.float64) for w in found
-                )
-
-            vars(module)["weights"] = weights
+    layers = [module for module in wide.modules() if isinstance(module, LipschitzLayer)]
+    stored = [next(layer.parameters()).dtype for layer in layers]
+    wide.double()
+    for layer, dtype in zip(layers, stored, strict=True):
+        layer.forget()
+        vars(layer)["_map"] = functools.partial(_stored_weights, layer, dtype)
     return wide
+
+
+def _stored_weights(
+    layer: LipschitzLayer, dtype: torch.dtype, own: dict[str, Tensor]
+) -> tuple[Tensor, ...]:
+    """Return a layer's weights as `LipschitzLayer` rounds them to a dtype, in float64."""
+    weights = type(layer)._map(layer, own)
+    # As there: complex numbers have no half precision.
+    spectral = torch.promote_types(dtype, torch.float32).to_complex()
+    return tuple(w.to(spectral if w.is_complex() else dtype).to(w.dtype) for w in weights)
 
 
 def hooked_modules(model: nn.Module) -> frozenset[nn.Module]:

@@ -7,7 +7,8 @@ factorisation in float64, where c covers every rounding on the way, which proves
 A convolution is a block of small matrices, one for each frequency of a grid:
 
     circular on n:              the grid n itself, exact
-    zero padding on n:          any grid N ≥ n + k − 1: the map is a compression of the circular one
+    zero padding p on n:        any grid N ≥ n + min(p, k − 1): a window that wraps around reads
+                                zeros only, so the map is a compression of the circular one
     stride s:                   (1/√s) [K(f), K(f + N/s), …], the s aliases of an output frequency
     windows that do not overlap: the norm of the kernel as one matrix
 
@@ -173,6 +174,7 @@ def conv_bound(
     size: Sequence[int],
     *,
     stride: Sequence[int] | None = None,
+    padding: Sequence[int] | None = None,
     dilation: Sequence[int] | None = None,
     groups: int = 1,
     circular: bool = False,
@@ -180,14 +182,15 @@ def conv_bound(
 ) -> float:
     """Return a bound of the norm of a convolution on images of one size.
 
-    Any zero padding is covered. A transposed convolution has the norm of its adjoint: the same
+    A transposed convolution has the norm of its adjoint: the same
     weight on images of its output's size.
 
     Args:
         weight: (O, I / groups, k, …), taken exactly as stored.
         size: n of each axis of the image that the convolution reads, without padding.
         stride: Of each axis; 1 if not given.
-        dilation: The same.
+        padding: Zeros on either side of each axis, the larger number; any if not given.
+        dilation: Of each axis; 1 if not given.
         groups: Divides O and I.
         circular: Whether the image is continued periodically, with at most as many outputs as
             pixels at stride 1.
@@ -201,10 +204,14 @@ def conv_bound(
     taps = tuple(w.shape[2:])
     steps = tuple(stride) if stride is not None else (1,) * len(taps)
     gaps = tuple(dilation) if dilation is not None else (1,) * len(taps)
-    if not len(size) == len(steps) == len(gaps) == len(taps):
+    spans = tuple(d * (k - 1) for d, k in zip(gaps, taps, strict=False))
+    zeros = (
+        spans if padding is None else tuple(min(p, e) for p, e in zip(padding, spans, strict=False))
+    )
+    if {len(v) for v in (size, steps, gaps, zeros)} != {len(taps)}:
         raise ValueError(
-            f"size={tuple(size)}, stride={steps} and dilation={gaps} must have an entry for each "
-            f"of the kernel's axes {taps}"
+            f"size={tuple(size)}, stride={steps}, padding={padding} and dilation={gaps} must have "
+            f"an entry for each of the kernel's axes {taps}"
         )
     grouped = w.unflatten(0, (groups, -1))
     own = gamma(roundings) if roundings else 0.0
@@ -214,8 +221,8 @@ def conv_bound(
         flat = grouped.flatten(2)
         return spectral_bound(flat, error=own * _frobenius(flat))
     grid = []
-    for n, k, s, d in zip(size, taps, steps, gaps, strict=True):
-        grid.append(n if circular else -(-(n + d * (k - 1)) // s) * s)
+    for n, s, z in zip(size, steps, zeros, strict=True):
+        grid.append(n if circular else -(-(n + z) // s) * s)
     if any(n % s for n, s in zip(grid, steps, strict=True)):
         steps = (1,) * len(taps)  # the strided map reads off some of the outputs
     # cos and sin of an exact angle are off by 26 u at most, each tap adds a product and a sum.

@@ -24,8 +24,8 @@ from ...layers.lipschitz.norms import (
     spectral_bound,
     sum_up,
 )
+from .calculus import Bound, Walk, rule
 from .elementwise import Slopes, slopes
-from .rule import Bound, Walk, rule
 
 __all__ = ["Chain", "chain_of"]
 
@@ -305,6 +305,7 @@ def linear_bound(walk: Walk, piece: Linear) -> float:
             weight,
             size,
             stride=module.stride,
+            padding=None if isinstance(module.padding, str) else module.padding,
             dilation=module.dilation,
             groups=module.groups,
             circular=module.padding_mode == "circular",

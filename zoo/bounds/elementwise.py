@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ...layers.lipschitz.norms import gamma, product_up, sum_up
-from .rule import Bound, Walk, rule
+from .calculus import Bound, Walk, rule
 
 __all__ = ["Slopes", "slopes"]
 
@@ -73,6 +73,12 @@ def activation(walk: Walk, module: nn.Module, name: str) -> Bound:
     found = slopes(module)
     assert found is not None
     sight = walk.sight(module)
+    if isinstance(module, nn.Softplus):
+        # Above the threshold torch returns x, which is off by this much.
+        count = max((math.prod(shape) for shape in sight.inputs), default=1)
+        cut = math.log1p(math.exp(-module.threshold)) / module.beta
+        return Bound(1.0, sum_up(product_up(gamma(64), sum_up(sight.read, sight.returned)),
+                                 product_up(cut, math.sqrt(count) + 1)))  # fmt: skip
     exact = isinstance(module, (nn.ReLU, nn.ReLU6, nn.Hardtanh))
     lost = 0.0 if exact else product_up(gamma(64), sum_up(sight.read, sight.returned))
     return Bound(found.largest, lost)

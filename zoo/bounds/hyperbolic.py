@@ -14,7 +14,7 @@ from torch import nn
 
 from ...layers import hyperbolic
 from ...layers.lipschitz.norms import gamma, product_up, sum_up
-from .rule import Bound, Walk, rule
+from .calculus import Bound, Walk, rule
 
 __all__ = ["logit_constants"]
 

@@ -28,11 +28,13 @@ from ...layers.lipschitz.isometry import (
 )
 from ...layers.lipschitz.norms import conv_bound, gamma, product_up, spectral_bound, sum_up
 from ...layers.lipschitz.plain import PlainBlock, PlainShear, Scale
+from .calculus import Bound, Walk, rule
+from .chain import WIDEST
 from .elementwise import slopes
-from .rule import Bound, Walk, rule
 
 __all__ = ["effective_bound"]
 
+FAR = 1 + 1e-3  # above this share of its constant a layer is not what it says
 PACKAGE = LipschitzLayer.__module__.rpartition(".")[0]
 
 
@@ -53,13 +55,13 @@ def by_construction(walk: Walk, module: LipschitzLayer, name: str) -> Bound:
         return walk.refuse(name, f"{kind.__name__} has weights for one image size and saw several")
     lipschitz = 0.0
     for size in {shape[1:] for shape in sight.inputs} or {()}:
-        found = effective_bound(weights, size)
+        found = effective_bound(weights, size, module.lipschitz)
         if found is None:
             return walk.refuse(name, "the module was not called, so its image size is unknown")
         lipschitz = max(lipschitz, found)
     if lipschitz == math.inf:
         return walk.refuse(name, f"the inequality of {kind.__name__} holds for no constant")
-    close = lipschitz <= module.lipschitz * (1 + 1e-3)
+    close = lipschitz <= module.lipschitz * FAR
     walk.note(name, lipschitz, "construction" if close else "lmi")
     return Bound(lipschitz, error)
 
@@ -141,13 +143,23 @@ def _matrix(linear: nn.Module) -> torch.Tensor:
     return linear.weight.detach().double()
 
 
-def effective_bound(weights: object, size: tuple[int, ...]) -> float | None:
-    """Return the constant that is proved for plain weights on images of a size.
+def effective_bound(
+    weights: object, size: tuple[int, ...], nominal: float = math.inf
+) -> float | None:
+    """Return the constant that is proved for plain weights.
 
-    None where the weights need a size and there is none.
+    Args:
+        weights: What `effective()` returned.
+        size: Height and width of the images that a convolution reads.
+        nominal: What the layer says: where its own multipliers prove clearly less, others are
+            searched.
+
+    Returns:
+        The constant; None where the weights need a size and there is none.
     """
     if isinstance(weights, LMIBlock):
-        return verified_lipschitz(weights)
+        found = verified_lipschitz(weights)
+        return found if found <= nominal * FAR or weights.skip.dim() > 2 else repaired(weights)
     if isinstance(weights, LinearWeight):
         return spectral_bound(weights.weight)
     if isinstance(weights, FrequencyWeight):
@@ -163,6 +175,13 @@ def _tensors(weights: object) -> list[torch.Tensor]:
     parts = weights if isinstance(weights, tuple) else ()
     flat = [t for part in parts for t in (part if isinstance(part, tuple) else (part,))]
     return [t for t in flat if isinstance(t, torch.Tensor) and t.dim() > 1]
+
+
+def repaired(block: LMIBlock) -> float:
+    """Bound a block whose multipliers prove nothing near its constant, as if it had none."""
+    if sum(block.widths) > WIDEST:
+        return math.inf
+    return lmi_lipschitz(block.skip, block.inner, block.taps)
 
 
 def _error(walk: Walk, module: nn.Module, weights: object) -> float:

@@ -9,6 +9,8 @@ from torch import nn
 from ...layers.lipschitz.norms import gamma
 from ..attention import CausalAttention, SelfAttention
 from ..gpt import GPT
+from ..lipschitz_mlp import LipschitzMLP
+from ..lipschitz_resnet import LipschitzResNet
 from ..mlp import MLP
 from ..network import Network
 from ..poincare_embedding import NodeEmbedding
@@ -16,10 +18,10 @@ from ..poincare_mlp import PoincareMLP
 from ..poincare_resnet import PoincareResNet
 from ..resnet import ResNet
 from ..vit import VisionTransformer
+from .calculus import Bound, Value, Walk, rule
 from .chain import chain_of
 from .elementwise import slopes
 from .pooling import mean_bound
-from .rule import Bound, Value, Walk, rule
 from .trunk import through_stages, through_trunk
 
 __all__ = ["BACKBONES", "Backbone", "backbone", "body_and_head", "whole_chain"]
@@ -30,8 +32,10 @@ Backbone = Callable[[Walk, Any, Value], Value]
 BACKBONES: dict[type[Network], Backbone] = {}
 METHODS = ("forward", "forward_features", "forward_head", "pool")
 
-ATTENTION = "dot-product attention has no finite Lipschitz constant (Kim et al. 2021, "
-ATTENTION += "arXiv:2006.04710)"
+ATTENTION = (
+    "dot-product attention has no finite Lipschitz constant on all inputs (Kim et al. 2021, "
+)
+ATTENTION += "arXiv:2006.04710), and the calculus does not track what range they lie in"
 LOOK_UP = "reads indices, between which there is no distance to be Lipschitz in"
 
 
@@ -114,6 +118,19 @@ def mlp(walk: Walk, model: Any, x: Value) -> Value:
     x = _chain(walk, [("stem", model.stem)], x)
     x = through_trunk(walk, model.trunk, "trunk", x)
     return _chain(walk, [("norm", model.norm)], x)
+
+
+@backbone(LipschitzMLP)
+def lipschitz_mlp(walk: Walk, model: LipschitzMLP, x: Value) -> Value:
+    """Stem and blocks, each with a constant of its own."""
+    return _chain(walk, [("stem", model.stem), ("blocks", model.blocks)], x)
+
+
+@backbone(LipschitzResNet)
+def lipschitz_resnet(walk: Walk, model: LipschitzResNet, x: Value) -> Value:
+    """Stem, stages and pool, each with a constant of its own."""
+    parts = [("stem", model.stem), ("stages", model.stages), ("global_pool", model.global_pool)]
+    return _chain(walk, parts, x)
 
 
 @backbone(ResNet)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...layers.lipschitz.norms import gamma, product_up, root_up, spectral_bound
-from .rule import Bound, Walk, rule
+from .calculus import Bound, Walk, rule
 
 __all__ = ["mean_bound"]
 

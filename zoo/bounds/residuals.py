@@ -11,7 +11,7 @@ from typing import Any
 from ...layers import residual as mechanisms
 from ...layers.lipschitz.norms import gamma, product_up, sum_up
 from ...layers.residual import Residual
-from .rule import Value
+from .calculus import Value
 
 __all__ = ["UNBOUNDED", "ResidualRule", "residual_rule"]
 

@@ -7,9 +7,9 @@ from typing import cast
 from torch import nn
 
 from ..trunk import Trunk
+from .calculus import Bound, Value, Walk
 from .chain import chain_of
 from .residuals import ResidualRule, residual_rule
-from .rule import Bound, Value, Walk
 
 __all__ = ["through_stages", "through_trunk"]
 
@@ -64,6 +64,11 @@ def _rule(walk: Walk, trunk: Trunk, name: str) -> ResidualRule:
 
 class _Unbounded(ResidualRule):
     """A mechanism without a finite constant: every write is infinite."""
+
+    @property
+    def alone(self) -> bool:
+        """A site is not a map of the stream that could be bounded."""
+        return False
 
     def write(self, state: tuple[Value, ...], site: int, y: Value) -> tuple[Value, ...]:
         """Return ∞, whatever was written."""
