@@ -37,7 +37,7 @@ from torch.nn import functional as F
 
 RUNS = RESULTS / "wordnet_mammals_runs.csv"
 FIELDS = ("method", "dim", "rate", "seed", "mean_rank", "map")
-WORDNET = os.environ.get("WORDNET", "/usr/share/wordnet")
+WORDNET = str(Path(os.environ.get("WORDNET", "/usr/share/wordnet")).absolute())
 MAMMALS = ("data=wordnet", f"data.root={WORDNET}")
 TREE = ("data=tree", "data.branching=3", "data.depth=4")
 BATCH, NEGATIVES, EPOCHS, SEEDS, DIMS = 50, 10, 100, (0, 1), (5, 10)
