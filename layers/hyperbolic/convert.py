@@ -73,9 +73,9 @@ class ToBall(nn.Module):
         super().__init__()
         self.curvature, self.dim = curvature_of(curvature), dim
 
-    def forward(self, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Return points."""
-        return expmap0(t, self.curvature(), dim=self.dim)
+        return expmap0(x, self.curvature(), dim=self.dim)
 
 
 class FromBall(ToBall):
