@@ -114,9 +114,8 @@ class Trainer:
     def _train_step(self, data: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
         """Accumulate gradients over the micro-batches, clip them and step; return the loss."""
         config, device = self.config, self.world.device
-        factor = self.schedule(self.step, self.total_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
+            group["lr"] = group["initial_lr"] * self.schedule(self.step, self.total_steps)
         total = torch.zeros((), device=device)
         for micro in range(config.accumulate):
             inputs, targets = (x.to(device, non_blocking=True) for x in next(data))
@@ -126,6 +125,8 @@ class Trainer:
             with self._sync_gradients(micro == config.accumulate - 1):
                 with self.autocast():
                     logits = self.wrapped(inputs)
+                for callback in self.callbacks:
+                    logits = callback.logits(self, logits, targets)
                 loss = cross_entropy(logits, targets, config.label_smoothing)
                 for callback in self.callbacks:
                     loss = callback.loss(self, loss)

@@ -27,6 +27,10 @@ class Callback:
     def start(self, trainer: Trainer) -> None:
         """Before the first step, and before a checkpoint is loaded."""
 
+    def logits(self, trainer: Trainer, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the logits whose cross-entropy is trained on; targets are indices or shares."""
+        return logits
+
     def loss(self, trainer: Trainer, loss: Tensor) -> Tensor:
         """Return the loss to differentiate, for a penalty on the weights."""
         return loss
