@@ -1,5 +1,6 @@
 """Tables to classify, with preprocessing that is fitted on the training fold alone."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from .partition import held_out, split_off
 from .splits import Splits, data_sets
 from .tables import Table, read_bundled, read_csv
 
-__all__ = ["encode", "tabular"]
+__all__ = ["encode", "subsample", "tabular"]
 
 
 def encode(table: Table, rows: np.ndarray) -> np.ndarray:
@@ -49,8 +50,36 @@ def encode(table: Table, rows: np.ndarray) -> np.ndarray:
     return np.concatenate(blocks, 1).astype(np.float32)
 
 
+def subsample(table: Table, rows: int) -> Table:
+    """Keep a fixed choice of rows, every class in proportion to within one row.
+
+    Args:
+        table: What to choose from.
+        rows: How many to keep, at least 1; a table of no more is returned as it is.
+
+    Raises:
+        ValueError: rows < 1.
+    """
+    if rows >= len(table.targets):
+        return table
+    _, kept = split_off(torch.from_numpy(table.targets), rows, name="max_rows")
+    chosen = kept.numpy()
+    return replace(
+        table,
+        numeric=table.numeric[chosen],
+        nominal=table.nominal[chosen],
+        targets=table.targets[chosen],
+    )
+
+
 @data_sets.register(kind="features", source="scikit-learn, CSV files or openml.org")
-def tabular(*, table: str = "breast_cancer", root: str | None = None, split: int = 0) -> Splits:
+def tabular(
+    *,
+    table: str = "breast_cancer",
+    root: str | None = None,
+    split: int = 0,
+    max_rows: int | None = None,
+) -> Splits:
     """A table to classify: bundled with scikit-learn, a CSV file, or from OpenML.
 
     The rows are cut into five fixed stratified test folds that together hold every row once;
@@ -63,14 +92,18 @@ def tabular(*, table: str = "breast_cancer", root: str | None = None, split: int
         root: Folder of CSV files whose last column is `target`, with or without an
             `index.json`; for OpenML, the folder to cache in.
         split: Which fold to test on, in [0, 4].
+        max_rows: Of a larger table, this many rows are kept before anything else: a fixed
+            choice, every class in proportion. None keeps all.
 
     Raises:
-        ValueError: no such table, or fewer than ten rows or two classes in it.
+        ValueError: no such table, fewer than ten rows or two classes in it, or max_rows < 1.
     """
     if table.startswith("openml:"):
         raw = read_openml(table.removeprefix("openml:"), root)
     else:
         raw = read_bundled(table) if root is None else read_csv(root, table)
+    if max_rows is not None:
+        raw = subsample(raw, max_rows)
     rows = len(raw.targets)
     if rows < 10 or len(raw.classes) < 2:
         raise ValueError(
