@@ -11,8 +11,8 @@ P(L) ≥ 0 is then ‖[T_0 … T_n]‖ ≤ 1 for [A, B_1 … B_n] = [T_0 … T_n
     A = L T_0,   B_k = √2 (T_k − T_{k-1} K_kᵀ) N_k⁻ᵀ S_k.
 
 * taps: [T_0 … T_n] is the contraction of any matrix; every inner layer reaches the output.
-* residual: B_1 … B_{n-1} = 0 forces T_k = T_0 Π_kᵀ with Π_k = K_k … K_1, k < n. With
-  G = Σ_{k<n} Π_kᵀ Π_k = R_G R_Gᵀ, T_0 = Z R_G⁻¹ and [Z, T_n] the contraction of [K_0, K_B].
+* residual: B_1 … B_{n-1} = 0 forces T_k = T_{k-1} K_kᵀ, k < n, which the contraction keeps: it is
+  that of [K_0, K_0 K_1ᵀ, …, K_0 K_1ᵀ … K_{n-1}ᵀ, K_B].
 * feed-forward: A = 0, B_n = √2 T_n N_n⁻ᵀ S_n. This is a Sandwich layer with a Cholesky factor.
 * dense: w_k reads all of w_0 … w_{k-1}; R_k = √2 S_k N_k⁻¹ [−K_k, I], C_k = √2 S_k⁻¹ Q_k R_{<k}ᵀ.
 
@@ -30,7 +30,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .contraction import contraction, plus_identity, slack, solve_left, solve_right, uncontract
+from .contraction import contraction, solve_left, solve_right, uncontract
 from .lmi import LMIBlock
 
 __all__ = [
@@ -115,34 +115,25 @@ def _unchain(block: LMIBlock, lipschitz: float) -> _Chain:
     return _Chain(list(block.inner), ks, ns, ss)
 
 
-def _products(kernels: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
-    """Return Π_{n-1} and R_G, or None for n = 1, where both are I."""
-    if len(kernels) == 1:
-        return None, None
-    pi = kernels[0]
-    gram = pi.mH @ pi
-    for k in kernels[1:-1]:
-        pi = k @ pi
-        gram = gram + pi.mH @ pi
-    terms = sum(sum(k.shape[-2:]) for k in kernels)
-    return pi, torch.linalg.cholesky(plus_identity(gram, slack(gram, terms)))
+def _through(first: Tensor, kernels: Sequence[Tensor]) -> list[Tensor]:
+    """Return X, X K_1ᵀ, X K_1ᵀ K_2ᵀ, …: what taps of zero make of the columns after X."""
+    parts = [first]
+    for k in kernels:
+        parts.append(parts[-1] @ k.mH)
+    return parts
 
 
 def residual_block(free: Free, lipschitz: float) -> LMIBlock:
     """Return the weights of y = A x + B σ(C_n … σ(C_1 x)), for any n ≥ 1."""
     chain = _chain(free, lipschitz)
-    width = free.inner[0].shape[-1]
-    t, _ = contraction(free.out)
-    first, last = t[..., :width], t[..., width:]
-    pi, root = _products(free.inner)
-    if root is not None and pi is not None:
-        first = torch.linalg.solve_triangular(root, first, upper=False, left=False)
-        before = first @ pi.mH
-    else:
-        before = first
-    n = len(free.inner)
-    taps = (*[None] * (n - 1), chain.tap(n, last, before))
-    return LMIBlock(lipschitz * first, tuple(chain.c), taps, free.multipliers)
+    width, n = free.inner[0].shape[-1], len(free.inner)
+    parts = _through(free.out[..., :width], free.inner[:-1])
+    sizes = [part.shape[-1] for part in parts]
+    last = free.out[..., width:]
+    t, _ = contraction(torch.cat([*parts, last], dim=-1))
+    ts = t.split([*sizes, last.shape[-1]], dim=-1)
+    taps = (*[None] * (n - 1), chain.tap(n, ts[-1], ts[-2]))
+    return LMIBlock(lipschitz * ts[0], tuple(chain.c), taps, free.multipliers)
 
 
 def residual_inverse(block: LMIBlock, lipschitz: float) -> Free:
@@ -153,13 +144,11 @@ def residual_inverse(block: LMIBlock, lipschitz: float) -> Free:
     """
     last = only_last_tap(block)
     chain = _unchain(block, lipschitz)
-    first = block.skip / lipschitz
-    pi, root = _products(chain.k)
-    before = first if pi is None else first @ pi.mH
-    t = chain.untap(len(block.inner), last, before)
-    z = first if root is None else first @ root
-    out, _ = uncontract(torch.cat([z, t], dim=-1), "the contraction of the output")
-    return Free(tuple(chain.k), out, block.multipliers)
+    parts = _through(block.skip / lipschitz, chain.k[:-1])
+    t = chain.untap(len(block.inner), last, parts[-1])
+    out, _ = uncontract(torch.cat([*parts, t], dim=-1), "the contraction of the output")
+    ends = out[..., : parts[0].shape[-1]], out[..., -t.shape[-1] :]
+    return Free(tuple(chain.k), torch.cat(ends, dim=-1), block.multipliers)
 
 
 def feed_forward_block(free: Free, lipschitz: float) -> LMIBlock:
