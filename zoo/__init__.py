@@ -13,6 +13,9 @@ from . import poincare_mlp as poincare_mlp
 from . import poincare_resnet as poincare_resnet
 from . import resnet as resnet
 from . import vit as vit
+from .certificate import Certificate as Certificate
+from .certificate import plot_certificate as plot_certificate
+from .certify import certify as certify
 from .convert import with_residual as with_residual
 from .create import create_model as create_model
 from .disk import plot_disk as plot_disk

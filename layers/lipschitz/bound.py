@@ -40,7 +40,9 @@ from .protocol import ShearWeight
 
 __all__ = ["lmi_lipschitz", "shear_lipschitz", "verified_lipschitz", "verify"]
 
-INFLATIONS = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+INFLATIONS = (0.0, 2e-8, 5e-8, 1e-7, 1.5e-7, 2e-7, 3e-7, 5e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+LR = 0.15  # of Adam on log Λ
+PATIENCE, GAIN = 25, 1e-4  # the search ends where 25 steps gained less than this share of L²
 
 
 def verify(block: LMIBlock, lipschitz: float, *, roundings: int = 0) -> bool:
@@ -80,25 +82,37 @@ def verified_lipschitz(
         roundings: As in `verify`.
         inflations: The δ to try.
     """
-    wide = _wide_block(block)
-    best = math.inf
-    for inflation in inflations:
-        n = len(wide.inner)
-        scaled = tuple(
-            _exact(m * (1 + inflation) ** (n - k)) for k, m in enumerate(wide.multipliers)
-        )
-        trial = wide._replace(multipliers=scaled)
-        square = _least_square(trial)
-        if square is None:
-            continue
-        candidate, slack = math.sqrt(max(float(square.detach()), 0.0)), 1e-12
-        if candidate == 0.0:
-            candidate = 1e-150  # a constant block: any positive L will do
-        while candidate * (1 + slack) < best and slack < 1.0:
-            if verify(trial, candidate * (1 + slack), roundings=roundings):
-                best = candidate * (1 + slack)
-            slack *= 2
-    return best
+    wide, n = _wide_block(block), len(block.inner)
+    for widest in (1e-6, 1.0):  # a little slack with more inflation first
+        best = math.inf
+        for inflation in inflations:
+            scaled = tuple(
+                _exact(m * (1 + inflation) ** (n - k)) for k, m in enumerate(wide.multipliers)
+            )
+            found, slack = _proved(wide._replace(multipliers=scaled), best, widest, roundings)
+            if found < best:
+                best = found
+            elif best < math.inf:
+                break  # more inflation costs more than it gives
+            if slack <= 1e-8:
+                break  # these multipliers leave room enough
+        if best < math.inf:
+            return best
+    return math.inf
+
+
+def _proved(block: LMIBlock, best: float, widest: float, roundings: int) -> tuple[float, float]:
+    """Return an L below `best` that a block's multipliers prove, and its excess; or infinities."""
+    square = _least_square(block)
+    if square is None:
+        return math.inf, math.inf
+    # A constant block has L = 0, and any positive number will do.
+    candidate, slack = math.sqrt(max(square, 0.0)) or 1e-150, 1e-12
+    while candidate * (1 + slack) < best and slack <= widest:
+        if verify(block, candidate * (1 + slack), roundings=roundings):
+            return candidate * (1 + slack), slack
+        slack *= 4
+    return math.inf, math.inf
 
 
 def lmi_lipschitz(
@@ -120,15 +134,16 @@ def lmi_lipschitz(
     """
     block = LMIBlock(skip, tuple(inner), tuple(taps), tuple(c[:, 0] for c in inner))
     block = _wide_block(block)
-    block = block._replace(multipliers=closed_form(block))
-    coarse = [(_value(_scaled(block, 2.0**k)), 2.0**k) for k in range(-8, 9)]
-    best, scale = min(coarse)
+    search = _Search(block)
+    start = torch.cat(closed_form(block)).log()
+    best, shift = min((search.square(start + k * math.log(2)), k) for k in range(-4, 5))
+    if best == math.inf:
+        best, shift = min((search.square(start + k * math.log(2)), k) for k in range(-24, 25))
     if best == math.inf:
         return math.inf
-    fine = [scale * 2.0 ** (k / 8) for k in range(-8, 9)]
-    best, scale = min((_value(_scaled(block, s)), s) for s in fine)
-    block = _descend(_scaled(block, scale), best, steps)
-    return verified_lipschitz(block, roundings=roundings, inflations=(0.0, 1e-7, 1e-5, 1e-3))
+    found = search.descend(start + shift * math.log(2), steps).exp()
+    block = block._replace(multipliers=found.split(block.widths[1:]))
+    return verified_lipschitz(block, roundings=roundings, inflations=(0.0, 1e-7, 1e-5))
 
 
 def closed_form(block: LMIBlock) -> tuple[Tensor, ...]:
@@ -206,32 +221,75 @@ def _shear_margin(outer: Tensor, multipliers: Tensor, size: Sequence[int]) -> fl
     return 0.0
 
 
-def _descend(block: LMIBlock, best: float, steps: int) -> LMIBlock:
-    """Lower L² over log Λ by Adam; return the block with the best multipliers seen."""
-    logs = [m.log().requires_grad_() for m in block.multipliers]
-    optimiser = torch.optim.Adam(logs, lr=0.1, betas=(0.9, 0.95))
-    kept = [log.detach().clone() for log in logs]
-    for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = 0.1 * (1 - step / steps) ** 2 + 1e-4
-        with torch.enable_grad():
-            trial = block._replace(multipliers=tuple(log.exp() for log in logs))
-            square = _least_square(trial)
-        if square is None:  # outside the feasible set: go back half way to the best point
-            with torch.no_grad():
-                for log, old in zip(logs, kept, strict=True):
-                    log.lerp_(old, 0.5)
-            continue
-        if float(square.detach()) < best:
-            best, kept = float(square.detach()), [log.detach().clone() for log in logs]
-        gradients = torch.autograd.grad(square, logs)
-        for log, gradient in zip(logs, gradients, strict=True):
-            log.grad = gradient
-        optimiser.step()
-    return block._replace(multipliers=tuple(old.exp() for old in kept))
+class _Search:
+    """Minimise the best L² over log Λ.
+
+    With M the matrix that makes z from the signals and G = TᵀT, the hidden rows of P are
+    [−G_h0 − Λ M_0, 2Λ − Λ M_h − M_hᵀ Λ − G_hh]. Where u is the top eigenvector and
+    w = [u; −P_hh⁻¹ P_h0 u], the envelope theorem gives ∂L²/∂λ_i = 2 w_i (M w)_i − 2 w_i².
+    """
+
+    def __init__(self, block: LMIBlock) -> None:
+        widths, d = block.widths, block.widths[0]
+        starts = [sum(widths[:k]) for k in range(len(widths) + 1)]
+        wide = torch.float64
+        self.signals = torch.zeros(starts[-1] - d, starts[-1], dtype=wide)
+        for k, c in enumerate(block.inner, start=1):
+            rows = slice(starts[k] - d, starts[k + 1] - d)
+            self.signals[rows, starts[k] - c.shape[1] : starts[k]] = c
+        out = [block.skip]
+        for width, tap in zip(widths[1:], block.taps, strict=True):
+            out.append(torch.zeros(len(block.skip), width, dtype=wide) if tap is None else tap)
+        whole = torch.cat(out, dim=1)
+        gram = whole.mT @ whole
+        self.d, self.corner = d, gram[:d, :d]
+        self.side, self.hidden = -gram[d:, :d], -gram[d:, d:]
+
+    def square(self, logs: Tensor) -> float:
+        """Return L², or infinity outside the feasible set."""
+        return self._at(logs)[0]
+
+    def descend(self, logs: Tensor, steps: int) -> Tensor:
+        """Return the best log Λ that Adam visits; it stops where it no longer gains."""
+        best, kept = math.inf, logs
+        mean, variance = torch.zeros_like(logs), torch.zeros_like(logs)
+        history: list[float] = []
+        for step in range(steps):
+            square, gradient = self._at(logs)
+            if square == math.inf:  # outside: go back half way to the best point
+                logs = (logs + kept) / 2
+                mean.zero_()
+                continue
+            if square < best:
+                best, kept = square, logs.clone()
+            history.append(best)
+            if len(history) > PATIENCE and history[-PATIENCE] < best * (1 + GAIN):
+                break
+            mean.lerp_(gradient, 0.1)
+            variance.lerp_(gradient.square(), 0.05)
+            size = mean / (variance.sqrt() + 1e-30)
+            logs = logs - (LR * (1 - step / steps) ** 2 + 1e-4) * size
+        return kept
+
+    def _at(self, logs: Tensor) -> tuple[float, Tensor]:
+        multipliers = logs.exp().unsqueeze(1)
+        weighted = multipliers * self.signals
+        inside = weighted[:, self.d :]
+        p = self.hidden - inside - inside.mT
+        p.diagonal().add_(2 * multipliers.squeeze(1))
+        factor, info = torch.linalg.cholesky_ex(p)
+        if int(info):
+            return math.inf, logs
+        side = self.side - weighted[:, : self.d]
+        solved = torch.cholesky_solve(side, factor)
+        values, vectors = torch.linalg.eigh(self.corner + side.mT @ solved)
+        u = vectors[:, -1]
+        w = -(solved @ u)
+        moved = self.signals @ torch.cat([u, w])
+        return float(values[-1]), 2 * multipliers.squeeze(1) * w * (moved - w)
 
 
-def _least_square(block: LMIBlock) -> Tensor | None:
+def _least_square(block: LMIBlock) -> float | None:
     """Return the smallest L² for the block's multipliers, in float64, or None if there is none."""
     d = block.widths[0]
     p = lmi_matrix(block, 1.0)
@@ -242,16 +300,7 @@ def _least_square(block: LMIBlock) -> Tensor | None:
     eye = torch.eye(d, dtype=p.dtype)
     # −Schur complement of P(L) at L = 0.
     schur = eye - p[..., :d, :d] + half.mH @ half
-    return torch.linalg.eigvalsh(schur)[..., -1].max()
-
-
-def _value(block: LMIBlock) -> float:
-    square = _least_square(block)
-    return math.inf if square is None else float(square)
-
-
-def _scaled(block: LMIBlock, scale: float) -> LMIBlock:
-    return block._replace(multipliers=tuple(scale * m for m in block.multipliers))
+    return float(torch.linalg.eigvalsh(schur)[..., -1].max())
 
 
 def _wide_block(block: LMIBlock) -> LMIBlock:
