@@ -124,7 +124,7 @@ def certify(
     if estimate and samples is not None and samples.is_floating_point() and lipschitz < math.inf:
         found = lipschitz_estimate(runner, samples, seed=seed)
         # The ratio of two rounded values may exceed the constant by their rounding.
-        assert not verify or found <= lipschitz * (1 + 1e-6), (found, lipschitz)
+        assert not verify or found <= lipschitz * (1 + 1e-9), (found, lipschitz)
         facts["lower_bound"] = min(found, lipschitz) if verify else found
     if shown and samples is not None:
         facts |= _radii(torch.cat(logits), body, total, head, y)

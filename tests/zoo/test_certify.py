@@ -9,7 +9,7 @@ import pytest
 import torch
 from archzoo.layers.hyperbolic import ClipTangent, PoincareMLR, ToBall
 from archzoo.layers.lipschitz import LDLTBlock, SLLConv2d
-from archzoo.layers.residual import ElcBert, HyperConnections, Parallel, Scaled
+from archzoo.layers.residual import Add, ElcBert, HyperConnections, Parallel, Scaled
 from archzoo.zoo import create_model, list_models, residuals, use_hyperbolic_head
 from archzoo.zoo.bounds import Walk
 from archzoo.zoo.bounds.elementwise import FIXED
@@ -262,6 +262,22 @@ def test_a_hook_or_a_forward_of_an_instance_makes_a_layer_unknown():
     patched = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     patched[0].forward = lambda x: 7 * x
     assert "Linear is a layer" in certify(patched, torch.randn(3, 4)).reasons[0]
+
+
+class Halved(Add):
+    """A mechanism of a user's own."""
+
+    def write(self, state, site, y, context):
+        return (2 * state[0] + y,)
+
+
+def test_a_mechanism_of_a_user_or_a_hook_on_a_trunk_makes_the_network_unknown():
+    model = create_model("poincare_mlp_nano", residual=Halved, **FLAT, **TINY)
+    reason = "trunk.residual: Halved is a residual mechanism that the calculus has no rule for"
+    assert certify(model).reasons == (reason,)
+    model = create_model("poincare_mlp_nano", residual="add", **FLAT, **TINY)
+    model.trunk.register_forward_hook(lambda module, inputs, output: 3 * output)
+    assert "trunk: Trunk has a hook" in certify(model).reasons[0]
 
 
 CONSTRUCTED = ["ldlt_mlp_nano", "sll_mlp_nano", "sandwich_mlp_nano", "aol_mlp_nano",

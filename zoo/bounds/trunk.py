@@ -55,7 +55,14 @@ def through_stages(
 
 
 def _rule(walk: Walk, trunk: Trunk, name: str) -> ResidualRule:
+    parts = {name: trunk, f"{name}.residual": trunk.residual}
     found = residual_rule(trunk.residual)
+    for place, part in parts.items():
+        if part in walk.hooked:
+            walk.because(place, f"{type(part).__name__} has a hook, which may change what it does")
+            return _Unbounded(trunk.residual)
+    if type(trunk) is not Trunk:
+        found = f"{type(trunk).__name__} is a trunk that the calculus has no rule for"
     if isinstance(found, ResidualRule):
         return found
     walk.because(f"{name}.residual", found)
