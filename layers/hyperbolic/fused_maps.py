@@ -26,8 +26,8 @@ from torch import Tensor
 from .._kernels import load_kernels
 from ..fast_path import kernel_suits, records_gradients, through_definition
 from .ball import Curvature, as_number, inner, squared_norm
-from .fused_planes import Capped, capped, laid_out, matched
-from .radial import asinhc, asinhc_slope
+from .fused_planes import capped, capped_slopes, laid_out, matched
+from .radial import asinhc, asinhc_slope, asinhc_value
 
 __all__ = ["mobius_sum", "scaled_tangent"]
 
@@ -52,7 +52,9 @@ class _Tangent(torch.autograd.Function):
         ctx.factor, ctx.groups = factor, groups
         ctx.save_for_backward(velocity)
         if not ctx.kernel:
-            return _scaled_tangent(velocity, as_number(factor), groups)
+            parts = velocity.unflatten(1, (groups, -1))
+            scale = asinhc_value(squared_norm(parts, 2)).mul_(as_number(factor))
+            return (scale * parts).flatten(1, 2)
         out = torch.empty_like(velocity)
         torch.ops.archzoo_poincare.tangents(velocity, as_number(factor), groups, out)
         return out
@@ -75,7 +77,7 @@ class _Tangent(torch.autograd.Function):
         else:
             parts, g = (x.unflatten(1, (groups, -1)) for x in (velocity, gradient))
             square, dot = squared_norm(parts, 2), inner(g, parts, 2)
-            value = asinhc(square)
+            value = asinhc_value(square)
             result = (g * (number * value)).addcmul_(
                 parts, 2 * number * asinhc_slope(square, value) * dot
             )
@@ -114,6 +116,7 @@ class _Mobius(torch.autograd.Function):
         right = matched(right, left)
         ctx.kernel = kernel_suits(left, right) and load_kernels("poincare")
         ctx.curvature, ctx.largest, ctx.definition = curvature, largest, definition
+        dots = ()
         if ctx.kernel:
             norms = left.new_empty(left.numel() // left.shape[1])
             out = torch.empty_like(left)
@@ -121,16 +124,18 @@ class _Mobius(torch.autograd.Function):
                 left, right, as_number(curvature), largest, norms, out
             )
         else:
-            boost = _boost(left, right, as_number(curvature), largest)
+            squares = torch.stack([squared_norm(left, 1), squared_norm(right, 1)])
+            dots = squares, inner(left, right, 1)
+            boost = _Boost(*dots, as_number(curvature), largest)
             out = (boost.right * right).addcmul_(boost.left, left)
             norms = squared_norm(out, 1)
-            out.mul_(asinhc(norms).mul_(0.5 / math.sqrt(as_number(curvature))))
-        ctx.save_for_backward(left, right, norms)
+            out.mul_(asinhc_value(norms).mul_(0.5 / math.sqrt(as_number(curvature))))
+        ctx.save_for_backward(left, right, norms, *dots)
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
-        left, right, norms = ctx.saved_tensors
+        left, right, norms, *dots = ctx.saved_tensors
         curvature = ctx.curvature
         if torch.is_grad_enabled():
             inputs = (left, right, curvature)
@@ -145,7 +150,7 @@ class _Mobius(torch.autograd.Function):
             )
         else:
             dleft, dright, dcurvature = _mobius_backward(
-                gradient, left, right, number, ctx.largest, norms
+                gradient, left, right, number, ctx.largest, norms, *dots
             )
         keep = isinstance(curvature, Tensor)
         dcurvature = dcurvature.view_as(curvature) if keep else None
@@ -153,42 +158,49 @@ class _Mobius(torch.autograd.Function):
 
 
 class _Boost:
-    """O = left · a + right · b, and what its gradient needs."""
+    """O = left · a + right · b, and what its gradient needs; pairs are of a and b."""
 
-    def __init__(self, one: Capped, two: Capped, dots: tuple[Tensor, ...], root: float) -> None:
-        self.one, self.two, self.dots = one, two, dots
-        self.own, self.right = root * one.factor, root * two.factor
-        time = one.cosh * two.cosh + self.own * self.right * dots[2]
-        self.ratio = (two.cosh + time) / (1 + one.cosh)
+    def __init__(self, squares: Tensor, both: Tensor, c: float, largest: float) -> None:
+        root = 2 * math.sqrt(c)
+        self.taus = 4 * c * squares
+        self.capped = capped(self.taus, largest)
+        self.own, self.right = root * self.capped.factor
+        self.times = self.capped.cosh.unbind()
+        one, two = self.times
+        self.above = 1 + one
+        self.ratio = (two + one * two + self.own * self.right * both) / self.above
         self.left = self.ratio * self.own
 
 
-def _boost(a: Tensor, b: Tensor, c: float, largest: float) -> _Boost:
-    dots = squared_norm(a, 1), squared_norm(b, 1), inner(a, b, 1)
-    one, two = (capped(4 * c * square, largest) for square in dots[:2])
-    return _Boost(one, two, dots, 2 * math.sqrt(c))
-
-
 def _mobius_backward(
-    g: Tensor, a: Tensor, b: Tensor, c: float, largest: float, norms: Tensor
+    g: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: float,
+    largest: float,
+    norms: Tensor,
+    squares: Tensor,
+    both: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    s = _boost(a, b, c, largest)
-    one, two = s.one, s.two
-    aa, bb, ab = s.dots
+    s = _Boost(squares, both, c, largest)
+    aa, bb = squares
     root = 2 * math.sqrt(c)
     ga, gb = inner(g, a, 1), inner(g, b, 1)
-    value = asinhc(norms)
+    value = asinhc_value(norms)
     along, gain = s.left * ga + s.right * gb, value / root
-    extra = 2 / root * asinhc_slope(norms, value) * along
-    dfirst = gain * ga + extra * (s.left * aa + s.right * ab)
-    dsecond = gain * gb + extra * (s.left * ab + s.right * bb)
-    dtime = dfirst * s.own / (1 + one.cosh)
-    done = dfirst * s.ratio + dtime * s.right * ab
-    dtwo = dsecond + dtime * s.own * ab
-    da = done * root * one.slope + dtime * (two.cosh - s.ratio) * one.cosh_slope
-    db = dtwo * root * two.slope + dtime * (1 + one.cosh) * two.cosh_slope
-    both = s.left * extra * s.right + dtime * s.own * s.right
-    dleft = (g * (s.left * gain)).addcmul_(a, s.left.square() * extra + 8 * c * da)
-    dright = (g * (s.right * gain)).addcmul_(b, s.right.square() * extra + 8 * c * db)
-    dc = 4 * (da * aa + db * bb) + 0.5 / c * (done * s.own + dtwo * s.right - gain * along)
-    return dleft.addcmul_(b, both), dright.addcmul_(a, both), dc.sum()
+    extra = asinhc_slope(norms, value).mul_(2 / root).mul_(along)
+    dfirst = gain * ga + extra * (s.left * aa + s.right * both)
+    dsecond = gain * gb + extra * (s.left * both + s.right * bb)
+    dtime = dfirst * s.own / s.above
+    done = dfirst * s.ratio + dtime * s.right * both
+    dtwo = dsecond + dtime * s.own * both
+    slope, cosh_slope = capped_slopes(s.taus, s.capped, largest)
+    turns = torch.stack([dtime * (s.times[1] - s.ratio), dtime * s.above])
+    dtaus = torch.stack([done, dtwo]).mul_(root).mul_(slope).addcmul_(turns, cosh_slope)
+    to_a, to_b = dtaus * (8 * c)
+    mixed = s.left * extra * s.right + dtime * s.own * s.right
+    dleft = (g * (s.left * gain)).addcmul_(a, to_a.addcmul_(s.left.square(), extra))
+    dright = (g * (s.right * gain)).addcmul_(b, to_b.addcmul_(s.right.square(), extra))
+    dc = 4 * (dtaus * squares).sum()
+    dc = dc + 0.5 / c * (done * s.own + dtwo * s.right - gain * along).sum()
+    return dleft.addcmul_(b, mixed), dright.addcmul_(a, mixed), dc

@@ -26,10 +26,11 @@ from torch import Tensor
 from .._kernels import load_kernels
 from ..fast_path import kernel_suits, records_gradients, through_definition
 from .ball import Curvature, as_number
-from .fused_planes import laid_out, matched
+from .fused_planes import Capped, capped, capped_slopes, laid_out, matched
 from .hyperplanes import LIMIT
-from .normalisation import normalised_tangents, squared_angle
-from .radial import asinhc, asinhc_slope, sinhc, sinhc_slope
+from .midpoint import nearer_excess
+from .normalisation import normalised_tangents
+from .radial import asinhc_slope, asinhc_value, sinhc_slope, sinhc_value
 
 __all__ = ["normalise"]
 
@@ -136,10 +137,10 @@ def _flat(x: Tensor) -> Tensor:
     return x.mT.unsqueeze(0) if x.dim() == 2 else x.flatten(2)
 
 
-def _excess(apart: Tensor, later: Tensor, time: Tensor, other: Tensor, both: Tensor) -> Tensor:
-    product = time * other
-    near = (apart - later.square()).mul_(0.5)
-    return torch.where(apart < product, near, product - both - 1).clamp_min_(0.0)
+def _squared_angle(excess: Tensor) -> Tensor:
+    """Return `normalisation.squared_angle` where its gradient is not wanted."""
+    half = excess / 2
+    return asinhc_value(half).square_().mul_(half).mul_(4)
 
 
 def _normalise(
@@ -158,14 +159,14 @@ def _normalise(
     d = w - mean.view(-1, 1)
     # Everything about M follows from products with the mean of the velocities, which is νM.
     along, across = (torch.stack([mean, target]) @ d).unsqueeze(2).unbind(1)
-    both = (mean @ w).unsqueeze(1)
+    both = along + base
     apart = d.square().sum(1, keepdim=True)
     time = w.square().sum(1, keepdim=True).add_(1).sqrt_()
     further = base.new_zeros(())
     nu = base.new_ones(())
     if not given:
         later = (apart + 2 * along).div_(time + base_time)
-        excess = _excess(apart, later, time, base_time, both).mean()
+        excess = nearer_excess(apart, later, time * base_time, both).mean()
         square = excess * (2 + excess / base_time.square())
         nu = (1 + square).sqrt()
         further = square / (1 + nu)  # ν − 1
@@ -178,17 +179,18 @@ def _normalise(
     mean_time = (1 + mean.square().sum()).sqrt()
     target_time = (1 + target.square().sum()).sqrt()
     later = (apart + 2 * along).div_(time + mean_time)
-    excess = _excess(apart, later, time, mean_time, both)
-    spread = given[1] if given else squared_angle(excess).mean()
+    excess = nearer_excess(apart, later, time * mean_time, both)
+    angle = _squared_angle(excess)
+    spread = given[1] if given else angle.mean()
     scale = (variance / (spread / curvature + eps)).sqrt()
     delay = target_time * later - across
-    step = _step(excess, delay, scale, mean_time * target_time - mean @ target)
+    step = _step(excess, angle, delay, scale, mean_time * target_time - mean @ target)
     # d was taken from νM.
     rows = torch.cat([step.q + further * step.k, step.p], 1)
     out = d.mul_(step.k)
     out = torch.baddbmm(out, torch.stack([mean, target], 1).expand(len(w), -1, -1), rows)
     norm = out.square().sum(1, keepdim=True)
-    out.mul_(asinhc(norm).mul_(0.5 / math.sqrt(curvature)))
+    out.mul_(asinhc_value(norm).mul_(0.5 / math.sqrt(curvature)))
     out = out.squeeze(0).mT.contiguous() if velocity.dim() == 2 else out.view_as(velocity)
     products = _Products(apart, along, across, time, excess, later, delay)
     return out, mean, torch.stack([spread, nu]), norm, *products
@@ -198,28 +200,22 @@ class _Step(NamedTuple):
     k: Tensor
     q: Tensor
     p: Tensor
-    angle: Tensor
     own: Tensor
     slow: Tensor
-    held: Tensor
-    shrink: Tensor
-    cosh: Tensor
+    scaled: Tensor
+    of_scaled: Capped
 
 
-def _step(excess: Tensor, delay: Tensor, scale: Tensor, between: Tensor) -> _Step:
-    angle = squared_angle(excess)
+def _step(excess: Tensor, angle: Tensor, delay: Tensor, scale: Tensor, between: Tensor) -> _Step:
     scaled = scale.square() * angle
-    outside = scaled > LIMIT**2
-    shrink = torch.where(outside, LIMIT * torch.where(outside, scaled, 1.0).rsqrt(), 1.0)
-    held = scaled.clamp_max(LIMIT**2)
-    own, inside = sinhc(angle), sinhc(held)
-    cosh = (1 + held * inside.square()).sqrt()
+    of = capped(scaled, LIMIT)
+    own = sinhc_value(angle)
     slow = scale / own
-    k = shrink * inside * slow
+    k = of.factor * slow
     share = 1 / (1 + between)
     q = k * (delay + excess) * -share
-    p = cosh + k * (excess * between - delay) * share
-    return _Step(k, q, p, angle, own, slow, held, shrink, cosh)
+    p = of.cosh + k * (excess * between - delay) * share
+    return _Step(k, q, p, own, slow, scaled, of)
 
 
 def _normalise_backward(
@@ -244,13 +240,14 @@ def _normalise_backward(
     between = mean_time * target_time - both
     inner = spread / curvature + eps
     scale = (variance / inner).sqrt()
-    step = _step(of.excess, of.delay, scale, between)
+    angle = _squared_angle(of.excess)
+    step = _step(of.excess, angle, of.delay, scale, between)
     k, q, p, share = step.k, step.q, step.p, 1 / (1 + between)
 
     pair = torch.stack([mean, target])
     gm, gb = (pair @ g).unsqueeze(2).unbind(1)
     gd = (w - mean.view(-1, 1)).mul_(g).sum(1, keepdim=True)
-    value = asinhc(norm)
+    value = asinhc_value(norm)
     root = 0.5 / math.sqrt(curvature)
     with_out = k * gd + q * gm + p * gb
     gain, extra = root * value, 2 * root * asinhc_slope(norm, value) * with_out
@@ -262,19 +259,14 @@ def _normalise_backward(
     dk = dk + share * (dp * (of.excess * between - of.delay) - dq * (of.delay + of.excess))
     ddelay = (dq + dp) * k * -share
     dbetween = -((dq + dp) * q).sum() * share
-    inside = k / step.slow / step.shrink
-    slope = torch.where(
-        step.shrink < 1,
-        -0.5 * step.shrink * step.shrink.square() * inside / LIMIT**2,
-        sinhc_slope(step.held, inside, step.cosh),
-    )
-    dscaled = dp * torch.where(step.shrink < 1, 0.0, inside / 2) + dk * step.slow * slope
-    own_cosh = 1 + of.excess
-    dangle = scale.square() * dscaled
-    dangle = dangle - dk * k * sinhc_slope(step.angle, step.own, own_cosh) / step.own
-    to_spread = torch.where((of.excess > 0) | (of.apart == 0), 2 / step.own, 0.0)
+    slope, cosh_slope = capped_slopes(step.scaled, step.of_scaled, LIMIT)
+    dscaled = dp * cosh_slope + dk * step.slow * slope
+    own_slope = sinhc_slope(angle, step.own, 1 + of.excess)
+    dangle = scale.square() * dscaled - dk * k * own_slope / step.own
+    # A clamped excess passes nothing on.
+    to_spread = (2 / step.own).masked_fill_((of.excess == 0) & (of.apart != 0), 0.0)
     dexcess = to_spread * (dangle + (k * share) * (between * dp - dq) * (step.own / 2))
-    dscale = (2 * scale * (step.angle * dscaled).sum()) + (dk * k).sum() / scale
+    dscale = (2 * scale * (angle * dscaled).sum()) + (dk * k).sum() / scale
     dinner = -0.5 * dscale * scale / inner
     dspread = dinner / curvature
     if batch:

@@ -23,9 +23,9 @@ from .._kernels import load_kernels
 from ..fast_path import is_installed, kernel_suits, records_gradients, through_definition
 from .ball import Curvature, as_number
 from .hyperplanes import LIMIT, Place, Scale, patch_velocity
-from .radial import sinhc, sinhc_slope
+from .radial import sinhc_slope, sinhc_value
 
-__all__ = ["Capped", "capped", "laid_out", "matched", "plane_map"]
+__all__ = ["Capped", "capped", "capped_slopes", "laid_out", "matched", "plane_map"]
 
 
 def plane_map(
@@ -197,24 +197,30 @@ def _squares_backward(
 
 
 class Capped(NamedTuple):
-    """What τ² gives: S of the held τ times what a longer vector shrinks by, cosh, and slopes."""
+    """What τ² gives: S of the held τ times what a longer vector shrinks by, cosh, S and τ² held."""
 
     factor: Tensor
     cosh: Tensor
-    slope: Tensor
-    cosh_slope: Tensor
+    inner: Tensor
+    held: Tensor
 
 
 def capped(square: Tensor, largest: float) -> Capped:
-    """Return S, cosh and their derivatives by τ², for τ held at `largest`."""
-    outside = square > largest**2
+    """Return S and cosh for τ held at `largest`, an integer."""
     held = square.clamp_max(largest**2)
-    inner = sinhc(held)
-    cosh = (1 + held * inner.square()).sqrt()
-    shrink = torch.where(outside, largest * torch.where(outside, square, 1.0).rsqrt(), 1.0)
-    factor = shrink * inner
-    slope = torch.where(outside, -0.5 * factor / square, sinhc_slope(held, inner, cosh))
-    return Capped(factor, cosh, slope, torch.where(outside, 0.0, inner / 2))
+    inner = sinhc_value(held)
+    cosh = (held * inner.square()).add_(1).sqrt_()
+    # Squares and roots of integers are exact, and so this is 1 for all τ inside.
+    shrink = largest / square.clamp_min(largest**2).sqrt_()
+    return Capped(shrink.mul_(inner), cosh, inner, held)
+
+
+def capped_slopes(square: Tensor, of: Capped, largest: float) -> tuple[Tensor, Tensor]:
+    """Return the derivatives of factor and cosh by τ²."""
+    outside = square > largest**2
+    inside = sinhc_slope(of.held, of.inner, of.cosh)
+    slope = torch.where(outside, -0.5 * of.factor / square, inside)
+    return slope, (of.inner / 2).masked_fill_(outside, 0.0)
 
 
 def _by_group(square: Tensor) -> Tensor:
@@ -232,12 +238,11 @@ def _triton_takes(x: Tensor) -> bool:
     return x.is_cuda and x.dtype == torch.float32 and is_installed("triton")
 
 
-def _asinh_of_modulus(u: Tensor) -> Tensor:
-    """Return asinh|u| in few passes; `torch.asinh` is some ten times slower."""
-    modulus = u.abs()
+def _asinh_of_modulus(u: Tensor) -> tuple[Tensor, Tensor]:
+    """Return asinh|u| and its cosh in few passes; `torch.asinh` is some ten times slower."""
     square = u.square()
-    quotient = (square + 1).sqrt_().add_(1)
-    return modulus.addcdiv_(square, quotient).log1p_()
+    cosh = (square + 1).sqrt_()
+    return square.div_(cosh + 1).add_(u.abs()).log1p_(), cosh
 
 
 def _velocity(
@@ -253,7 +258,8 @@ def _velocity(
         u, velocity = plane_velocity(u, of.factor, of.cosh, stretch, shift, LIMIT)
         return u.view_as(product), velocity.view_as(product)
     u.mul_(of.factor).addcmul_(of.cosh, shift.view(groups, -1, 1), value=-1)
-    angle = _asinh_of_modulus(u).mul_(stretch.view(groups, -1, 1)).clamp_max_(LIMIT).expm1_()
+    length, _ = _asinh_of_modulus(u)
+    angle = length.mul_(stretch.view(groups, -1, 1)).clamp_max_(LIMIT).expm1_()
     velocity = angle.addcdiv_(angle, angle + 1).mul_(0.5).copysign_(u)
     return product, velocity.view_as(product)
 
@@ -267,7 +273,9 @@ def _velocity_backward(
     shift: Tensor,
     groups: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    of = capped(_by_group(square), LIMIT)
+    numbers = _by_group(square)
+    of = capped(numbers, LIMIT)
+    slope, cosh_slope = capped_slopes(numbers, of, LIMIT)
     shape = u.shape
     gradient = _grouped(gradient.contiguous(), groups)
     u, velocity = _grouped(u, groups), _grouped(velocity, groups)
@@ -277,18 +285,18 @@ def _velocity_backward(
         du, with_u, with_h, dstretch, dshift = plane_velocity_backward(
             gradient, u, velocity, of.factor, of.cosh, stretch, shift, LIMIT
         )
-        dsquare = of.slope / of.factor * (with_u + of.cosh * with_h) - of.cosh_slope * with_h
+        dsquare = slope / of.factor * (with_u + of.cosh * with_h) - cosh_slope * with_h
         return du.view(shape), dsquare.view_as(square), dstretch, dshift
     a, h = stretch.view(groups, -1, 1), shift.view(groups, -1, 1)
     pull = velocity.square().add_(1).sqrt_().mul_(gradient)
-    length = _asinh_of_modulus(u)
+    length, cosh = _asinh_of_modulus(u)
     if float(stretch.max()) * float(length.max()) > LIMIT:
         pull.mul_(a * length <= LIMIT)
     dstretch = (length.copysign_(u).mul_(pull)).sum((0, 3))
-    du = pull.mul_(a).div_(u.square().add_(1).sqrt_())
+    du = pull.mul_(a).div_(cosh)
     with_u = (du * u).sum(2, keepdim=True)
     with_h = h.mT @ du
     dshift = -(du @ of.cosh.mT).sum(0)
-    dsquare = of.slope / of.factor * (with_u + of.cosh * with_h) - of.cosh_slope * with_h
+    dsquare = slope / of.factor * (with_u + of.cosh * with_h) - cosh_slope * with_h
     dproduct = du.mul_(of.factor).view(shape)
     return dproduct, dsquare.view_as(square), dstretch.view_as(stretch), dshift.view_as(shift)

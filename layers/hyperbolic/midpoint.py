@@ -23,22 +23,39 @@ from .ball import Curvature, check_curvature, in_float32, inner, squared_norm
 from .coordinates import tangent_to_velocity, velocity_to_tangent
 from .curvature import BallCurvature, curvature_of
 
-__all__ = ["MidpointPool", "midpoint_pool", "velocity_midpoint"]
+__all__ = [
+    "MidpointPool",
+    "excess_and_delay",
+    "midpoint_pool",
+    "nearer_excess",
+    "velocity_midpoint",
+]
 
 Axes = int | tuple[int, ...]
 
 
 def excess(velocity: Tensor, point: Tensor, dim: int) -> Tensor:
-    """Return cosh ρ − 1 ≥ 0 between velocities, by the form that keeps more digits.
+    """Return cosh ρ − 1 ≥ 0 between velocities."""
+    return excess_and_delay(velocity, point, dim)[0]
 
-    The difference of velocities is exact near the point, the product far from it.
-    """
+
+def excess_and_delay(velocity: Tensor, point: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Return cosh ρ − 1 ≥ 0 between velocities, and the difference X − M₀ of their times."""
     time = (1 + squared_norm(velocity, dim)).sqrt()
     other = (1 + squared_norm(point, dim)).sqrt()
-    square, product = squared_norm(velocity - point, dim), time * other
-    near = (square - (time - other).square()) / 2
-    far = product - inner(velocity, point, dim) - 1
-    return torch.where(square < product, near, far).clamp_min(0.0)
+    apart = velocity - point
+    square = squared_norm(apart, dim)
+    later = (square + 2 * inner(apart, point, dim)) / (time + other)
+    return nearer_excess(square, later, time * other, inner(velocity, point, dim)), later
+
+
+def nearer_excess(square: Tensor, later: Tensor, times: Tensor, both: Tensor) -> Tensor:
+    """Return cosh ρ − 1 ≥ 0 from ‖ω − M‖², X − M₀, X M₀ and ⟨ω, M⟩.
+
+    The difference of velocities keeps more digits near the point, the product far from it.
+    """
+    near, far = (square - later.square()) / 2, times - both - 1
+    return torch.where(square < times, near, far).clamp_min(0.0)
 
 
 def velocity_midpoint(

@@ -32,6 +32,7 @@ from torch.distributed.nn.functional import all_reduce
 from .ball import Curvature, inner, squared_norm
 from .coordinates import velocity_to_tangent
 from .hyperplanes import LIMIT, cap
+from .midpoint import excess_and_delay
 from .radial import asinhc, cosh_of_square, sinhc
 
 __all__ = ["MidpointStatistics", "midpoint_statistics", "midpoint_transform", "normalised_tangents"]
@@ -67,9 +68,9 @@ def midpoint_statistics(
     time = (1 + squared_norm(centre, dim)).sqrt()
     # |ΣX| is a difference of large squares where all points are far out. Around the mean of the
     # velocities it is 1 plus what the distances from there add.
-    excess = mean(_excess_and_delay(velocity, centre, dim)[0])
+    excess = mean(excess_and_delay(velocity, centre, dim)[0])
     midpoint = centre / (1 + excess * (2 + excess / time.square())).sqrt()
-    excess, _ = _excess_and_delay(velocity, midpoint, dim)
+    excess, _ = excess_and_delay(velocity, midpoint, dim)
     return MidpointStatistics(midpoint, mean(squared_angle(excess)).squeeze())
 
 
@@ -83,7 +84,7 @@ def midpoint_transform(
     apart = velocity - mean
     mean_time = (1 + squared_norm(mean, dim)).sqrt()
     target_time = (1 + squared_norm(target, dim)).sqrt()
-    excess, later = _excess_and_delay(velocity, mean, dim)
+    excess, later = excess_and_delay(velocity, mean, dim)
     square = squared_angle(excess)
     scaled, held = cap(scale.square() * square, LIMIT)
     slow = held * scale * sinhc(scaled) / sinhc(square)
@@ -126,15 +127,3 @@ def squared_angle(excess: Tensor) -> Tensor:
     """Return ρ² from cosh ρ − 1."""
     half = excess / 2
     return 4 * half * asinhc(half).square()
-
-
-def _excess_and_delay(velocity: Tensor, point: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Return cosh ρ − 1 between velocities, by the form that keeps more digits, and X − M₀."""
-    time = (1 + squared_norm(velocity, dim)).sqrt()
-    other = (1 + squared_norm(point, dim)).sqrt()
-    apart = velocity - point
-    square, product = squared_norm(apart, dim), time * other
-    later = (square + 2 * inner(apart, point, dim)) / (time + other)
-    near = (square - later.square()) / 2
-    far = product - inner(velocity, point, dim) - 1
-    return torch.where(square < product, near, far).clamp_min(0.0), later
