@@ -6,11 +6,11 @@ import pytest
 import torch
 from archzoo.layers.lipschitz import LMIBlock, ShearWeight, lmi_matrix
 from archzoo.layers.lipschitz.bound import (
-    lmi_lipschitz,
     shear_lipschitz,
     verified_lipschitz,
     verify,
 )
+from archzoo.layers.lipschitz.multipliers import lmi_lipschitz
 from archzoo.layers.lipschitz.norms import (
     conv_bound,
     gram_bound,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...layers.lipschitz.bound import lmi_lipschitz
+from ...layers.lipschitz.multipliers import lmi_lipschitz
 from ...layers.lipschitz.norms import (
     conv_bound,
     gamma,

@@ -19,13 +19,14 @@ from ...layers.lipschitz import (
     ShearWeight,
 )
 from ...layers.lipschitz.activation import GroupSort, MaxMin
-from ...layers.lipschitz.bound import lmi_lipschitz, shear_lipschitz, verified_lipschitz
+from ...layers.lipschitz.bound import shear_lipschitz, verified_lipschitz
 from ...layers.lipschitz.isometry import (
     GlobalScaledPool,
     PadChannels,
     ScaledAvgPool2d,
     SpaceToDepth,
 )
+from ...layers.lipschitz.multipliers import lmi_lipschitz
 from ...layers.lipschitz.norms import conv_bound, gamma, product_up, spectral_bound, sum_up
 from ...layers.lipschitz.plain import PlainBlock, PlainShear, Scale
 from .calculus import Bound, Walk, rule
