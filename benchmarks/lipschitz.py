@@ -48,7 +48,7 @@ def inequality(quick: bool) -> Measurement:
     generator = torch.Generator().manual_seed(0)
     gains = (0.1, 1.0, 10.0, 100.0, 1000.0)
     started = time.perf_counter()
-    least, worst, proved, checked = math.inf, 0.0, 0, 0
+    least, worst, proved = math.inf, 0.0, 0
     wirings = ("skip_first", "chain_first", "taps", "dense", "feed_forward")
     for index in range(count):
         n = 1 + index % 8
@@ -65,15 +65,13 @@ def inequality(quick: bool) -> Measurement:
                 p.copy_(gain * torch.randn(p.shape, generator=generator, dtype=torch.float64))
         found = torch.linalg.eigvalsh(lmi_matrix(block.effective(), constant))
         least = min(least, float(found[0]))
-        if index % (2 if quick else 4) == 0:
-            rounded = verified_lipschitz(block.float().effective()) / constant
-            worst, checked = max(worst, rounded - 1), checked + 1
-            proved += rounded < math.inf
+        rounded = verified_lipschitz(block.float().effective()) / constant
+        worst, proved = max(worst, rounded - 1), proved + (rounded < math.inf)
     control = wrong_side()
     seconds = time.perf_counter() - started
     rows = [
         row("inequality", f"{count} blocks, n = 1..8, gains .1 to 1000", least, "min eig", seconds),
-        row("inequality", f"{checked} of them in float32", worst, "L / L₀ − 1", 0.0, proved=proved),
+        row("inequality", "the same in float32", worst, "L / L₀ − 1", 0.0, proved=proved),
         row("inequality", "a factor on the wrong side", control, "min eig", 0.0),
     ]
     bars = [

@@ -145,10 +145,9 @@ def _samples(model: nn.Module, x: Tensor | None) -> tuple[Tensor | None, bool]:
         if shape is None or "vocab_size" in model.default_cfg:
             return None, False  # tokens and nodes, which no rule looks at
     else:
-        first = next(model.modules().__iter__())
-        leaves = [m for m in first.modules() if not list(m.children())]
-        width = next((m.in_features for m in leaves if isinstance(m, nn.Linear)), None)
-        if not leaves or width is None or leaves[0] is not _first_linear(leaves):
+        leaves = [m for m in model.modules() if not list(m.children())]
+        width = getattr(leaves[0], "in_features", None) if leaves else None
+        if width is None:
             raise ValueError(
                 f"x is needed to certify a {type(model).__name__}: the shape of its input is not "
                 f"known; give a few samples"
@@ -156,10 +155,6 @@ def _samples(model: nn.Module, x: Tensor | None) -> tuple[Tensor | None, bool]:
         shape = (width,)
     generator = torch.Generator().manual_seed(0)
     return torch.randn(8, *shape, generator=generator, dtype=torch.float64), False
-
-
-def _first_linear(leaves: Sequence[nn.Module]) -> nn.Module | None:
-    return next((m for m in leaves if isinstance(m, nn.Linear)), None)
 
 
 def _std(input_std: float | Sequence[float], samples: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from .norms import (
     root_up,
     sum_up,
     up,
+    wide,
 )
 from .protocol import ShearWeight
 
@@ -75,14 +76,14 @@ def verified_lipschitz(
         roundings: As in `verify`.
         inflations: The δ to try.
     """
-    wide, n = wide_block(block), len(block.inner)
+    stored, n = wide_block(block), len(block.inner)
     for widest in (1e-6, 1.0):  # a little slack with more inflation first
         best = math.inf
         for inflation in inflations:
             scaled = tuple(
-                _exact(m * (1 + inflation) ** (n - k)) for k, m in enumerate(wide.multipliers)
+                _exact(m * (1 + inflation) ** (n - k)) for k, m in enumerate(stored.multipliers)
             )
-            found, slack = _proved(wide._replace(multipliers=scaled), best, widest, roundings)
+            found, slack = _proved(stored._replace(multipliers=scaled), best, widest, roundings)
             if found < best:
                 best = found
             elif best < math.inf:
@@ -118,10 +119,10 @@ def shear_lipschitz(weight: ShearWeight, size: Sequence[int]) -> float:
         weight: The block's effective weights.
         size: Height and width of the image.
     """
-    inner, outer = _wide(weight.inner), _wide(weight.outer)
+    inner, outer = wide(weight.inner), wide(weight.outer)
     a, best = abs(weight.skip), math.inf
     for inflation in INFLATIONS:
-        multipliers = _exact(_wide(weight.multipliers) * (1 + inflation))
+        multipliers = _exact(wide(weight.multipliers) * (1 + inflation))
         margin = _shear_margin(outer, multipliers, size)
         if margin <= 0.0:
             continue
@@ -186,18 +187,11 @@ def _least_square(block: LMIBlock) -> float | None:
 def wide_block(block: LMIBlock) -> LMIBlock:
     """Return a block with the same numbers in float64, on the CPU."""
     return LMIBlock(
-        _wide(block.skip),
-        tuple(_wide(c) for c in block.inner),
-        tuple(None if t is None else _wide(t) for t in block.taps),
-        tuple(_wide(m).real for m in block.multipliers),
+        wide(block.skip),
+        tuple(wide(c) for c in block.inner),
+        tuple(None if t is None else wide(t) for t in block.taps),
+        tuple(wide(m).real for m in block.multipliers),
     )
-
-
-def _wide(w: Tensor) -> Tensor:
-    w = w.detach().cpu()
-    if not bool(w.isfinite().all()):
-        raise ValueError("the block's weights hold NaN or infinite values, and have no bound")
-    return w.to(torch.complex128 if w.is_complex() else torch.float64)
 
 
 def _exact(multiplier: Tensor) -> Tensor:

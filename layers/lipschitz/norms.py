@@ -39,6 +39,7 @@ __all__ = [
     "root_up",
     "spectral_bound",
     "sum_up",
+    "wide",
 ]
 
 UNIT = 2.0**-53  # half the distance from 1 to the next float64
@@ -109,7 +110,7 @@ def spectral_bound(weight: Tensor, *, error: float = 0.0, at_least: float = 0.0)
     Raises:
         ValueError: NaN or infinite entries.
     """
-    w = _wide(weight)
+    w = wide(weight)
     if w.numel() == 0:
         return sum_up(at_least, error)
     largest = float(w.abs().max())
@@ -164,7 +165,7 @@ def gram_bound(weight: Tensor, iterations: int = 6) -> Tensor:
 
 def one_infinity_bound(weight: Tensor) -> float:
     """Return √(‖W‖₁ ‖W‖_∞) of a matrix (O, I), rounded up: cheap, and a bound for |W| too."""
-    w = _wide(weight).abs()
+    w = wide(weight).abs()
     columns, rows = float(w.sum(0).max()), float(w.sum(1).max())
     return product_up(root_up(product_up(columns, rows)), 1 + gamma(sum(w.shape) + 4))
 
@@ -200,7 +201,7 @@ def conv_bound(
     Raises:
         ValueError: NaN or infinite entries, or arguments of different lengths.
     """
-    w = _wide(weight)
+    w = wide(weight)
     taps = tuple(w.shape[2:])
     steps = tuple(stride) if stride is not None else (1,) * len(taps)
     gaps = tuple(dilation) if dilation is not None else (1,) * len(taps)
@@ -266,7 +267,12 @@ def _frobenius(w: Tensor) -> float:
     return product_up(root_up(square), 1 + gamma(w.shape[-2] * w.shape[-1] + 4))
 
 
-def _wide(weight: Tensor) -> Tensor:
+def wide(weight: Tensor) -> Tensor:
+    """Return the same numbers in float64 or complex128, on the CPU.
+
+    Raises:
+        ValueError: NaN or infinite entries.
+    """
     w = weight.detach().cpu()
     if not bool(w.isfinite().all()):
         raise ValueError("the weight holds NaN or infinite values, and has no norm")

@@ -91,9 +91,6 @@ def activation(walk: Walk, module: nn.Module, name: str) -> Bound:
 )  # fmt: skip
 def moved(walk: Walk, module: nn.Module, name: str) -> Bound:
     """Bound what moves values or, as dropout in evaluation, does nothing at all."""
-    padding = getattr(module, "padding", (0,))
-    if any(p < 0 for p in (padding if isinstance(padding, tuple) else (padding,))):
-        return Bound(1.0)  # a crop
     return Bound(1.0)
 
 
