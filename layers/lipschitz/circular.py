@@ -60,9 +60,14 @@ def kernel_frequencies(kernel: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def apply_frequencies(weight: Tensor, x: Tensor) -> Tensor:
-    """Convolve images (B, in, H, W) circularly with transfer matrices (H, W // 2 + 1, out, in)."""
-    spectrum = torch.fft.rfft2(x).permute(2, 3, 1, 0)
-    return torch.fft.irfft2((weight @ spectrum).permute(3, 2, 0, 1), s=x.shape[-2:])
+    """Convolve images (B, in, H, W) circularly with transfer matrices (H, W // 2 + 1, out, in).
+
+    Half precision is transformed in float32, and rounded once at the end.
+    """
+    real = torch.float64 if weight.dtype == torch.complex128 else torch.float32
+    spectrum = torch.fft.rfft2(x.to(real)).permute(2, 3, 1, 0)
+    y = torch.fft.irfft2((weight @ spectrum).permute(3, 2, 0, 1), s=x.shape[-2:])
+    return y.to(x.dtype)
 
 
 def circular_conv(weight: Tensor, bias: Tensor | None, size: tuple[int, int]) -> nn.Conv2d:

@@ -55,7 +55,9 @@ class _Contraction(torch.autograd.Function):
     @staticmethod
     def forward(k: Tensor) -> tuple[Tensor, Tensor]:
         gram = k @ k.mH
-        n = torch.linalg.cholesky(plus_identity(gram, slack(gram, sum(k.shape[-2:]))))
+        extra = slack(gram, sum(k.shape[-2:]))[..., 0]
+        gram.diagonal(dim1=-2, dim2=-1).add_(1 + extra)
+        n = torch.linalg.cholesky(gram)
         return solve_left(n, k), n
 
     @staticmethod
@@ -67,15 +69,13 @@ class _Contraction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> Tensor | None:
         q, n = ctx.saved_tensors
         of_q, of_n = grads
-        half = None
-        if of_n is not None:
-            half = n.mH @ of_n.tril()
-        if of_q is not None:
-            half = -of_q @ q.mH if half is None else half - of_q @ q.mH
-        if half is None:
+        if of_q is None and of_n is None:
             return None
-        below = half.tril(-1)
-        mirrored = below + below.mH + torch.diag_embed(torch.real(half.diagonal(dim1=-2, dim2=-1)))
+        # What N̄ holds above its diagonal stays above it in Nᴴ N̄, and is dropped below.
+        half = torch.zeros_like(n) if of_n is None else n.mH @ of_n
+        half = (half if of_q is None else half - of_q @ q.mH).tril()
+        mirrored = half + half.mH
+        mirrored.diagonal(dim1=-2, dim2=-1).mul_(0.5)
         inner = mirrored @ q if of_q is None else of_q + mirrored @ q
         return torch.linalg.solve_triangular(n.mH, inner, upper=True)
 

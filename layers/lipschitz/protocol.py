@@ -130,13 +130,11 @@ class LipschitzLayer(nn.Module):
             doubled = {name: p.double() for name, p in own.items()}
             if not (like.is_meta or torch.compiler.is_compiling()):
                 refuse_nan(type(self).__name__, doubled)
-            dtype = torch.promote_types(like.dtype, torch.float32)  # complex64 has no half
+            # No transform is taken in half precision, so complex weights have none either.
+            pairs = torch.complex128 if like.dtype == torch.float64 else torch.complex64
             weights = self.compute(doubled)
             return self.finish(
-                tuple(
-                    w.to(dtype.to_complex()) if w.is_complex() else w.to(like.dtype)
-                    for w in weights
-                )
+                tuple(w.to(pairs if w.is_complex() else like.dtype) for w in weights)
             )
 
 

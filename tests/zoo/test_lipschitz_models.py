@@ -1,6 +1,7 @@
 """Networks that are Lipschitz by construction: their constant holds, and says what it covers."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -126,6 +127,38 @@ def test_a_model_of_a_larger_image_computes_its_weights_anew():
         again = model(torch.zeros(1, 3, 16, 16))
     assert small.shape == large.shape
     torch.testing.assert_close(again, small, rtol=0, atol=0)
+
+
+@nano
+def test_a_model_runs_in_bfloat16_and_under_autocast(name):
+    model = trained(build(name)).eval()
+    x = example(name)
+    exact = model(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model(x)
+    low = model.bfloat16()(x.bfloat16())
+    assert low.dtype == torch.bfloat16
+    # Eight bits of mantissa, through at most four blocks.
+    for ours in (mixed, low):
+        assert (ours.float() - exact).norm() < 0.1 * exact.norm()
+
+
+@nano
+def test_the_compiler_and_the_exporter_take_the_whole_graph(name):
+    model = trained(build(name)).eval()
+    x = example(name)
+    expected = model(x)
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the compiler about itself
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
+        program = torch.export.export(model, (x,)).module()
+    # float32: the compiler may order a sum otherwise.
+    torch.testing.assert_close(compiled, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(program(x), expected, rtol=1e-5, atol=1e-6)
+    compiled.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    torch._dynamo.reset()
 
 
 def test_a_network_without_a_known_constant_says_so():
