@@ -10,6 +10,7 @@ from .block import LDLTBlock as LDLTBlock
 from .circular import LDLTCircularConv2d as LDLTCircularConv2d
 from .contraction import contraction as contraction
 from .contraction import uncontract as uncontract
+from .export import export_plain as export_plain
 from .heads import NormalizedLinear as NormalizedLinear
 from .heads import margin_logits as margin_logits
 from .heads import margin_radius as margin_radius
@@ -18,7 +19,6 @@ from .isometry import GlobalScaledPool as GlobalScaledPool
 from .isometry import PadChannels as PadChannels
 from .isometry import ScaledAvgPool2d as ScaledAvgPool2d
 from .isometry import SpaceToDepth as SpaceToDepth
-from .export import export_plain as export_plain
 from .linear import ContractionConv1x1 as ContractionConv1x1
 from .linear import ContractionLinear as ContractionLinear
 from .lmi import LMIBlock as LMIBlock
