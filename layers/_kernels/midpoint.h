@@ -67,14 +67,14 @@ Frame frame(const Tensor& mean, const Tensor& target, const Tensor& variance, do
   return f;
 }
 
-// Products of one tile's velocities w with M and b, d = w - M.
+// Of one tile's velocities w and d = w - M: X, |d|^2, <d, M>, <d, b>, and what follows from them.
 template <typename T>
 struct Products {
-  T square[L<T>] = {}, apart[L<T>] = {}, along[L<T>] = {}, with_mean[L<T>] = {}, across[L<T>] = {};
-  T time[L<T>], later[L<T>], half[L<T>], delay[L<T>];
+  T time[L<T>] = {}, apart[L<T>] = {}, along[L<T>] = {}, across[L<T>] = {};
+  T later[L<T>], half[L<T>], delay[L<T>];
 
-  Products(const Map<T>& in, const Tile& tile, const std::vector<double>& mean, double mean_time,
-           const std::vector<double>& target, double target_time) {
+  void take(const Map<T>& in, const Tile& tile, const std::vector<double>& mean,
+            const std::vector<double>& target) {
     T buffer[L<T>];
     for (int64_t c = 0; c < in.channels; ++c) {
       const T* w = read(in, tile, c, buffer);
@@ -82,25 +82,45 @@ struct Products {
 #pragma omp simd
       for (int64_t j = 0; j < L<T>; ++j) {
         const T d = w[j] - m;
-        square[j] += w[j] * w[j];
+        time[j] += w[j] * w[j];
         apart[j] += d * d;
         along[j] += d * m;
-        with_mean[j] += w[j] * m;
         across[j] += d * b;
       }
     }
-    finish(T(mean_time), T(target_time));
+#pragma omp simd
+    for (int64_t j = 0; j < L<T>; ++j) time[j] = std::sqrt(T(1) + time[j]);
   }
 
-  // Apart from the constructor, where the compiler would not vectorise it.
-  __attribute__((noinline)) void finish(T other, T turn) {
+  // Rows of numbers per point: time, apart, along, across.
+  void load(const T* numbers, int64_t points, const Tile& tile) {
+    T* rows[] = {time, apart, along, across};
+    for (int64_t i = 0; i < 4; ++i) read_numbers(numbers + i * points, tile, rows[i]);
+    for (int64_t j = tile.count; j < L<T>; ++j) time[j] = T(1);
+  }
+
+  void store(T* numbers, int64_t points, const Tile& tile) const {
+    const T* rows[] = {time, apart, along, across};
+    for (int64_t i = 0; i < 4; ++i) write_numbers(numbers + i * points, tile, rows[i]);
+  }
+
+  // From products with nu M, of square `square`, to those with M; share = 1 - 1/nu.
+  __attribute__((noinline)) void shift(T share, T inverse, T square, T with_target) {
 #pragma omp simd
     for (int64_t j = 0; j < L<T>; ++j) {
-      const T own = std::sqrt(T(1) + square[j]);
-      const T difference = (apart[j] + T(2) * along[j]) / (own + other);
-      time[j] = own;
+      apart[j] += T(2) * share * along[j] + share * share * square;
+      across[j] += share * with_target;
+      along[j] = (along[j] + share * square) * inverse;
+    }
+  }
+
+  // Apart from the others, where the compiler would not vectorise it.
+  __attribute__((noinline)) void finish(T other, T turn, T square) {
+#pragma omp simd
+    for (int64_t j = 0; j < L<T>; ++j) {
+      const T difference = (apart[j] + T(2) * along[j]) / (time[j] + other);
       later[j] = difference;
-      half[j] = half_excess(apart[j], difference, with_mean[j], own, other);
+      half[j] = half_excess(apart[j], difference, along[j] + square, time[j], other);
       delay[j] = turn * difference - across[j];
     }
   }
@@ -109,11 +129,15 @@ struct Products {
 template <typename T>
 void normalise(const Tensor& velocity, const Tensor& target, const Tensor& variance,
                double curvature, double eps, bool batch, const Tensor& mean,
-               const Tensor& moments, const Tensor& norms, const Tensor& out) {
+               const Tensor& moments, const Tensor& numbers, const Tensor& out) {
   const Map<T> in(velocity), to(out);
   const int64_t width = in.channels;
   const double count = double(in.points());
   T *midpoint = data<T>(mean), *moment = data<T>(moments);
+  T* products = data<T>(numbers) + in.points();
+  std::unique_ptr<T[]> halves(new T[in.points()]), delays(new T[in.points()]);
+  Frame f = frame<T>(mean, target, variance, curvature, eps, moments);
+  double nu = 1, share = 0;
   if (batch) {
     Sums sums(width), excesses(1);
     for_tiles(in, [&](int64_t chunk, const Tile& tile) {
@@ -126,24 +150,38 @@ void normalise(const Tensor& velocity, const Tensor& target, const Tensor& varia
         sums.chunk(chunk)[c] += sum;
       }
     });
-    std::vector<double> centre = sums.total();
-    double square = 0;
-    for (double& x : centre) x = T(x / count), square += x * x;
+    const std::vector<double> centre = sums.total();
+    for (int64_t c = 0; c < width; ++c) midpoint[c] = T(centre[c] / count);
+    // The frame of the mean of the velocities, nu M, from which that of M follows.
+    f = frame<T>(mean, target, variance, curvature, eps, moments);
     for_tiles(in, [&](int64_t chunk, const Tile& tile) {
-      const Products<T> of(in, tile, centre, std::sqrt(1 + square), centre, 0);
+      Products<T> of;
+      of.take(in, tile, f.mean, f.target);
+      of.finish(T(f.mean_time), T(f.target_time), T(f.mean_square));
+      of.store(products, in.points(), tile);
       double sum = 0;
       for (int64_t j = 0; j < tile.count; ++j) sum += of.half[j];
       excesses.chunk(chunk)[0] += 2 * sum;
     });
     const double excess = excesses.total()[0] / count;
-    moment[1] = T(std::sqrt(1 + excess * (2 + excess / (1 + square))));
-    for (int64_t c = 0; c < width; ++c) midpoint[c] = T(centre[c] / double(moment[1]));
+    const double more = excess * (2 + excess / (1 + f.mean_square));
+    nu = std::sqrt(1 + more), share = more / ((1 + nu) * nu);
+    moment[1] = T(nu);
+    for (int64_t c = 0; c < width; ++c) midpoint[c] = T(f.mean[c] / nu);
   }
-  Frame f = frame<T>(mean, target, variance, curvature, eps, moments);
-  std::unique_ptr<T[]> halves(new T[in.points()]), delays(new T[in.points()]);
+  const double square = f.mean_square, with_target = f.mean_target;
+  f = frame<T>(mean, target, variance, curvature, eps, moments);
   Sums spread(1);
   for_tiles(in, [&](int64_t chunk, const Tile& tile) {
-    const Products<T> of(in, tile, f.mean, f.mean_time, f.target, f.target_time);
+    Products<T> of;
+    if (batch) {
+      of.load(products, in.points(), tile);
+      of.shift(T(share), T(1 / nu), T(square), T(with_target));
+    } else {
+      of.take(in, tile, f.mean, f.target);
+    }
+    of.finish(T(f.mean_time), T(f.target_time), T(f.mean_square));
+    of.store(products, in.points(), tile);
     T angle[L<T>];
 #pragma omp simd
     for (int64_t j = 0; j < L<T>; ++j) {
@@ -180,7 +218,7 @@ void normalise(const Tensor& velocity, const Tensor& target, const Tensor& varia
         norm[j] += row[j] * row[j];
       }
     }
-    write_numbers(data<T>(norms), tile, norm);
+    write_numbers(data<T>(numbers), tile, norm);
 #pragma omp simd
     for (int64_t j = 0; j < L<T>; ++j) k[j] = scale * asinhc(norm[j]).value;
     for (int64_t c = 0; c < width; ++c) {
@@ -196,7 +234,7 @@ void normalise(const Tensor& velocity, const Tensor& target, const Tensor& varia
 template <typename T>
 void normalise_backward(const Tensor& gradient, const Tensor& velocity, const Tensor& target,
                         const Tensor& variance, double curvature, double eps, bool batch,
-                        const Tensor& mean, const Tensor& moments, const Tensor& norms,
+                        const Tensor& mean, const Tensor& moments, const Tensor& kept,
                         const Tensor& dvelocity, const Tensor& dtarget, const Tensor& dmean,
                         const Tensor& dscalars) {
   const Map<T> in(velocity), from(gradient), to(dvelocity);
@@ -204,7 +242,7 @@ void normalise_backward(const Tensor& gradient, const Tensor& velocity, const Te
   const double count = double(points);
   const Frame f = frame<T>(mean, target, variance, curvature, eps, moments);
   const T *nu = data<T>(moments) + 1, root = T(0.5 / std::sqrt(curvature));
-  const T *norm_of = data<T>(norms), between = T(f.between), mean_square = T(f.mean_square);
+  const T *norm_of = data<T>(kept), between = T(f.between), mean_square = T(f.mean_square);
   const T mean_target = T(f.mean_target), target_square = T(f.target_time * f.target_time - 1);
   const T scale = T(f.scale), share = T(1) / (T(1) + between);
   // What the second pass needs of a pixel: d(velocity) = G kg + w (kw + turn/X) + M km + b kb + V.
@@ -212,7 +250,9 @@ void normalise_backward(const Tensor& gradient, const Tensor& velocity, const Te
   enum { GAIN, SELF, MEAN, TARGET, SPREAD, TIME };
   Sums sums(3 * width + 8);
   for_tiles(in, [&](int64_t chunk, const Tile& tile) {
-    const Products<T> of(in, tile, f.mean, f.mean_time, f.target, f.target_time);
+    Products<T> of;
+    of.load(norm_of + points, points, tile);
+    of.finish(T(f.mean_time), T(f.target_time), mean_square);
     T w_row[L<T>], g_row[L<T>], gd[L<T>] = {}, gm[L<T>] = {}, gb[L<T>] = {};
     for (int64_t c = 0; c < width; ++c) {
       const T *w = read(in, tile, c, w_row), *g = read(from, tile, c, g_row);

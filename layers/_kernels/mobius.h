@@ -93,8 +93,8 @@ void mobius_backward(const Tensor& gradient, const Tensor& left, const Tensor& r
       }
     }
     read_numbers(data<T>(norms), tile, norm);
-    T sum = 0;
-#pragma omp simd reduction(+ : sum)
+    T part[L<T>];
+#pragma omp simd
     for (int64_t j = 0; j < L<T>; ++j) {
       const Boost<T> s = boost(aa[j], bb[j], ab[j], c, root, T(largest));
       const Radial<T> f = asinhc(norm[j]);
@@ -110,15 +110,16 @@ void mobius_backward(const Tensor& gradient, const Tensor& left, const Tensor& r
       const T dboth = dtime * one * two;
       const T da = done * root * s.left.factor_slope + dleft_cosh * s.left.cosh_slope;
       const T db = dtwo * root * s.right.factor_slope + dright_cosh * s.right.cosh_slope;
-      sum += T(4) * (da * aa[j] + db * bb[j]) +
-             T(0.5) * (done * one + dtwo * two - gain * along) / c;
+      part[j] = T(4) * (da * aa[j] + db * bb[j]) +
+                T(0.5) * (done * one + dtwo * two - gain * along) / c;
       // dleft = ga g + aa a + mixed b, dright = gb g + mixed a + bb b.
       ga[j] = s.left_scale * gain, gb[j] = s.right_scale * gain;
       aa[j] = s.left_scale * extra * s.left_scale + T(2) * c4 * da;
       bb[j] = s.right_scale * extra * s.right_scale + T(2) * c4 * db;
       mixed[j] = s.left_scale * extra * s.right_scale + dboth;
     }
-    sums.chunk(chunk)[0] += sum;
+    // Missing lanes are zero throughout.
+    for (int64_t j = 0; j < tile.count; ++j) sums.chunk(chunk)[0] += part[j];
     T one_row[L<T>], two_row[L<T>];
     for (int64_t i = 0; i < a_map.channels; ++i) {
       const T *a = read(a_map, tile, i, a_row), *b = read(b_map, tile, i, b_row);

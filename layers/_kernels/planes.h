@@ -158,10 +158,10 @@ void planes_backward(const Tensor& gradient, const Tensor& u, const Tensor& velo
       const T angle = a[first + c], offset = h[first + c];
 #pragma omp simd reduction(+ : da, dh)
       for (int64_t j = 0; j < L<T>; ++j) {
-        T slant;
-        const T length = asinh(std::abs(value[j]), slant);
+        T secant;
+        const T length = asinh_and_secant(std::abs(value[j]), secant);
         const T pull = angle * length <= T(LIMIT) ? g[j] * std::sqrt(T(1) + w[j] * w[j]) : T(0);
-        const T du = pull * angle / slant;
+        const T du = pull * angle * secant;
         da += pull * std::copysign(length, value[j]);
         dh -= cosh[j] * du;
         to_u[j] += du * value[j];

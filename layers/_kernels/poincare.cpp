@@ -50,18 +50,18 @@ void tangents_backward(Tensor gradient, Tensor velocity, double scale, int64_t g
 }
 
 void normalise(Tensor velocity, Tensor target, Tensor variance, double curvature, double eps,
-               bool batch, Tensor mean, Tensor moments, Tensor norms, Tensor out) {
+               bool batch, Tensor mean, Tensor moments, Tensor numbers, Tensor out) {
   BY_TYPE(velocity, normalise)(velocity, target, variance, curvature, eps, batch, mean, moments,
-                               norms, out);
+                               numbers, out);
 }
 
 void normalise_backward(Tensor gradient, Tensor velocity, Tensor target, Tensor variance,
                         double curvature, double eps, bool batch, Tensor mean, Tensor moments,
-                        Tensor norms, Tensor dvelocity, Tensor dtarget, Tensor dmean,
+                        Tensor numbers, Tensor dvelocity, Tensor dtarget, Tensor dmean,
                         Tensor dscalars) {
   BY_TYPE(velocity, normalise_backward)(gradient, velocity, target, variance, curvature, eps,
-                                        batch, mean, moments, norms, dvelocity, dtarget, dmean,
-                                        dscalars);
+                                        batch, mean, moments, numbers, dvelocity, dtarget,
+                                        dmean, dscalars);
 }
 
 void mobius(Tensor left, Tensor right, double curvature, double largest, Tensor norms,
@@ -95,6 +95,11 @@ void velocity_backward(Tensor gradient, Tensor t, double curvature, Tensor dt, T
   BY_TYPE(t, velocity_backward)(gradient, t, curvature, dt, dcurvature);
 }
 
+void move_midpoint(Tensor now, Tensor spread, double curvature, double weight, Tensor midpoint,
+                   Tensor variance) {
+  BY_TYPE(now, move_midpoint)(now, spread, curvature, weight, midpoint, variance);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY(archzoo_poincare, m) {
@@ -117,10 +122,10 @@ STABLE_TORCH_LIBRARY(archzoo_poincare, m) {
       "Tensor(a!) dvelocity, Tensor(b!) along) -> ()");
   m.def(
       "normalise(Tensor velocity, Tensor target, Tensor variance, float curvature, float eps, "
-      "bool batch, Tensor(a!) mean, Tensor(b!) moments, Tensor(c!) norms, Tensor(d!) out) -> ()");
+      "bool batch, Tensor(a!) mean, Tensor(b!) moments, Tensor(c!) numbers, Tensor(d!) out) -> ()");
   m.def(
       "normalise_backward(Tensor gradient, Tensor velocity, Tensor target, Tensor variance, "
-      "float curvature, float eps, bool batch, Tensor mean, Tensor moments, Tensor norms, "
+      "float curvature, float eps, bool batch, Tensor mean, Tensor moments, Tensor numbers, "
       "Tensor(a!) dvelocity, Tensor(b!) dtarget, Tensor(c!) dmean, Tensor(d!) dscalars) -> ()");
   m.def(
       "mobius(Tensor left, Tensor right, float curvature, float largest, Tensor(a!) norms, "
@@ -140,6 +145,9 @@ STABLE_TORCH_LIBRARY(archzoo_poincare, m) {
   m.def(
       "velocity_backward(Tensor gradient, Tensor t, float curvature, Tensor(a!) dt, "
       "Tensor(b!) dcurvature) -> ()");
+  m.def(
+      "move_midpoint(Tensor now, Tensor spread, float curvature, float weight, "
+      "Tensor(a!) midpoint, Tensor(b!) variance) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(archzoo_poincare, CPU, m) {
@@ -157,4 +165,5 @@ STABLE_TORCH_LIBRARY_IMPL(archzoo_poincare, CPU, m) {
   m.impl("hyperplanes_backward", TORCH_BOX(&hyperplanes_backward));
   m.impl("velocity", TORCH_BOX(&velocity));
   m.impl("velocity_backward", TORCH_BOX(&velocity_backward));
+  m.impl("move_midpoint", TORCH_BOX(&move_midpoint));
 }

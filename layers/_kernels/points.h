@@ -21,7 +21,7 @@ namespace points {
 using torch::stable::Tensor;
 
 template <typename T>
-constexpr int64_t L = 128 / sizeof(T);
+constexpr int64_t L = 256 / sizeof(T);
 // Chunks are fixed and summed in order: sums have the same bits for any number of threads.
 constexpr int64_t CHUNKS = 32;
 
@@ -174,35 +174,56 @@ IN_LOOP T expm1(T x) {
   return power * (r + r * r * tail) + (power - T(1));
 }
 
-// log(1 + y) for y >= 0; some units in the last place.
+// asinh(v) = log z, z = v + cosh, for v >= 0, as 2 atanh of a fraction plus n log 2. The fraction
+// is (z - 2^n)/(z + 2^n), and v/(1 + cosh) for n = 0, which keeps all digits at the origin.
 template <typename T>
-IN_LOOP T log1p(T y) {
+struct Logarithm {
+  T cosh, numerator, denominator, n;
+};
+
+// v ends at 1e18, whose square is a float.
+template <typename T>
+IN_LOOP Logarithm<T> logarithm(T v) {
+  constexpr Bits<T> BIAS = SINGLE<T> ? 127 : 1023;
+  v = v < T(1e18) ? v : T(1e18);
+  const T cosh = std::sqrt(T(1) + v * v), z = v + cosh, lost = v - (z - cosh);
+  const Bits<T> half = bits(T(0.70710678118654752440));
+  const Signed<T> e = static_cast<Signed<T>>(bits(z) - half) >> MANTISSA<T>;
+  const T power = from_bits<T>((BIAS + static_cast<Bits<T>>(e)) << MANTISSA<T>);
+  const bool near = e == 0;
+  return {cosh, near ? v : (z - power) + lost, near ? T(1) + cosh : z + power,
+          static_cast<T>(e)};
+}
+
+// n log 2 + 2 atanh(s); some units in the last place.
+template <typename T>
+IN_LOOP T logarithm_of(T s, T n) {
   constexpr T HIGH = SINGLE<T> ? T(0.693359375) : T(0.693147180369123816490);
   constexpr T LOW = SINGLE<T> ? T(-2.12194440e-4) : T(1.90821492927058770002e-10);
   static constexpr double SHORT[] = {1. / 3, 1. / 5, 1. / 7, 1. / 9};
   static constexpr double LONG[] = {1. / 3,  1. / 5,  1. / 7,  1. / 9,  1. / 11,
                                     1. / 13, 1. / 15, 1. / 17, 1. / 19, 1. / 21};
-  constexpr Bits<T> BIAS = SINGLE<T> ? 127 : 1023;
-  const T w = T(1) + y, lost = y - (w - T(1));
-  const Bits<T> half = bits(T(0.70710678118654752440));
-  const Signed<T> e = static_cast<Signed<T>>(bits(w) - half) >> MANTISSA<T>;
-  const T m = from_bits<T>(bits(w) - (static_cast<Bits<T>>(e) << MANTISSA<T>));
-  // What 1 + y lost in rounding goes back to the mantissa. Divisions cost more than all else here.
-  const T inverse_power = from_bits<T>((BIAS - static_cast<Bits<T>>(e)) << MANTISSA<T>);
-  const T s = ((m - T(1)) + lost * inverse_power) / (m + T(1));
-  const T square = s * s, n = static_cast<T>(e);
+  const T square = s * s;
   T tail;
   if constexpr (SINGLE<T>) tail = polynomial(SHORT, square); else tail = polynomial(LONG, square);
   return n * HIGH + (T(2) * s + (T(2) * s * square * tail + n * LOW));
 }
 
-// asinh(v) and cosh of it, for v >= 0; v ends at 1e18, whose square is a float.
+// asinh(v) and cosh of it, for v >= 0. Divisions cost more than all else here.
 template <typename T>
 IN_LOOP T asinh(T v, T& cosh) {
-  v = v < T(1e18) ? v : T(1e18);
-  const T square = v * v;
-  cosh = std::sqrt(T(1) + square);
-  return log1p(v + square / (T(1) + cosh));
+  const Logarithm<T> z = logarithm(v);
+  cosh = z.cosh;
+  return logarithm_of(z.numerator / z.denominator, z.n);
+}
+
+// asinh(v) and 1/cosh of it by one division.
+template <typename T>
+IN_LOOP T asinh_and_secant(T v, T& secant) {
+  const Logarithm<T> z = logarithm(v);
+  const T inverse = T(1) / (z.denominator * z.cosh);
+  secant = z.denominator * inverse;
+  return logarithm_of(z.numerator * (z.cosh * inverse), z.n);
 }
 
 // sinh(x) for x >= 0.

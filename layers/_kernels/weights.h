@@ -85,4 +85,33 @@ void velocity_backward(const Tensor& gradient, const Tensor& t, double curvature
   data<T>(dcurvature)[0] = T(along * s * (f.value / (2 * curvature) + 4 * square * f.slope));
 }
 
+// Running statistics, a tangent and a variance, moved towards a batch's: along the chord between
+// velocities, back on the hyperboloid.
+template <typename T>
+void move_midpoint(const Tensor& now, const Tensor& spread, double curvature, double weight,
+                   const Tensor& midpoint, const Tensor& variance) {
+  const int64_t width = now.numel();
+  const T* to = data<T>(now);
+  T *t = data<T>(midpoint), *var = data<T>(variance);
+  double square = 0, other = 0, cosh;
+  for (int64_t i = 0; i < width; ++i) {
+    square += double(t[i]) * double(t[i]);
+    other += double(to[i]) * double(to[i]);
+  }
+  const double s = 2 * std::sqrt(curvature);
+  const double grow = (1 - weight) * s * sinhc(s * s * square, cosh).value;
+  const double time = (1 - weight) * cosh + weight * std::sqrt(1 + other);
+  std::vector<double> space(width);
+  double apart = 0, norm = 0;
+  for (int64_t i = 0; i < width; ++i) {
+    space[i] = grow * double(t[i]) + weight * double(to[i]);
+    apart += space[i] * space[i];
+  }
+  const double root = std::sqrt(time * time - apart);
+  for (double& x : space) x /= root, norm += x * x;
+  const double shrink = asinhc(norm).value / s;
+  for (int64_t i = 0; i < width; ++i) t[i] = T(shrink * space[i]);
+  var[0] = T(double(var[0]) + weight * (double(data<T>(spread)[0]) / curvature - double(var[0])));
+}
+
 }  // namespace points

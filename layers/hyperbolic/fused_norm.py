@@ -12,7 +12,7 @@ gradient of out, and x = ρ², y = s²x:
     db = Σ p dO − dη d − dg M + ((X − M₀) dη + M₀ dg) b/B₀
     batch's own M = m/ν, m = mean ω:  dν = −⟨dM, M⟩/ν,  dω += (dM/ν − dν M + M₀ dν ω/X)/N
 
-Two forms: four passes forward and two backward of a compiled kernel, and plain PyTorch.
+Two forms: three passes forward and two backward of a compiled kernel, and plain PyTorch.
 """
 
 # Shape letters: B batch, D channels, P pixels, N = B·P points. Numbers per point are (B, 1, P).
@@ -74,13 +74,14 @@ class _Normalise(torch.autograd.Function):
                 found = torch.empty_like(target)
             else:
                 found, moments[0] = mean.contiguous(), spread
-            norms = velocity.new_empty(velocity.numel() // len(target))
+            # ‖O‖², X, ‖d‖², ⟨d, M⟩ and ⟨d, b⟩ of each point.
+            numbers = velocity.new_empty(5, velocity.numel() // len(target))
             out = torch.empty_like(velocity)
             torch.ops.archzoo_poincare.normalise(
                 *(velocity, target.contiguous(), variance, number, eps, ctx.batch),
-                *(found, moments, norms, out),
+                *(found, moments, numbers, out),
             )
-            kept = (found, moments, norms)
+            kept = (found, moments, numbers)
         else:
             out, found, moments, *kept = _normalise(velocity, target, variance, number, given, eps)
             kept = (found, moments, *kept)

@@ -5,8 +5,8 @@ gradients of ĝ = F z, a = 2‖z‖, h = sinh(s r):
 
     dz = F D + (2 da − ⟨D, z⟩ F/‖z‖) z/‖z‖,  dr = s (⟨D, z⟩ gain · s sinh(s r)/‖z‖ + dh cosh(s r))
 
-and the velocity s S(s²‖t‖²) t of one tangent. Only kernels gain by it; otherwise the definitions
-run.
+and the velocity s S(s²‖t‖²) t of one tangent; and a norm's running statistics, which move along a
+geodesic's chord. Only kernels gain by it; otherwise the definitions run.
 """
 
 from typing import Any
@@ -17,10 +17,10 @@ from torch import Tensor
 from .._kernels import load_kernels
 from ..fast_path import kernel_suits, records_gradients, through_definition
 from .ball import Curvature, as_number
-from .coordinates import tangent_to_velocity
+from .coordinates import tangent_to_velocity, velocity_to_tangent
 from .hyperplanes import Hyperplanes, hyperplanes
 
-__all__ = ["point_velocity", "scaled_hyperplanes"]
+__all__ = ["move_midpoint", "point_velocity", "scaled_hyperplanes"]
 
 
 def scaled_hyperplanes(
@@ -38,6 +38,30 @@ def point_velocity(t: Tensor, curvature: Curvature) -> Tensor:
     if records_gradients() and kernel_suits(t) and load_kernels("poincare"):
         return _Point.apply(t, curvature)  # type: ignore[return-value]
     return tangent_to_velocity(t, curvature)
+
+
+def move_midpoint(
+    midpoint: Tensor,
+    variance: Tensor,
+    now: Tensor,
+    spread: Tensor,
+    curvature: Curvature,
+    weight: float | Tensor,
+) -> None:
+    """Move running statistics, a tangent and σ², in place towards a batch's velocity M and σ²c."""
+    given = (midpoint, variance, now, spread)
+    if records_gradients() and kernel_suits(*given) and load_kernels("poincare"):
+        torch.ops.archzoo_poincare.move_midpoint(
+            now.contiguous(), spread, as_number(curvature), as_number(weight), midpoint, variance
+        )
+        return
+    before = tangent_to_velocity(midpoint, curvature)
+    space = (1 - weight) * before + weight * now
+    time = (1 - weight) * (1 + before.square().sum()).sqrt()
+    time = time + weight * (1 + now.square().sum()).sqrt()
+    mean = space / (time.square() - space.square().sum()).sqrt()
+    midpoint.copy_(velocity_to_tangent(mean, curvature))
+    variance.lerp_(spread / curvature, weight)
 
 
 def _scaled_hyperplanes(

@@ -19,11 +19,10 @@ from .coordinates import (
     Coordinates,
     check_coordinates,
     tangent_to_velocity,
-    velocity_to_tangent,
 )
 from .curvature import BallCurvature, curvature_of
 from .fused_norm import normalise
-from .fused_weights import point_velocity
+from .fused_weights import move_midpoint, point_velocity
 from .hyperplanes import LIMIT, cap
 from .normalisation import MidpointStatistics, midpoint_statistics
 from .radial import sinhc
@@ -192,14 +191,8 @@ class MidpointBatchNorm(nn.Module):
             weight = 1 / self.num_batches_tracked
         else:
             weight = self.momentum
-        before = tangent_to_velocity(self.running_mean, curvature)
-        now = statistics.mean.flatten()
-        space = (1 - weight) * before + weight * now
-        time = (1 - weight) * (1 + before.square().sum()).sqrt()
-        time = time + weight * (1 + now.square().sum()).sqrt()
-        mean = space / (time.square() - space.square().sum()).sqrt()
-        self.running_mean.copy_(velocity_to_tangent(mean, curvature))
-        self.running_var.lerp_(statistics.spread / curvature, weight)
+        now, spread = statistics.mean.flatten(), statistics.spread
+        move_midpoint(self.running_mean, self.running_var, now, spread, curvature, weight)
 
     def extra_repr(self) -> str:
         """Show the sizes."""
