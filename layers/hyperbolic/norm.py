@@ -188,7 +188,7 @@ class MidpointBatchNorm(nn.Module):
             return
         if self.momentum is None:
             assert self.num_batches_tracked is not None
-            weight = 1 / self.num_batches_tracked
+            weight = 1 / self.num_batches_tracked.to(statistics.spread.dtype)
         else:
             weight = self.momentum
         now, spread = statistics.mean.flatten(), statistics.spread

@@ -115,10 +115,11 @@ def test_the_hand_written_gradient_of_a_convolution_is_that_of_its_definition(
 
 @needs_kernels
 @pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("size", [0.02, 0.7, 5.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_kernel_of_a_convolution_equals_the_plain_path(place, dtype, monkeypatch):
+def test_the_kernel_of_a_convolution_equals_the_plain_path(place, size, dtype, monkeypatch):
     rtol, atol = KERNEL_TOL[dtype]
-    t = draw(2, 4, 9, 7, size=0.7, dtype=dtype)
+    t = draw(2, 4, 9, 7, size=size, dtype=dtype)
     paths, tol = ("kernel", "hand"), {"rtol": rtol, "atol": atol}
     compare(conv(PLACES[place], dtype), t, monkeypatch, paths, tol)
 
@@ -143,6 +144,24 @@ def test_the_kernel_of_the_norm_equals_the_plain_path(shape, dtype, training, mo
     t = draw(*shape, size=0.7, dtype=dtype)
     paths, tol = ("kernel", "hand"), {"rtol": rtol, "atol": atol}
     compare(norm(5, dtype).train(training), t, monkeypatch, paths, tol)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("momentum", [0.3, None])
+def test_running_statistics_are_the_same_on_every_path(momentum, dtype, monkeypatch):
+    rtol, atol = KERNEL_TOL[dtype]
+    found = []
+    for path in ("kernel", "hand", "definition"):
+        take(path, monkeypatch)
+        layer = norm(5, dtype, momentum=momentum)
+        for seed in range(3):
+            layer(draw(3, 5, 4, 2, seed=seed, dtype=dtype) + 1)
+        found.append(dict(layer.named_buffers()))
+    for name, value in found[2].items():
+        assert name == "num_batches_tracked" or (value - norm(5).get_buffer(name)).abs().max() > 0.1
+        for other in found[:2]:
+            torch.testing.assert_close(other[name], value, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("shape", [(7, 4), (2, 3, 4)])
