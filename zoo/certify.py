@@ -191,8 +191,8 @@ def _radii(
     # Twice for the sample, and as much again for the point that an attack moves it to.
     slack = product_up(4.0, total.error)
     margins = logits.gather(1, predicted[:, None]) - logits - slack
-    constants = torch.full((logits.shape[1],) * 2, product_up(root_up(2.0), total.lipschitz))
-    constants = constants.double().minimum(_pairs(head, body.lipschitz, logits.shape[1]))
+    whole = product_up(root_up(2.0), total.lipschitz)
+    constants = _pairs(head, body.lipschitz, logits.shape[1]).clamp_max(whole)
     ratios = margins / constants[predicted] * (1 - 8 * 2.0**-53)
     ratios.scatter_(1, predicted[:, None], math.inf)
     radius = ratios.amin(1).clamp_min(0.0)

@@ -361,6 +361,22 @@ def test_radii_follow_the_margin_and_pairs_of_rows():
     assert (certificate.radius <= exact.amin(1)).all()
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_no_radius_is_longer_than_that_of_a_linear_network_which_has_no_slack(seed):
+    generator = torch.Generator().manual_seed(seed)
+    row = torch.randn(1, 5, generator=generator)
+    net = nn.Sequential(nn.Linear(5, 2, bias=False), nn.Flatten())
+    with torch.no_grad():
+        net[0].weight.copy_(torch.cat([row, -row]))
+    x = torch.randn(32, 5, generator=generator, dtype=torch.float64)
+    found = certify(net, x, eps=(), estimate=False, attack_steps=10)
+    # The boundary is the plane row · x = 0; float64 rounds its distance by a few units.
+    exact = (x @ row.double().T).abs().squeeze(1) / row.double().norm()
+    assert (found.radius <= exact * (1 + 1e-14)).all()
+    assert found.radius.tolist() == pytest.approx(exact.tolist(), rel=1e-6)
+    assert found.attack_violations == 0
+
+
 def test_a_division_by_std_moves_radii_to_the_units_before_it():
     model = sequence(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
     x = torch.randn(10, 3, 2, 2, generator=torch.Generator().manual_seed(2))
