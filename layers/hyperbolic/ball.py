@@ -11,7 +11,7 @@ is what one rounding of the result needs.
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -111,12 +111,15 @@ def in_float32(function: Function) -> Function:
         named = {name: widen(value) for name, value in kwargs.items()}
         if half and "margin" in function.__annotations__ and named.get("margin") is None:
             named["margin"] = MARGINS[dtype]
-        # Tensors without data know no autocast.
-        wide = nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
-        with wide:
+        with without_autocast(x):
             return function(widen(x), *others, **named).to(dtype)
 
     return cast(Function, computed)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Return a context with autocast off for the device of x; tensors without data know none."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def squared_norm(x: Tensor, dim: int) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor
 from .._kernels import load_kernels
 from ..fast_path import kernel_suits, records_gradients, through_definition
 from .ball import Curvature, as_number, inner, squared_norm
-from .fused_planes import capped, capped_slopes, laid_out, matched
+from .fused_planes import capped, capped_slopes, holds_nothing, laid_out, matched
 from .radial import asinhc, asinhc_slope, asinhc_value
 
 __all__ = ["mobius_sum", "scaled_tangent"]
@@ -34,7 +34,7 @@ __all__ = ["mobius_sum", "scaled_tangent"]
 
 def scaled_tangent(velocity: Tensor, factor: Curvature, groups: int = 1) -> Tensor:
     """Return λ asinh(‖ω‖)/‖ω‖ ω for velocities (B, D, …) of each group of channels."""
-    if velocity.numel() == 0 or not records_gradients():
+    if holds_nothing(velocity) or not records_gradients():
         return _scaled_tangent(velocity, factor, groups)
     return _Tangent.apply(velocity, factor, groups)  # type: ignore[return-value]
 
@@ -102,7 +102,7 @@ def mobius_sum(
         largest: Where τ of each ends.
         definition: The same, in differentiable operations.
     """
-    if left.numel() == 0 or left.shape != right.shape or not records_gradients():
+    if holds_nothing(left) or left.shape != right.shape or not records_gradients():
         return definition(left, right, curvature)
     return _Mobius.apply(left, right, curvature, largest, definition)  # type: ignore[return-value]
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from .._kernels import load_kernels
 from ..fast_path import kernel_suits, records_gradients, through_definition
 from .ball import Curvature, as_number
-from .fused_planes import Capped, capped, capped_slopes, laid_out, matched
+from .fused_planes import Capped, capped, capped_slopes, holds_nothing, laid_out, matched
 from .hyperplanes import LIMIT
 from .midpoint import nearer_excess
 from .normalisation import normalised_tangents
@@ -46,7 +46,7 @@ def normalise(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return `normalisation.normalised_tangents` of the same arguments, by the fastest path."""
     arguments = (velocity, target, variance, curvature, mean, spread, eps)
-    if velocity.numel() == 0 or not records_gradients():
+    if holds_nothing(velocity) or not records_gradients():
         return normalised_tangents(*arguments)
     return _Normalise.apply(*arguments)  # type: ignore[return-value]
 

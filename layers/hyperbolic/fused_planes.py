@@ -25,7 +25,7 @@ from .ball import Curvature, as_number
 from .hyperplanes import LIMIT, Place, Scale, patch_velocity
 from .radial import sinhc_slope, sinhc_value
 
-__all__ = ["Capped", "capped", "capped_slopes", "laid_out", "matched", "plane_map"]
+__all__ = ["Capped", "capped", "capped_slopes", "holds_nothing", "laid_out", "matched", "plane_map"]
 
 
 def plane_map(
@@ -42,9 +42,9 @@ def plane_map(
 ) -> Tensor:
     """Return `hyperplanes.patch_velocity` of the same arguments, by the fastest path that can.
 
-    A cap other than the limit, and the angle, go through the definition.
+    A cap other than the limit, and the angle, go through the definition, like all without numbers.
     """
-    plain = largest is not None or scale != "distance" or t.numel() == 0
+    plain = largest is not None or scale != "distance" or holds_nothing(t)
     if plain or not records_gradients():
         arguments = (t, weight, stretch, shift, coefficient, place, groups)
         return patch_velocity(*arguments, largest=largest, scale=scale)
@@ -125,6 +125,11 @@ class _Planes(torch.autograd.Function):
         if isinstance(coefficient, Tensor) and ctx.needs_input_grad[4]:
             dcoefficient = ((dsquare * square).sum() / number).view_as(coefficient)
         return dt, dweight, dstretch, dshift, dcoefficient, None, None
+
+
+def holds_nothing(x: Tensor) -> bool:
+    """Whether a tensor has no numbers to look at: it is empty, or on the meta device."""
+    return x.is_meta or x.numel() == 0
 
 
 def laid_out(x: Tensor, groups: int = 1) -> Tensor:

@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, distributed, nn
 
 from ..decay import exclude_from_decay
-from .ball import Curvature, check_curvature, check_range, in_float32, root, squared_norm
+from .ball import (
+    Curvature,
+    check_curvature,
+    check_range,
+    in_float32,
+    root,
+    squared_norm,
+    without_autocast,
+)
 from .coordinates import (
     Coordinates,
     check_coordinates,
@@ -155,7 +163,7 @@ class MidpointBatchNorm(nn.Module):
         curvature = self.curvature()
         if isinstance(curvature, Tensor):
             curvature = curvature.to(wide.dtype)
-        with torch.autocast(t.device.type, enabled=False):
+        with without_autocast(t):
             velocity = wide if self.input == "velocity" else _velocity(wide, curvature, self.dim)
             velocity = velocity.movedim(self.dim, 1)
             target = point_velocity(mean, curvature)
