@@ -18,7 +18,8 @@ ALLOWED = {
 }
 # What a folder may import from outside, beside the standard library. None: whatever it needs.
 OUTSIDE = {
-    "layers": {"torch", "einops", "geoopt", "fla"},  # the last on CUDA only, where it is installed
+    # The last two on CUDA only, where they are installed.
+    "layers": {"torch", "einops", "geoopt", "fla", "triton"},
     "zoo": {"torch", "einops", "timm", "safetensors", "huggingface_hub", "matplotlib"},
     "train": None,
     "conf": set(),
