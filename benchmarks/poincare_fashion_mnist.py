@@ -101,9 +101,9 @@ def row(name: str, lr: float, runs: list[Any], reference: list[Any]) -> dict[str
     """Means over seeds, in per cent; ± is the standard error."""
     shown: dict[str, Any] = {"model": name, "lr": lr}
     shown["clean"] = percent([one["test"] for one in runs])
-    shown["against the twin"] = verdict(
-        [100 * one["test"] for one in runs], [100 * one["test"] for one in reference]
-    )
+    # By test error, of which less is better.
+    errors = [[100 - 100 * one["test"] for one in some] for some in (runs, reference)]
+    shown["against the twin"] = verdict(*errors)
     for i, eps in enumerate(EPS):
         shown[f"PGD {eps}/255"] = percent(
             [one["robustness"]["attacked"][i]["accuracy"] for one in runs]

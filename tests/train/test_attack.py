@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from archzoo.zoo.ascent import checkpoints
 from archzoo.train.attack import (
     FGSM,
     adversarial_accuracy,
@@ -16,6 +15,7 @@ from archzoo.train.attack import (
 from archzoo.train.data import data_sets
 from archzoo.train.pixels import FromPixels, pixel_batches
 from archzoo.zoo import create_model
+from archzoo.zoo.ascent import checkpoints
 from torch import Tensor, nn
 
 EVERY = pytest.mark.parametrize(
