@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-BENCHMARKS := train_loop parity residual residual_bytes_gpt hyperbolic hyperbolic_parity
+BENCHMARKS := train_loop parity residual residual_bytes_gpt hyperbolic hyperbolic_parity lipschitz
 
 .PHONY: train test slow check bench clean
 

@@ -5,6 +5,7 @@
 
 Parts, each a function (quick) -> rows and bars; one process, one thread:
 
+    speed        layers beside Sandwich, SLL, public ones and plain ones (`lipschitz_speed.py`)
     inequality   random LDLᵀ blocks satisfy their matrix inequality, also after the cast to float32;
                  a copy with one triangular factor on the wrong side does not
     tightness    a trained block comes up to its constant
@@ -27,6 +28,7 @@ from archzoo.layers.lipschitz.multipliers import lmi_lipschitz
 from archzoo.zoo import certify, create_model
 from archzoo.zoo.models import models
 from harness import Bar, Measurement, main
+from lipschitz_speed import speed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -296,7 +298,7 @@ def train(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> None:
 
 
 # Another part, such as the speed of the layers beside their peers, is added here.
-PARTS: tuple[Part, ...] = (inequality, tightness, solver, times, attacks)
+PARTS: tuple[Part, ...] = (speed, inequality, tightness, solver, times, attacks)
 
 
 def measure(quick: bool) -> Measurement:
