@@ -1,5 +1,6 @@
 """Say in one line what is wrong with the overrides, before Hydra does in ten."""
 
+import importlib.resources
 import re
 from collections.abc import Sequence
 
@@ -67,8 +68,17 @@ def _missing(error: MissingConfigException) -> str:
     wanted = error.missing_cfg_file
     if isinstance(wanted, str) and "/" in wanted:
         group, _, choice = wanted.rpartition("/")
-        return f"{group}={choice}: no such choice{nearest(choice, error.options or [])}"
+        # Hydra names no options where several are chosen at once, as in callbacks=[ema,sample].
+        known = error.options or _files(group)
+        return f"{group}={choice}: no such choice{nearest(choice, known)}"
     return " ".join(str(error).split())
+
+
+def _files(group: str) -> list[str]:
+    """The choices of a group that are files."""
+    folder = importlib.resources.files("archzoo.conf") / group
+    names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    return [name.removesuffix(".yaml") for name in names if name.endswith(".yaml")]
 
 
 def _mismatch(error: BaseException) -> str:

@@ -74,6 +74,7 @@ BAD = {
     "data=digit": "data=digit: no such choice; did you mean 'digits'",
     "optim=adam_w": "optim=adam_w: no such choice; did you mean 'adamw'",
     "experiment=bytes": "experiment=bytes: no such choice; did you mean 'bytes_gpt'",
+    "callbacks=[emma]": "callbacks=emma: no such choice; did you mean 'ema'",
     "model.dept=4": "model.dept: model has no key 'dept'; did you mean 'depth'",
     "trainer.epoch=4": "trainer.epoch: trainer has no key 'epoch'; did you mean 'epochs'",
     "sed=3": "sed: there is no key 'sed'; did you mean 'seed'",
