@@ -30,9 +30,9 @@ import hyperbolic_peers as theirs
 import torch
 from archzoo.layers._kernels import load_kernels
 from archzoo.layers.hyperbolic import MidpointBatchNorm, PoincareConv2d
+from archzoo.layers.saved_bytes import saved_bytes
 from archzoo.zoo import create_model
 from harness import Bar, Measurement, interleaved, main, median_ratio
-from saved_bytes import saved_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 

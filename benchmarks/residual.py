@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 from archzoo.layers.residual import Context, Residual, Site, fast_path
+from archzoo.layers.saved_bytes import saved_bytes
 from archzoo.zoo import create_model
 from archzoo.zoo.residuals import ResidualSpec, make_residual
 from harness import Bar, Measurement, interleaved, main, median_ratio
 from residual_peers import peers
-from saved_bytes import saved_bytes
 from torch import Tensor, nn
 
 Row = dict[str, Any]

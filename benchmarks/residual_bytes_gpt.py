@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from archzoo.layers.saved_bytes import saved_bytes
 from archzoo.zoo import create_model
 from harness import RESULTS, Bar, Measurement, interleaved, main, median_ratio
-from saved_bytes import saved_bytes
 from torch import nn
 
 RUNS = RESULTS / "residual_runs.csv"
