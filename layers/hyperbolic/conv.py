@@ -130,6 +130,8 @@ class PoincareConv2d(nn.Module):
             scale or output, or a curvature that is not positive.
     """
 
+    matrix_parameters = ("weight",)
+
     def __init__(
         self,
         in_channels: int,

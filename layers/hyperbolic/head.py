@@ -67,6 +67,8 @@ class PoincareMLR(nn.Module):
         ValueError: a size below 1, or a curvature or clip that is not positive.
     """
 
+    matrix_parameters = ("weight",)
+
     def __init__(
         self,
         in_features: int,

@@ -81,6 +81,8 @@ class PoincareLinear(nn.Module):
             positive.
     """
 
+    matrix_parameters = ("weight",)
+
     def __init__(
         self,
         in_features: int,

@@ -7,12 +7,13 @@ never the parameters or `lipschitz`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 __all__ = ["ConvWeight", "FrequencyWeight", "LinearWeight", "LipschitzLayer", "ShearWeight"]
 
@@ -78,6 +79,14 @@ class LipschitzLayer(nn.Module):
         """Map float64 parameters to weights."""
         raise NotImplementedError
 
+    def compute_narrow(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, ...] | None:
+        """Return the weights that `compute` gives, from parameters narrower than float64.
+
+        For a map with a backward pass of its own, in single precision; it is asked in eager mode
+        where gradients are wanted. None, the default, leaves it to `compute`.
+        """
+        return None
+
     def finish(self, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Complete the weights after the cast, by what must follow from the cast ones exactly."""
         return weights
@@ -100,17 +109,16 @@ class LipschitzLayer(nn.Module):
         Args:
             key: Whatever else the map depends on, such as the image size.
         """
-        own = {name: p for name, p in self._parameters.items() if p is not None}
-        learns = torch.is_grad_enabled() and any(p.requires_grad for p in own.values())
+        learns = torch.is_grad_enabled() and any(t.requires_grad for t in self._stored())
         if self.training or learns or torch.compiler.is_compiling():
-            return self._map(own)
+            return self._map(self._free_parameters())
         # What inference mode makes cannot serve a later backward pass.
         state = (
             (key, torch.is_inference_mode_enabled()),
-            *((p.data_ptr(), p._version, p.dtype, p.device) for p in own.values()),
+            *((t.data_ptr(), t._version, t.dtype, t.device) for t in self._stored()),
         )
         if self._cached is None or self._cached[0] != state:
-            self._cached = state, self._map(own)
+            self._cached = state, self._map(self._free_parameters())
         return self._cached[1]
 
     def forget(self) -> None:
@@ -122,14 +130,43 @@ class LipschitzLayer(nn.Module):
         self.forget()
         return super().train(mode)
 
+    @property
+    def matrix_parameters(self) -> tuple[str, ...]:
+        """Names of the free matrices and kernels, for which a product of factors may stand."""
+        return tuple(
+            name for name, p in self._parameters.items() if p is not None and p.dim() in (2, 4)
+        )
+
+    def _free_parameters(self) -> dict[str, Tensor]:
+        """Return the layer's own parameters, those with a parametrisation included."""
+        own: dict[str, Tensor] = {n: p for n, p in self._parameters.items() if p is not None}
+        if parametrize.is_parametrized(self):
+            own |= {name: getattr(self, name) for name in self.parametrizations}  # type: ignore
+        return own
+
+    def _stored(self) -> Iterator[Tensor]:
+        """Iterate over all that the weights follow from, down to the factors of a parameter."""
+        yield from (p for p in self._parameters.values() if p is not None)
+        if parametrize.is_parametrized(self):
+            faces = self.parametrizations
+            yield from (*faces.parameters(), *faces.buffers())  # type: ignore[operator]
+
+    def _learns(self, own: Mapping[str, Tensor]) -> bool:
+        return torch.is_grad_enabled() and any(p.requires_grad for p in own.values())
+
     def _map(self, own: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         like = next(iter(own.values()))
         # Tensors without data know no autocast, and have no values to look at.
         wide = nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False)
         with wide:
+            plain = not (like.is_meta or torch.compiler.is_compiling())
+            if plain:
+                refuse_nan(type(self).__name__, own)
+            if plain and like.dtype != torch.float64 and self._learns(own):
+                narrow = self.compute_narrow(own)
+                if narrow is not None:
+                    return self.finish(narrow)
             doubled = {name: p.double() for name, p in own.items()}
-            if not (like.is_meta or torch.compiler.is_compiling()):
-                refuse_nan(type(self).__name__, doubled)
             # No transform is taken in half precision, so complex weights have none either.
             pairs = torch.complex128 if like.dtype == torch.float64 else torch.complex64
             weights = self.compute(doubled)
@@ -146,7 +183,7 @@ def refuse_nan(layer: str, parameters: Mapping[str, Tensor]) -> None:
     """
     for name, p in parameters.items():
         # A sum is finite where its terms are: float64 holds any sum of narrower numbers.
-        if not math.isfinite(float(p.detach().sum())):
+        if not math.isfinite(float(p.detach().sum(dtype=torch.float64))):
             raise ValueError(
                 f"{layer}: the parameter {name} holds NaN or infinite values, for which no weights "
                 f"exist; load sound weights or train with a lower rate"
