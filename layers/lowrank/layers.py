@@ -1,0 +1,189 @@
+"""Linear and convolutional layers whose weight has a structure, and the face for raw matrices."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from .structure import ConvSettings, WeightStructure
+from .unfolding import Scheme, Unfolding
+
+__all__ = ["FactoredConv2d", "FactoredLinear", "FactoredParameter", "conv_settings"]
+
+
+class FactoredLinear(nn.Module):
+    """y = W x + b, where a structure stands for W (out_features, in_features).
+
+    Args:
+        structure: What W is made of.
+        bias: b (out_features,), or None.
+
+    Shape:
+        (..., in_features) -> (..., out_features).
+    """
+
+    def __init__(self, structure: WeightStructure, bias: Tensor | None = None) -> None:
+        """Take the structure and copy the bias."""
+        super().__init__()
+        self.out_features, self.in_features = structure.shape
+        self.structure = structure
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+
+    @classmethod
+    def from_dense(cls, linear: nn.Linear, structure: WeightStructure) -> "FactoredLinear":
+        """Put a structure in the place of a linear layer's weight; the bias is kept as it is."""
+        layer = cls(structure)
+        layer.bias = cast(nn.Parameter | None, linear.bias)
+        return layer.train(linear.training)
+
+    @property
+    def weight(self) -> Tensor:
+        """W, formed anew at every access, for code that reads it off a linear layer.
+
+        Raises:
+            ValueError: no single matrix exists.
+        """
+        return self.structure.dense()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the structure."""
+        return self.structure.linear(x, self.bias)
+
+    @torch.no_grad()
+    def to_dense(self) -> nn.Linear:
+        """Return a plain linear layer with the same outputs."""
+        weight = self.weight
+        linear = nn.utils.skip_init(
+            nn.Linear,
+            self.in_features,
+            self.out_features,
+            self.bias is not None,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+        linear.weight.copy_(weight)
+        linear.bias = self.bias
+        return linear.train(self.training)
+
+    def extra_repr(self) -> str:
+        """Show the sizes."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}"
+        )
+
+
+class FactoredConv2d(nn.Module):
+    """A convolution whose kernel, unfolded to a matrix, has a structure.
+
+    Args:
+        structure: What the matrix is made of, in the shape that the unfolding gives.
+        settings: Unfolding, stride, padding, dilation and padding mode.
+        bias: (out_channels,), or None.
+
+    Shape:
+        (B, in_channels, H, W) -> (B, out_channels, H', W').
+    """
+
+    def __init__(
+        self, structure: WeightStructure, settings: ConvSettings, bias: Tensor | None = None
+    ) -> None:
+        """Take the structure and copy the bias."""
+        super().__init__()
+        self.structure, self.settings = structure, settings
+        outputs, inputs, *kernel = settings.unfolding.kernel_shape
+        self.out_channels, self.kernel_size = outputs, tuple(kernel)
+        self.groups = settings.unfolding.groups
+        self.in_channels = inputs * self.groups
+        self.stride, self.padding = settings.stride, settings.padding
+        self.dilation, self.padding_mode = settings.dilation, settings.padding_mode
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+
+    @classmethod
+    def from_dense(
+        cls, conv: nn.Conv2d, structure: WeightStructure, scheme: Scheme = "channel"
+    ) -> "FactoredConv2d":
+        """Put a structure in the place of a convolution's kernel; the bias is kept as it is."""
+        layer = cls(structure, conv_settings(conv, scheme))
+        layer.bias = conv.bias
+        return layer.train(conv.training)
+
+    @property
+    def weight(self) -> Tensor:
+        """The kernel, formed anew at every access.
+
+        Raises:
+            ValueError: no single kernel exists.
+        """
+        return self.settings.unfolding.to_kernel(self.structure.dense())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve."""
+        return self.structure.convolve(x, self.bias, self.settings)
+
+    @torch.no_grad()
+    def to_dense(self) -> nn.Conv2d:
+        """Return a plain convolution with the same outputs."""
+        weight = self.weight
+        conv = nn.utils.skip_init(
+            nn.Conv2d,
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            groups=self.groups,
+            bias=self.bias is not None,
+            device=weight.device,
+            dtype=weight.dtype,
+            **self.settings.arguments(),
+        )
+        conv.weight.copy_(weight)
+        conv.bias = self.bias
+        return conv.train(self.training)
+
+    def extra_repr(self) -> str:
+        """Show the sizes."""
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, scheme={self.settings.unfolding.scheme}, "
+            f"bias={self.bias is not None}"
+        )
+
+
+class FactoredParameter(nn.Module):
+    """The face for a layer that consumes a raw matrix: a parametrisation of that parameter.
+
+    Everything that the layer does with its parameter stays as it is, and costs what it did; only
+    what is stored and trained changes. Registered with
+    `torch.nn.utils.parametrize.register_parametrization(module, name, face, unsafe=True)`; the
+    tensor that PyTorch keeps as the original is then empty.
+
+    Args:
+        structure: What the matrix is made of.
+        unfolding: How a kernel is that matrix, or None for a matrix.
+    """
+
+    def __init__(self, structure: WeightStructure, unfolding: Unfolding | None = None) -> None:
+        """Take the structure."""
+        super().__init__()
+        self.structure, self.unfolding = structure, unfolding
+
+    def forward(self, original: Tensor) -> Tensor:
+        """Return the parameter; the empty original is ignored."""
+        dense = self.structure.dense()
+        return dense if self.unfolding is None else self.unfolding.to_kernel(dense)
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        """Keep nothing of a value: the structure was made from it."""
+        return value.new_empty(0)
+
+
+def conv_settings(conv: nn.Conv2d, scheme: Scheme) -> ConvSettings:
+    """Read off a convolution how it moves, for an unfolding of its kernel."""
+    shape = cast(tuple[int, int, int, int], tuple(conv.weight.shape))
+    return ConvSettings(
+        Unfolding(scheme, shape, conv.groups),
+        cast(tuple[int, int], conv.stride),
+        cast(Any, conv.padding),
+        cast(tuple[int, int], conv.dilation),
+        conv.padding_mode,
+    )

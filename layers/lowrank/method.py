@@ -1,0 +1,126 @@
+"""What a low-rank method decides: the structure of a weight, and events around optimiser steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .unfolding import Scheme, Unfolding
+
+if TYPE_CHECKING:
+    from .controller import Controller, Target
+    from .structure import WeightStructure
+
+__all__ = ["Method", "check_rank", "rank_of"]
+
+
+class Method:
+    """Settings of a method, and what it does with them; a subclass overrides what it needs.
+
+    A method holds no state of a run: it keeps that in `controller.state`, a mapping of tensors and
+    plain values that goes into the checkpoint, or in buffers of its structures.
+
+    Attributes:
+        scheme: Unfolding of convolution kernels.
+        is_matrix: Whether every structure it makes stands for one matrix.
+        replaces: Whether it gives weights a structure; false where they stay dense in training.
+        skips_uneconomic: Whether a weight whose structure would be larger is left out by default.
+    """
+
+    scheme: Scheme = "channel"
+    is_matrix: bool = True
+    replaces: bool = True
+    skips_uneconomic: bool = True
+
+    def rank_for(self, name: str, shape: tuple[int, ...]) -> int | None:
+        """Return the rank that a weight (..., rows, columns) gets, or None where ranks vary.
+
+        Raises:
+            ValueError: a rank that the weight cannot have.
+        """
+        return None
+
+    def refuses(self, target: Target) -> str:
+        """Say why a weight is left out unless it is named, or nothing."""
+        return ""
+
+    def structure(self, name: str, weight: Tensor, generator: torch.Generator) -> WeightStructure:
+        """Return what stands for a fresh or pretrained matrix (..., rows, columns)."""
+        raise NotImplementedError
+
+    def start(self, controller: Controller) -> None:
+        """Before the first step of a run, and before a checkpoint is loaded."""
+
+    def resumed(self, controller: Controller) -> None:
+        """After a checkpoint was loaded, to rebuild what it does not hold."""
+
+    def penalty(self, controller: Controller) -> Tensor | None:
+        """Return what is added to the loss, or None."""
+        return None
+
+    def learning_rate_factor(self, controller: Controller) -> float:
+        """Return what multiplies the learning rate of the targets in the coming step."""
+        return 1.0
+
+    def before_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
+        """With the final gradients, after any clipping, before the optimiser reads them."""
+
+    def after_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
+        """After the optimiser's step; `controller.step` counts it already."""
+
+    def check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Refuse an optimiser that the method cannot work with.
+
+        Raises:
+            ValueError: naming it and one that works.
+        """
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings, as plain values, for comparison with those of a checkpoint."""
+        return dict(vars(self))
+
+
+def check_rank(rank: int | float, what: str = "rank") -> None:
+    """Refuse a rank that no weight can have.
+
+    Args:
+        rank: A number of components (int, at least 1), or a share of the full rank (float, (0, 1]).
+        what: How the message calls it.
+
+    Raises:
+        ValueError: naming the value.
+    """
+    if isinstance(rank, bool) or (isinstance(rank, int) and rank < 1):
+        raise ValueError(f"{what} must be at least 1 component, or a share in (0, 1], got {rank}")
+    if isinstance(rank, float) and not 0.0 < rank <= 1.0:
+        raise ValueError(f"{what} must be a share in (0, 1], or a whole number, got {rank}")
+
+
+def rank_of(rank: int | float, name: str, shape: tuple[int, ...]) -> int:
+    """Return the rank that a setting means for one matrix, at least 1.
+
+    Raises:
+        ValueError: more components than the matrix has.
+    """
+    full = min(shape[-2:])
+    if isinstance(rank, float):
+        return max(1, round(rank * full))
+    if rank > full:
+        raise ValueError(
+            f"rank={rank} exceeds the full rank {full} of {name} ({shape[-2]}x{shape[-1]}); lower "
+            f"it, give a share such as 0.25, or leave the layer out with targets="
+        )
+    return rank
+
+
+def break_even(shape: tuple[int, ...]) -> float:
+    """Rank below which two factors have fewer numbers than a matrix (..., rows, columns)."""
+    rows, columns = shape[-2:]
+    return rows * columns / (rows + columns)
+
+
+def unfold(weight: Tensor, unfolding: Unfolding | None) -> Tensor:
+    """Return the matrix of a weight: itself, or its unfolded kernel."""
+    return weight if unfolding is None else unfolding.to_matrix(weight)

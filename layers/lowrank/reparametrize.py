@@ -1,0 +1,296 @@
+"""Give the weights of any model a structure, in place, and take it away again.
+
+Targets are named by the full names of their modules (`blocks.0.attn.qkv`), with shell patterns, by
+a predicate, or as `module:parameter` for a layer that consumes a raw matrix. A layer says which of
+its parameters are plain matrices with the class attribute `matrix_parameters`.
+"""
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from .controller import Controller, Target
+from .factors import stop_sampling
+from .layers import FactoredConv2d, FactoredLinear, FactoredParameter
+from .method import Method, break_even
+from .structure import WeightStructure
+from .unfolding import Unfolding
+
+__all__ = ["EXCLUDED", "Targets", "merge", "reparametrize", "structures"]
+
+Targets = Sequence[str] | Callable[[str, nn.Module], bool] | None
+
+EXCLUDED = ("head", "*.head", "*head.*", "*lm_head", "*classifier", "*embed*", "stem", "stem.*")
+"""Names that are left dense unless they are targeted by name: little to gain, much to lose."""
+
+
+def reparametrize(
+    model: nn.Module,
+    method: Method,
+    targets: Targets = None,
+    *,
+    excluded: Sequence[str] = EXCLUDED,
+    seed: int = 0,
+    learning_rate_ratio: float = 1.0,
+) -> Controller:
+    """Replace weights of a model, in place, by what a method makes of them.
+
+    Args:
+        model: Any; before it is compiled, sharded or wrapped.
+        method: What the weights become, and what happens to them in training.
+        targets: Patterns on full names, a predicate of name and module, or None for all linear and
+            convolutional layers and declared matrices that are not `excluded`, are not tied to
+            another weight and become smaller.
+        excluded: Patterns that None leaves out.
+        seed: Of all random choices.
+        learning_rate_ratio: Multiplies the learning rate of the targets.
+
+    Returns:
+        The controller; call its `attach` with the optimiser.
+
+    Raises:
+        ValueError: a pattern that matches nothing, a target that cannot have a structure, a rank
+            it cannot have, or NaN in a weight. The model is then as it was.
+    """
+    candidates = _candidates(model, method)
+    chosen, named = _choose(candidates, targets, excluded, model)
+    made: list[tuple[Target, WeightStructure | None]] = []
+    controller = Controller(
+        model, method, {}, {}, seed=seed, learning_rate_ratio=learning_rate_ratio
+    )
+    skipped = controller.skipped
+    for name in chosen:
+        target, reason = candidates[name]
+        if not reason and target.weight is not None:
+            reason = _unfit(method, target, economic=targets is None)
+        if reason and name in named:
+            raise ValueError(f"{name} cannot be a target: {reason}")
+        if reason:
+            skipped[name] = reason
+            continue
+        structure = None
+        if method.replaces:
+            structure = method.structure(name, target.matrix(), controller.generator(name))
+        made.append((target, structure))
+    if not made:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
+        raise ValueError(
+            f"no weight of {type(model).__name__} is a target of {type(method).__name__}"
+            f"{f' ({reasons})' if reasons else ''}; name some with targets=, or lower the rank"
+        )
+    for target, structure in made:  # nothing was changed before all of them could be made
+        controller.targets[target.name] = _replace(model, target, structure, method)
+    return controller
+
+
+def structures(model: nn.Module) -> Iterator[tuple[str, nn.Module, WeightStructure]]:
+    """Iterate over name, layer and structure of every weight that has one.
+
+    The name is the module's, or `module:parameter`, as targets are named.
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, (FactoredLinear, FactoredConv2d)):
+            yield path, module, module.structure
+        elif parametrize.is_parametrized(module):
+            for parameter, faces in module.parametrizations.items():  # type: ignore[union-attr]
+                face = faces[0]  # type: ignore[index]
+                if isinstance(face, FactoredParameter):
+                    yield f"{path}:{parameter}", module, face.structure
+
+
+@torch.no_grad()
+def merge(
+    model: nn.Module, *, strict: bool = True, names: Collection[str] | None = None
+) -> list[str]:
+    """Make every weight of a model dense again, in place, with the outputs of evaluation.
+
+    Names in the state dict become those of the original model.
+
+    Args:
+        model: Changed in place.
+        strict: Whether a weight with an activation between its factors, which no matrix equals, is
+            refused; else it stays.
+        names: Of those that become dense; None is all.
+
+    Returns:
+        Names of the weights that became dense.
+
+    Raises:
+        ValueError: weights that no matrix equals; the model is then as it was.
+    """
+    stop_sampling(model)  # a layer in training mode would give the prefix of its last step
+    found = [each for each in structures(model) if names is None or each[0] in names]
+    fixed = [name for name, _, structure in found if not structure.is_matrix]
+    if fixed and strict:
+        raise ValueError(
+            f"{', '.join(fixed[:3])} ({len(fixed)} in all) have an activation between their "
+            f"factors, so no dense weight equals them; pass strict=False to leave them factored"
+        )
+    merged = []
+    for name, module, structure in found:
+        if not structure.is_matrix:
+            continue
+        path, _, parameter = name.partition(":")
+        if isinstance(module, (FactoredLinear, FactoredConv2d)):
+            _set(model, path, module.to_dense())
+        else:
+            parametrize.remove_parametrizations(module, parameter)
+        merged.append(name)
+    return merged
+
+
+def _candidates(model: nn.Module, method: Method) -> dict[str, tuple[Target, str]]:
+    """Every weight that could be a target, with the reason why it cannot, or an empty one."""
+    names: dict[int, list[str]] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(p), []).append(name)
+    found: dict[str, tuple[Target, str]] = {}
+    inside: set[nn.Module] = set()
+    for path, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            inside.update(module.modules())
+        for parameter in _weights(module):
+            weight = getattr(module, parameter)
+            whole = type(module) in (nn.Linear, nn.Conv2d)
+            name = path if whole else f"{path}:{parameter}"
+            reason = ""
+            unfolding = None
+            if len(names[id(weight)]) > 1:
+                others = [n for n in names[id(weight)] if n != f"{path}.{parameter}"]
+                reason = f"its weight is tied to {others[0]}; untie it first"
+            elif module in inside:
+                reason = "nn.MultiheadAttention reads the raw weights of its children"
+            elif hasattr(weight, "manifold"):
+                reason = "the parameter is a point of a manifold, not a matrix"
+            elif weight.dim() == 4:
+                reason, unfolding = _unfolding(module, weight, method)
+            elif weight.dim() != 2:
+                reason = f"its shape {tuple(weight.shape)} is not that of a matrix or a kernel"
+            found[name] = (Target(name, module, None, weight, unfolding), reason)
+    return found
+
+
+def _weights(module: nn.Module) -> tuple[str, ...]:
+    """Names of a module's parameters that are matrices: known for torch's layers, else declared."""
+    if type(module) in (nn.Linear, nn.Conv2d) and not parametrize.is_parametrized(module):
+        return ("weight",)
+    declared = getattr(module, "matrix_parameters", ())
+    return tuple(name for name in declared if name in module._parameters)
+
+
+def _unfolding(module: nn.Module, weight: Tensor, method: Method) -> tuple[str, Unfolding | None]:
+    groups = getattr(module, "groups", 1)
+    if groups > 1 and weight.shape[1] == 1:
+        return "a depthwise kernel has rank 1 in every group; nothing is left to factor", None
+    return "", Unfolding(method.scheme, tuple(weight.shape), groups)  # type: ignore[arg-type]
+
+
+def _choose(
+    candidates: dict[str, tuple[Target, str]],
+    targets: Targets,
+    excluded: Sequence[str],
+    model: nn.Module,
+) -> tuple[list[str], set[str]]:
+    """Names that are wanted, and those of them that were named without a pattern."""
+    if targets is None:
+        wanted = [
+            name
+            for name in candidates
+            if not any(fnmatch.fnmatchcase(name.partition(":")[0], p) for p in excluded)
+        ]
+        return wanted, set()
+    if callable(targets):
+        return [n for n, (target, _) in candidates.items() if targets(n, target.module)], set()
+    wanted, named = [], set()
+    for pattern in targets:
+        if ":" in pattern and pattern not in candidates:
+            _add_parameter(candidates, pattern, model)
+        matches = [name for name in candidates if fnmatch.fnmatchcase(name, pattern)]
+        if not matches:
+            near = difflib.get_close_matches(pattern, candidates, n=3, cutoff=0.4)
+            raise ValueError(
+                f"targets: {pattern!r} matches no linear or convolutional layer"
+                f"{f'; did you mean {near}' if near else ''}"
+            )
+        if pattern in candidates:
+            named.add(pattern)
+        elif all(candidates[name][1] for name in matches):
+            raise ValueError(
+                f"targets: nothing that {pattern!r} matches can be a target; {matches[0]}: "
+                f"{candidates[matches[0]][1]}"
+            )
+        wanted += [name for name in matches if name not in wanted]
+    return wanted, named
+
+
+def _add_parameter(candidates: dict[str, tuple[Target, str]], name: str, model: nn.Module) -> None:
+    """Admit a matrix that its layer does not declare but the user names."""
+    path, _, parameter = name.partition(":")
+    modules = dict(model.named_modules())
+    weight = modules[path]._parameters.get(parameter) if path in modules else None
+    if weight is None:
+        return
+    reason = ""
+    if hasattr(weight, "manifold"):
+        reason = "the parameter is a point of a manifold, not a matrix"
+    elif weight.dim() != 2:
+        reason = f"its shape {tuple(weight.shape)} is not that of a matrix"
+    candidates[name] = (Target(name, modules[path], None, weight, None), reason)
+
+
+def _unfit(method: Method, target: Target, *, economic: bool) -> str:
+    """Say why a method leaves a weight out, or nothing."""
+    matrix = target.matrix()
+    if not matrix.is_meta and not torch.isfinite(matrix).all():
+        raise ValueError(
+            f"{target.name} holds NaN or infinite values, which no factors can stand for; load "
+            f"sound weights"
+        )
+    if economic and (reason := method.refuses(target)):
+        return reason
+    shape = tuple(matrix.shape)
+    if economic and method.skips_uneconomic:
+        try:
+            rank = method.rank_for(target.name, shape)
+        except ValueError as error:
+            return str(error)
+        if rank is not None and rank >= break_even(shape):
+            return f"two factors of rank {rank} are not smaller than {shape[-2]}x{shape[-1]}"
+    else:
+        method.rank_for(target.name, shape)
+    if ":" in target.name and not method.is_matrix:
+        return "the layer needs a matrix, and this method has an activation between its factors"
+    return ""
+
+
+def _replace(
+    model: nn.Module, target: Target, structure: WeightStructure | None, method: Method
+) -> Target:
+    if structure is None:
+        return target
+    path, _, parameter = target.name.partition(":")
+    module, weight = target.module, target.weight
+    assert weight is not None
+    if parameter:
+        face = FactoredParameter(structure, target.unfolding)
+        parametrize.register_parametrization(module, parameter, face, unsafe=True)
+        module.parametrizations[parameter].original.requires_grad_(False)  # type: ignore
+        layer = module
+    elif isinstance(module, nn.Linear):
+        layer = FactoredLinear.from_dense(module, structure)
+        _set(model, path, layer)
+    else:
+        assert isinstance(module, nn.Conv2d)
+        layer = FactoredConv2d.from_dense(module, structure, method.scheme)
+        _set(model, path, layer)
+    return Target(target.name, layer, structure, None, target.unfolding)
+
+
+def _set(model: nn.Module, path: str, module: nn.Module) -> None:
+    if not path:
+        raise ValueError("the model is a single layer; put it in an nn.Sequential first")
+    model.set_submodule(path, module)

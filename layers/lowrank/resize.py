@@ -1,0 +1,87 @@
+"""Change the size of a parameter in place, and all that an optimiser keeps of it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["reset_state", "resize_parameter"]
+
+
+@torch.no_grad()
+def resize_parameter(
+    parameter: nn.Parameter,
+    dim: int,
+    size: int,
+    optimizers: Sequence[torch.optim.Optimizer] = (),
+) -> None:
+    """Keep the first entries along a dimension, or append zeros, in a parameter and its state.
+
+    The parameter stays the same object, so its group in the optimiser and its place in the module
+    stay. Every tensor of the optimiser's state that has the parameter's shape, or is broadcast
+    along all other dimensions, is changed with it. No graph of an earlier forward pass may be
+    alive, nor `DistributedDataParallel` around the model: both remember the old size.
+
+    Raises:
+        ValueError: a parameter that is sharded.
+    """
+    if hasattr(parameter, "full_tensor"):
+        raise ValueError("a sharded parameter cannot change its size; use trainer.parallel=ddp")
+    old = parameter.shape[dim]
+    if size == old:
+        return
+    shape = parameter.shape
+    parameter.grad = None
+    parameter.data = _resized(parameter.data, dim, size)
+    for optimizer in optimizers:
+        state = optimizer.state.get(parameter, {})
+        for key, value in state.items():
+            if not isinstance(value, Tensor) or value.dim() == 0:
+                continue
+            if value.shape == shape or (value.dim() == len(shape) and value.shape[dim] == old):
+                state[key] = _resized(value, dim, size)
+
+
+@torch.no_grad()
+def reset_state(
+    optimizer: torch.optim.Optimizer,
+    parameter: nn.Parameter,
+    dim: int | None = None,
+    index: Tensor | None = None,
+) -> None:
+    """Zero what an optimiser keeps of a parameter, its count of steps included.
+
+    Moments without their count would make the next update of Adam up to
+    (1 - β₁) / √(1 - β₂) = 3.2 times too long, so both go together.
+
+    Args:
+        optimizer: Any that keeps tensors and numbers per parameter.
+        parameter: One of its parameters; nothing happens where it has no state yet.
+        dim: Dimension of `index`; None resets everything.
+        index: Entries along `dim` to reset.
+
+    Raises:
+        ValueError: entries of a state that has one count of steps for the whole parameter, or a
+            tensor of a shape that says nothing about entries.
+    """
+    state = optimizer.state.get(parameter, {})
+    if dim is None or index is None:
+        optimizer.state.pop(parameter, None)  # rebuilt by the next step
+        return
+    for key, value in state.items():
+        per_entry = isinstance(value, Tensor) and value.dim() == parameter.dim()
+        if not per_entry or value.shape[dim] != parameter.shape[dim]:
+            raise ValueError(
+                f"{type(optimizer).__name__} keeps {key!r} for a whole parameter, so single "
+                f"vectors cannot be reset; use optim=step_adamw"
+            )
+        value.index_fill_(dim, index.to(value.device), 0)
+
+
+def _resized(value: Tensor, dim: int, size: int) -> Tensor:
+    old = value.shape[dim]
+    if size <= old:
+        return value.narrow(dim, 0, size).clone(memory_format=torch.contiguous_format)
+    shape = list(value.shape)
+    shape[dim] = size - old
+    return torch.cat([value, value.new_zeros(shape)], dim)

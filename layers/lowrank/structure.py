@@ -1,0 +1,130 @@
+"""What a weight matrix is made of: the contract that every factored layer computes through.
+
+A structure stands for one matrix W (..., rows, columns), the weight of a linear map y = W x, or,
+through an `Unfolding`, the kernel of a convolution. It owns all parameters that make up W.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .movement import Movement
+
+if TYPE_CHECKING:
+    from .unfolding import Unfolding
+
+__all__ = ["ConvSettings", "FrozenDense", "WeightStructure"]
+
+
+@dataclass(frozen=True)
+class ConvSettings:
+    """How a convolution moves over its input, and how its kernel unfolds into a matrix."""
+
+    unfolding: Unfolding
+    stride: tuple[int, int]
+    padding: tuple[int, int] | str
+    dilation: tuple[int, int]
+    padding_mode: str
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the keywords of `nn.Conv2d` and of `Unfolding.convolve`."""
+        return {
+            "stride": self.stride,
+            "padding": self.padding,
+            "dilation": self.dilation,
+            "padding_mode": self.padding_mode,
+        }
+
+
+class WeightStructure(nn.Module):
+    """One weight matrix W, made of whatever parameters a subclass owns.
+
+    A subclass implements `dense`, and overrides `linear` and `convolve` where it can do without W.
+    `forward` of a layer calls nothing but these three, and none of them changes a tensor in place.
+
+    Attributes:
+        shape: (..., rows, columns) of W.
+        is_matrix: Whether W exists; false where an activation stands between two factors.
+    """
+
+    shape: tuple[int, ...]
+    is_matrix: bool = True
+
+    def dense(self) -> Tensor:
+        """Return W, with a graph to the parameters.
+
+        Raises:
+            ValueError: no matrix exists.
+        """
+        raise NotImplementedError
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Return x Wᵀ + bias for x (..., columns)."""
+        return F.linear(x, self.dense(), bias)
+
+    def convolve(self, x: Tensor, bias: Tensor | None, settings: ConvSettings) -> Tensor:
+        """Return the convolution of x (B, C, H, W) with the kernel that W unfolds."""
+        unfolding = settings.unfolding
+        kernel = unfolding.to_kernel(self.dense())
+        movement = Movement.of(unfolding.kernel_shape[2:], **settings.arguments())
+        return movement.convolve(x, kernel, bias, unfolding.groups)
+
+    def parameter_count(self) -> int:
+        """Return the number of stored numbers, trained or not, without indices."""
+        return sum(p.numel() for p in self.parameters())
+
+    def sequential_weights(self) -> tuple[Tensor, ...]:
+        """Return the matrices of the linear maps that the structure applies one after the other.
+
+        An activation may stand between them; a bound of the map is a product over them.
+        """
+        return (self.dense(),)
+
+
+class FrozenDense(WeightStructure):
+    """A whole matrix that is not trained, such as the one that factors are added to.
+
+    Args:
+        weight: W.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        """Keep a copy."""
+        super().__init__()
+        self.shape = tuple(weight.shape)
+        # A parameter and not a buffer: DDP would broadcast a buffer before every forward.
+        self.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+
+    def dense(self) -> Tensor:
+        """Return W."""
+        return self.weight
+
+
+def no_matrix(structure: WeightStructure) -> ValueError:
+    """Say that an activation stands in the way."""
+    return ValueError(
+        f"{type(structure).__name__} has an activation between its factors, so no single matrix "
+        f"equals it; keep it factored, or use a method without an activation"
+    )
+
+
+def stored_in(parameter: Tensor) -> Tensor:
+    """Return all of a tensor, gathered where `fully_shard` cut it; every process must call it."""
+    whole = getattr(parameter, "full_tensor", None)
+    return parameter.detach() if whole is None else whole().detach()
+
+
+@torch.no_grad()
+def assign(parameter: Tensor, value: Tensor) -> None:
+    """Write a whole value into a parameter of the same shape, cut as the parameter is."""
+    if hasattr(parameter, "full_tensor"):
+        from torch.distributed.tensor import distribute_tensor
+
+        mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
+        value = distribute_tensor(value.to(parameter.dtype), mesh, placements)
+    parameter.copy_(value)
