@@ -1,11 +1,12 @@
 """The one shape of a benchmark: `--quick`, `--check`, a result file and a table.
 
-A script calls `main(name, measure)`. `measure(quick)` returns rows and bars; the rows go to
-`results/NAME.json` with the machine they were measured on, and with `--check` a bar that falls
-short makes the exit code 1 and is the last line.
+A script calls `main(name, measure)`. `measure(quick)` returns rows, bars and, where there is more
+to say, sentences; they go to `results/NAME.json` with the machine they were measured on, and with
+`--check` a bar that falls short makes the exit code 1 and is the last line.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -43,7 +44,9 @@ class Bar:
         return f"{verdict:<7}{self.what}: {self.figure:.4g} {sign} {self.limit:g}"
 
 
-Measurement = tuple[list[dict[str, Any]], list[Bar]]
+Measurement = (
+    tuple[list[dict[str, Any]], list[Bar]] | tuple[list[dict[str, Any]], list[Bar], list[str]]
+)
 
 
 def main(name: str, measure: Callable[[bool], Measurement]) -> None:
@@ -53,7 +56,7 @@ def main(name: str, measure: Callable[[bool], Measurement]) -> None:
     parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
     arguments = parser.parse_args()
     started = time.perf_counter()
-    rows, bars = measure(arguments.quick)
+    rows, bars, *notes = measure(arguments.quick)
     record = {
         "benchmark": name,
         "quick": arguments.quick,
@@ -61,11 +64,14 @@ def main(name: str, measure: Callable[[bool], Measurement]) -> None:
         "machine": machine(),
         "rows": rows,
         "bars": [asdict(bar) | {"met": bar.met} for bar in bars],
+        **({"notes": notes[0]} if notes else {}),
     }
     RESULTS.mkdir(exist_ok=True)
     suffix = "-quick" if arguments.quick else ""
     (RESULTS / f"{name}{suffix}.json").write_text(json.dumps(record, indent=2) + "\n")
     print(table(rows))
+    for note in itertools.chain(*notes):
+        print(note)
     missed = [bar for bar in bars if not bar.met]
     for bar in [bar for bar in bars if bar.met] + missed:
         print(bar)
