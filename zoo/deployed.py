@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from ..layers.lipschitz import LipschitzLayer
+from ..layers.lowrank import merge, remove_parametrization
 from .bounds import Seen
 
 __all__ = ["Scaled", "deployed", "hooked_modules", "look", "refuse_nan"]
@@ -42,13 +44,22 @@ class Scaled(nn.Module):
 
 
 def deployed(model: nn.Module) -> nn.Module:
-    """Return a copy on the CPU in float64 and evaluation that computes with the stored weights."""
+    """Return a copy on the CPU in float64 and evaluation that computes with the stored weights.
+
+    A weight made of factors becomes their product: of widened factors where the layer applies them
+    one after the other, and in their own precision where the layer consumes the product.
+    """
     wide = copy.deepcopy(model).cpu().eval()
     for parameter in wide.parameters():
         parameter.requires_grad_(False)
+    for module in wide.modules():
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                remove_parametrization(module, name)
     layers = [module for module in wide.modules() if isinstance(module, LipschitzLayer)]
     stored = [next(layer.parameters()).dtype for layer in layers]
     wide.double()
+    merge(wide, strict=False)
     for layer, dtype in zip(layers, stored, strict=True):
         layer.forget()
         vars(layer)["_map"] = functools.partial(_stored_weights, layer, dtype)

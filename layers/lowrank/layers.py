@@ -4,11 +4,18 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from .structure import ConvSettings, WeightStructure
 from .unfolding import Scheme, Unfolding
 
-__all__ = ["FactoredConv2d", "FactoredLinear", "FactoredParameter", "conv_settings"]
+__all__ = [
+    "FactoredConv2d",
+    "FactoredLinear",
+    "FactoredParameter",
+    "conv_settings",
+    "remove_parametrization",
+]
 
 
 class FactoredLinear(nn.Module):
@@ -175,6 +182,19 @@ class FactoredParameter(nn.Module):
     def right_inverse(self, value: Tensor) -> Tensor:
         """Keep nothing of a value: the structure was made from it."""
         return value.new_empty(0)
+
+
+def remove_parametrization(module: nn.Module, name: str) -> None:
+    """Leave a parametrised parameter as a plain one of its present value.
+
+    Copies of a module share the class that PyTorch made for it, and
+    `torch.nn.utils.parametrize.remove_parametrizations` takes the property off that class, which
+    would break the others; here the module gets a class of its own first.
+    """
+    kind = type(module)
+    body = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
+    module.__class__ = type(kind)(kind.__name__, kind.__bases__, body)
+    parametrize.remove_parametrizations(module, name)
 
 
 def conv_settings(conv: nn.Conv2d, scheme: Scheme) -> ConvSettings:

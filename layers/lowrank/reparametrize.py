@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from .controller import Controller, Target
 from .factors import stop_sampling
-from .layers import FactoredConv2d, FactoredLinear, FactoredParameter
+from .layers import FactoredConv2d, FactoredLinear, FactoredParameter, remove_parametrization
 from .method import Method, break_even
 from .structure import WeightStructure
 from .unfolding import Unfolding
@@ -138,7 +138,7 @@ def merge(
         if isinstance(module, (FactoredLinear, FactoredConv2d)):
             _set(model, path, module.to_dense())
         else:
-            parametrize.remove_parametrizations(module, parameter)
+            remove_parametrization(module, parameter)
         merged.append(name)
     return merged
 

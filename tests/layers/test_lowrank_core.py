@@ -235,6 +235,8 @@ def test_a_raw_matrix_keeps_its_layer_and_costs_only_the_factors() -> None:
     assert {name.rpartition(".")[2] for name in trained} == {"left", "right", "offset"}
     merge(model)
     torch.testing.assert_close(model(x), before)
+    merge(twin)  # copies share a class that PyTorch made; merging one must not break another
+    torch.testing.assert_close(twin(x), before)
 
 
 def test_by_default_heads_tied_depthwise_and_uneconomic_weights_stay_dense() -> None:
