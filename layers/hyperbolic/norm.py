@@ -148,6 +148,10 @@ class MidpointBatchNorm(nn.Module):
         """Put β at the origin, γ at 1, and forget the statistics."""
         nn.init.zeros_(self.mean)
         nn.init.zeros_(self.log_variance)
+        self.reset_running_stats()
+
+    def reset_running_stats(self) -> None:
+        """Forget the statistics, as the method of that name of `nn.BatchNorm2d` does."""
         if self.running_mean is not None:
             assert self.running_var is not None and self.num_batches_tracked is not None
             self.running_mean.zero_()
