@@ -32,7 +32,12 @@ def resize_parameter(
         return
     shape = parameter.shape
     parameter.grad = None
-    parameter.data = _resized(parameter.data, dim, size)
+    data = _resized(parameter.data, dim, size)
+    # A graph that is still held, such as that of the last loss, keeps the node alive that collects
+    # this parameter's gradient, with the old shape. PyTorch makes a new one where the type changes.
+    other = torch.float32 if data.dtype == torch.float16 else torch.float16
+    parameter.data = data.new_empty(0, dtype=other)
+    parameter.data = data
     for optimizer in optimizers:
         state = optimizer.state.get(parameter, {})
         for key, value in state.items():
