@@ -32,7 +32,7 @@ from records import Records
 
 MODELS = {"LDLT": "ldlt_resnet_tiny", "SLL": "sll_resnet_tiny"}
 CONSTANTS = (1.0, 2.0, 4.0)
-EPOCHS, SEEDS = 2.0, (0,)
+EPOCHS, SEEDS = 2.0, (0, 1)
 ATTACKED = 200  # test images, evenly spread
 CHOSEN = 1000  # validation images that choose the constant
 FIGURES = ("clean", *(f"{round(255 * eps)}/255" for eps in EPS))
