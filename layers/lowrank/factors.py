@@ -121,19 +121,6 @@ class Factors(WeightStructure):
         )
         return y if self.extra is None else y + self.extra.convolve(x, None, settings)
 
-    def sequential_weights(self) -> tuple[Tensor, ...]:
-        """Return W where it exists, else the two factors.
-
-        Raises:
-            ValueError: an activation between the factors and an extra term beside them.
-        """
-        if self.is_matrix:
-            return (self.dense(),)
-        if self.extra is not None:
-            raise no_matrix(self)
-        left, right = self.prefix()
-        return right, self.scale * left
-
     def importance(self, kind: Literal["component", "suffix"] = "component") -> Tensor:
         """Return how much each active component, or each one with all after it, contributes.
 

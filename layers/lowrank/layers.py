@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from .factors import Factors
 from .structure import ConvSettings, WeightStructure
 from .unfolding import Scheme, Unfolding
 
@@ -59,18 +60,18 @@ class FactoredLinear(nn.Module):
     @torch.no_grad()
     def to_dense(self) -> nn.Linear:
         """Return a plain linear layer with the same outputs."""
-        weight = self.weight
-        linear = nn.utils.skip_init(
-            nn.Linear,
-            self.in_features,
-            self.out_features,
-            self.bias is not None,
-            device=weight.device,
-            dtype=weight.dtype,
-        )
-        linear.weight.copy_(weight)
-        linear.bias = self.bias
-        return linear.train(self.training)
+        return _linear(self.weight, self.bias).train(self.training)
+
+    @torch.no_grad()
+    def to_sequence(self) -> nn.Sequential:
+        """Return plain layers that, one after the other, have the same outputs.
+
+        Raises:
+            ValueError: the structure is more than a chain of two factors.
+        """
+        first, between, second = _chain(self.structure)
+        layers = [_linear(first, None), between, _linear(second, self.bias)]
+        return nn.Sequential(*layers).train(self.training)
 
     def extra_repr(self) -> str:
         """Show the sizes."""
@@ -131,21 +132,28 @@ class FactoredConv2d(nn.Module):
     @torch.no_grad()
     def to_dense(self) -> nn.Conv2d:
         """Return a plain convolution with the same outputs."""
-        weight = self.weight
-        conv = nn.utils.skip_init(
-            nn.Conv2d,
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,
-            groups=self.groups,
-            bias=self.bias is not None,
-            device=weight.device,
-            dtype=weight.dtype,
-            **self.settings.arguments(),
-        )
-        conv.weight.copy_(weight)
-        conv.bias = self.bias
+        conv = _conv(self.weight, self.bias, self.groups, **self.settings.arguments())
         return conv.train(self.training)
+
+    @torch.no_grad()
+    def to_sequence(self) -> nn.Sequential:
+        """Return plain layers that, one after the other, have the same outputs.
+
+        Raises:
+            ValueError: the structure is more than a chain of two factors, or another scheme than
+                `channel`, whose two kernels share the movement between them.
+        """
+        unfolding = self.settings.unfolding
+        if unfolding.scheme != "channel":
+            raise ValueError(f"scheme={unfolding.scheme!r} has no sequence; use 'channel'")
+        right, between, left = _chain(self.structure)
+        first, second = unfolding.kernels(left, right)
+        layers = [
+            _conv(first, None, self.groups, **self.settings.arguments()),
+            between,
+            _conv(second, self.bias, unfolding.second_groups),
+        ]
+        return nn.Sequential(*layers).train(self.training)
 
     def extra_repr(self) -> str:
         """Show the sizes."""
@@ -207,3 +215,40 @@ def conv_settings(conv: nn.Conv2d, scheme: Scheme) -> ConvSettings:
         cast(tuple[int, int], conv.dilation),
         conv.padding_mode,
     )
+
+
+def _chain(structure: WeightStructure) -> tuple[Tensor, nn.Module, Tensor]:
+    """Return the first matrix, the activation and the second matrix of a chain of factors."""
+    if not isinstance(structure, Factors) or structure.extra is not None:
+        raise ValueError(f"{type(structure).__name__} is not a chain of two factors")
+    left, right = structure.prefix()
+    between = structure.between
+    if between is not None and not isinstance(between, nn.Module):
+        raise ValueError(f"{between} between the factors is no module")
+    return right, between or nn.Identity(), structure.scale * left
+
+
+def _linear(weight: Tensor, bias: nn.Parameter | None) -> nn.Linear:
+    like: Any = {"device": weight.device, "dtype": weight.dtype}
+    linear = nn.utils.skip_init(nn.Linear, *weight.shape[::-1], bias is not None, **like)
+    linear.weight.copy_(weight)
+    linear.bias = bias
+    return linear
+
+
+def _conv(weight: Tensor, bias: nn.Parameter | None, groups: int, **arguments: Any) -> nn.Conv2d:
+    outputs, inputs, *kernel = weight.shape
+    like: Any = {"device": weight.device, "dtype": weight.dtype}
+    conv = nn.utils.skip_init(
+        nn.Conv2d,
+        inputs * groups,
+        outputs,
+        tuple(kernel),
+        groups=groups,
+        bias=bias is not None,
+        **arguments,
+        **like,
+    )
+    conv.weight.copy_(weight)
+    conv.bias = bias
+    return conv

@@ -78,13 +78,6 @@ class WeightStructure(nn.Module):
         """Return the number of stored numbers, trained or not, without indices."""
         return sum(p.numel() for p in self.parameters())
 
-    def sequential_weights(self) -> tuple[Tensor, ...]:
-        """Return the matrices of the linear maps that the structure applies one after the other.
-
-        An activation may stand between them; a bound of the map is a product over them.
-        """
-        return (self.dense(),)
-
 
 class FrozenDense(WeightStructure):
     """A whole matrix that is not trained, such as the one that factors are added to.

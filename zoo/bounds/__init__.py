@@ -4,6 +4,7 @@ from . import chain as chain
 from . import elementwise as elementwise
 from . import hyperbolic as hyperbolic
 from . import lipschitz as lipschitz
+from . import lowrank as lowrank
 from . import networks as networks
 from . import pooling as pooling
 from .calculus import Bound as Bound
