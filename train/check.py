@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
+from ..zoo.lowrank import make_method
 from ..zoo.models import build_model, models
 from ..zoo.registry import Entry, Registry
 from .callbacks import callbacks
@@ -12,7 +14,7 @@ from .config import FACTS, RunConfig, TrainerConfig, options_of
 from .data import data_sets
 from .errors import RunError
 from .loggers import loggers
-from .optim import check_optimizer
+from .optim import check_optimizer, make_optimizer
 from .schedule import SCHEDULES
 
 __all__ = ["check_run", "model_options"]
@@ -42,6 +44,10 @@ def check_run(config: RunConfig) -> None:
         _check_trainer(config.trainer, data.kind)
         _check_schedule(config)
         check_optimizer(config.optim)
+        if config.lowrank is not None:
+            # The method may need a certain optimiser; whose parameters it has does not matter.
+            optimizer = make_optimizer(nn.Linear(1, 1), config.optim)
+            make_method(config.lowrank).check_optimizer(optimizer)
         if config.trainer.parallel == "fsdp" and "muon" in config.optim.name:
             raise ValueError(
                 f"optim.name={config.optim.name} needs whole matrices, which trainer.parallel=fsdp "
@@ -66,7 +72,7 @@ def model_options(config: RunConfig, shape: tuple[int, ...], num_classes: int) -
         num_classes: Of the data; the vocabulary for tokens, the number of nodes.
 
     Returns:
-        Keywords for the model's builder.
+        Keywords for `build_model`.
 
     Raises:
         ValueError: a keyword that the data contradicts.
@@ -89,7 +95,7 @@ def model_options(config: RunConfig, shape: tuple[int, ...], num_classes: int) -
         elif name in facts:
             options[name] = facts[name]
     entry.check(options)
-    return options
+    return options if config.lowrank is None else {**options, "lowrank": config.lowrank}
 
 
 def _facts(kind: str, shape: tuple[int, ...], num_classes: int) -> dict[str, int]:

@@ -94,6 +94,7 @@ def save_run(trainer: Trainer) -> None:
         "optimizer": optimizer_state(trainer.model, trainer.optimizer),
         "scaler": trainer.scaler.state_dict(),
         "callbacks": [callback.state_dict() for callback in trainer.callbacks],
+        "called": [type(callback).__name__ for callback in trainer.callbacks],
         "generators": trainer.world.gather(generator_states()),
         "step": trainer.step,
         "best": trainer.best,
@@ -110,9 +111,16 @@ def load_run(trainer: Trainer, path: Path) -> None:
         RunError: it is missing, damaged, or of another model, optimiser or set of callbacks.
     """
     state = read_checkpoint(path)
+    called = [type(callback).__name__ for callback in trainer.callbacks]
+    written = state.get("called", called)  # not there before they had names
+    if written != called or len(state["callbacks"]) != len(called):
+        raise RunError(
+            f"{path} was written with callbacks {_names(written)}, this run has {_names(called)}; "
+            f"resume with the same callbacks= and lowrank="
+        )
+    for callback, kept in zip(trainer.callbacks, state["callbacks"], strict=True):
+        callback.check_state_dict(kept)
     load_states(trainer.model, trainer.optimizer, state)
-    if len(state["callbacks"]) != len(trainer.callbacks):
-        raise RunError(f"{path} was written with other callbacks; resume with the same ones")
     for callback, kept in zip(trainer.callbacks, state["callbacks"], strict=True):
         callback.load_state_dict(kept)
     trainer.scaler.load_state_dict(state["scaler"])
@@ -170,6 +178,10 @@ def load_states(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[
     except (KeyError, RuntimeError, ValueError) as error:
         said = textwrap.shorten(str(error), 200, placeholder=" …")
         raise RunError(f"the checkpoint is of another model or optimiser: {said}") from error
+
+
+def _names(called: list[str]) -> str:
+    return ", ".join(called) or "(none)"
 
 
 def generator_states() -> dict[str, Any]:

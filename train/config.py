@@ -1,7 +1,7 @@
-"""What a run may say: typed fields, and one choice of `model` and `data` per registered name.
+"""What a run may say: typed fields, and one choice of `model`, `data` and `lowrank` per name.
 
-The schemas of the groups `model` and `data` are made from the signatures of the builders, so a new
-model or data set is a choice, with typed fields, without any YAML.
+The schemas of these groups are made from the signatures of the builders, so a new model, data set
+or low-rank method is a choice, with typed fields, without any YAML.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from typing import Any, cast
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from ..zoo.lowrank import method_info, methods
 from ..zoo.models import models
 from ..zoo.registry import Entry
 from .data import data_sets
@@ -96,6 +97,7 @@ class RunConfig:
     resume: str | None = None  # auto, or a run folder
     model: Any = MISSING
     data: Any = MISSING
+    lowrank: Any = None  # what the weights are made of; {} or null leaves them dense
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -104,19 +106,26 @@ class RunConfig:
 
 
 def register_schemas() -> None:
-    """Tell Hydra about the run, every model and every data set."""
+    """Tell Hydra about the run, every model, every data set and every low-rank method."""
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
-    for group, registry in (("model", models), ("data", data_sets)):
-        for name in registry.names():
-            store.store(group=group, name=name, node=_schema(registry[name], group == "model"))
+    for name in models.names():
+        store.store(group="model", name=name, node=_schema(models[name], facts=FACTS))
+    for name in data_sets.names():
+        store.store(group="data", name=name, node=_schema(data_sets[name]))
+    for name in methods.names():
+        store.store(group="lowrank", name=name, node=_schema(method_info(name), seed="${seed}"))
 
 
 def run_config(node: DictConfig) -> RunConfig:
-    """Resolve a composed config; its model and data become mappings of builder keywords."""
+    """Resolve a composed config; model, data and lowrank become mappings of builder keywords."""
     config = cast(RunConfig, OmegaConf.to_object(node))
     config.model = dataclasses.asdict(config.model)
     config.data = dataclasses.asdict(config.data)
+    # What was not chosen from the group, such as a bare name, is left for the check to refuse.
+    if dataclasses.is_dataclass(config.lowrank) and not isinstance(config.lowrank, type):
+        config.lowrank = dataclasses.asdict(config.lowrank)
+    config.lowrank = config.lowrank or None
     return config
 
 
@@ -125,12 +134,18 @@ def options_of(node: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in node.items() if k != "name"}
 
 
-def _schema(entry: Entry, facts: bool) -> type:
-    """A dataclass with the entry's name and one typed field per keyword."""
+def _schema(entry: Entry, *, facts: Sequence[str] = (), **defaults: Any) -> type:
+    """A dataclass with the entry's name and one typed field per keyword.
+
+    Args:
+        entry: Of a registry.
+        facts: Keywords that are None until the data decides on them.
+        defaults: Other defaults than the builder's.
+    """
     rows: list[Any] = [("name", str, field(default=entry.name))]
     for option in entry.options.values():
-        kind, default = _hydra_type(option.type), option.default
-        if facts and option.name in FACTS:
+        kind, default = _hydra_type(option.type), defaults.get(option.name, option.default)
+        if option.name in facts:
             kind, default = kind | None if kind is not Any else Any, None
         if isinstance(default, (list, tuple, dict)):
             rows.append((option.name, kind, field(default_factory=lambda d=default: _copy(d))))

@@ -122,7 +122,8 @@ class RunFolder:
 
 def fingerprint(config: Mapping[str, Any]) -> str:
     """A digest of everything in a resolved config that decides the run's numbers."""
-    rest = {k: v for k, v in config.items() if k not in ("run_dir", "resume")}
+    # What is None decides nothing, and was no key at all before the version that brought it.
+    rest = {k: v for k, v in config.items() if v is not None and k not in ("run_dir", "resume")}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Optimisers by name: timm's, and geoopt's Riemannian ones."""
+"""Optimisers by name: timm's, geoopt's Riemannian ones, and one of ours."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ..layers.decay import decay_exclusions
+from ..layers.lowrank.step_adamw import StepAdamW
 from ..zoo.registry import nearest
 from .config import OptimConfig
 
@@ -23,7 +24,7 @@ def check_optimizer(config: OptimConfig) -> None:
     """
     from timm.optim import list_optimizers
 
-    known = [*RIEMANNIAN, *list_optimizers()]
+    known = [*RIEMANNIAN, "step_adamw", *list_optimizers()]
     if config.name not in known:
         raise ValueError(f"optim.name: no optimiser {config.name!r}{nearest(config.name, known)}")
     if not config.lr > 0:
@@ -51,11 +52,12 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
             f"optim=riemannian_adam or optim=riemannian_sgd"
         )
     try:
-        if config.name in RIEMANNIAN:
+        if config.name in RIEMANNIAN or config.name == "step_adamw":
             groups = param_groups_weight_decay(
                 model, config.weight_decay, no_weight_decay_list=decay_exclusions(model)
             )
-            optimizer = _riemannian(config.name)(groups, lr=config.lr, **options)
+            build = StepAdamW if config.name == "step_adamw" else _riemannian(config.name)
+            optimizer = build(groups, lr=config.lr, **options)
         else:
             optimizer = create_optimizer_v2(
                 model, config.name, lr=config.lr, weight_decay=config.weight_decay, **options

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
+from torch import nn
 
 from ..zoo.models import build_model
-from .callbacks import callbacks
+from .callbacks import Callback, LowRankTraining, callbacks
 from .check import check_run, model_options
 from .checkpoint import load_run
 from .config import RunConfig, options_of
@@ -63,7 +64,8 @@ def _run(config: RunConfig, world: World) -> float:
     try:
         options = model_options(config, splits.shape, splits.num_classes)
         model = build_model(config.model["name"], **options).to(world.device)
-        called = [callbacks.build(name, **(o or {})) for name, o in config.callbacks.items()]
+        called: list[Callback] = [LowRankTraining()] if config.lowrank else []
+        called += [callbacks.build(name, **(o or {})) for name, o in config.callbacks.items()]
         about = {"name": config.name, "config": plain}
         logged = [
             loggers.build(name, folder.path, about, **(options or {}))
@@ -93,10 +95,9 @@ def _run(config: RunConfig, world: World) -> float:
     folder.write_text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
     folder.write_text("data.json", json.dumps(splits.about, indent=2, default=str) + "\n")
     folder.write_environment()
-    parameters = sum(p.numel() for p in model.parameters())
     _say(
         world,
-        f"{config.model['name']} ({parameters:,} parameters) on {config.data['name']} "
+        f"{config.model['name']} ({_count(model)}) on {config.data['name']} "
         f"({len(splits.train):,} / {len(splits.validation):,} / {len(splits.test):,} samples), "
         f"{trainer.total_steps:,} steps on {world.device}, into {run_dir}",
     )
@@ -106,6 +107,12 @@ def _run(config: RunConfig, world: World) -> float:
     folder.write_text("result.json", json.dumps(result, indent=2) + "\n")
     _say(world, f"test {describe(result['test'])}; the best model is in {run_dir}")
     return result["validation"][metric]
+
+
+def _count(model: nn.Module) -> str:
+    parameters = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return f"{parameters:,} parameters" + (f", {trained:,} trained" * (trained < parameters))
 
 
 def _choose_folder(config: RunConfig, plain: Mapping[str, Any]) -> Path:

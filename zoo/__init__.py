@@ -25,6 +25,8 @@ from .expansion import residual_expansion as residual_expansion
 from .hyperbolic_head import use_hyperbolic_head as use_hyperbolic_head
 from .io import push_to_hub as push_to_hub
 from .io import save_model as save_model
+from .lowrank import apply_lowrank as apply_lowrank
+from .lowrank import merge_lowrank as merge_lowrank
 from .models import list_models as list_models
 from .models import model_info as model_info
 from .models import register_model as register_model

@@ -5,7 +5,8 @@ import sys
 
 from . import list_models, model_info, residuals
 from .describe import describe, example_shape, measure, residual_of
-from .registry import nearest, type_name
+from .lowrank import methods
+from .registry import Registry, nearest, type_name
 
 __all__ = ["main"]
 
@@ -20,9 +21,10 @@ def main() -> None:
     )
     parser.add_argument("--names", action="store_true", help="print names only, without building")
     parser.add_argument("--residuals", action="store_true", help="list the residual mechanisms")
+    parser.add_argument("--lowrank", action="store_true", help="list the low-rank methods")
     arguments = parser.parse_args()
-    if arguments.residuals:
-        print(_residual_table(arguments.pattern))
+    if arguments.residuals or arguments.lowrank:
+        print(_option_table(methods if arguments.lowrank else residuals, arguments.pattern))
         return
     names = list_models(arguments.pattern)
     if not names:
@@ -47,10 +49,10 @@ def _model_table(names: list[str]) -> str:
     return _table(rows)
 
 
-def _residual_table(pattern: str) -> str:
-    rows = [("residual", "source", "options")]
-    for name in residuals.names(pattern):
-        entry = residuals[name]
+def _option_table(registry: Registry, pattern: str) -> str:
+    rows = [(registry.noun, "source", "options")]
+    for name in registry.names(pattern):
+        entry = registry[name]
         options = [f"{o.name}: {type_name(o.type)} = {o.default}" for o in entry.options.values()]
         rows.append((name, entry.source, ", ".join(options) or "none"))
     return _table(rows)

@@ -15,7 +15,8 @@ def create_model(name: str, **overrides: Any) -> Network:
     Args:
         name: A registered name, `local-dir:FOLDER` for a folder that `save_model` wrote, or
             `hf-hub:OWNER/NAME` for the same on the Hugging Face hub.
-        overrides: Keywords of the builder; `model_info(name).options` lists them.
+        overrides: Keywords of the builder; `model_info(name).options` lists them. Every model
+            takes `lowrank` beside them: a name or a mapping, as in `archzoo.zoo.lowrank`.
 
     Raises:
         ValueError: unknown name or keyword, a value of another type or out of range, or a saved

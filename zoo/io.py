@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from .files import replacing
+from .lowrank import saved_lowrank
 from .models import build_model, models
 from .network import Network
 from .residuals import residual_config
@@ -66,7 +67,8 @@ def save_model(model: Network, folder: str | Path) -> Path:
         The folder, made where it was missing.
 
     Raises:
-        ValueError: the model has no recipe, or a keyword that JSON cannot hold.
+        ValueError: the model has no recipe, a keyword that JSON cannot hold, or weights with a
+            structure that the recipe does not know.
     """
     if model.recipe is None:
         raise ValueError("only a model made by create_model can be saved: its name is unknown")
@@ -74,6 +76,9 @@ def save_model(model: Network, folder: str | Path) -> Path:
     config: dict[str, Any] = {"name": name, "options": dict(options)}
     if "residual" in options:
         config["options"]["residual"] = residual_config(options["residual"])
+    lowrank = saved_lowrank(model, config["options"].pop("lowrank", None))
+    if lowrank is not None:
+        config["options"]["lowrank"] = lowrank
     try:
         text = json.dumps(config, indent=2) + "\n"
     except TypeError as error:

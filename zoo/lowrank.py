@@ -15,6 +15,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..layers import lowrank as layers
+from ..layers.lowrank.fixed_ranks import FixedRanks
+from ..layers.lowrank.maestro import Maestro
+from ..layers.lowrank.relora import ReLoRA
+from ..layers.lowrank.sst import SST
+from ..layers.lowrank.switchlora import SwitchLoRA
 from ..layers.lowrank.trp import TRP
 from .network import Network
 from .registry import Entry, Option, Registry
@@ -24,6 +29,7 @@ __all__ = [
     "LowRankSpec",
     "apply_lowrank",
     "lowrank_config",
+    "make_method",
     "merge_lowrank",
     "method_info",
     "methods",
@@ -34,7 +40,12 @@ LowRankSpec = str | Mapping[str, Any]
 
 methods = Registry("low-rank method")
 for _name, _build, _source in [
+    ("maestro", Maestro, "arXiv:2308.14929"),
     ("trp", TRP, "arXiv:1812.02402"),
+    ("relora", ReLoRA, "arXiv:2307.05695"),
+    ("sst", SST, "arXiv:2405.15481"),
+    ("switchlora", SwitchLoRA, "arXiv:2406.06564"),
+    ("fixed_ranks", FixedRanks, "what export leaves; no method"),
 ]:
     methods.register(name=_name, kind="weights", source=_source)(_build)
 
@@ -71,6 +82,20 @@ def lowrank_config(spec: LowRankSpec) -> str | dict[str, Any]:
     return {"name": name, **changed} if changed else name
 
 
+def make_method(spec: LowRankSpec) -> layers.Method:
+    """Build the method that a spec names, without what all methods share.
+
+    Raises:
+        ValueError: an unknown name or setting, or one out of range.
+    """
+    name, settings = _split(spec)
+    own = methods[name].options
+    try:
+        return methods[name].build(**{k: v for k, v in settings.items() if k in own})
+    except ValueError as error:
+        raise ValueError(f"lowrank={name}: {error}") from error
+
+
 def apply_lowrank(model: Network, spec: LowRankSpec) -> layers.Controller:
     """Give the weights of a model the structure of a method, in place, and note it on the model.
 
@@ -93,8 +118,8 @@ def apply_lowrank(model: Network, spec: LowRankSpec) -> layers.Controller:
         )
     name, settings = _split(spec)
     common = {o.name: settings.pop(o.name, o.default) for o in COMMON}
+    method = make_method(spec)
     try:
-        method = methods.build(name, **settings)
         model.lowrank = layers.reparametrize(model, method, excluded=_excluded(model), **common)
     except ValueError as error:
         raise ValueError(f"lowrank={name}: {error}") from error

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from .lowrank import apply_lowrank
 from .network import Network
 from .registry import Entry, Registry
 from .trunk import Trunk
@@ -56,10 +57,15 @@ def model_info(name: str) -> Entry:
 def build_model(name: str, **overrides: Any) -> Network:
     """Build a registered model and note on it how it was made.
 
+    Args:
+        name: Of the model.
+        overrides: Keywords of its builder, and `lowrank`, which every model takes.
+
     Raises:
         ValueError: unknown name or keyword, or a value of another type or out of range.
     """
     entry = models[name]
+    lowrank = overrides.pop("lowrank", None)
     entry.check(overrides)
     model = entry.build(**overrides)
     for module in model.modules():
@@ -67,4 +73,6 @@ def build_model(name: str, **overrides: Any) -> Network:
             module.check_branches()
     changed = {k: v for k, v in overrides.items() if v != entry.options[k].default}
     model.recipe = (name, changed)
+    if lowrank is not None:
+        apply_lowrank(model, lowrank)
     return model

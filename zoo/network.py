@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..layers.decay import decay_exclusions
+from ..layers.lowrank import Controller
 from .trunk import Trunk
 
 __all__ = [
@@ -35,6 +36,8 @@ class Network(nn.Module):
         num_features: Length of the pooled features.
         default_cfg: Input size, statistics and layer names, as timm writes them.
         recipe: Name and changed keywords, set by `create_model`; what `save_model` writes.
+        lowrank: What happens to factored weights in training, or None where all weights are dense
+            and stay as the optimiser leaves them. A copy of the model has a controller of its own.
     """
 
     head: nn.Module
@@ -47,6 +50,7 @@ class Network(nn.Module):
         super().__init__()
         self.default_cfg: dict[str, Any] = {"classifier": "head", **default_cfg}
         self.recipe: tuple[str, Mapping[str, Any]] | None = None
+        self.lowrank: Controller | None = None
         self.make_head = linear_head
 
     @property

@@ -45,6 +45,11 @@ class Target:
     unfolding: Unfolding | None
 
     @property
+    def parameter(self) -> str:
+        """Name of the dense parameter in its module."""
+        return self.name.partition(":")[2] or "weight"
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """(..., rows, columns) of the matrix."""
         if self.structure is not None:
@@ -129,6 +134,9 @@ class Controller:
         if self.optimizers:
             raise ValueError("the controller is attached already; make one optimiser for the model")
         self.method.check_optimizer(optimizer)
+        for target in self.targets.values():
+            if target.weight is not None:  # sharding replaces parameters
+                target.weight = target.module._parameters[target.parameter]
         _split_groups(optimizer, {id(p) for t in self.targets.values() for p in t.parameters()})
         self.optimizers.append(optimizer)
         optimizer.register_step_pre_hook(self._before_step)
@@ -173,16 +181,17 @@ class Controller:
         return {
             "method": type(self.method).__name__,
             "settings": self.method.settings(),
+            "targets": list(self.targets),
             "step": self.step,
             "seed": self.seed,
             "state": dict(self.state),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` returned.
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Refuse what `load_state_dict` would refuse, before the model is loaded.
 
         Raises:
-            ValueError: it is of another method, or of other settings.
+            ValueError: it is of another method, or of other settings or targets.
         """
         name = type(self.method).__name__
         if state["method"] != name:
@@ -197,6 +206,19 @@ class Controller:
                     f"the checkpoint was trained with {name}({key}={value}), this run has "
                     f"{key}={mine.get(key)}; resume with the same settings"
                 )
+        if differing := set(state["targets"]) ^ set(self.targets):
+            raise ValueError(
+                f"the checkpoint and this run disagree on whether {min(differing)} is a target of "
+                f"{name}; resume with the same targets"
+            )
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` returned; the model is loaded before.
+
+        Raises:
+            ValueError: as `check_state_dict`.
+        """
+        self.check_state_dict(state)
         self.step, self.seed = state["step"], state["seed"]
         self.state = dict(state["state"])
         self.resized += 1  # loading may have changed ranks

@@ -44,6 +44,9 @@ class Callback:
     def end(self, trainer: Trainer, model: Network) -> None:
         """After the last step, with the best model rebuilt from its file."""
 
+    def check_state_dict(self, state: dict[str, Any]) -> None:
+        """Refuse a state of other settings, before anything of a checkpoint is loaded."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must keep."""
         return {}

@@ -44,6 +44,8 @@ class EMA(Callback):
             )
         self.average = ModelEmaV3(trainer.model, decay=self.decay, use_warmup=self.warmup)
         trainer.evaluated = self.average.module
+        if trainer.model.lowrank is not None:
+            trainer.model.lowrank.twins.append(self.average.module)  # ranks follow the model's
 
     def step(self, trainer: Trainer) -> None:
         """Move the average towards the new weights."""
