@@ -4,8 +4,7 @@ It is what two successive convolutions share between them when they stand for on
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,8 +14,7 @@ __all__ = ["Movement", "Pair"]
 Pair: TypeAlias = int | tuple[int, int]
 
 
-@dataclass(frozen=True)
-class Movement:
+class Movement(NamedTuple):
     """Stride, margins and dilation, each as (vertical, horizontal).
 
     Args:

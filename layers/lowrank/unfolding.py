@@ -24,6 +24,7 @@ Differs from it: all schemes take groups, any padding mode, rectangular kernels 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Literal, get_args
 
@@ -72,7 +73,7 @@ class Unfolding:
         if groups < 1 or shape[0] % groups:
             raise ValueError(f"groups must divide the {shape[0]} filters, got {groups}")
 
-    @property
+    @cached_property
     def matrix_shape(self) -> tuple[int, ...]:
         """(rows, columns), with a leading number of matrices where groups > 1 or depthwise."""
         batch, rows, columns = (prod(self._sizes[a] for a in axes) for axes in AXES[self.scheme])
@@ -246,7 +247,7 @@ class Unfolding:
         """Return x (B, g i, H, W) with the margins that the one whole convolution sees."""
         return Movement.of(self.kernel_shape[2:], stride, padding, dilation, padding_mode).pad(x)
 
-    @property
+    @cached_property
     def _sizes(self) -> tuple[int, int, int, int, int]:
         filters, i, h, w = self.kernel_shape
         return self.groups, filters // self.groups, i, h, w

@@ -255,3 +255,17 @@ BAD = {
 def test_bad_arguments_are_refused_by_name(message, call):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("rank", [0, 2])
+def test_the_two_convolutions_trace_as_one_graph(scheme, rank):
+    unfolding = Unfolding(scheme, (4, 3, 3, 2))
+    left, right = factors(unfolding, rank)
+    x = draw(2, 3, 5, 6).to(memory_format=torch.channels_last)
+
+    def convolve(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return unfolding.convolve(x, left, right, padding=1, padding_mode="reflect")
+
+    traced = torch.compile(convolve, fullgraph=True, backend="eager")
+    torch.testing.assert_close(traced(x, left, right), convolve(x, left, right), **TOL)
