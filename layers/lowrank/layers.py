@@ -1,5 +1,6 @@
 """Linear and convolutional layers whose weight has a structure, and the face for raw matrices."""
 
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -183,8 +184,13 @@ class FactoredParameter(nn.Module):
         self.structure, self.unfolding = structure, unfolding
 
     def forward(self, original: Tensor) -> Tensor:
-        """Return the parameter; the empty original is ignored."""
-        dense = self.structure.dense()
+        """Return the parameter in its own dtype, as a dense one is; the empty original is ignored.
+
+        Autocast would send the products that make it up to half precision.
+        """
+        known = not original.is_meta  # the meta device has no autocast
+        with torch.autocast(original.device.type, enabled=False) if known else nullcontext():
+            dense = self.structure.dense()
         return dense if self.unfolding is None else self.unfolding.to_kernel(dense)
 
     def right_inverse(self, value: Tensor) -> Tensor:
