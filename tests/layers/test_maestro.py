@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from archzoo.layers.hyperbolic import PoincareLinear
 from archzoo.layers.lowrank.controller import Controller
 from archzoo.layers.lowrank.economic import convert_uneconomic, is_economic
 from archzoo.layers.lowrank.factors import Factors, stop_sampling
@@ -351,6 +352,29 @@ def test_what_the_factors_make_larger_becomes_dense_again_and_the_outputs_stay()
     assert type(model[4]) is nn.Linear and type(model[2]) is nn.Conv2d
     torch.testing.assert_close(model(images()), expected)
     assert convert_uneconomic(model) == []
+
+
+def test_a_raw_matrix_is_sampled_shrunk_and_made_dense_again_in_its_layer():
+    torch.manual_seed(0)
+    model = nn.Sequential(PoincareLinear(6, 8)).double()
+    x = torch.randn(4, 6, dtype=torch.float64) / 10
+    whole = model(x)
+    controller = reparametrize(model, Maestro(), ["0:weight"])
+    torch.testing.assert_close(model(x), whole)
+    draw(controller, {"0:weight": 2})
+    sampled = model(x)
+    stop_sampling(model)
+    controller.truncate("0:weight", 2)
+    assert torch.equal(sampled, model(x)) and not torch.allclose(sampled, whole)
+    assert convert_uneconomic(model) == []  # 2 is below 3.4
+    controller = reparametrize(
+        other := nn.Sequential(PoincareLinear(6, 8)).double(), Maestro(), ["0:weight"]
+    )
+    draw(controller, {"0:weight": 1})
+    expected = other.eval()(x)
+    assert convert_uneconomic(other.train()) == ["0:weight"]
+    torch.testing.assert_close(other(x), expected)
+    assert type(other[0]) is PoincareLinear
 
 
 def test_break_even_itself_is_not_smaller():
