@@ -4,7 +4,7 @@ It is what two successive convolutions share between them when they stand for on
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -56,6 +56,25 @@ class Movement(NamedTuple):
             vertical, horizontal = pair(padding)
             margins = (vertical, vertical), (horizontal, horizontal)
         return cls(stride, margins, dilation, padding_mode)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the keywords of an `nn.Conv2d` that moves like this.
+
+        Raises:
+            ValueError: margins of two widths, which it has no keyword for.
+        """
+        (top, bottom), (left, right) = self.margins
+        if top != bottom or left != right:
+            raise ValueError(
+                f"an even kernel has the margins {self.margins} with padding='same'; a plain "
+                f"convolution takes one width an axis"
+            )
+        return {
+            "stride": self.stride,
+            "padding": (top, left),
+            "dilation": self.dilation,
+            "padding_mode": self.padding_mode,
+        }
 
     def split(self) -> tuple["Movement", "Movement"]:
         """Return the part along the height and the part along the width."""

@@ -125,16 +125,15 @@ class Unfolding:
             dilation: Pixels from one entry of the kernel to the next.
             padding_mode: Costs nothing.
         """
-        movement = Movement.of(self.kernel_shape[2:], stride, padding, dilation, padding_mode)
-        pixels = prod(movement.output_size(input_hw, self.kernel_shape[2:]))
+        whole = Movement.of(self.kernel_shape[2:], stride, padding, dilation, padding_mode)
+        pixels = prod(whole.output_size(input_hw, self.kernel_shape[2:]))
         if rank is None:
             return pixels * prod(self.kernel_shape)
         first, second = self._factor_sizes(rank)
         h, w = self.kernel_shape[2:]
         side = {"channel": (h, w), "spatial": (h, 1)}.get(self.scheme, (1, 1))
-        return prod(self._movements(movement)[0].output_size(input_hw, side)) * first + (
-            pixels * second
-        )
+        middle = prod(self._movements(whole)[0].output_size(input_hw, side))
+        return middle * first + pixels * second
 
     def to_matrix(self, kernel: Tensor) -> Tensor:
         """Return the matrix of a kernel.
@@ -191,6 +190,18 @@ class Unfolding:
         second = right.reshape(g, rank, o, h, w).transpose(1, 2).reshape(g * o, rank, h, w)
         return first, second
 
+    def movements(
+        self,
+        *,
+        stride: Pair = 1,
+        padding: Pair | str = 0,
+        dilation: Pair = 1,
+        padding_mode: str = "zeros",
+    ) -> tuple[Movement, Movement]:
+        """Return how the first and the second convolution move, from the arguments of the one."""
+        whole = Movement.of(self.kernel_shape[2:], stride, padding, dilation, padding_mode)
+        return self._movements(whole)
+
     def convolve(
         self,
         x: Tensor,
@@ -235,18 +246,6 @@ class Unfolding:
             hidden = between(hidden)
         return across.convolve(hidden, second, bias, self.second_groups)
 
-    def pad(
-        self,
-        x: Tensor,
-        *,
-        stride: Pair = 1,
-        padding: Pair | str = 0,
-        dilation: Pair = 1,
-        padding_mode: str = "zeros",
-    ) -> Tensor:
-        """Return x (B, g i, H, W) with the margins that the one whole convolution sees."""
-        return Movement.of(self.kernel_shape[2:], stride, padding, dilation, padding_mode).pad(x)
-
     @cached_property
     def _sizes(self) -> tuple[int, int, int, int, int]:
         filters, i, h, w = self.kernel_shape
@@ -275,7 +274,7 @@ class Unfolding:
         return (right, left) if self.scheme == "channel" else (left, right)
 
     def _movements(self, movement: Movement) -> tuple[Movement, Movement]:
-        """How the two convolutions move."""
+        """Divide a movement between the two convolutions."""
         if self.scheme == "spatial":
             return movement.split()
         return (movement, Movement()) if self.scheme == "channel" else (Movement(), movement)

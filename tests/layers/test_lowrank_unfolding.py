@@ -65,10 +65,7 @@ def test_factors_of_full_rank_give_the_outputs_of_the_kernel(scheme, sides, grou
         expected = dense(x, kernel, offset, groups, **options)
         found = unfolding.convolve(x, left, right, offset, **options)
         torch.testing.assert_close(found, expected, **TOL)
-        padded = unfolding.pad(x, **options)
-        whole = F.conv2d(
-            padded, kernel, offset, geometry["stride"], 0, geometry["dilation"], groups
-        )
+        whole = Movement.of(sides, **options).convolve(x, kernel, offset, groups)
         torch.testing.assert_close(whole, expected, **TOL)
 
 
@@ -207,6 +204,24 @@ def test_a_horizontal_stride_leaves_the_first_convolution_of_the_spatial_scheme_
     assert macs > unfolding.parameters(4) * 8 * 8
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_two_plain_layers_with_the_kernels_and_movements_are_the_same_map(scheme, groups, geometry):
+    unfolding = Unfolding(scheme, (4, 3, 3, 5), groups)
+    left, right = factors(unfolding, 2)
+    x, options = draw(2, 3 * groups, 9, 11), {**geometry, "padding_mode": "circular"}
+    y = x
+    for kernel, movement, group in zip(
+        unfolding.kernels(left, right),
+        unfolding.movements(**options),
+        (groups, unfolding.second_groups),
+        strict=True,
+    ):
+        y = dense(y, kernel, None, group, **movement.arguments())
+    torch.testing.assert_close(y, unfolding.convolve(x, left, right, **options), **TOL)
+
+
 def test_padding_by_name_and_by_size_is_that_of_torch():
     even = Movement.of((4, 3), 1, "same", (1, 2))
     assert even.margins == ((1, 2), (2, 2))
@@ -245,6 +260,9 @@ BAD = {
     r"padding='same' needs stride 1, got \(2, 2\)": lambda: Unfolding("channel", (4, 3, 3, 3)).macs(
         1, (8, 8), stride=2, padding="same"
     ),
+    r"an even kernel has the margins \(\(1, 2\), \(1, 1\)\)": lambda: Movement.of(
+        (4, 3), 1, "same", 1
+    ).arguments(),
     "padding must be 'same', 'valid' or sizes, got 'full'": lambda: Movement.of(
         (3, 3), 1, "full", 1
     ),
