@@ -38,7 +38,7 @@ __all__ = ["BlockName", "LipschitzHead", "LipschitzMLP", "lipschitz_head", "prod
 BlockName = Literal["ldlt", "sll", "sandwich", "aol"]
 LipschitzHead = Literal["bounded", "lln"]
 Split = Literal["first", "even"]
-WiringName = Literal["skip_first", "chain_first", "feed_forward", "taps", "dense"]
+WiringName = Literal["joint", "skip_first", "chain_first", "feed_forward", "taps", "dense"]
 
 
 class LipschitzMLP(Network):
@@ -54,7 +54,8 @@ class LipschitzMLP(Network):
         split: Where L goes: all into the stem (`first`), or the same share into each layer.
         hidden_depth: Inner layers n of an `ldlt` block; the others have one.
         expansion: Inner width over `width`, for `ldlt` and `sll`.
-        wiring: Of an `ldlt` block; None is the identity skip for n = 1 and `skip_first` above.
+        wiring: Of an `ldlt` block; None is the identity skip for n = 1, `joint` for n = 2 and
+            `skip_first` above.
         activation: Inside the blocks: slopes in [0, 1]. An `aol` network has MaxMin.
         head: `bounded`, a linear layer of norm below 1, or `lln`, rows of norm 1.
 

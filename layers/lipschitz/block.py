@@ -15,7 +15,7 @@ Differs from it: see `ldlt`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -25,13 +25,18 @@ from torch.nn import functional as F
 from .activation import is_homogeneous, make_activation
 from .contraction import contraction, uncontract
 from .ldlt import Free
-from .ldlt_skip import given_skip_block
+from .ldlt_joint import JOINT
+from .ldlt_skip import SKIP_ONE, given_skip_block, skip_block
 from .lmi import LMIBlock
 from .plain import PlainBlock, Scale, linear
 from .protocol import LipschitzLayer, check_lipschitz
+from .single import single
 from .wiring import MAPS, Wiring, check_wiring, given_skip, same_block, unit_multipliers
 
 __all__ = ["LDLTBlock"]
+
+NARROW = {("joint", 2): JOINT, ("skip_first", 1): SKIP_ONE}
+"""Maps of a wiring and a number of inner layers with a backward pass in float32."""
 
 
 class LDLTBlock(LipschitzLayer):
@@ -44,16 +49,17 @@ class LDLTBlock(LipschitzLayer):
         lipschitz: L > 0.
         skip: `learned`; `identity`, A = L I, for one inner layer; `none`; or the matrix A
             (d_y, d_0) with ‖A‖ ≤ L, for one inner layer.
-        wiring: Where the learned skip stands in the elimination (`skip_first`, `chain_first`: the
-            same blocks, other parameters), or the other forms: `taps` (every inner layer reaches
-            the output) and `dense` (every layer reads all before it). None is `skip_first`, or
+        wiring: Where the learned skip stands in the elimination (`skip_first`, `chain_first`, or
+            `joint`, for two inner layers only: the same blocks, other parameters), or the other
+            forms: `taps` (every inner layer reaches the output) and `dense` (every layer reads all
+            before it). None is `joint` for two inner layers and `skip_first` for other numbers, or
             `feed_forward` where skip is `none`.
         activation: A name of `ACTIVATIONS`, or a module of such a class.
         bias: Whether b_k and b_y are learned.
         gain: Standard deviation of fresh K_k is gain/√columns; None is 0.3 for one inner layer
             (divide by √T in a stack of T blocks) and 1 for more.
-        skip_gain: κ of a fresh learned skip, A = L κ/√(1 + κ²) I in the skip-first form; None is 3
-            for one inner layer and 1.33 for more.
+        skip_gain: κ of a fresh learned skip, A = L κ/√(1 + κ²) I in the skip-first form, as which
+            a joint one starts; None is 3 for one inner layer and 1.33 for more.
 
     Shape:
         (…, d_0) -> (…, d_y).
@@ -141,8 +147,22 @@ class LDLTBlock(LipschitzLayer):
                 with torch.no_grad():
                     eye = torch.eye(self.out_width, self.widths[0])
                     self.out[:, : self.widths[0]] = self.skip_gain * eye
+        if self.wiring == "joint" and not self.get_parameter("k1").is_meta:
+            self._start_as_skip_first()
         if self.out_bias is not None:
             nn.init.zeros_(self.out_bias)
+
+    @torch.no_grad()
+    def _start_as_skip_first(self) -> None:
+        """Take the block that the parameters are in the skip-first form: there the skip is a I."""
+        own = {name: p.double() for name, p in self._parameters.items() if p is not None}
+        try:
+            self.load_block(skip_block(self._free(own), self.lipschitz))
+        except ValueError as error:
+            raise ValueError(
+                f"gain={self.gain:g} and skip_gain={self.skip_gain:g} start a block so near its "
+                f"bound that wiring='joint' loses it; lower them, or use wiring='skip_first'"
+            ) from error
 
     def compute(self, parameters: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Map the parameters to A, C_1 … C_n, the taps and λ; for A = L I only to C and λ."""
@@ -162,6 +182,16 @@ class LDLTBlock(LipschitzLayer):
             block = MAPS[self.wiring][0](free, self.lipschitz)
         taps = (t for t in block.taps if t is not None)
         return (block.skip, *block.inner, *taps, *block.multipliers)
+
+    def compute_narrow(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, ...] | None:
+        """Map the parameters of one or two inner layers with fixed λ to the same weights."""
+        learned = "out" in parameters and not self.given
+        rule = NARROW.get((self.wiring, len(self.widths) - 1)) if learned else None
+        if rule is None or "log_multiplier1" in parameters:
+            return None
+        kernels = [parameters[f"k{k}"] for k in range(1, len(self.widths))]
+        weights = single(rule, self.lipschitz, parameters["out"], *kernels)
+        return *weights, *(k.new_ones(len(k)) for k in kernels)
 
     def finish(self, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Let B = −Cᵀ Λ/L follow from C after the cast: P_0n = 0 must be as exact as P_00 = 0."""

@@ -140,7 +140,7 @@ class LDLTCircularConv2d(LipschitzLayer):
         padding: Zeros around the image, cropped after.
         lipschitz: L > 0.
         skip: `identity` (A = L I, one inner layer only) or `learned` (a circular convolution).
-        wiring: Of a learned skip, as in `LDLTBlock`: `skip_first` or `chain_first`.
+        wiring: Of a learned skip, as in `LDLTBlock`: `skip_first` (None is this) or `chain_first`.
         activation: A name of `ACTIVATIONS`, or a module of such a class.
         gain, skip_gain: As in `LDLTBlock`.
 
@@ -184,8 +184,10 @@ class LDLTCircularConv2d(LipschitzLayer):
                 f"skip must be 'identity' or 'learned' and wiring 'skip_first' or 'chain_first', "
                 f"got {skip!r} and {wiring!r}"
             )
-        self.wiring = check_wiring(skip, wiring, n)
         self.identity = skip == "identity"
+        if wiring is None and not self.identity:
+            wiring = "skip_first"  # a joint start has kernels as large as the image
+        self.wiring = check_wiring(skip, wiring, n)
         if self.identity and out_channels != channels:
             raise ValueError(
                 f"skip='identity' needs out_channels = channels = {channels}, got {out_channels}"

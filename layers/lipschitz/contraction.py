@@ -8,14 +8,18 @@ from one K.
 
 Source: the factor is that of Juston et al. 2025, arXiv:2512.05915, as derived anew here.
 Differs from it: I is exact up to `slack`, some roundings of K Kᵀ, which keeps the bound true at any
-gain; complex matrices and leading axes are allowed; the
-backward pass is written out, two products and one triangular solve.
+gain; complex matrices and leading axes are allowed; the backward pass is written out, two products
+and one triangular solve; only the triangle of K Kᵀ that is read is computed.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+
+STRIP, LEAF = 128, 250
+"""Rows of the strips of a product of which the lower triangle is used, and rows up to which a
+Cholesky factor is taken at once: LAPACK's is slow where rows are a power of two apart in memory."""
 
 __all__ = ["bounded", "contraction", "solve_left", "solve_right", "uncontract"]
 
@@ -30,9 +34,10 @@ def solve_right(x: Tensor, n: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(n.mH, x, upper=True, left=False)
 
 
-def plus_identity(gram: Tensor, extra: Tensor | float = 0.0) -> Tensor:
-    """Return (1 + extra) I + G."""
-    return gram + (1 + extra) * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+def _solve_rows(n: Tensor, x: Tensor, *, upper: bool = False, in_place: bool = False) -> Tensor:
+    """Return N⁻¹ X as the transpose of Xᵀ N⁻ᵀ, which reads rows in the order of memory."""
+    out = x.mT if in_place and not torch.compiler.is_compiling() else None
+    return torch.linalg.solve_triangular(n.mT, x.mT, upper=not upper, left=False, out=out).mT
 
 
 def slack(gram: Tensor, terms: int) -> Tensor:
@@ -49,16 +54,67 @@ def slack(gram: Tensor, terms: int) -> Tensor:
     return (terms * torch.finfo(gram.dtype).eps / 2 * trace)[..., None, None]
 
 
+def _lower_product(x: Tensor, y: Tensor) -> Tensor:
+    """Return X Yᴴ, without a graph only up to what stands above its diagonal."""
+    rows = x.shape[-2]
+    if rows <= STRIP or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return x @ y.mH
+    product = x.new_empty(*x.shape[:-1], rows)
+    for start in range(0, rows, STRIP):
+        strip, end = slice(start, start + STRIP), slice(None, start + STRIP)
+        torch.matmul(x[..., strip, :], y[..., end, :].mH, out=product[..., strip, end])
+    return product
+
+
+def _cholesky_(gram: Tensor) -> None:
+    """Replace a matrix, given by its lower triangle, by its Cholesky factor; by unequal halves."""
+    if gram.shape[-1] <= LEAF:
+        gram.copy_(torch.linalg.cholesky(gram))
+        return
+    half = gram.shape[-1] // 2 + 8
+    head, side, tail = gram[..., :half, :half], gram[..., half:, :half], gram[..., half:, half:]
+    _cholesky_(head)
+    side.copy_(solve_right(side, head))
+    tail -= side @ side.mH
+    _cholesky_(tail)
+    gram[..., :half, half:] = 0
+
+
+def contract(k: Tensor, *, in_place: bool = False) -> tuple[Tensor, Tensor]:
+    """Return what `contraction` does, without a graph; in place, K is replaced by Q."""
+    gram = _lower_product(k, k)
+    extra = slack(gram, sum(k.shape[-2:]))[..., 0]
+    gram.diagonal(dim1=-2, dim2=-1).add_(1 + extra)
+    _cholesky_(gram)
+    return _solve_rows(gram, k, in_place=in_place), gram
+
+
+def contraction_backward(q: Tensor, n: Tensor, of_q: Tensor | None, of_n: Tensor | None) -> Tensor:
+    """Return K̄ = N⁻ᴴ (Q̄ − S Q), S the lower half of Q̄ Qᴴ − Nᴴ N̄, mirrored.
+
+    Args:
+        q: Q.
+        n: N.
+        of_q: Q̄, or None for zero; not both.
+        of_n: N̄, or None for zero.
+    """
+    # What N̄ holds above its diagonal stays above it in Nᴴ N̄, and is dropped below.
+    half = None if of_q is None else _lower_product(of_q, q)
+    if of_n is not None:
+        half = -(n.mH @ of_n) if half is None else half - n.mH @ of_n
+    assert half is not None
+    half.tril_().diagonal(dim1=-2, dim2=-1).mul_(0.5)
+    inner = ((half + half.mH) @ q).neg_()
+    inner = inner if of_q is None else inner.add_(of_q)
+    return _solve_rows(n.mH, inner, upper=True, in_place=not torch.is_grad_enabled())
+
+
 class _Contraction(torch.autograd.Function):
-    """K -> (Q, N). Backward: K̄ = N⁻ᴴ (Q̄ + S Q) with S the lower half of Nᴴ N̄ − Q̄ Qᴴ, mirrored."""
+    """K -> (Q, N)."""
 
     @staticmethod
     def forward(k: Tensor) -> tuple[Tensor, Tensor]:
-        gram = k @ k.mH
-        extra = slack(gram, sum(k.shape[-2:]))[..., 0]
-        gram.diagonal(dim1=-2, dim2=-1).add_(1 + extra)
-        n = torch.linalg.cholesky(gram)
-        return solve_left(n, k), n
+        return contract(k.contiguous())  # the same numbers for any layout
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
@@ -67,17 +123,11 @@ class _Contraction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Tensor | None:
-        q, n = ctx.saved_tensors
         of_q, of_n = grads
         if of_q is None and of_n is None:
             return None
-        # What N̄ holds above its diagonal stays above it in Nᴴ N̄, and is dropped below.
-        half = torch.zeros_like(n) if of_n is None else n.mH @ of_n
-        half = (half if of_q is None else half - of_q @ q.mH).tril()
-        mirrored = half + half.mH
-        mirrored.diagonal(dim1=-2, dim2=-1).mul_(0.5)
-        inner = mirrored @ q if of_q is None else of_q + mirrored @ q
-        return torch.linalg.solve_triangular(n.mH, inner, upper=True)
+        q, n = ctx.saved_tensors
+        return contraction_backward(q, n, of_q, of_n)
 
 
 def contraction(k: Tensor) -> tuple[Tensor, Tensor]:

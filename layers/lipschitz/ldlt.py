@@ -115,7 +115,7 @@ def _unchain(block: LMIBlock, lipschitz: float) -> _Chain:
     return _Chain(list(block.inner), ks, ns, ss)
 
 
-def _through(first: Tensor, kernels: Sequence[Tensor]) -> list[Tensor]:
+def through(first: Tensor, kernels: Sequence[Tensor]) -> list[Tensor]:
     """Return X, X K_1ᵀ, X K_1ᵀ K_2ᵀ, …: what taps of zero make of the columns after X."""
     parts = [first]
     for k in kernels:
@@ -127,7 +127,7 @@ def residual_block(free: Free, lipschitz: float) -> LMIBlock:
     """Return the weights of y = A x + B σ(C_n … σ(C_1 x)), for any n ≥ 1."""
     chain = _chain(free, lipschitz)
     width, n = free.inner[0].shape[-1], len(free.inner)
-    parts = _through(free.out[..., :width], free.inner[:-1])
+    parts = through(free.out[..., :width], free.inner[:-1])
     sizes = [part.shape[-1] for part in parts]
     last = free.out[..., width:]
     t, _ = contraction(torch.cat([*parts, last], dim=-1))
@@ -144,7 +144,7 @@ def residual_inverse(block: LMIBlock, lipschitz: float) -> Free:
     """
     last = only_last_tap(block)
     chain = _unchain(block, lipschitz)
-    parts = _through(block.skip / lipschitz, chain.k[:-1])
+    parts = through(block.skip / lipschitz, chain.k[:-1])
     t = chain.untap(len(block.inner), last, parts[-1])
     out, _ = uncontract(torch.cat([*parts, t], dim=-1), "the contraction of the output")
     ends = out[..., : parts[0].shape[-1]], out[..., -t.shape[-1] :]

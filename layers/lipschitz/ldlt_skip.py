@@ -1,18 +1,22 @@
 """LDLᵀ blocks, skip first: the skip is chosen freely, the branch takes what it leaves.
 
-With M_0 the Cholesky factor of I + K_0ᵀ K_0 and N_k, Q_k those of K_k as in `ldlt`,
+The output is eliminated first, then x, w_1 … w_n. With M_0 the Cholesky factor of I + K_0ᵀ K_0, and
+N_k, Q_k those of K_k and S_k = Λ_k^{1/2} as in `ldlt`,
 
-    A = L K_0 M_0⁻ᵀ,   D_0 = L² I − Aᵀ A = F_0 F_0ᵀ,   F_0 = L M_0⁻¹,
-    D_k = 2Λ_k − Λ_k C_k D_{k-1}⁻¹ C_kᵀ Λ_k = F_k F_kᵀ,   F_k = √2 S_k N_k⁻¹,
-    C_k = √2 S_k⁻¹ Q_k F_{k-1}ᵀ  (k < n),   C_n = √2 S_n⁻¹ Q_n Uᵀ F_{n-1}ᵀ.
+    A = L K_0 M_0⁻ᵀ,   C_1 = √2 L S_1⁻¹ Q_1 M_0⁻ᵀ,   C_k = 2 S_k⁻¹ Q_k N_{k-1}⁻ᵀ S_{k-1}   (k < n).
 
-The skip meets the output, which fills the last column of the elimination in: Π_0 = K_0,
-Π_k = Π_{k-1} K_kᵀ, Σ_k = I + Σ_{j≤k} Π_j Π_jᵀ, U Uᵀ = I + Π_{n-1}ᵀ Σ_{n-2}⁻¹ Π_{n-1} (Σ_{-1} = I),
+Only the last row of the factor meets the output. Its other blocks follow from B where the matrix
+has zeros: with Π_0 = K_0, Π_k = Π_{k-1} K_kᵀ, that row is √2 S_n times
 
-    B = √2 (G⁻ᵀ Q_B − Σ⁻¹ Π_{n-1} U K_nᵀ) N_n⁻ᵀ S_n,   G Gᵀ = Σ = Σ_{n-1}.
+    [T, −T Π_0, …, −T Π_{n-2}, −Q_n, N_n⁻¹],
 
-The second term completes the square of D_n = 2Λ_n − … − Bᵀ Σ B − cross terms. K_0 = κ I gives
-A = L κ/√(1 + κ²) I exactly.
+where [T, T Π_0, …, T Π_{n-2}, Q_n] is the contraction of [K_Bᵀ, K_Bᵀ Π_0, …, K_n], N_n its factor:
+
+    B = √2 Tᵀ S_n,   C_n = 2 S_n⁻¹ (Q_n N_{n-1}⁻ᵀ − T Π_{n-2} Q_{n-1}ᵀ) S_{n-1},
+    C_1 = √2 L S_1⁻¹ (Q_1 M_0⁻ᵀ − T A/L)   for n = 1.
+
+The second terms complete the square of skip and branch. K_0 = κ I gives A = L κ/√(1 + κ²) I
+exactly.
 
 For one inner layer the skip may also be given, ‖A‖ ≤ L with equality allowed:
 
@@ -20,79 +24,61 @@ For one inner layer the skip may also be given, ‖A‖ ≤ L with equality allo
 
 A = I, L = 1 is an SLL block, A = 0 a Sandwich layer, A orthogonal a rotated SLL.
 
-Source: Juston et al. 2025, arXiv:2512.05915, for the LDLᵀ order; the corner is derived here.
-Differs from it: Nᵀ N and N Nᵀ are kept apart, the sum over k uses D⁻¹, and the cross term of skip
-and branch is kept.
+Source: Juston et al. 2025, arXiv:2512.05915, for the LDLᵀ order; this one is derived here.
+Differs from it: the output stands before x, which leaves one row to complete; Nᵀ N and N Nᵀ are
+kept apart, and the cross term of skip and branch is kept.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from .contraction import contraction, plus_identity, slack, solve_left, solve_right, uncontract
-from .ldlt import ROOT2, Free, only_last_tap, rows
+from .contraction import contract, contraction, contraction_backward, solve_right, uncontract
+from .ldlt import ROOT2, Free, only_last_tap, rows, through
 from .lmi import LMIBlock
+from .single import Rule
 
-__all__ = ["given_skip_block", "skip_block", "skip_inverse"]
-
-
-class _Corner(NamedTuple):
-    """What the skip leaves of the output: Π_{n-1}, U, and the Cholesky factor G of Σ."""
-
-    pi: Tensor
-    u: Tensor
-    g: Tensor
-
-
-def _corner(k0: Tensor, kernels: list[Tensor]) -> _Corner:
-    """Eliminate the skip and K_1 … K_{n-1}."""
-    pi = k0
-    before = torch.zeros_like(k0 @ k0.mH)
-    for k in kernels:
-        before = before + pi @ pi.mH
-        pi = pi @ k.mH
-    sigma = before + pi @ pi.mH
-    extra = slack(sigma, sum(sum(k.shape[-2:]) for k in (k0, *kernels)))
-    whitened = pi
-    if kernels:
-        whitened = solve_left(torch.linalg.cholesky(plus_identity(before, extra)), pi)
-    u = torch.linalg.cholesky(plus_identity(whitened.mH @ whitened))
-    return _Corner(pi, u, torch.linalg.cholesky(plus_identity(sigma, extra)))
-
-
-def _cross(corner: _Corner, k: Tensor) -> Tensor:
-    """Return Gᴴ Σ⁻¹ Π U K_nᴴ = G⁻¹ Π U K_nᴴ."""
-    return solve_left(corner.g, corner.pi) @ corner.u @ k.mH
+__all__ = ["SKIP_ONE", "given_skip_block", "skip_block", "skip_inverse"]
 
 
 def skip_block(free: Free, lipschitz: float) -> LMIBlock:
     """Return the weights of y = A x + B σ(C_n … σ(C_1 x)) from [K_0, K_B] and K_1 … K_n."""
+    *kernels, last = free.inner
     width = free.inner[0].shape[-1]
     k0, kb = free.out[..., :width], free.out[..., width:]
     qa, m = contraction(k0.mH)  # M⁻¹ K_0ᴴ = Aᴴ / L
-    *earlier, last = free.inner
-    corner = _corner(k0, earlier)
-    cs, factor, scale = [], m, lipschitz  # F = scale · diag(s) · factor⁻¹
-    s: Tensor | None = None
-    for k, multiplier in zip(earlier, free.multipliers, strict=False):
-        q, n = contraction(k)
-        cs.append(_inner(q, factor, scale, s, multiplier.sqrt()))
-        factor, scale, s = n, ROOT2, multiplier.sqrt()
-    q, n = contraction(last)
-    root = free.multipliers[-1].sqrt()
-    cs.append(_inner(q @ corner.u.mH, factor, scale, s, root))
-    qb, _ = contraction(kb)
-    core = torch.linalg.solve_triangular(corner.g.mH, qb - _cross(corner, last), upper=True)
-    tap = ROOT2 * solve_right(core, n) * root
-    taps = (*[None] * len(earlier), tap)
+    pairs = [(qa, m), *(contraction(k) for k in kernels)]
+    parts = _last_row(kb.mH, k0, kernels)
+    row, _ = contraction(torch.cat([*parts, last], dim=-1))
+    *ts, q = row.split([*(part.shape[-1] for part in parts), last.shape[-1]], dim=-1)
+    cores = [solve_right(q, n) for (q, _), (_, n) in zip(pairs[1:], pairs, strict=False)]
+    cores.append(solve_right(q, pairs[-1][1]) - ts[-1] @ pairs[-1][0].mH)
+    cs = (
+        scale * rows(1 / own, core * before)
+        for core, (own, before, scale) in zip(
+            cores, _scales(free.multipliers, width, lipschitz), strict=True
+        )
+    )
+    tap = ROOT2 * ts[0].mH * free.multipliers[-1].sqrt()
+    taps = (*[None] * len(kernels), tap)
     return LMIBlock(lipschitz * qa.mH, tuple(cs), taps, free.multipliers)
 
 
-def _inner(q: Tensor, factor: Tensor, scale: float, before: Tensor | None, own: Tensor) -> Tensor:
-    """Return √2 S⁻¹ Q Fᴴ."""
-    c = ROOT2 * scale * solve_right(q, factor)
-    return rows(1 / own, c if before is None else c * before)
+def _scales(
+    multipliers: Sequence[Tensor], width: int, lipschitz: float
+) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Iterate over S_k, S_{k-1} (1 for k = 1) and √2 L (2 for k > 1)."""
+    before, scale = multipliers[0].new_ones(width), ROOT2 * lipschitz
+    for multiplier in multipliers:
+        own = multiplier.sqrt()
+        yield own, before, scale
+        before, scale = own, 2.0
+
+
+def _last_row(t: Tensor, k0: Tensor, kernels: Sequence[Tensor]) -> list[Tensor]:
+    """Return T, T Π_0, …, T Π_{n-2}; T alone for n = 1."""
+    return [t, *through(t @ k0, kernels[:-1])] if kernels else [t]
 
 
 def skip_inverse(block: LMIBlock, lipschitz: float) -> Free:
@@ -102,23 +88,66 @@ def skip_inverse(block: LMIBlock, lipschitz: float) -> Free:
         ValueError: the block is not strictly certified, or taps other than the last.
     """
     tap = only_last_tap(block)
-    k0h, m = uncontract(block.skip.mH / lipschitz, "A / L")
-    k0, kernels = k0h.mH, []
-    factor, scale, before = m, lipschitz, torch.ones_like(block.skip.real[..., 0, :])
-    corner = _corner(k0, [])
-    for k, (c, multiplier) in enumerate(zip(block.inner, block.multipliers, strict=True), start=1):
-        own = multiplier.sqrt()
-        q = (rows(own, c) / before.unsqueeze(-2)) @ factor.mH / (ROOT2 * scale)
-        if k == len(block.inner):
-            corner = _corner(k0, kernels)
-            q = solve_right(q, corner.u)
+    scales = list(_scales(block.multipliers, block.skip.shape[-1], lipschitz))
+    *cores, last = (
+        rows(own, c / before) / scale
+        for c, (own, before, scale) in zip(block.inner, scales, strict=True)
+    )
+    q = block.skip.mH / lipschitz
+    k0h, n = uncontract(q, "A / L")
+    kernels = []
+    for k, core in enumerate(cores, start=1):
+        q = core @ n.mH
         kernel, n = uncontract(q, f"the contraction of C_{k}")
         kernels.append(kernel)
-        factor, scale, before = n, ROOT2, own
-    core = (tap / before) @ factor.mH / ROOT2
-    qb = corner.g.mH @ core + _cross(corner, kernels[-1])
-    kb, _ = uncontract(qb, "the contraction of the output")
-    return Free(tuple(kernels), torch.cat([k0, kb], dim=-1), block.multipliers)
+    parts = _last_row(rows(1 / scales[-1][0], tap.mH) / ROOT2, k0h.mH, kernels)
+    q = (last + parts[-1] @ q.mH) @ n.mH
+    row, _ = uncontract(torch.cat([*parts, q], dim=-1), "the contraction of B and the last layer")
+    kbh, kernel = row[..., : tap.shape[-2]], row[..., row.shape[-1] - q.shape[-1] :]
+    out = torch.cat([k0h.mH, kbh.mH], dim=-1)
+    return Free((*kernels, kernel), out, block.multipliers)
+
+
+def _define(parameters: tuple[Tensor, ...], lipschitz: float) -> tuple[Tensor, ...]:
+    out, k1 = parameters
+    block = skip_block(Free((k1,), out, (k1.new_ones(len(k1)),)), lipschitz)
+    assert block.taps[0] is not None
+    return block.skip, block.inner[0], block.taps[0]
+
+
+def _forward(
+    parameters: tuple[Tensor, ...], lipschitz: float
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    out, k1 = parameters
+    width = k1.shape[1]
+    qa, m = contract(out[:, :width].mT.to(torch.float64, memory_format=torch.contiguous_format))
+    row = out.new_empty(len(k1), len(out) + width, dtype=torch.float64)
+    row[:, : len(out)] = out[:, width:].mT
+    row[:, len(out) :] = k1
+    row, n = contract(row, in_place=True)
+    t, q = row.split([len(out), width], dim=1)
+    first = solve_right(q, m)
+    weights = lipschitz * qa.mT, ROOT2 * lipschitz * (first - t @ qa.mT), ROOT2 * t.mT
+    return weights, (qa, m, row, n, first)
+
+
+def _backward(
+    factors: tuple[Tensor, ...], grads: tuple[Tensor, ...], lipschitz: float
+) -> tuple[Tensor, ...]:
+    qa, m, row, n, first = factors
+    of_skip, of_core, of_tap = grads
+    of_core = ROOT2 * lipschitz * of_core
+    t = row[:, : len(of_tap)]
+    of_q = torch.linalg.solve_triangular(m, of_core, upper=False, left=False)
+    of_row = torch.cat([ROOT2 * of_tap.mT - of_core @ qa, of_q], dim=1)
+    of_qa = lipschitz * of_skip.mT - of_core.mT @ t
+    of_k0 = contraction_backward(qa, m, of_qa, -of_q.mT @ first).mT
+    of_row = contraction_backward(row, n, of_row, None)
+    return torch.cat([of_k0, of_row[:, : len(of_tap)].mT], dim=1), of_row[:, len(of_tap) :]
+
+
+SKIP_ONE = Rule(_define, _forward, _backward, factors=5)
+"""[K_0, K_B], K_1 -> A, C, B of one inner layer for λ = 1."""
 
 
 def given_skip_block(

@@ -182,8 +182,9 @@ def refuse_nan(layer: str, parameters: Mapping[str, Tensor]) -> None:
         ValueError: naming the layer and the parameter.
     """
     for name, p in parameters.items():
-        # A sum is finite where its terms are: float64 holds any sum of narrower numbers.
-        if not math.isfinite(float(p.detach().sum(dtype=torch.float64))):
+        # A sum is finite only where its terms are, and float64 holds any sum of narrower numbers.
+        sound = math.isfinite(float(p.detach().sum()))
+        if not sound and not math.isfinite(float(p.detach().sum(dtype=torch.float64))):
             raise ValueError(
                 f"{layer}: the parameter {name} holds NaN or infinite values, for which no weights "
                 f"exist; load sound weights or train with a lower rate"

@@ -16,14 +16,16 @@ from .ldlt import (
     taps_block,
     taps_inverse,
 )
+from .ldlt_joint import joint_block, joint_inverse
 from .ldlt_skip import skip_block, skip_inverse
 from .lmi import LMIBlock
 
 __all__ = ["MAPS", "Wiring", "check_wiring", "given_skip", "same_block", "unit_multipliers"]
 
-Wiring = Literal["skip_first", "chain_first", "feed_forward", "taps", "dense"]
+Wiring = Literal["joint", "skip_first", "chain_first", "feed_forward", "taps", "dense"]
 
 MAPS = {
+    "joint": (joint_block, joint_inverse),
     "skip_first": (skip_block, skip_inverse),
     "chain_first": (residual_block, residual_inverse),
     "feed_forward": (feed_forward_block, feed_forward_inverse),
@@ -60,9 +62,15 @@ def check_wiring(skip: str | Tensor, wiring: str | None, layers: int) -> Wiring:
             f"wiring='feed_forward' is the form with skip='none', got skip={skip!r} and "
             f"wiring={wiring!r}"
         )
+    if wiring == "joint" and layers != 2:
+        raise ValueError(
+            f"wiring='joint' is the form of two inner layers, got {layers}; use 'skip_first'"
+        )
     if skip == "none":
         return "feed_forward"
-    return "skip_first" if wiring is None else wiring  # type: ignore[return-value]
+    if wiring is None:
+        return "joint" if layers == 2 else "skip_first"
+    return wiring  # type: ignore[return-value]
 
 
 def given_skip(skip: Tensor, shape: tuple[int, int], lipschitz: float) -> tuple[Tensor, ...]:

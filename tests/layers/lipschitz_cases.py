@@ -15,10 +15,12 @@ from archzoo.layers.lipschitz.ldlt import (
     taps_block,
     taps_inverse,
 )
+from archzoo.layers.lipschitz.ldlt_joint import joint_block, joint_inverse
 from archzoo.layers.lipschitz.ldlt_skip import skip_block, skip_inverse
 from torch import Tensor, nn
 
 FORMS = {
+    "joint": (joint_block, joint_inverse),
     "chain_first": (residual_block, residual_inverse),
     "skip_first": (skip_block, skip_inverse),
     "feed_forward": (feed_forward_block, feed_forward_inverse),
@@ -33,7 +35,11 @@ def normals(g: torch.Generator, *shape: int) -> Tensor:
 
 
 def draw(form: str, g: torch.Generator, layers: int, gain: float, widest: int = 6) -> Free:
-    """Draw the free matrices of a block with random rectangular shapes and multipliers."""
+    """Draw the free matrices of a block with random rectangular shapes and multipliers.
+
+    The joint form has two inner layers, whatever is asked for.
+    """
+    layers = 2 if form == "joint" else layers
     widths = [int(torch.randint(1, widest + 1, (), generator=g)) for _ in range(layers + 2)]
     *widths, out = widths
     columns = {"taps": sum(widths), "dense": sum(widths), "feed_forward": widths[-1]}

@@ -5,12 +5,14 @@ import torch
 from archzoo.layers.lipschitz import LMIBlock, contraction, ldlt, lmi_matrix, uncontract
 from archzoo.layers.lipschitz.contraction import bounded, solve_right
 from archzoo.layers.lipschitz.ldlt import Free, feed_forward_block, residual_block
+from archzoo.layers.lipschitz.ldlt_joint import joint_block, joint_inverse
 from archzoo.layers.lipschitz.ldlt_skip import given_skip_block, skip_block
 from torch.autograd import gradcheck, gradgradcheck
 
 from .lipschitz_cases import FORMS, draw, normals, smallest, worst_pattern
 
 forms = pytest.mark.parametrize("form", FORMS)
+DEPTHS = [(form, n) for form in FORMS for n in (1, 2, 3) if form != "joint" or n == 2]
 
 
 def generator(seed: int) -> torch.Generator:
@@ -52,13 +54,14 @@ def test_the_backward_pass_of_a_contraction_is_right_twice(shape):
     assert gradcheck(contraction, (z.requires_grad_(),))
 
 
-def test_a_contraction_is_the_plain_formula_with_its_gradients():
-    k = normals(generator(5), 5, 7).requires_grad_()
-    n = torch.linalg.cholesky(torch.eye(5, dtype=torch.float64) + k @ k.mT)
+@pytest.mark.parametrize("rows", [5, 140, 270])  # whole, in strips, with a factor in halves
+def test_a_contraction_is_the_plain_formula_with_its_gradients(rows):
+    k = (normals(generator(5), rows, 7) / rows**0.5).requires_grad_()
+    n = torch.linalg.cholesky(torch.eye(rows, dtype=torch.float64) + k @ k.mT)
     plain = torch.linalg.solve_triangular(n, k, upper=False)
     ours, factor = contraction(k)
     torch.testing.assert_close((ours, factor), (plain, n), rtol=1e-12, atol=1e-13)
-    weights = normals(generator(6), 5, 7), normals(generator(7), 5, 5)
+    weights = normals(generator(6), rows, 7), normals(generator(7), rows, rows)
     grads = [
         torch.autograd.grad((a * weights[0]).sum() + (b * weights[1]).sum(), k)[0]
         for a, b in ((plain, n), (ours, factor))
@@ -73,7 +76,7 @@ def test_a_contraction_is_the_plain_formula_with_its_gradients():
 def test_every_block_satisfies_the_inequality(form):
     g = generator(10)
     lowest = 0.0
-    for trial in range(240):  # 1,200 over the five forms
+    for trial in range(240):  # 1,440 over the six forms
         gain = (0.1, 1.0, 10.0, 100.0, 1000.0)[trial % 5]
         lipschitz = (0.5, 1.0, 3.0)[trial % 3]
         block = FORMS[form][0](draw(form, g, 1 + trial % 8, gain), lipschitz)
@@ -128,6 +131,26 @@ def test_the_wrong_triangular_side_fails_the_same_law(monkeypatch):
     assert min(smallest(residual_block(free, 1.0), 1.0) for free in narrow) >= -1e-10
 
 
+def test_two_inner_layers_satisfy_it_iff_one_matrix_of_their_weights_has_norm_one():
+    g = generator(28)
+    for trial in range(30):
+        lipschitz, (d, d1, d2, out) = (0.5, 1.0, 3.0)[trial % 3], (3 + trial % 2, 4, 2, 5)
+        s1, s2 = (0.5 * normals(g, d1)).exp(), (0.5 * normals(g, d2)).exp()
+        m = normals(g, out + d1, d + d2)
+        m = m / torch.linalg.matrix_norm(m, 2)
+
+        def block(m, size, d=d, s1=s1, s2=s2, lipschitz=lipschitz, out=out):
+            (a, b), (c1, c2) = (strip.split([d, len(s2)], 1) for strip in (size * m).split(
+                [out, len(s1)]))  # fmt: skip
+            inner = 2**0.5 * lipschitz * c1 / s1[:, None], 2 * c2.mT / s2[:, None] * s1
+            return LMIBlock(lipschitz * a, inner, (None, 2**0.5 * b * s2), (s1**2, s2**2))
+
+        # float64: eigenvalues of at most eleven rows.
+        assert abs(smallest(block(m, 1.0), lipschitz)) < 1e-12
+        assert smallest(block(m, 0.99), lipschitz) > 1e-4
+        assert smallest(block(m, 1.01), lipschitz) < -1e-4
+
+
 def test_a_wrong_factor_inside_the_contraction_fails_it_too(monkeypatch):
     free = draw("feed_forward", generator(13), 2, 3.0)
 
@@ -158,13 +181,24 @@ def test_a_certified_block_comes_back_from_its_parameters(form):
             torch.testing.assert_close(other, one, rtol=0, atol=1e-10)
 
 
-def test_the_two_residual_forms_reach_the_same_blocks():
-    free = draw("chain_first", generator(15), 3, 0.8)
+@pytest.mark.parametrize(("other", "layers"), [("skip_first", 1), ("skip_first", 3), ("joint", 2)])
+def test_the_residual_forms_reach_the_same_blocks(other, layers):
+    free = draw("chain_first", generator(15), layers, 0.8)
     block = residual_block(free, 2.0)
-    again = skip_block(FORMS["skip_first"][1](block, 2.0), 2.0)
+    to_block, to_free = FORMS[other]
+    again = to_block(to_free(block, 2.0), 2.0)
     torch.testing.assert_close(again.skip, block.skip, rtol=0, atol=1e-10)
     torch.testing.assert_close(again.inner, block.inner, rtol=0, atol=1e-10)
     torch.testing.assert_close(again.taps[-1], block.taps[-1], rtol=0, atol=1e-10)
+
+
+def test_the_joint_form_has_two_inner_layers():
+    for layers in (1, 3):
+        free = draw("chain_first", generator(29), layers, 0.8)
+        with pytest.raises(ValueError, match=f"two inner layers, got {layers}"):
+            joint_block(free, 1.0)
+        with pytest.raises(ValueError, match=f"two inner layers, got {layers}"):
+            joint_inverse(residual_block(free, 1.0), 1.0)
 
 
 @forms
@@ -282,8 +316,7 @@ def square(form: str, layers: int, gain: float, d: int = 6) -> Free:
 
 
 @pytest.mark.parametrize("gain", [1.0, 5.0, 30.0])
-@pytest.mark.parametrize("layers", [1, 2, 3])
-@forms
+@pytest.mark.parametrize(("form", "layers"), DEPTHS)
 def test_no_pattern_passes_the_bound(form, layers, gain):
     block = FORMS[form][0](square(form, layers, gain), 1.5)
     assert worst_pattern(block, starts=3) <= 1.5 * (1 + 1e-9)

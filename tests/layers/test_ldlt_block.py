@@ -21,6 +21,7 @@ BLOCKS = {
     "orthogonal": {"hidden": (7,), "skip": torch.eye(6).flip(0)},
     "one": {"hidden": (7,)},
     "two": {"hidden": (7, 5)},
+    "skip": {"hidden": (7, 5), "wiring": "skip_first"},
     "chain": {"hidden": (7, 5), "wiring": "chain_first", "out_width": 4},
     "taps": {"hidden": (7, 5, 6), "wiring": "taps"},
     "dense": {"hidden": (7, 5), "wiring": "dense"},
@@ -99,6 +100,51 @@ def test_a_fresh_block_of_two_layers_has_four_fifths_of_the_identity_as_its_skip
     assert (skip - 0.7993 * torch.eye(5, dtype=torch.float64)).abs().max() < 1e-4
 
 
+# The way back in float32.
+
+NARROW = [
+    {"hidden": (7,), "out_width": 5},
+    {"hidden": (150,), "lipschitz": 2.0},
+    {"hidden": (3, 4), "lipschitz": 0.5},
+    {"hidden": (9, 5), "out_width": 7},  # more rows than columns in the one contraction
+    {"hidden": (150, 300)},
+]
+
+
+@pytest.mark.parametrize("size", [0.1, 30.0])
+@pytest.mark.parametrize("options", NARROW, ids=str)
+def test_a_float32_block_has_the_weights_of_its_definition_and_their_gradients(options, size):
+    torch.manual_seed(0)
+    module = noisy(LDLTBlock(6, **options), size)
+    wide = copy.deepcopy(module).double()
+    found, defined = ([w for w in m.weights() if w.requires_grad] for m in (module, wide))
+    assert all("Single" in type(w.grad_fn).__name__ for w in found)
+    torch.testing.assert_close(found, [w.float() for w in defined], rtol=0, atol=0)
+    of = [torch.randn_like(w) for w in found]
+    names = [name for name, _ in module.named_parameters() if "bias" not in name]
+    ours = torch.autograd.grad(found, [module.get_parameter(n) for n in names], of)
+    theirs = torch.autograd.grad(
+        defined, [wide.get_parameter(n) for n in names], [g.double() for g in of]
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        # ε of float32 times the condition number of a factor: up to 400 for 150 rows.
+        assert (one - other).norm() <= 400 * torch.finfo(torch.float32).eps * other.norm()
+
+
+@pytest.mark.parametrize("options", [NARROW[0], NARROW[2]], ids=str)
+def test_a_second_derivative_is_that_of_the_definition(options):
+    torch.manual_seed(0)
+    module = noisy(LDLTBlock(6, **options))
+    found = []
+    for m in (module, copy.deepcopy(module).double()):
+        own = [p for name, p in m.named_parameters() if "bias" not in name]
+        total = sum(w.pow(3).sum() for w in m.weights())
+        first = torch.autograd.grad(total, own, create_graph=True)
+        found.append(torch.autograd.grad(sum(g.square().sum() for g in first), own))
+    for one, other in zip(*found, strict=True):
+        assert (one - other).norm() <= 1e-5 * other.norm()  # float32
+
+
 # Refusals.
 
 
@@ -117,6 +163,8 @@ def test_a_fresh_block_of_two_layers_has_four_fifths_of_the_identity_as_its_skip
         ({"hidden": (3,), "skip": torch.eye(5)}, r"shape \(6, 6\), got \(5, 5\)"),
         ({"hidden": (3,), "skip": "dense"}, "skip must be 'learned', 'identity', 'none'"),
         ({"hidden": (3,), "wiring": "tap"}, "wiring must be one of"),
+        ({"hidden": (3, 3, 3), "wiring": "joint"}, "two inner layers, got 3; use 'skip_first'"),
+        ({"hidden": (3, 3), "gain": 1e5}, "gain=100000 and skip_gain=1.33 start a block so near"),
         ({"hidden": (3,), "wiring": "taps", "skip": "identity"}, "form of its own"),
         ({"hidden": (3,), "wiring": "taps", "skip": "none"}, "feed_forward"),
         ({"hidden": (3,), "activation": "gelu"}, r"'gelu' has slopes in \[-0.1289, 1.1289\]"),
