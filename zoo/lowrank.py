@@ -16,6 +16,8 @@ from typing import Any
 
 from ..layers import lowrank as layers
 from ..layers.lowrank.fixed_ranks import FixedRanks
+from ..layers.lowrank.full import Full
+from ..layers.lowrank.low_rank import LowRank
 from ..layers.lowrank.maestro import Maestro
 from ..layers.lowrank.relora import ReLoRA
 from ..layers.lowrank.sst import SST
@@ -40,6 +42,8 @@ LowRankSpec = str | Mapping[str, Any]
 
 methods = Registry("low-rank method")
 for _name, _build, _source in [
+    ("full", Full, "the comparator; no method"),
+    ("low_rank", LowRank, "arXiv:2505.22922, arXiv:2105.01029"),
     ("maestro", Maestro, "arXiv:2308.14929"),
     ("trp", TRP, "arXiv:1812.02402"),
     ("relora", ReLoRA, "arXiv:2307.05695"),

@@ -21,6 +21,7 @@ from .economic import is_economic as is_economic
 from .factors import Factors as Factors
 from .factors import stop_sampling as stop_sampling
 from .fixed_ranks import FixedRanks as FixedRanks
+from .full import Full as Full
 from .group_lasso import flat_group_lasso as flat_group_lasso
 from .group_lasso import hierarchical_group_lasso as hierarchical_group_lasso
 from .group_lasso import prox_hierarchical as prox_hierarchical
@@ -28,6 +29,7 @@ from .layers import FactoredConv2d as FactoredConv2d
 from .layers import FactoredLinear as FactoredLinear
 from .layers import FactoredParameter as FactoredParameter
 from .layers import remove_parametrization as remove_parametrization
+from .low_rank import LowRank as LowRank
 from .maestro import Maestro as Maestro
 from .maestro import shrink as shrink
 from .method import Method as Method

@@ -22,13 +22,13 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from .method import Method, check_rank, rank_of
 from .resize import reset_state
 from .schedule import check_steps, rewarmed, steps_of
 from .spectral import Spectral
-from .structure import stored_in
+from .structure import agreed, stored_in
 
 if TYPE_CHECKING:
     from .controller import Controller
@@ -58,11 +58,11 @@ def draw_order(sigma: Tensor, rank: int, generator: torch.Generator) -> Tensor:
         generator: On the CPU.
     """
     pairs = sigma.shape[-1]
-    chosen = torch.arange(rank)
+    chosen = torch.arange(rank, device="cpu")  # whatever device new tensors are on
     if not sigma.is_meta:
         p = pair_probabilities(sigma).cpu()
         chosen = torch.multinomial(p, rank, generator=generator).sort().values
-    waiting = torch.ones(pairs, dtype=torch.bool)
+    waiting = torch.ones(pairs, dtype=torch.bool, device="cpu")
     waiting[chosen] = False
     return torch.cat([chosen, waiting.nonzero().squeeze(-1)])
 
@@ -142,7 +142,7 @@ class SST(Method):
             reset_state(optimizer, structure.right)
             if draws % self._iterations(structure) == 0:
                 reset_state(optimizer, structure.sigma)
-                parts = _agreed(structure.decompose())
+                parts = agreed(structure.decompose())
                 for each in (structure, *twins):  # an average of other vectors means nothing now
                     each.rebase(*parts)
             generator = controller.generator(f"{name}/draw")
@@ -155,11 +155,3 @@ class SST(Method):
 
     def _iterations(self, structure: Spectral) -> int:
         return self.iterations or ceil(min(structure.shape[-2:]) / structure.rank)
-
-
-def _agreed(parts: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Take an SVD from the first process: signs and rotations differ between devices."""
-    if distributed.is_available() and distributed.is_initialized():
-        for part in parts:
-            distributed.broadcast(part, src=0)
-    return parts

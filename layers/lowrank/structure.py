@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from .movement import Movement
@@ -91,7 +91,8 @@ class FrozenDense(WeightStructure):
         super().__init__()
         self.shape = tuple(weight.shape)
         # A parameter and not a buffer: DDP would broadcast a buffer before every forward.
-        self.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+        copy = weight.detach().clone(memory_format=torch.contiguous_format)
+        self.weight = nn.Parameter(copy, requires_grad=False)
 
     def dense(self) -> Tensor:
         """Return W."""
@@ -121,3 +122,11 @@ def assign(parameter: Tensor, value: Tensor) -> None:
         mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
         value = distribute_tensor(value.to(parameter.dtype), mesh, placements)
     parameter.copy_(value)
+
+
+def agreed(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Take an SVD from the first process: signs and rotations differ between devices."""
+    if distributed.is_available() and distributed.is_initialized():
+        for part in parts:
+            distributed.broadcast(part, src=0)
+    return parts
