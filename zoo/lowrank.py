@@ -15,11 +15,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..layers import lowrank as layers
+from ..layers.lowrank.cola import CoLA
 from ..layers.lowrank.fixed_ranks import FixedRanks
 from ..layers.lowrank.full import Full
+from ..layers.lowrank.lost import LOST
 from ..layers.lowrank.low_rank import LowRank
 from ..layers.lowrank.maestro import Maestro
 from ..layers.lowrank.relora import ReLoRA
+from ..layers.lowrank.sltrain import SLTrain
 from ..layers.lowrank.sst import SST
 from ..layers.lowrank.switchlora import SwitchLoRA
 from ..layers.lowrank.trp import TRP
@@ -46,6 +49,9 @@ for _name, _build, _source in [
     ("low_rank", LowRank, "arXiv:2505.22922, arXiv:2105.01029"),
     ("maestro", Maestro, "arXiv:2308.14929"),
     ("trp", TRP, "arXiv:1812.02402"),
+    ("sltrain", SLTrain, "arXiv:2406.02214"),
+    ("lost", LOST, "arXiv:2508.02668"),
+    ("cola", CoLA, "arXiv:2502.10940"),
     ("relora", ReLoRA, "arXiv:2307.05695"),
     ("sst", SST, "arXiv:2405.15481"),
     ("switchlora", SwitchLoRA, "arXiv:2406.06564"),

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["uniform"]
+__all__ = ["normal", "uniform"]
 
 
 def uniform(
@@ -20,4 +20,12 @@ def uniform(
     if like.is_meta:
         return torch.empty(shape, dtype=like.dtype, device=like.device)
     drawn = torch.empty(shape).uniform_(-bound, bound, generator=generator)
+    return drawn.to(device=like.device, dtype=like.dtype)
+
+
+def normal(shape: tuple[int, ...], std: float, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw from N(0, std²), on the CPU and in float32; otherwise as `uniform`."""
+    if like.is_meta:
+        return torch.empty(shape, dtype=like.dtype, device=like.device)
+    drawn = torch.empty(shape).normal_(std=std, generator=generator)
     return drawn.to(device=like.device, dtype=like.dtype)

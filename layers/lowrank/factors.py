@@ -62,8 +62,10 @@ class Factors(WeightStructure):
         self.shape = (*left.shape[:-1], right.shape[-1])
         if extra is not None and extra.shape != self.shape:
             raise ValueError(f"extra is {extra.shape}, the product of the factors {self.shape}")
-        self.left = nn.Parameter(left.detach().clone())
-        self.right = nn.Parameter(right.detach().clone())
+        # The SVD gives columns first in memory, which neither sharding nor safetensors takes.
+        contiguous = torch.contiguous_format
+        self.left = nn.Parameter(left.detach().clone(memory_format=contiguous))
+        self.right = nn.Parameter(right.detach().clone(memory_format=contiguous))
         self.scale = scale
         self.between = between
         self.extra = extra

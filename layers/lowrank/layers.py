@@ -141,18 +141,17 @@ class FactoredConv2d(nn.Module):
         """Return plain layers that, one after the other, have the same outputs.
 
         Raises:
-            ValueError: the structure is more than a chain of two factors, or another scheme than
-                `channel`, whose two kernels share the movement between them.
+            ValueError: the structure is more than a chain of two factors, or `padding="same"` of an
+                even kernel, whose margins differ.
         """
         unfolding = self.settings.unfolding
-        if unfolding.scheme != "channel":
-            raise ValueError(f"scheme={unfolding.scheme!r} has no sequence; use 'channel'")
         right, between, left = _chain(self.structure)
         first, second = unfolding.kernels(left, right)
+        before, after = unfolding.movements(**self.settings.arguments())
         layers = [
-            _conv(first, None, self.groups, **self.settings.arguments()),
+            _conv(first, None, self.groups, **before.arguments()),
             between,
-            _conv(second, self.bias, unfolding.second_groups),
+            _conv(second, self.bias, unfolding.second_groups, **after.arguments()),
         ]
         return nn.Sequential(*layers).train(self.training)
 

@@ -1,0 +1,230 @@
+"""SLTrain: low rank plus a sparse term on a random support that never changes.
+
+    W = s left right + S,    S[I] = values, zero elsewhere,    |I| = int(δ rows columns)
+
+left starts at 0, right and values as U(±1/√columns): the layer starts as S alone and what the
+matrix was is not used. W is of full rank almost surely, at r (rows + columns) + |I| numbers.
+
+A linear layer keeps no W for the backward pass: forward and backward each build it, use it and drop
+it. With g = dL/dy, G = gᵀ x of shape (rows, columns), and W built again,
+
+    dx = g W,   d left = s G rightᵀ,   d right = s leftᵀ G,   d values = G[I],   d bias = Σ g
+
+so one W and one G exist at a time, and the price is two products of 2 r · rows · columns a step.
+In a convolution and in a raw matrix autograd keeps the kernel, as it does for a dense one.
+
+Source: Han et al. 2024, "SLTrain: a sparse plus low-rank approach for parameter and memory
+efficient pretraining", arXiv:2406.02214; s = α / r is 0.25 in its recipe for 60 M parameters.
+Differs from it: indices are int32 where they fit, the support is drawn without a temporary of the
+matrix's size, and no compiled extension is needed.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .draw import uniform
+from .factors import Factors
+from .method import Method, check_rank, rank_of
+from .structure import ConvSettings, WeightStructure
+
+__all__ = ["SLTrain", "SparseFactors", "SparseTerm", "random_support", "sparse_plus_low_rank"]
+
+
+def random_support(total: int, count: int, generator: torch.Generator) -> Tensor:
+    """Return a uniformly random subset of 0 … total - 1, sorted, in memory that grows with `count`.
+
+    Missing elements are drawn and repeated ones dropped until none is missing; no element differs
+    from another in this, so every subset of that size is as likely as any other.
+
+    Args:
+        total: Size of the whole set.
+        count: Size of the subset, at most `total`.
+        generator: On the CPU.
+
+    Returns:
+        (count,) in int32 where it holds `total`, else int64.
+    """
+    if count > total // 2:  # few are left out: draw those
+        left_out = random_support(total, total - count, generator)
+        kept = torch.ones(total, dtype=torch.bool)
+        kept[left_out.long()] = False
+        chosen = kept.nonzero().flatten()
+    else:
+        chosen = torch.empty(0, dtype=torch.int64)
+        while len(chosen) < count:
+            more = torch.randint(total, (count - len(chosen),), generator=generator)
+            chosen = torch.cat([chosen, more]).unique()
+    return chosen.to(torch.int32 if total < 2**31 else torch.int64)
+
+
+def sparse_plus_low_rank(
+    left: Tensor, right: Tensor, values: Tensor, index: Tensor, scale: float
+) -> Tensor:
+    """Return W = scale · left right, with values added at flat positions.
+
+    Args:
+        left: (rows, r).
+        right: (r, columns).
+        values: (n,).
+        index: (n,), positions in the flattened matrix.
+        scale: s.
+    """
+    product = torch.mm(left, right).mul_(scale)
+    product.view(-1).index_add_(0, index, values)
+    return product
+
+
+class _Linear(torch.autograd.Function):
+    """x Wᵀ + bias that saves x and the parts of W, and never W."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        left: Tensor,
+        right: Tensor,
+        values: Tensor,
+        index: Tensor,
+        bias: Tensor | None,
+        scale: float,
+    ) -> Tensor:
+        weight = sparse_plus_low_rank(left, right, values, index, scale)
+        return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, bias, scale = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.scale = scale
+        ctx.bias_dtype = None if bias is None else bias.dtype
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, left, right, values, index = ctx.saved_tensors
+        gradient = gradients[0].reshape(-1, left.shape[0])
+        d_x = d_left = d_right = d_values = d_bias = None
+        if ctx.needs_input_grad[0]:
+            weight = sparse_plus_low_rank(left, right, values, index, ctx.scale)
+            d_x = (gradient @ weight.to(gradient.dtype)).view(x.shape)
+            del weight  # before the gradient of the same size is made
+        whole = (gradient.mT @ x.reshape(-1, x.shape[-1])).to(left.dtype)
+        if ctx.needs_input_grad[1]:
+            d_left = (whole @ right.mT) * ctx.scale
+        if ctx.needs_input_grad[2]:
+            d_right = (left.mT @ whole) * ctx.scale
+        if ctx.needs_input_grad[3]:
+            d_values = whole.view(-1).index_select(0, index).to(values.dtype)
+        if ctx.bias_dtype is not None:
+            d_bias = gradient.sum(0).to(ctx.bias_dtype)
+        return d_x, d_left, d_right, d_values, None, d_bias, None
+
+
+class SparseTerm(WeightStructure):
+    """A matrix that is zero outside a support.
+
+    Args:
+        values: (n,).
+        index: Positions in the flattened matrices (n,), ascending.
+        shape: (..., rows, columns).
+    """
+
+    index: Tensor
+
+    def __init__(self, values: Tensor, index: Tensor, shape: tuple[int, ...]) -> None:
+        """Keep copies."""
+        super().__init__()
+        self.shape = shape
+        self.values = nn.Parameter(values.detach().clone())
+        self.register_buffer("index", index)
+
+    def dense(self) -> Tensor:
+        """Return the matrix."""
+        zeros = self.values.new_zeros(torch.Size(self.shape).numel())
+        return zeros.index_add(0, self.index, self.values).view(self.shape)
+
+
+class SparseFactors(Factors):
+    """Factors beside a sparse term, which linear layers apply without keeping W.
+
+    Args:
+        left: (..., rows, r).
+        right: (..., r, columns).
+        scale: s.
+        extra: The sparse term.
+    """
+
+    def __init__(self, left: Tensor, right: Tensor, *, scale: float, extra: SparseTerm) -> None:
+        """Keep copies of the factors."""
+        super().__init__(left, right, scale=scale, extra=extra)
+
+    @property
+    def sparse(self) -> SparseTerm:
+        """The sparse term."""
+        assert isinstance(self.extra, SparseTerm)
+        return self.extra
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Build W, multiply, and forget it."""
+        device = x.device.type
+        if x.device.type != "meta" and torch.is_autocast_enabled(device):
+            x = x.to(torch.get_autocast_dtype(device))
+            with torch.autocast(device, enabled=False):
+                return self._multiply(x, bias)
+        return self._multiply(x, bias)
+
+    def convolve(self, x: Tensor, bias: Tensor | None, settings: ConvSettings) -> Tensor:
+        """Convolve once, with the whole kernel."""
+        return WeightStructure.convolve(self, x, bias, settings)
+
+    def _multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        left, right = self.prefix()
+        sparse = self.sparse
+        return _Linear.apply(x, left, right, sparse.values, sparse.index, bias, self.scale)
+
+
+class SLTrain(Method):
+    """Low rank plus a sparse term on a random support.
+
+    Args:
+        rank: Components, or a share of the full rank.
+        scale: s; the paper's α / r.
+        density: δ, share of the entries that the support has, in (0, 1).
+
+    Raises:
+        ValueError: a setting out of its range.
+    """
+
+    def __init__(
+        self, *, rank: int | float = 0.25, scale: float = 0.25, density: float = 0.03
+    ) -> None:
+        """Check and keep the settings."""
+        check_rank(rank)
+        if not scale > 0:
+            raise ValueError(f"scale must be above 0, got {scale}")
+        if not 0.0 < density < 1.0:
+            raise ValueError(f"density must lie in (0, 1), got {density}")
+        self.rank, self.scale, self.density = rank, scale, density
+
+    def rank_for(self, name: str, shape: tuple[int, ...]) -> int:
+        """Return r."""
+        return rank_of(self.rank, name, shape)
+
+    def structure(self, name: str, weight: Tensor, generator: torch.Generator) -> SparseFactors:
+        """Draw the support, the right factor and the values."""
+        *batch, rows, columns = weight.shape
+        rank = self.rank_for(name, tuple(weight.shape))
+        count = int(self.density * weight.numel())
+        bound = columns**-0.5
+        if weight.is_meta:
+            kind = torch.int32 if weight.numel() < 2**31 else torch.int64
+            index = torch.empty(count, dtype=kind, device=weight.device)
+        else:
+            index = random_support(weight.numel(), count, generator).to(weight.device)
+        sparse = SparseTerm(uniform((count,), bound, weight, generator), index, tuple(weight.shape))
+        right = uniform((*batch, rank, columns), bound, weight, generator)
+        left = weight.new_zeros(*batch, rows, rank)
+        return SparseFactors(left, right, scale=self.scale, extra=sparse)
