@@ -88,6 +88,7 @@ def test_the_factors_start_at_full_rank_and_leave_the_network_as_it_was():
         squares = [f.detach().square() for f in (factors.left, factors.right)]
         left, right = squares[0].sum(-2), squares[1].sum(-1)
         torch.testing.assert_close(left, right)  # balanced
+    assert all(p.is_contiguous() for p in model.parameters())  # as sharding and safetensors ask
 
 
 def test_the_counts_of_lenet_and_its_list_of_236_pairs():
