@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...layers.lowrank import Controller
+from ...layers.lowrank import Controller, Factors, Target
+from ..checkpoint import is_sharded
 from ..errors import RunError
 from ..world import parallelize
 from .base import Callback
@@ -16,7 +17,7 @@ from .base import Callback
 if TYPE_CHECKING:
     from ..loop import Trainer
 
-__all__ = ["LowRankTraining", "ranks_of"]
+__all__ = ["RANKS", "LowRankTraining", "ranks_of", "spectra_of"]
 
 RANKS = "ranks.jsonl"
 
@@ -32,40 +33,63 @@ def ranks_of(controller: Controller) -> dict[str, int]:
     return ranks
 
 
+@torch.no_grad()
+def spectra_of(controller: Controller, count: int = 3) -> dict[str, list[float]]:
+    """Return the singular values, to four digits, of evenly spread targets that are matrices.
+
+    Those of a batch of matrices, one a group of a convolution, are sorted into one list.
+    """
+    matrices = {
+        name: target
+        for name, target in controller.targets.items()
+        if target.structure is None or target.structure.is_matrix
+    }
+    names = list(matrices)
+    last = len(names) - 1
+    chosen = sorted({i * last // max(1, count - 1) for i in range(count)}) if names else []
+    found = {}
+    for name in (names[i] for i in chosen):
+        values = _singular_values(matrices[name]).flatten().sort(descending=True).values
+        found[name] = [float(f"{value:.4g}") for value in values.tolist()]
+    return found
+
+
 class LowRankTraining(Callback):
     """Carries the method of `model.lowrank` through a run; `lowrank=` adds it, before all others.
 
     At each evaluation it logs `parameters` and `trained`, the numbers that the model stores and
     that the optimiser changes, and `mean_rank` over the targets, as a split of their own,
-    `lowrank`; `ranks.jsonl` in the run's folder has a line with the rank of every target. A method
-    that needs the length of the run has a setting `total_steps`, filled in where it is None.
+    `lowrank`. `ranks.jsonl` in the run's folder then has one more line, with the rank of every
+    target and, unless the model is sharded, the singular values of three of them. A method that
+    needs the length of the run has a setting `total_steps`, filled in where it is None.
 
     A change of a weight's size makes DDP and `torch.compile` begin anew.
     """
 
     def __init__(self) -> None:
         """Nothing is known before the run."""
-        self.controller: Controller | None = None
-        self.rows: list[dict[str, Any]] = []
         self.resized = 0
 
     def start(self, trainer: Trainer) -> None:
-        """Attach the method to the optimiser."""
+        """Attach the method to the optimiser.
+
+        Raises:
+            RunError: the method cannot work with the optimiser, or with sharded weights.
+        """
         controller = trainer.model.lowrank
         assert controller is not None
+        self.trainer, self.controller = trainer, controller
         method: Any = controller.method
         if getattr(method, "total_steps", 0) is None:
             method.total_steps = trainer.total_steps
         try:
             controller.attach(trainer.optimizer)
         except ValueError as error:
-            raise RunError(str(error)) from error
-        self.trainer, self.controller = trainer, controller
+            raise RunError(f"lowrank: {error}") from error
         self._follow_sizes()
 
     def loss(self, trainer: Trainer, loss: Tensor) -> Tensor:
         """Add the method's penalty."""
-        assert self.controller is not None
         penalty = self.controller.penalty()
         return loss if penalty is None else loss + penalty.to(loss.dtype)
 
@@ -74,44 +98,46 @@ class LowRankTraining(Callback):
         self._follow_sizes()
 
     def evaluate(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        """Log sizes and ranks; under FSDP a parameter counts whole."""
-        assert self.controller is not None
-        ranks = ranks_of(self.controller)
+        """Log sizes, ranks and spectra; a sharded parameter counts whole."""
         parameters = list(trainer.model.parameters())
         values: dict[str, float] = {
             "parameters": sum(p.numel() for p in parameters),
             "trained": sum(p.numel() for p in parameters if p.requires_grad),
         }
+        ranks = ranks_of(self.controller)
         if ranks:
             values["mean_rank"] = sum(ranks.values()) / len(ranks)
         for logger in trainer.loggers:
             logger.log(trainer.step, "lowrank", values)
-        self.rows.append({"step": trainer.step, **values, "ranks": ranks})
-        lines = (json.dumps(row) + "\n" for row in self.rows)
-        trainer.folder.write_text(RANKS, "".join(lines))
+        if trainer.world.leader:
+            spectra = {} if is_sharded(trainer.model) else spectra_of(self.controller)
+            row = {"step": trainer.step, **values, "ranks": ranks, "spectra": spectra}
+            self._append(trainer, row)
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
         """Refuse the state of another method, or of other settings or targets."""
-        assert self.controller is not None
         try:
-            self.controller.check_state_dict(state["controller"])
+            self.controller.check_state_dict(state)
         except ValueError as error:
-            raise RunError(str(error)) from error
+            raise RunError(f"lowrank: {error}") from error
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the controller's state and the ranks so far."""
-        assert self.controller is not None
-        return {"controller": self.controller.state_dict(), "rows": self.rows}
+        """Return the controller's state."""
+        return self.controller.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where the controller was."""
-        assert self.controller is not None
-        self.controller.load_state_dict(state["controller"])
-        self.rows = state["rows"]
+        self.controller.load_state_dict(state)
         self._follow_sizes()
 
+    def _append(self, trainer: Trainer, row: dict[str, Any]) -> None:
+        """Add a line, without those of steps that a resumed run does again."""
+        path = trainer.folder.path / RANKS
+        lines = path.read_text().splitlines() if path.is_file() else []
+        kept = [line for line in lines if json.loads(line)["step"] < row["step"]]
+        trainer.folder.write_text(RANKS, "\n".join([*kept, json.dumps(row)]) + "\n")
+
     def _follow_sizes(self) -> None:
-        assert self.controller is not None
         if self.controller.resized == self.resized:
             return
         self.resized = self.controller.resized
@@ -120,3 +146,12 @@ class LowRankTraining(Callback):
             trainer.wrapped = parallelize(trainer.model, trainer.world, trainer.config.parallel)
         if trainer.config.compile:
             torch.compiler.reset()  # else old sizes count towards the limit of recompilations
+
+
+def _singular_values(target: Target) -> Tensor:
+    structure = target.structure
+    if structure is None:
+        return torch.linalg.svdvals(target.matrix().float())
+    if isinstance(structure, Factors) and structure.extra is None:
+        return structure.singular_values()
+    return torch.linalg.svdvals(structure.dense().float())
