@@ -9,6 +9,7 @@ from .calibrated import activation_aware as activation_aware
 from .calibrated import calibrated_svd as calibrated_svd
 from .calibrated import compensate as compensate
 from .calibrated import refit_left as refit_left
+from .cola import CoLA as CoLA
 from .controller import Controller as Controller
 from .controller import Target as Target
 from .decompose import Decomposition as Decomposition
@@ -29,6 +30,7 @@ from .layers import FactoredConv2d as FactoredConv2d
 from .layers import FactoredLinear as FactoredLinear
 from .layers import FactoredParameter as FactoredParameter
 from .layers import remove_parametrization as remove_parametrization
+from .lost import LOST as LOST
 from .low_rank import LowRank as LowRank
 from .maestro import Maestro as Maestro
 from .maestro import shrink as shrink
@@ -61,6 +63,8 @@ from .report import memory_report as memory_report
 from .report import spectra as spectra
 from .resize import reset_state as reset_state
 from .resize import resize_parameter as resize_parameter
+from .sltrain import SLTrain as SLTrain
+from .sltrain import SparseFactors as SparseFactors
 from .spectral import Spectral as Spectral
 from .spectrum import effective_rank as effective_rank
 from .spectrum import normalised_spectrum as normalised_spectrum

@@ -3,7 +3,7 @@
     y = left silu(right x)
 
 Both factors start as N(0, d²) with d = (rows + columns)^(-1/4) r^(-1/4), so that an entry of their
-product has the variance 1/√(rows + columns)² and what the matrix was is not used.
+product has the variance 1 / (rows + columns). What the matrix was is not used.
 
 Source: Liu et al. 2025, "CoLA: Compute-Efficient Pre-Training of LLMs via Low-Rank Activation",
 arXiv:2502.10940.

@@ -122,12 +122,16 @@ class LOST(Method):
         """Return r."""
         return rank_of(self.rank, name, shape)
 
+    def beside(self, shape: tuple[int, ...]) -> int:
+        """Return the entries of the columns that are kept."""
+        return torch.Size(shape[:-1]).numel() * self._count(shape[-1])
+
     def structure(self, name: str, weight: Tensor, generator: torch.Generator) -> Factors:
         """Split the weight."""
         refuse_infinite(weight, name)
         columns = weight.shape[-1]
         rank = self.rank_for(name, tuple(weight.shape))
-        count = max(1, int(self.density * columns))
+        count = self._count(columns)
         left, values, right = torch.linalg.svd(at_least_float32(weight), full_matrices=False)
         index = residual_columns(values, right, rank, self.residual_rank, count)
         left, right = balanced_factors(
@@ -143,3 +147,6 @@ class LOST(Method):
             between=None if self.activation is None else nn.SiLU(),
             extra=sparse,
         )
+
+    def _count(self, columns: int) -> int:
+        return max(1, int(self.density * columns))

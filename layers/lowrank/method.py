@@ -42,6 +42,10 @@ class Method:
         """
         return None
 
+    def beside(self, shape: tuple[int, ...]) -> int:
+        """Return how many numbers a weight (..., rows, columns) has beside its two factors."""
+        return 0
+
     def refuses(self, target: Target) -> str:
         """Say why a weight is left out unless it is named, or nothing."""
         return ""

@@ -258,8 +258,11 @@ def _unfit(method: Method, target: Target, *, economic: bool) -> str:
             rank = method.rank_for(target.name, shape)
         except ValueError as error:
             return str(error)
-        if rank is not None and rank >= break_even(shape):
-            return f"two factors of rank {rank} are not smaller than {shape[-2]}x{shape[-1]}"
+        beside = method.beside(shape)
+        numbers = 0 if rank is None else matrix.numel() / break_even(shape) * rank + beside
+        if numbers >= matrix.numel():
+            more = f" with {beside} numbers beside them" if beside else ""
+            return f"two factors of rank {rank}{more} are not smaller than {shape[-2]}x{shape[-1]}"
     else:
         method.rank_for(target.name, shape)
     if ":" in target.name and not method.is_matrix:

@@ -30,14 +30,21 @@ from .factors import Factors
 from .method import Method, check_rank, rank_of
 from .structure import ConvSettings, WeightStructure
 
-__all__ = ["SLTrain", "SparseFactors", "SparseTerm", "random_support", "sparse_plus_low_rank"]
+__all__ = [
+    "SLTrain",
+    "SparseFactors",
+    "SparseLinear",
+    "SparseTerm",
+    "random_support",
+    "sparse_plus_low_rank",
+]
 
 
 def random_support(total: int, count: int, generator: torch.Generator) -> Tensor:
     """Return a uniformly random subset of 0 … total - 1, sorted, in memory that grows with `count`.
 
-    Missing elements are drawn and repeated ones dropped until none is missing; no element differs
-    from another in this, so every subset of that size is as likely as any other.
+    As many as are missing are drawn and repeated ones dropped, until none is missing. No element
+    differs from another in this, so every subset of that size is as likely as any other.
 
     Args:
         total: Size of the whole set.
@@ -49,13 +56,14 @@ def random_support(total: int, count: int, generator: torch.Generator) -> Tensor
     """
     if count > total // 2:  # few are left out: draw those
         left_out = random_support(total, total - count, generator)
-        kept = torch.ones(total, dtype=torch.bool)
+        kept = torch.ones(total, dtype=torch.bool, device=left_out.device)
         kept[left_out.long()] = False
         chosen = kept.nonzero().flatten()
     else:
-        chosen = torch.empty(0, dtype=torch.int64)
+        chosen = torch.empty(0, dtype=torch.int64, device=generator.device)
         while len(chosen) < count:
-            more = torch.randint(total, (count - len(chosen),), generator=generator)
+            missing = (count - len(chosen),)
+            more = torch.randint(total, missing, generator=generator, device=generator.device)
             chosen = torch.cat([chosen, more]).unique()
     return chosen.to(torch.int32 if total < 2**31 else torch.int64)
 
@@ -66,20 +74,21 @@ def sparse_plus_low_rank(
     """Return W = scale · left right, with values added at flat positions.
 
     Args:
-        left: (rows, r).
-        right: (r, columns).
+        left: (..., rows, r).
+        right: (..., r, columns).
         values: (n,).
-        index: (n,), positions in the flattened matrix.
+        index: (n,), positions in the flattened W.
         scale: s.
     """
-    product = torch.mm(left, right).mul_(scale)
-    product.view(-1).index_add_(0, index, values)
+    product = (scale * left) @ right  # of the factors, the one that is scaled is small
+    product.view(-1).index_add_(0, index, values.to(product.dtype))  # autocast makes it half
     return product
 
 
-class _Linear(torch.autograd.Function):
+class SparseLinear(torch.autograd.Function):
     """x Wᵀ + bias that saves x and the parts of W, and never W."""
 
+    # All parts of W may have a leading dimension, or none: W is changed in place.
     generate_vmap_rule = True
 
     @staticmethod
@@ -92,11 +101,13 @@ class _Linear(torch.autograd.Function):
         bias: Tensor | None,
         scale: float,
     ) -> Tensor:
+        """Build W, multiply, and let go of it."""
         weight = sparse_plus_low_rank(left, right, values, index, scale)
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep x and the parts."""
         *tensors, bias, scale = inputs
         ctx.save_for_backward(*tensors)
         ctx.scale = scale
@@ -104,6 +115,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Build W again for the gradient of x, and that of W for those of its parts."""
         x, left, right, values, index = ctx.saved_tensors
         gradient = gradients[0].reshape(-1, left.shape[0])
         d_x = d_left = d_right = d_values = d_bias = None
@@ -167,6 +179,11 @@ class SparseFactors(Factors):
         assert isinstance(self.extra, SparseTerm)
         return self.extra
 
+    def dense(self) -> Tensor:
+        """Return W, from the same operations as in `linear`."""
+        left, right = self.prefix()
+        return sparse_plus_low_rank(left, right, self.sparse.values, self.sparse.index, self.scale)
+
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Build W, multiply, and forget it."""
         device = x.device.type
@@ -183,7 +200,7 @@ class SparseFactors(Factors):
     def _multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
         left, right = self.prefix()
         sparse = self.sparse
-        return _Linear.apply(x, left, right, sparse.values, sparse.index, bias, self.scale)
+        return SparseLinear.apply(x, left, right, sparse.values, sparse.index, bias, self.scale)
 
 
 class SLTrain(Method):
@@ -213,11 +230,15 @@ class SLTrain(Method):
         """Return r."""
         return rank_of(self.rank, name, shape)
 
+    def beside(self, shape: tuple[int, ...]) -> int:
+        """Return |I|."""
+        return int(self.density * torch.Size(shape).numel())
+
     def structure(self, name: str, weight: Tensor, generator: torch.Generator) -> SparseFactors:
         """Draw the support, the right factor and the values."""
         *batch, rows, columns = weight.shape
         rank = self.rank_for(name, tuple(weight.shape))
-        count = int(self.density * weight.numel())
+        count = self.beside(tuple(weight.shape))
         bound = columns**-0.5
         if weight.is_meta:
             kind = torch.int32 if weight.numel() < 2**31 else torch.int64
