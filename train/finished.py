@@ -1,6 +1,7 @@
 """A run that has ended, for what is measured of it later: its best model and its data."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,9 @@ DAMAGED = (
 )
 
 
+VECTORS = ("image", "features")
+
+
 class FinishedRun(NamedTuple):
     """What a run left behind.
 
@@ -42,16 +46,19 @@ class FinishedRun(NamedTuple):
     tested: float | None
 
 
-def finished_run(run: str, root: str | None = None) -> FinishedRun:
+def finished_run(
+    run: str, root: str | None = None, *, kinds: Sequence[str] = VECTORS
+) -> FinishedRun:
     """Rebuild the best model of a run and read its data again; nothing is unpickled.
 
     Args:
         run: The run folder.
         root: Where the data lies now, if it has moved: `data.root`.
+        kinds: Of data that are taken; by default what is a vector that could be moved.
 
     Raises:
-        RunError: no run, one that has not ended, damaged files, data that is missing, or tokens,
-            which are not vectors that could be moved.
+        RunError: no run, one that has not ended, damaged files, data that is missing, or of a kind
+            that is not taken.
     """
     folder = RunFolder(Path(run))
     if not folder.config.is_file():
@@ -69,8 +76,9 @@ def finished_run(run: str, root: str | None = None) -> FinishedRun:
         options["root"] = root
     try:
         kind = data_sets[data].kind
-        if kind not in ("image", "features"):
-            raise ValueError(f"run={run} reads {data}; {kind} have no radius to move in")
+        if kind not in kinds:
+            why = f"{kind} have no radius to move in" if kinds == VECTORS else f"{kind} do not fit"
+            raise ValueError(f"run={run} reads {data}; {why}")
         splits = data_sets.build(data, **options)
         model = create_model(f"local-dir:{run}").eval()
     except ValueError as error:

@@ -1,0 +1,130 @@
+"""archzoo-export: a finished run becomes a smaller model in a folder."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from archzoo.layers.lowrank import structures
+from archzoo.train.errors import RunError
+from archzoo.train.export import ExportConfig, export, main, read_arguments, table
+from archzoo.zoo.create import create_model
+
+from .common import train
+
+SMALL = ("model=resnet_nano", "model.widths=[4,8]", "model.depths=[1,1]", "trainer.steps=4")
+FAST = {"statistics": 128, "latency_seconds": 0.0, "search_samples": 64, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of every kind that is exported differently."""
+    place = tmp_path_factory.mktemp("runs")
+    wanted = {"dense": (), "trp": ("lowrank=trp", "lowrank.scheme=spatial", "lowrank.energy=0.2"),
+              "maestro": ("lowrank=maestro", "lowrank.scheme=spatial")}  # fmt: skip
+    for name, overrides in wanted.items():
+        train(place / name, *SMALL, *overrides)
+    return {name: place / name for name in wanted}
+
+
+def config(run: Path, out: Path, **settings: Any) -> ExportConfig:
+    return ExportConfig(run=str(run), out=str(out), **{**FAST, **settings})
+
+
+@pytest.mark.parametrize("kind", ["dense", "trp", "maestro"])
+def test_the_folder_holds_a_model_of_the_wanted_size_and_what_was_measured(
+    kind: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    found = export(config(runs[kind], tmp_path, parameters=0.6, validation=True))
+    assert found == json.loads((tmp_path / "export.json").read_text())
+    model = create_model(f"local-dir:{tmp_path}").eval()
+    assert sum(p.numel() for p in model.parameters()) == found["exported"]["parameters"]
+    assert found["exported"]["parameters"] <= 0.6 * found["dense"]["parameters"]
+    assert found["exported"]["MACs"] < found["dense"]["MACs"]
+    assert found["scheme"] == ("channel" if kind == "dense" else "spatial")
+    ranks = {row["name"]: row["rank"] for row in found["ranks"] if row["rank"] is not None}
+    assert ranks == {name: s.rank for name, _, s in structures(model)}
+    assert set(found["accuracy"]) == {"validation", "test"}
+    assert [row["batch"] for row in found["exported"]["latency"]] == [1, 64]
+
+
+def test_a_model_that_is_only_counted_keeps_its_accuracy(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    found = export(config(runs["dense"], tmp_path, parameters=1.0, statistics=0))
+    assert found["accuracy"]["test"]["accuracy"] == found["tested"]
+    assert "before_statistics" not in found
+    assert all(row["rank"] is None for row in found["ranks"])
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [{"energy": 0.3}, {"threshold": 0.5}, {"macs": 0.7}, {"latency": 1.0, "search": "spectrum"},
+     {"parameters": 0.5, "search": "spectrum"}],
+)  # fmt: skip
+def test_every_kind_of_budget_gives_a_model(
+    budget: dict[str, Any], runs: dict[str, Path], tmp_path: Path
+) -> None:
+    found = export(config(runs["trp"], tmp_path, **budget))
+    create_model(f"local-dir:{tmp_path}")
+    name = next(iter(budget))
+    assert found["budget"] == {name: budget[name]}
+    if name == "macs":
+        assert found["exported"]["MACs"] <= 0.7 * found["dense"]["MACs"]
+
+
+def test_the_table_says_what_stays_dense(runs: dict[str, Path], tmp_path: Path) -> None:
+    settings = {"ranks": ["stages.1.branches.0.0:2"], "statistics": 0}
+    text = table(export(config(runs["dense"], tmp_path, **settings)))
+    assert "resnet_nano on digits, channel factors" in text
+    assert "weights stay dense" in text
+    assert "latency at batch 64, ms" in text
+
+
+def test_the_command_prints_a_table_and_names_its_file(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    given = [f"run={runs['trp']}", f"out={tmp_path / 'new'}", "energy=0.3", "statistics=64"]
+    monkeypatch.setattr(sys, "argv", ["archzoo-export", *given, "latency_seconds=0"])
+    threads = torch.get_num_threads()
+    main()
+    assert torch.get_num_threads() == threads
+    told = capsys.readouterr().out
+    assert "parameters" in told and "export.json" in told
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ([], "give exactly one of parameters, macs, latency, energy, threshold, ranks, got none"),
+        (["energy=0.1", "macs=0.5"], "exactly one of .* got macs, energy"),
+        (["parameters=1.5"], r"parameters must be a share of the dense model in \(0, 1\], got 1.5"),
+        (["energy=0.1", "search=luck"], "search must be loss or spectrum, got 'luck'"),
+        (["energy=0.1", "scheme=tucker"], "scheme must be one of channel, spatial"),
+        (["energy=0.1", "batch_size=0"], "batch_size must be at least 1"),
+        (["energy=0.1", "statistics=-1"], "statistics must be at least 0"),
+        (["energie=0.1"], "energie"),
+        (["ranks=[a.b:half]"], "ranks must hold NAME:RANK, such as .*, got 'a.b:half'"),
+    ],
+)
+def test_an_argument_that_does_not_fit_is_one_line(given: list[str], named: str) -> None:
+    with pytest.raises(RunError, match=named):
+        read_arguments(["run=somewhere", "out=elsewhere", *given])
+
+
+def test_ranks_by_name_are_read_from_the_command_line() -> None:
+    given = ["run=a", "out=b", "ranks=[stages.1.branches.0.0:2,blocks.0.attn:weight:3]"]
+    assert read_arguments(given).ranks == ["stages.1.branches.0.0:2", "blocks.0.attn:weight:3"]
+
+
+def test_a_budget_out_of_reach_or_a_run_without_an_end_is_one_line(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match="cannot be met"):
+        export(config(runs["dense"], tmp_path, parameters=0.01))
+    with pytest.raises(RunError, match="holds no config.yaml"):
+        export(config(tmp_path, tmp_path, energy=0.1))
+    with pytest.raises(RunError, match="energy must be a share"):
+        export(config(runs["dense"], tmp_path, energy=1.0))
