@@ -50,6 +50,7 @@ def verify(block: LMIBlock, lipschitz: float, *, roundings: int = 0) -> bool:
         lipschitz: L > 0.
         roundings: How many roundings of float64 the weights have gone through already.
     """
+    block, lipschitz = _balanced(block, lipschitz)
     out = [block.skip, *(t for t in block.taps if t is not None)]
     square = sum(_square(t) for t in out)
     inner = sum(
@@ -61,6 +62,24 @@ def verify(block: LMIBlock, lipschitz: float, *, roundings: int = 0) -> bool:
     error = gamma(4 * block.skip.shape[-2] + 2 * roundings + 16) * square
     error += gamma(roundings + 8) * (2 * inner + diagonal)
     return is_positive_definite(lmi_matrix(block, lipschitz), up(1.01 * error))
+
+
+def _balanced(block: LMIBlock, lipschitz: float) -> tuple[LMIBlock, float]:
+    """Return a block and an L whose inequality is that of those given, with λ and L near 1.
+
+    Signals and outputs are scaled by powers of two, which rounds nothing, so that the slack of the
+    proof, a share of the trace of P, is not a multiple of small entries.
+    """
+    unit = 2.0 ** round(math.log2(lipschitz))
+    roots = [torch.ldexp(torch.ones_like(m), (m.log2() / 2).round()) for m in block.multipliers]
+    units = roots[0].new_full((block.widths[0],), unit)
+    inner, taps = [], []
+    for k, (c, tap, root) in enumerate(zip(block.inner, block.taps, roots, strict=True)):
+        read = torch.cat([units, *roots[:k]])[-c.shape[-1] :]
+        inner.append(root.unsqueeze(-1) / read * c)
+        taps.append(None if tap is None else tap / root)
+    multipliers = tuple(m / r.square() for m, r in zip(block.multipliers, roots, strict=True))
+    return LMIBlock(block.skip / unit, tuple(inner), tuple(taps), multipliers), lipschitz / unit
 
 
 def verified_lipschitz(
@@ -199,7 +218,7 @@ def wide_block(block: LMIBlock) -> LMIBlock:
 
 def _exact(multiplier: Tensor) -> Tensor:
     """Round to 29 bits, so that the product with a float32 weight is exact in float64."""
-    fraction, exponent = torch.frexp(multiplier.clamp_min(torch.finfo(torch.float32).tiny))
+    fraction, exponent = torch.frexp(multiplier.double().clamp_min(2.0**-500))
     return torch.ldexp((fraction * 2.0**BITS).round() * 2.0**-BITS, exponent)
 
 

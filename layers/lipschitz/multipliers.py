@@ -6,10 +6,10 @@ With t = L², S the matrix that makes w − z from the signals (rows s_i), and T
 
 is linear in λ and t, so the least t with P ≥ 0 is a semidefinite program. Its dual asks for Z ≥ 0
 with tr F_j Z = 1 for t and 0 for every λ_i. A primal-dual interior-point method solves both: a step
-comes from P Z = μ I, made linear as P⁻¹ (P + ΔP) Z + ΔZ = μ P⁻¹, once for μ = 0 and once corrected by
-what that one leaves. With Q = P⁻¹ Sᵀ and R = Z Sᵀ the matrix tr F_i P⁻¹ F_j Z of its equations is
+comes from P Z = μ I, made linear as P⁻¹ (P + ΔP) Z + ΔZ = μ P⁻¹, once for μ = 0 and once corrected
+by what that one leaves. With Q = P⁻¹ Sᵀ and R = Z Sᵀ its equations have the matrix
 
-    P⁻¹ ∘ S R + Z ∘ S Q + Q ∘ Rᵀ + R ∘ Qᵀ   on the hidden signals,
+    tr F_i P⁻¹ F_j Z = [P⁻¹ ∘ S R + Z ∘ S Q + Q ∘ Rᵀ + R ∘ Qᵀ]_ij   on the hidden signals,
 
 so that a step takes a few products of the order of P. The search ends once the duality gap is
 small: 6 to 15 steps. It starts from a block elimination, last layer first, that doubles the least
@@ -41,6 +41,7 @@ STEPS = 60
 TRIAL, FINAL = 0.5, 0.8  # what shortens a step that leaves the cone: the first, the corrected one
 INSIDE = 0.9  # of the longest step found
 SHORTEST = 1e-6  # below it the numbers have no more to give
+LARGEST = 600.0  # logarithm of what squares of products of norms may come to in float64
 
 
 def lmi_lipschitz(
@@ -64,10 +65,10 @@ def lmi_lipschitz(
     """
     block = LMIBlock(skip, tuple(inner), tuple(taps), tuple(c[:, 0] for c in inner))
     block = wide_block(block)
-    program = _Program(block)
-    if not bool(program.gram.isfinite().all()):
+    sizes = (float(w.norm()) for w in (block.skip, *block.inner, *taps) if w is not None)
+    if not sum(2 * math.log(max(size, 1.0)) for size in sizes) < LARGEST:
         return math.inf
-    found = program.minimise(gap, below)
+    found = _Program(block).minimise(gap, below)
     block = block._replace(multipliers=found.split(block.widths[1:]))
     return verified_lipschitz(block, roundings=roundings)
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from archzoo.layers.lipschitz import LMIBlock, ShearWeight, lmi_matrix
+from archzoo.layers.lipschitz import LDLTBlock, LMIBlock, ShearWeight, lmi_matrix
 from archzoo.layers.lipschitz.bound import (
     shear_lipschitz,
     verified_lipschitz,
@@ -222,14 +222,60 @@ def test_one_layer_comes_close_to_the_steepest_pattern():
 
 
 @pytest.mark.parametrize("hidden", [(16,), (16, 16)])
-def test_the_search_comes_within_a_hundredth_of_a_solver(hidden):
+def test_the_search_comes_within_a_thousandth_of_a_solver(hidden):
     pytest.importorskip("clarabel")
     cvxpy = pytest.importorskip("cvxpy")
     inner, tap = kaiming(8, hidden)
     skip = torch.eye(8, dtype=torch.float64)
     solved = solver_lipschitz(cvxpy, skip, inner, tap)
     found = lmi_lipschitz(skip, inner, (*[None] * (len(hidden) - 1), tap))
-    assert solved * (1 - 1e-5) <= found <= 1.01 * solved  # the solver's own tolerance is 1e-8
+    # The solver's own tolerance is 1e-8; the search ends within 2e-3 of the least L².
+    assert solved * (1 - 1e-5) <= found <= 1.001 * solved
+
+
+@pytest.mark.parametrize("wiring", ["taps", "dense"])
+def test_a_search_ends_within_its_gap_of_a_longer_one_where_layers_have_taps(wiring):
+    reads = [4, 5, 6] if wiring == "taps" else [4, 9, 15]
+    inner = [normal(width, read, seed=read) for width, read in zip((5, 6, 3), reads, strict=True)]
+    taps = [normal(4, width, seed=width) for width in (5, 6, 3)]
+    skip = torch.eye(4, dtype=torch.float64)
+    loose, tight = (lmi_lipschitz(skip, inner, taps, gap=gap) for gap in (2e-3, 1e-7))
+    assert tight <= loose <= tight * (1 + 1e-3)
+
+
+def test_a_search_that_cannot_gain_ends_early(monkeypatch):
+    inner, tap = kaiming(8, (16,))
+    skip, calls = torch.eye(8, dtype=torch.float64), []
+    inverse = torch.cholesky_inverse
+    monkeypatch.setattr(torch, "cholesky_inverse", lambda f: calls.append(1) or inverse(f))
+    lmi_lipschitz(skip, inner, [tap])
+    whole = len(calls)
+    lmi_lipschitz(skip, inner, [tap], below=1.5)
+    assert 0 < len(calls) - whole < whole
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-8, 1e8, 1e30])
+def test_units_of_signals_and_outputs_change_no_constant(scale):
+    inner, tap = kaiming(6, (8, 7))
+    skip, taps = torch.eye(6, dtype=torch.float64), (None, tap)
+    bound = lmi_lipschitz(skip, inner, taps)
+    moved = [scale * inner[0], *inner[1:]]
+    assert lmi_lipschitz(skip, moved, (None, tap / scale)) == pytest.approx(bound, rel=1e-3)
+    scaled = lmi_lipschitz(scale * skip, inner, (None, scale * tap))
+    assert scaled == pytest.approx(scale * bound, rel=3e-3)  # twice the gap, and rounding
+
+
+def test_a_branch_that_does_nothing_leaves_the_skip():
+    inner, tap = kaiming(6, (8,))
+    skip = torch.eye(6, dtype=torch.float64)
+    for factor in (0.0, 1e-13, 1e-30):
+        assert 1.0 <= lmi_lipschitz(skip, inner, (factor * tap,)) <= 1 + 1e-3
+
+
+def test_weights_beyond_the_squares_of_float64_have_no_constant():
+    inner, tap = kaiming(6, (8,))
+    skip = torch.eye(6, dtype=torch.float64)
+    assert lmi_lipschitz(skip, [1e160 * inner[0]], (tap,)) == math.inf
 
 
 def solver_lipschitz(cvxpy, skip, inner, tap) -> float:
@@ -276,6 +322,16 @@ def test_a_block_on_the_boundary_is_proved_up_to_the_rounding_of_its_weights(dty
 
 def _double(part):
     return tuple(p.double() for p in part) if isinstance(part, tuple) else part.double()
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("wiring", ["chain_first", "skip_first"])
+def test_steep_float32_blocks_are_proved_where_the_first_inflations_gain_nothing(wiring, seed):
+    block = LDLTBlock(7, [3, 3], out_width=5, lipschitz=0.5, wiring=wiring, bias=False).double()
+    with torch.no_grad():
+        for i, p in enumerate(block.parameters()):
+            p.copy_(100 * normal(*p.shape, seed=10 * seed + i))
+    assert verified_lipschitz(block.float().eval().effective()) <= 0.5 * (1 + 1e-6)
 
 
 def test_a_tampered_block_loses_its_constant():
