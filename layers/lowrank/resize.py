@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .structure import assign, stored_in
+
 __all__ = ["reset_state", "resize_parameter"]
 
 
@@ -25,11 +27,11 @@ def resize_parameter(
     Raises:
         ValueError: a parameter that is sharded.
     """
-    if hasattr(parameter, "full_tensor"):
-        raise ValueError("a sharded parameter cannot change its size; use trainer.parallel=ddp")
     old = parameter.shape[dim]
     if size == old:
         return
+    if hasattr(parameter, "full_tensor"):
+        raise ValueError("a sharded parameter cannot change its size; use trainer.parallel=ddp")
     shape = parameter.shape
     parameter.grad = None
     data = _resized(parameter.data, dim, size)
@@ -80,7 +82,10 @@ def reset_state(
                 f"{type(optimizer).__name__} keeps {key!r} for a whole parameter, so single "
                 f"vectors cannot be reset; use optim=step_adamw"
             )
-        value.index_fill_(dim, index.to(value.device), 0)
+        if hasattr(value, "full_tensor"):
+            assign(value, stored_in(value).index_fill(dim, index.to(value.device), 0))
+        else:
+            value.index_fill_(dim, index.to(value.device), 0)
 
 
 def _resized(value: Tensor, dim: int, size: int) -> Tensor:

@@ -95,8 +95,7 @@ class StepAdamW(torch.optim.Optimizer):
             raise ValueError("StepAdamW takes no sparse gradients; use optim=adamw")
         state, (beta1, beta2) = self.state[p], group["betas"]
         if not state:
-            # Counts are float32 whatever the parameter is: bfloat16 cannot count beyond 256.
-            state["step"] = torch.zeros(step_shape(p.shape), device=p.device)
+            state["step"] = _no_updates(p)
             state["exp_avg"] = torch.zeros_like(p)
             state["exp_avg_sq"] = torch.zeros_like(p)
         step, mean, square = state["step"], state["exp_avg"], state["exp_avg_sq"]
@@ -119,9 +118,11 @@ class StepAdamW(torch.optim.Optimizer):
         """
         super().load_state_dict(state_dict)
         for p, state in self.state.items():
-            step = torch.as_tensor(state["step"], dtype=torch.float32, device=p.device)
+            step = state["step"]
+            if not hasattr(step, "full_tensor"):
+                step = torch.as_tensor(step, dtype=torch.float32, device=p.device)
             if step.dim() == 0:  # AdamW keeps one count; its run may go on with this optimiser
-                step = step.expand(step_shape(p.shape)).clone()
+                step = _no_updates(p) + step.item()
             fits = step.dim() == p.dim() and all(
                 count in (1, size) for count, size in zip(step.shape, p.shape, strict=True)
             )
@@ -131,6 +132,22 @@ class StepAdamW(torch.optim.Optimizer):
                     f"{tuple(p.shape)}; this state is not of StepAdamW"
                 )
             state["step"] = step
+
+
+def _no_updates(p: Tensor) -> Tensor:
+    """Return counts at zero, cut as `fully_shard` cut the parameter.
+
+    They are float32 whatever it is: bfloat16 cannot count beyond 256.
+    """
+    shape = step_shape(p.shape)
+    if not hasattr(p, "full_tensor"):
+        return torch.zeros(shape, device=p.device)
+    from torch.distributed import tensor
+
+    mesh, cuts = p.device_mesh, p.placements  # type: ignore[attr-defined]
+    follows = [not cut.is_shard() or shape[cut.dim] == p.shape[cut.dim] for cut in cuts]
+    placements = [c if f else tensor.Replicate() for c, f in zip(cuts, follows, strict=True)]
+    return tensor.zeros(shape, device_mesh=mesh, placements=placements)
 
 
 def _correction(beta: float, count: Tensor) -> Tensor:
