@@ -169,9 +169,16 @@ def load_states(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[
         if is_sharded(model):
             from torch.distributed.checkpoint import state_dict as sharded
 
+            # The optimiser goes first: to make room for its state PyTorch takes a step of length 0,
+            # in which a low-rank method may act, and whatever that changes is then overwritten.
+            # What has no state, such as vectors that were drawn anew, gets none again.
+            whole = sharded.StateDictOptions(full_state_dict=True, strict=False)
+            sharded.set_optimizer_state_dict(model, optimizer, state["optimizer"], options=whole)
+            for name, p in model.named_parameters():
+                if name not in state["optimizer"]["state"]:
+                    optimizer.state.pop(p, None)
             whole = sharded.StateDictOptions(full_state_dict=True)
             sharded.set_model_state_dict(model, state["model"], options=whole)
-            sharded.set_optimizer_state_dict(model, optimizer, state["optimizer"], options=whole)
         else:
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
