@@ -151,6 +151,7 @@ def residual_weights(
 
 CASES = [(8, (16,), 1.0), (8, (16, 16), 1.0), (16, (32, 32), 1.0), (16, (32, 32, 32), 1.0),
          (32, (64, 64), 0.5)]  # fmt: skip
+CLARABEL = 130  # order of the inequality above which Clarabel takes gigabytes; SCS (to 1e-6) there
 
 
 def solver(quick: bool) -> Measurement:
@@ -186,7 +187,7 @@ def solver(quick: bool) -> Measurement:
 
 
 def semidefinite(cvxpy: Any, inner: list[Tensor], tap: Tensor) -> float:
-    """Minimise L² over multipliers by Clarabel."""
+    """Minimise L² over multipliers by Clarabel, or by SCS where that is too large for it."""
     sizes = [inner[0].shape[1], *(len(c) for c in inner)]
     starts = [sum(sizes[:k]) for k in range(len(sizes) + 1)]
     eye = torch.eye(starts[-1], dtype=torch.float64)
@@ -199,7 +200,10 @@ def semidefinite(cvxpy: Any, inner: list[Tensor], tap: Tensor) -> float:
         cross = select[k].T @ weighted @ (c.numpy() @ select[k - 1])
         p = p + 2 * select[k].T @ weighted @ select[k] - cross - cross.T
     problem = cvxpy.Problem(cvxpy.Minimize(square), [(p + p.T) / 2 >> 0])
-    problem.solve(solver=cvxpy.CLARABEL)
+    if starts[-1] <= CLARABEL:
+        problem.solve(solver=cvxpy.CLARABEL)
+    else:
+        problem.solve(solver=cvxpy.SCS, eps_abs=1e-6, eps_rel=1e-6, max_iters=20_000)
     return math.sqrt(float(square.value))
 
 

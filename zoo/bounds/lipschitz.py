@@ -27,7 +27,7 @@ from ...layers.lipschitz.isometry import (
     SpaceToDepth,
 )
 from ...layers.lipschitz.multipliers import lmi_lipschitz
-from ...layers.lipschitz.norms import conv_bound, gamma, product_up, spectral_bound, sum_up
+from ...layers.lipschitz.norms import conv_bound, gamma, product_up, spectral_bound, sum_up, wide
 from ...layers.lipschitz.plain import PlainBlock, PlainShear, Scale
 from .calculus import Bound, Walk, rule
 from .chain import WIDEST
@@ -36,6 +36,7 @@ from .elementwise import slopes
 __all__ = ["effective_bound"]
 
 FAR = 1 + 1e-3  # above this share of its constant a layer is not what it says
+SEARCHED = 256  # order of the inequality of a sound block that is searched for less than it says
 PACKAGE = LipschitzLayer.__module__.rpartition(".")[0]
 
 
@@ -56,7 +57,7 @@ def by_construction(walk: Walk, module: LipschitzLayer, name: str) -> Bound:
         return walk.refuse(name, f"{kind.__name__} has weights for one image size and saw several")
     lipschitz = 0.0
     for size in {shape[1:] for shape in sight.inputs} or {()}:
-        found = effective_bound(weights, size, module.lipschitz)
+        found = effective_bound(weights, size, module.lipschitz, search=walk.method != "product")
         if found is None:
             return walk.refuse(name, "the module was not called, so its image size is unknown")
         lipschitz = max(lipschitz, found)
@@ -145,7 +146,7 @@ def _matrix(linear: nn.Module) -> torch.Tensor:
 
 
 def effective_bound(
-    weights: object, size: tuple[int, ...], nominal: float = math.inf
+    weights: object, size: tuple[int, ...], nominal: float = math.inf, *, search: bool = True
 ) -> float | None:
     """Return the constant that is proved for plain weights.
 
@@ -154,13 +155,15 @@ def effective_bound(
         size: Height and width of the images that a convolution reads.
         nominal: What the layer says: where its own multipliers prove clearly less, others are
             searched.
+        search: Whether others are searched too where its own prove what it says.
 
     Returns:
         The constant; None where the weights need a size and there is none.
     """
     if isinstance(weights, LMIBlock):
-        found = verified_lipschitz(weights)
-        return found if found <= nominal * FAR or weights.skip.dim() > 2 else repaired(weights)
+        own = verified_lipschitz(weights)
+        widest = WIDEST if own > nominal * FAR else SEARCHED if search else 0
+        return min(own, searched(weights, own)) if sum(weights.widths) <= widest else own
     if isinstance(weights, LinearWeight):
         return spectral_bound(weights.weight)
     if isinstance(weights, FrequencyWeight):
@@ -178,11 +181,16 @@ def _tensors(weights: object) -> list[torch.Tensor]:
     return [t for t in flat if isinstance(t, torch.Tensor) and t.dim() > 1]
 
 
-def repaired(block: LMIBlock) -> float:
-    """Bound a block whose multipliers prove nothing near its constant, as if it had none."""
-    if sum(block.widths) > WIDEST:
+def searched(block: LMIBlock, own: float) -> float:
+    """Search for multipliers that prove less than a block's own, or return ∞.
+
+    With more than one inner layer there often are some: a construction satisfies its inequality
+    with the multipliers it was built from, and seldom with the best of its weights.
+    """
+    # Nothing is below the skip, which is what an inactive branch leaves.
+    if block.skip.dim() > 2 or float(torch.linalg.matrix_norm(wide(block.skip), 2)) * FAR >= own:
         return math.inf
-    return lmi_lipschitz(block.skip, block.inner, block.taps)
+    return lmi_lipschitz(block.skip, block.inner, block.taps, below=own / FAR)
 
 
 def _error(walk: Walk, module: nn.Module, weights: object) -> float:
