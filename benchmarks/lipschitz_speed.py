@@ -71,6 +71,7 @@ def candidates() -> dict[str, nn.Module]:
         "LDLT n=1, identity skip": LDLTBlock(WIDTH, (WIDTH,), skip="identity"),
         "LDLT n=1, learned skip": LDLTBlock(WIDTH, (WIDTH,)),
         "LDLT n=2, chain first": LDLTBlock(WIDTH, (WIDTH, WIDTH), wiring="chain_first"),
+        "LDLT n=2, skip first": LDLTBlock(WIDTH, (WIDTH, WIDTH), wiring="skip_first"),
         "LDLT n=2": LDLTBlock(WIDTH, (WIDTH, WIDTH)),
     }
     for name, (module, attribute) in PEERS.items():

@@ -203,9 +203,11 @@ class LDLTBlock(LipschitzLayer):
             tap = tap * multiplier
         return c, tap, multiplier
 
-    def _split(self) -> tuple[Tensor | None, tuple[Tensor, ...], tuple[Tensor | None, ...]]:
-        """Return A (None for L I), C_1 … C_n and the taps, with their graph."""
-        n, (first, *weights) = len(self.widths) - 1, self.weights()
+    def _split(
+        self, whole: tuple[Tensor, ...]
+    ) -> tuple[Tensor | None, tuple[Tensor, ...], tuple[Tensor | None, ...]]:
+        """Return A (None for L I), C_1 … C_n and the taps out of all weights."""
+        n, (first, *weights) = len(self.widths) - 1, whole
         if self.identity:
             return None, (first,), (weights[0],)
         taps = weights[n:-n]
@@ -214,15 +216,16 @@ class LDLTBlock(LipschitzLayer):
     @torch.no_grad()
     def effective(self) -> LMIBlock:
         """Return the weights that the forward uses right now."""
-        skip, inner, taps = self._split()
+        weights = self.weights()
+        skip, inner, taps = self._split(weights)
         if skip is None:
             like = inner[0]
             skip = self.lipschitz * torch.eye(self.widths[0], dtype=like.dtype, device=like.device)
-        return LMIBlock(skip, inner, taps, self.weights()[1 - len(self.widths) :])
+        return LMIBlock(skip, inner, taps, weights[1 - len(self.widths) :])
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the block."""
-        skip, inner, taps = self._split()
+        skip, inner, taps = self._split(self.weights())
         signals, out, bias = [x], None, self.out_bias
         if skip is not None and self.wiring != "feed_forward":
             out, bias = F.linear(x, skip, bias), None

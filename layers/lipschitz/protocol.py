@@ -7,7 +7,7 @@ never the parameters or `lipschitz`.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -73,7 +73,7 @@ class LipschitzLayer(nn.Module):
     def __init__(self) -> None:
         """Start without cached weights."""
         super().__init__()
-        self._cached: tuple[Any, tuple[Tensor, ...]] | None = None
+        self._cached: tuple[list[Any], tuple[Tensor, ...]] | None = None
 
     def compute(self, parameters: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Map float64 parameters to weights."""
@@ -109,14 +109,15 @@ class LipschitzLayer(nn.Module):
         Args:
             key: Whatever else the map depends on, such as the image size.
         """
-        learns = torch.is_grad_enabled() and any(t.requires_grad for t in self._stored())
+        # A cached layer is to cost no more than a plain one, so this is short where it is frequent.
+        stored = self._stored()
+        learns = torch.is_grad_enabled() and any(t.requires_grad for t in stored)
         if self.training or learns or torch.compiler.is_compiling():
             return self._map(self._free_parameters())
         # What inference mode makes cannot serve a later backward pass.
-        state = (
-            (key, torch.is_inference_mode_enabled()),
-            *((t.data_ptr(), t._version, t.dtype, t.device) for t in self._stored()),
-        )
+        state: list[Any] = [key, torch.is_inference_mode_enabled()]
+        for t in stored:
+            state += (t.data_ptr(), t._version, t.dtype, t.device)
         if self._cached is None or self._cached[0] != state:
             self._cached = state, self._map(self._free_parameters())
         return self._cached[1]
@@ -144,12 +145,11 @@ class LipschitzLayer(nn.Module):
             own |= {name: getattr(self, name) for name in self.parametrizations}  # type: ignore
         return own
 
-    def _stored(self) -> Iterator[Tensor]:
-        """Iterate over all that the weights follow from, down to the factors of a parameter."""
-        yield from (p for p in self._parameters.values() if p is not None)
-        if parametrize.is_parametrized(self):
-            faces = self.parametrizations
-            yield from (*faces.parameters(), *faces.buffers())  # type: ignore[operator]
+    def _stored(self) -> list[Tensor]:
+        """Return all that the weights follow from, down to the factors of a parameter."""
+        own: list[Tensor] = [p for p in self._parameters.values() if p is not None]
+        faces = self._modules.get("parametrizations")
+        return own if faces is None else [*own, *faces.parameters(), *faces.buffers()]
 
     def _learns(self, own: Mapping[str, Tensor]) -> bool:
         return torch.is_grad_enabled() and any(p.requires_grad for p in own.values())
