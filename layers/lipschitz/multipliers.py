@@ -70,7 +70,9 @@ def lmi_lipschitz(
         return math.inf
     found = _Program(block).minimise(gap, below)
     block = block._replace(multipliers=found.split(block.widths[1:]))
-    return verified_lipschitz(block, roundings=roundings)
+    # The search stays inside P > 0, so there is room for the proof as a rule.
+    proved = verified_lipschitz(block, roundings=roundings, inflations=(0.0,))
+    return proved if proved < math.inf else verified_lipschitz(block, roundings=roundings)
 
 
 class _Program:
