@@ -10,16 +10,15 @@ Writes a model folder, which `create_model("local-dir:DIR")` rebuilds, with an e
 """
 
 import copy
+import itertools
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
-from omegaconf import MISSING
 from torch import Tensor, nn
 
 from ..layers.lowrank import (
@@ -35,80 +34,19 @@ from ..zoo.compress import factorize, fixed_ranks, ranks_by
 from ..zoo.costs import METRICS, Metric, costs_of, count_macs, latencies
 from ..zoo.io import save_model
 from ..zoo.rank_search import search_ranks, spectrum_ranks
-from .arguments import print_help, read_fields
+from .arguments import print_help
 from .data import Batches, Fold, loader
 from .errors import RunError
+from .export_config import ExportConfig, budget_of, named_ranks, read_arguments
 from .finished import FinishedRun, finished_run
 from .folder import RunFolder
 from .metrics import cross_entropy, evaluate
 
-__all__ = ["ExportConfig", "export", "main", "read_arguments", "table"]
+__all__ = ["export", "main", "table"]
 
-BUDGETS = (*METRICS, "energy", "threshold", "ranks")
 TIMED = (1, 64)  # batch sizes of the reported latencies
 KINDS = ("image", "features", "tokens")
 COUNTED = ("parameters", "convolution parameters", "MACs")
-
-
-@dataclass
-class ExportConfig:
-    """How to export a finished run; every field is a key of the command line."""
-
-    run: str = MISSING  # the run folder
-    out: str = MISSING  # the folder to write; made where it is missing
-    parameters: float | None = None  # budget: share of the dense model's, in (0, 1]
-    macs: float | None = None  # the same, of multiply-accumulates
-    latency: float | None = None  # the same, of measured time at batch `latency_batch`
-    energy: float | None = None  # share of Σ σ² that every weight may lose, in [0, 1)
-    threshold: float | None = None  # smallest σ that is kept
-    ranks: list[str] = field(default_factory=list)  # NAME:RANK; what is not named is dense
-    search: str = "loss"  # for a budget: greedy on the loss, or `spectrum`
-    search_samples: int = 512  # of the training fold, the mini-batch of the search
-    step: float = 0.2  # share of a weight's components that a step of the search removes
-    scheme: str | None = None  # unfolding; None is that of the run
-    targets: list[str] | None = None  # patterns on names; None is what the run's method chose
-    ordered: bool | None = None  # keep the order of trained components; None does after Maestro
-    statistics: int | None = 10_000  # training samples for batch norms; None is all, 0 leaves them
-    latency_batch: int = 1  # batch size that the budget `latency` means
-    latency_seconds: float = 1.0  # how long each model is timed at each batch size
-    validation: bool = False  # evaluate the validation fold too, to choose by
-    batch_size: int = 250
-    threads: int | None = None  # CPU threads of torch; None leaves torch's choice
-    seed: int = 0  # of the choice of training samples
-    root: str | None = None  # where the run's data lies now, if it has moved
-
-
-def read_arguments(arguments: Sequence[str]) -> ExportConfig:
-    """Read `key=value` arguments into typed fields.
-
-    Raises:
-        RunError: in one line, an unknown key, a value of another type or out of range, no folder,
-            not exactly one budget.
-    """
-    config = read_fields("export", ExportConfig, arguments)
-    given = list(_budget(config))
-    if len(given) != 1:
-        raise RunError(
-            f"give exactly one of {', '.join(BUDGETS)}, got {', '.join(given) or 'none'}"
-        )
-    for name in METRICS:
-        share = getattr(config, name)
-        if share is not None and not 0.0 < share <= 1.0:
-            raise RunError(f"{name} must be a share of the dense model in (0, 1], got {share}")
-    for name in ("search_samples", "batch_size", "latency_batch", "threads"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise RunError(f"{name} must be at least 1, got {value}")
-    if config.statistics is not None and config.statistics < 0:
-        raise RunError(f"statistics must be at least 0 samples, got {config.statistics}")
-    _named_ranks(config.ranks)
-    if config.search not in ("loss", "spectrum"):
-        raise RunError(f"search must be loss or spectrum, got {config.search!r}")
-    if config.scheme is not None and config.scheme not in get_args(Scheme):
-        raise RunError(
-            f"scheme must be one of {', '.join(get_args(Scheme))}, got {config.scheme!r}"
-        )
-    return config
 
 
 def export(config: ExportConfig) -> dict[str, Any]:
@@ -138,13 +76,15 @@ def export(config: ExportConfig) -> dict[str, Any]:
         "run": config.run,
         "lowrank": None if trained is None else type(trained.method).__name__,
         "scheme": controller.method.scheme,
-        "budget": _budget(config),
+        "budget": budget_of(config),
         "search": config.search,
         "tested": run.tested,
     }
     if config.statistics != 0:
         found["before_statistics"] = _accuracies(config, run, model)
-        batches = _batches(config, run.splits.train, config.statistics)
+        fold = run.splits.train
+        samples = len(fold) if config.statistics is None else config.statistics
+        batches = _batches(config, fold, samples, min(config.batch_size, samples))
         reestimate_batch_norm(model, (inputs for inputs, _ in batches))
     found["accuracy"] = _accuracies(config, run, model)
     dense = copy.deepcopy(run.model)
@@ -168,10 +108,8 @@ def table(found: Mapping[str, Any]) -> str:
     told = "" if found["tested"] is None else f"{100 * found['tested']:.2f}"
     rows = [("", "dense", "exported", "ratio")]
     for fold, figures in accuracy.items():
-        rows.append(
-            (f"{fold} accuracy, %", told if fold == "test" else "",
-             f"{100 * figures['accuracy']:.2f}", "")
-        )  # fmt: skip
+        before, after = told if fold == "test" else "", f"{100 * figures['accuracy']:.2f}"
+        rows.append((f"{fold} accuracy, %", before, after, ""))
     for name in COUNTED:
         a, b = found["dense"][name], found["exported"][name]
         if a:
@@ -197,7 +135,7 @@ def main() -> None:
     """Export, print and write; an error of the user's is one line and exit code 1."""
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
-        print_help(__doc__, "train/export.py", ExportConfig)
+        print_help(__doc__, "train/export_config.py", ExportConfig)
         return
     try:
         config = read_arguments(arguments)
@@ -208,27 +146,10 @@ def main() -> None:
     print(f"\n{Path(config.out) / 'export.json'}")
 
 
-def _budget(config: ExportConfig) -> dict[str, Any]:
-    """What was given of the ways to say how small."""
-    values = {name: getattr(config, name) for name in BUDGETS}
-    return {name: value for name, value in values.items() if value not in (None, [])}
-
-
-def _named_ranks(given: Sequence[str]) -> dict[str, int]:
-    """Read NAME:RANK; a name may hold a colon itself."""
-    ranks = {}
-    for entry in given:
-        name, _, rank = entry.rpartition(":")
-        if not name or not rank.isdecimal():
-            raise RunError(f"ranks must hold NAME:RANK, such as blocks.0.fc1:16, got {entry!r}")
-        ranks[name] = int(rank)
-    return ranks
-
-
 def _choose(config: ExportConfig, run: FinishedRun, controller: Controller) -> dict[str, int]:
     """Ranks for whichever budget was given."""
     if config.ranks:
-        return _named_ranks(config.ranks)
+        return named_ranks(config.ranks)
     metric: Metric | None = next((n for n in METRICS if getattr(config, n) is not None), None)
     if metric is None:
         return ranks_by(controller, energy=config.energy, threshold=config.threshold)
@@ -240,7 +161,8 @@ def _choose(config: ExportConfig, run: FinishedRun, controller: Controller) -> d
     budget = getattr(config, metric) * costs.total
     if config.search == "spectrum":
         return spectrum_ranks(controller, costs, budget)
-    inputs, targets = next(_batches(config, run.splits.train, config.search_samples))
+    samples = config.search_samples
+    inputs, targets = next(_batches(config, run.splits.train, samples, samples))
 
     def loss(model: nn.Module) -> float:
         return float(cross_entropy(model(inputs), targets))
@@ -249,16 +171,12 @@ def _choose(config: ExportConfig, run: FinishedRun, controller: Controller) -> d
 
 
 def _batches(
-    config: ExportConfig, fold: Fold, samples: int | None
+    config: ExportConfig, fold: Fold, samples: int, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled batches of the training fold, augmented as in training; one where they are few."""
-    size = len(fold) if samples is None else min(samples, len(fold))
-    each = size if samples == config.search_samples else min(config.batch_size, size)
-    cut = Batches(len(fold), each, seed=config.seed, shuffle=True, drop_last=True)
-    for i, batch in enumerate(loader(fold, cut)):
-        if i * each >= size:
-            return
-        yield batch
+    """Shuffled whole batches of the training fold, augmented as in training."""
+    size = min(batch_size, len(fold))
+    cut = Batches(len(fold), size, seed=config.seed, shuffle=True, drop_last=True)
+    return itertools.islice(iter(loader(fold, cut)), max(1, min(samples, len(fold)) // size))
 
 
 def _accuracies(

@@ -9,7 +9,8 @@ import pytest
 import torch
 from archzoo.layers.lowrank import structures
 from archzoo.train.errors import RunError
-from archzoo.train.export import ExportConfig, export, main, read_arguments, table
+from archzoo.train.export import export, main, table
+from archzoo.train.export_config import ExportConfig, read_arguments
 from archzoo.zoo.create import create_model
 
 from .common import train
