@@ -30,6 +30,8 @@ MARGINS = {
 }
 """Margin of each dtype; the farthest points lie 21, 12, 6.9 and 5.3 radii from the origin."""
 
+HALF = (torch.float16, torch.bfloat16)
+
 Function = TypeVar("Function", bound=Callable[..., Tensor])
 
 
@@ -99,13 +101,15 @@ def in_float32(function: Function) -> Function:
     @wraps(function)
     def computed(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         dtype = x.dtype
-        half = dtype in (torch.float16, torch.bfloat16)
+        half = dtype in HALF
         default_margin(dtype)
         for side in ("input", "output"):
             check_range(dtype, side, kwargs.get(side))
 
         def widen(value: Any) -> Any:
-            return value.float() if half and isinstance(value, Tensor) else value
+            # Also a half-precision weight of wide points: kernels read all tensors as one dtype.
+            narrow = isinstance(value, Tensor) and (half or value.dtype in HALF)
+            return value.float() if narrow else value
 
         others = [widen(value) for value in args]
         named = {name: widen(value) for name, value in kwargs.items()}

@@ -191,6 +191,12 @@ def test_a_row_of_zeros_gives_zero_and_can_learn():
     assert gradient.isfinite().all() and gradient.abs().max() > 0.1
 
 
+def test_a_half_precision_weight_of_float32_points_is_read_as_what_it_is():
+    x, weight, offset = torch.randn(4, 8) / 5, torch.randn(6, 8) / 5, torch.randn(6) / 5
+    half = poincare_linear(x, weight.bfloat16(), offset, 1.0)
+    assert torch.equal(half, poincare_linear(x, weight.bfloat16().float(), offset, 1.0))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(dtype):
     layer = PoincareConv2d(4, 4, 3, padding=1, init="normal")
