@@ -5,7 +5,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-BENCHMARKS := train_loop parity residual residual_bytes_gpt hyperbolic hyperbolic_parity lipschitz
+BENCHMARKS := train_loop parity residual residual_bytes_gpt hyperbolic hyperbolic_parity lipschitz \
+  lowrank lowrank_speed
 
 .PHONY: train test slow check bench clean
 
