@@ -23,8 +23,7 @@ Differs from it: all schemes take groups, any padding mode, rectangular kernels 
 # Shape letters: B images, o filters, i channels of a group, h×w kernel, g groups, r rank.
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from math import prod
 from typing import Literal, get_args
 
@@ -55,6 +54,10 @@ class Unfolding:
         kernel_shape: (o, i, h, w) of `nn.Conv2d.weight`: all filters, the channels of one group.
         groups: g, a divisor of the number of filters.
 
+    Attributes:
+        matrix_shape: (rows, columns), with a leading number of matrices where groups > 1 or
+            depthwise.
+
     Raises:
         ValueError: an unknown scheme, a shape that is not a kernel's, or groups that do not divide.
     """
@@ -62,9 +65,12 @@ class Unfolding:
     scheme: Scheme
     kernel_shape: tuple[int, int, int, int]
     groups: int = 1
+    # Fields, since torch.compile cannot trace the lock of a cached property before Python 3.12.
+    matrix_shape: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    _sizes: tuple[int, int, int, int, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check the settings."""
+        """Check the settings and keep what every forward pass looks up."""
         shape, groups = self.kernel_shape, self.groups
         if self.scheme not in SCHEMES:
             raise ValueError(f"scheme must be one of {SCHEMES}, got {self.scheme!r}")
@@ -72,14 +78,12 @@ class Unfolding:
             raise ValueError(f"kernel_shape must be four sizes (o, i, h, w), got {shape}")
         if groups < 1 or shape[0] % groups:
             raise ValueError(f"groups must divide the {shape[0]} filters, got {groups}")
-
-    @cached_property
-    def matrix_shape(self) -> tuple[int, ...]:
-        """(rows, columns), with a leading number of matrices where groups > 1 or depthwise."""
-        batch, rows, columns = (prod(self._sizes[a] for a in axes) for axes in AXES[self.scheme])
-        if self.groups > 1 or self.scheme == "depthwise":
-            return batch, rows, columns
-        return rows, columns
+        sizes = groups, shape[0] // groups, *shape[1:]
+        matrix = tuple(prod(sizes[axis] for axis in axes) for axes in AXES[self.scheme])
+        if groups == 1 and self.scheme != "depthwise":
+            matrix = matrix[1:]
+        object.__setattr__(self, "_sizes", sizes)
+        object.__setattr__(self, "matrix_shape", matrix)
 
     @property
     def max_rank(self) -> int:
@@ -245,11 +249,6 @@ class Unfolding:
         if between is not None:
             hidden = between(hidden)
         return across.convolve(hidden, second, bias, self.second_groups)
-
-    @cached_property
-    def _sizes(self) -> tuple[int, int, int, int, int]:
-        filters, i, h, w = self.kernel_shape
-        return self.groups, filters // self.groups, i, h, w
 
     @property
     def _order(self) -> tuple[int, ...]:
