@@ -47,7 +47,14 @@ def check_run(config: RunConfig) -> None:
         if config.lowrank is not None:
             # The method may need a certain optimiser; whose parameters it has does not matter.
             optimizer = make_optimizer(nn.Linear(1, 1), config.optim)
-            make_method(config.lowrank).check_optimizer(optimizer)
+            method = make_method(config.lowrank)
+            method.check_optimizer(optimizer)
+            if config.trainer.parallel == "fsdp" and method.resizes:
+                raise ValueError(
+                    f"lowrank={config.lowrank['name']} removes components in training, which "
+                    f"trainer.parallel=fsdp cannot; set lowrank.shrink_every=0, or use "
+                    f"trainer.parallel=ddp"
+                )
         if config.trainer.parallel == "fsdp" and "muon" in config.optim.name:
             raise ValueError(
                 f"optim.name={config.optim.name} needs whole matrices, which trainer.parallel=fsdp "

@@ -138,7 +138,10 @@ class Trainer:
         if config.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_grad)
-        self.scaler.step(self.optimizer)
+        try:
+            self.scaler.step(self.optimizer)
+        except ValueError as error:  # of a low-rank method, which acts inside the step
+            raise RunError(f"step {self.step}: {error}; nothing saved before is lost") from error
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1

@@ -105,6 +105,11 @@ class Maestro(Method):
         self.threshold, self.shrink_every, self.min_rank = threshold, shrink_every, min_rank
         self.scheme = scheme
 
+    @property
+    def resizes(self) -> bool:
+        """Whether components are ever removed."""
+        return self.shrink_every > 0
+
     def rank_for(self, name: str, shape: tuple[int, ...]) -> int:
         """Return the full rank."""
         return min(shape[-2:])
@@ -122,7 +127,7 @@ class Maestro(Method):
             ValueError: parameters that are sharded, which cannot shrink.
         """
         sharded = any(hasattr(f.left, "full_tensor") for f in controller.factors().values())
-        if sharded and self.shrink_every:
+        if sharded and self.resizes:
             raise ValueError(
                 "sharded parameters cannot shrink in training; set shrink_every=0, or use "
                 "trainer.parallel=ddp"

@@ -34,6 +34,11 @@ class Method:
     replaces: bool = True
     skips_uneconomic: bool = True
 
+    @property
+    def resizes(self) -> bool:
+        """Whether parameters change their size in training, which sharded ones cannot."""
+        return False
+
     def rank_for(self, name: str, shape: tuple[int, ...]) -> int | None:
         """Return the rank that a weight (..., rows, columns) gets, or None where ranks vary.
 

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from archzoo.layers.lowrank import Controller, reparametrize
 from archzoo.train import loop
 from archzoo.train.check import check_run
 from archzoo.train.config import OptimConfig, register_schemas
@@ -15,6 +16,7 @@ from archzoo.train.optim import make_optimizer
 from archzoo.train.run import run
 from archzoo.zoo import create_model
 from archzoo.zoo.lowrank import make_method, method_info, methods
+from torch import nn
 
 from .common import configure, equal_weights, train, weights
 
@@ -178,6 +180,7 @@ IMPOSSIBLE = [
     (["lowrank=relora", "lowrank.targets=['*.atn']"], "matches no linear or convolutional layer"),
     (["lowrank=trp"], "lowrank=trp: no weight of MLP is a target of TRP"),
     (["lowrank=switchlora", "optim=adamw"], "optim=step_adamw"),
+    (["lowrank=maestro", "trainer.parallel=fsdp"], "set lowrank.shrink_every=0, or use"),
     (["lowrank=maestro", "lowrank.learning_rate_ratio=-1"], "must be above 0, got -1.0"),
     (["+lowrank.name=maestr"], "no low-rank method named 'maestr'; did you mean 'maestro'"),
     (["+lowrank.rank=3"], "has no 'name'; give one of"),
@@ -222,3 +225,66 @@ def test_a_run_from_before_low_rank_is_found_again():
     old = {key: value for key, value in new.items() if key != "lowrank"}
     assert fingerprint(new) == fingerprint(old)
     assert fingerprint(new) != fingerprint({**new, "lowrank": {"name": "maestro"}})
+
+
+# What must be added to the command line of the default run, and what its refusal says of it.
+ADDED = {
+    "switchlora": ("optim=step_adamw", "use optim=step_adamw"),
+    "trp": ("lowrank.min_kernel=1", "its kernel side 1 is below min_kernel=2"),
+}
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_the_default_run_takes_every_method_or_says_what_to_add(method):
+    added = []
+    if method in ADDED:
+        added, said = [ADDED[method][0]], ADDED[method][1]
+        with pytest.raises(RunError, match=said) as caught:
+            check_run(configure(f"lowrank={method}", base=[]))
+        assert "\n" not in str(caught.value)
+    check_run(configure(f"lowrank={method}", *added, base=[]))
+
+
+@pytest.mark.parametrize("method", [name for name in methods.names() if name != "switchlora"])
+def test_muon_trains_under_every_method_whose_optimiser_it_can_be(method, tmp_path):
+    given = [text for text in chosen(method) if not text.startswith("optim")]
+    train(tmp_path, *given, "optim=muon", "trainer.steps=7", "trainer.evaluate_every=7")
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path).values())
+
+
+@pytest.mark.parametrize("method", ["low_rank", "maestro", "sst", "trp"])
+def test_a_weight_without_a_decomposition_ends_the_run_in_one_line(method, tmp_path, monkeypatch):
+    before = Controller._after_step
+
+    def spoilt(self, optimizer, *rest):
+        if self.step == 8:  # every method of these has an event after the ninth step
+            target = next(iter(self.targets.values()))
+            target.parameters()[0].detach().fill_(torch.nan)
+        before(self, optimizer, *rest)
+
+    monkeypatch.setattr(Controller, "_after_step", spoilt)
+    more = {
+        "maestro": ["lowrank.shrink_every=3"],
+        "sst": ["lowrank.resample_every=3", "lowrank.iterations=1"],
+    }
+    with pytest.raises(RunError, match="NaN or infinite .*nothing saved before is lost") as caught:
+        train(tmp_path, *chosen(method), *more.get(method, []))
+    assert "\n" not in str(caught.value)
+    assert torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)["step"] == 6
+
+
+def test_accumulated_batches_and_steps_that_a_scaler_skips_are_none_of_the_controller():
+    model = nn.Sequential(nn.Linear(6, 4))
+    controller = reparametrize(model, make_method("low_rank"), ["0"])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    controller.attach(optimizer)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=100)
+    counted = []
+    for factor in (1.0, torch.inf, 1.0):
+        for _ in range(2):
+            scaler.scale(factor * model(torch.ones(2, 6)).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        counted.append(controller.step)
+    assert counted == [1, 1, 2] and scaler.get_scale() == 2.0**9
