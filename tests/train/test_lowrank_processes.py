@@ -4,8 +4,10 @@ import json
 import sys
 
 import pytest
+import torch
 from archzoo.zoo.lowrank import methods
 
+from .common import train, weights
 from .processes import ROOT, call
 from .test_lowrank import chosen, ranks
 
@@ -75,6 +77,28 @@ def test_two_processes_shrink_alike(tmp_path):
     two_processes(tmp_path, jobs)
     first, last = ranks(tmp_path / "maestro")
     assert sum(last["ranks"].values()) < sum(first["ranks"].values())
+
+
+# Plain gradient descent: Adam would answer an entry of the gradient that is nothing but rounding
+# with a whole step. Shrinking at an importance of 0.9 is left in.
+DESCENT = [
+    "optim=sgd", "optim.name=momentum", "data.augment=false", "trainer.device=cpu",
+    "trainer.steps=12",
+]  # fmt: skip
+
+
+def test_two_processes_train_the_model_that_one_trains(tmp_path):
+    jobs = {name: [*chosen(name), *DESCENT] for name in ("maestro", "relora", "sst", "trp")}
+    # An SVD turns vectors of nearly equal singular values by any angle, however alike the weights.
+    jobs["sst"].append("lowrank.iterations=100")
+    two_processes(tmp_path, jobs)
+    for name, overrides in jobs.items():
+        train(tmp_path / f"one-{name}", *overrides)
+        one, two = weights(tmp_path / f"one-{name}"), weights(tmp_path / name)
+        assert {k: v.shape for k, v in one.items()} == {k: v.shape for k, v in two.items()}
+        for key, value in one.items():
+            # Halves of a batch are summed in another order, in float32, in each of 12 steps.
+            torch.testing.assert_close(two[key], value, rtol=0, atol=1e-5, msg=f"{name}, {key}")
 
 
 @pytest.mark.slow
