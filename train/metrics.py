@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +54,7 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     kind: str,
     device: torch.device,
-    autocast: Callable[[], torch.autocast],
+    autocast: Callable[[], AbstractContextManager[Any]],
 ) -> dict[str, float]:
     """Return the means over every counted target, on all processes together.
 

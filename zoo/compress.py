@@ -106,12 +106,12 @@ def factorize(
         targets = targets or list(controller.targets)
         ordered = isinstance(controller.method, Maestro) if ordered is None else ordered
     targets = targets or [name for name, _, _ in found] or None
-    trained = {
+    trained: set[Scheme] = {
         layer.settings.unfolding.scheme
         for _, layer, _ in found
         if isinstance(layer, FactoredConv2d)
     }
-    scheme = scheme or next(iter(trained), "channel")
+    scheme = scheme or next(iter(trained), None) or "channel"
     if ordered and trained - {scheme}:
         raise ValueError(
             f"scheme={scheme!r}: the order of components is that of scheme={trained.pop()!r}, in "

@@ -181,14 +181,17 @@ def _at_rank(layer: nn.Module, rank: int) -> nn.Module:
     return shorter
 
 
+def _appending(shapes: list[torch.Size]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    return lambda _, inputs: shapes.append(inputs[0].shape)
+
+
 def _input_shapes(
     model: nn.Module, layers: Mapping[str, nn.Module], sample: Tensor
 ) -> dict[str, list[torch.Size]]:
     """The shapes that every layer reads in one forward pass; several where it is called again."""
     shapes: dict[str, list[torch.Size]] = {name: [] for name in layers}
     handles = [
-        layer.register_forward_pre_hook(lambda _, inputs, n=name: shapes[n].append(inputs[0].shape))
-        for name, layer in layers.items()
+        layer.register_forward_pre_hook(_appending(shapes[name])) for name, layer in layers.items()
     ]
     try:
         with torch.inference_mode():

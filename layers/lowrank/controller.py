@@ -245,7 +245,7 @@ class Controller:
         module = model.get_submodule(path)
         if parameter:
             module = module.parametrizations[parameter][0]  # type: ignore[index, union-attr]
-        structure = module.structure
+        structure = getattr(module, "structure", None)
         assert isinstance(structure, WeightStructure)
         return structure
 

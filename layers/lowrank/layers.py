@@ -206,7 +206,7 @@ def remove_parametrization(module: nn.Module, name: str) -> None:
     """
     kind = type(module)
     body = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
-    module.__class__ = type(kind)(kind.__name__, kind.__bases__, body)
+    module.__class__ = cast(Any, type(kind))(kind.__name__, kind.__bases__, body)
     parametrize.remove_parametrizations(module, name)
 
 
@@ -236,8 +236,9 @@ def _chain(structure: WeightStructure) -> tuple[Tensor, nn.Module, Tensor]:
 def _linear(weight: Tensor, bias: nn.Parameter | None) -> nn.Linear:
     like: Any = {"device": weight.device, "dtype": weight.dtype}
     linear = nn.utils.skip_init(nn.Linear, *weight.shape[::-1], bias is not None, **like)
+    assert isinstance(linear, nn.Linear)
     linear.weight.copy_(weight)
-    linear.bias = bias
+    linear.register_parameter("bias", bias)
     return linear
 
 
@@ -254,6 +255,7 @@ def _conv(weight: Tensor, bias: nn.Parameter | None, groups: int, **arguments: A
         **arguments,
         **like,
     )
+    assert isinstance(conv, nn.Conv2d)
     conv.weight.copy_(weight)
-    conv.bias = bias
+    conv.register_parameter("bias", bias)
     return conv

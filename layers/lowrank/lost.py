@@ -114,7 +114,7 @@ class LOST(Method):
         self.residual_rank, self.activation = residual_rank, activation
 
     @property
-    def is_matrix(self) -> bool:
+    def is_matrix(self) -> bool:  # type: ignore[override]
         """Whether there is no activation."""
         return self.activation is None
 
