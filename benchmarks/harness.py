@@ -109,9 +109,9 @@ def machine() -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Align rows under their keys."""
-    heads = list(rows[0])
+    heads = list(dict.fromkeys(key for row in rows for key in row))
     cells = [heads] + [
-        [f"{row[h]:.4g}" if isinstance(row[h], float) else str(row[h]) for h in heads]
+        [f"{row[h]:.4g}" if isinstance(row.get(h), float) else str(row.get(h, "")) for h in heads]
         for row in rows
     ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
