@@ -2,7 +2,8 @@
 
 Chooses ranks for a budget, cuts the model to them, estimates batch norms anew on the training
 fold, evaluates the test fold, and measures parameters, MACs and CPU latency beside the dense model.
-Writes a model folder, which `create_model("local-dir:DIR")` rebuilds, with an export.json:
+Writes a model folder, which `create_model("local-dir:DIR")` rebuilds, with an export.json. Latency
+is that of `plain_layers(model)`, whose two convolutions have their kernels ready:
 
     archzoo-export run=DIR out=DIR parameters=0.3                at most 30 % of the dense model's
     archzoo-export run=DIR out=DIR latency=0.8 scheme=spatial
@@ -33,6 +34,7 @@ from ..layers.lowrank import (
 from ..zoo.compress import factorize, fixed_ranks, ranks_by
 from ..zoo.costs import METRICS, Metric, costs_of, count_macs, latencies
 from ..zoo.io import save_model
+from ..zoo.plain import plain_layers
 from ..zoo.rank_search import search_ranks, spectrum_ranks
 from .arguments import print_help
 from .data import Batches, Fold, loader
@@ -199,7 +201,7 @@ def _accuracies(
 def _measure(
     config: ExportConfig, run: FinishedRun, models: Mapping[str, nn.Module]
 ) -> dict[str, dict[str, Any]]:
-    """Count and time models side by side."""
+    """Count models, and time them side by side, with plain layers in the place of factored ones."""
     one = _sample(run.splits.test, 1)
     found: dict[str, dict[str, Any]] = {
         name: {
@@ -212,7 +214,8 @@ def _measure(
     }
     for batch in TIMED:
         sample = _sample(run.splits.test, batch)
-        seconds = latencies([*models.values()], sample, seconds=config.latency_seconds)
+        fast = [plain_layers(model) for model in models.values()]
+        seconds = latencies(fast, sample, seconds=config.latency_seconds)
         for row, each in zip(found.values(), seconds, strict=True):
             row["latency"].append({"batch": batch, "milliseconds": 1000 * each})
     return found

@@ -30,7 +30,7 @@ class ExportConfig:
     ranks: list[str] = field(default_factory=list)  # NAME:RANK; what is not named is dense
     search: str = "loss"  # for a budget: greedy on the loss, or `spectrum`
     search_samples: int = 512  # of the training fold, the mini-batch of the search
-    step: float = 0.2  # share of a weight's components that a step of the search removes
+    step: float = 0.2  # share of a weight's cost that a step of the search saves
     scheme: str | None = None  # unfolding; None is that of the run
     targets: list[str] | None = None  # patterns on names; None is what the run's method chose
     ordered: bool | None = None  # keep the order of trained components; None does after Maestro

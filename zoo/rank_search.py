@@ -6,7 +6,7 @@ keeps as much as it can of the product, over all weights, of the shares of energ
 
 Source: the greedy search is that of Horváth et al. 2023, "Maestro: Uncovering Low-Rank Structures
 via Trainable Decomposition", arXiv:2308.14929, which evaluates one mini-batch.
-Differs from it: a step removes a share of a weight's components, as their numbers differ widely;
+Differs from it: a step saves a share of what a weight costs, as weights differ widely in size;
 the cost may be measured time; batch norms use the statistics of the mini-batch itself, as they are
 estimated anew after the search; and a weight's price is computed again only when it is the lowest,
 which saves most evaluations.
@@ -38,21 +38,20 @@ def search_ranks(
 ) -> dict[str, int]:
     """Return ranks that meet a budget at little loss; weights without one stay dense.
 
-    A weight starts dense. Its first step takes it to factors that are cheaper, each further one
-    removes a share of its components; one component stays.
+    A weight starts dense. Every step makes it cheaper by a share at least; one component stays.
 
     Args:
         controller: From `factorize`; left as it is.
         costs: Of its model.
         budget: Of the whole model, in the unit of the costs.
         loss: Evaluates a copy of the model on one mini-batch.
-        step: Share of a weight's components that a step removes, in (0, 1).
+        step: Share of a weight's cost that a step saves, in (0, 1).
 
     Raises:
         ValueError: a share out of range, or a budget that rank 1 everywhere exceeds.
     """
     if not 0.0 < step < 1.0:
-        raise ValueError(f"step must be a share of the components in (0, 1), got {step}")
+        raise ValueError(f"step must be a share of the cost in (0, 1), got {step}")
     trial = _Trial(controller, loss)
     ladders = {n: _ladder(costs, n, f, step) for n, f in controller.factors().items()}
     _check_budget(costs, budget, {name: ladder[-1] for name, ladder in ladders.items() if ladder})
@@ -170,16 +169,16 @@ def _structures(model: nn.Module, controller: Controller) -> Iterator[tuple[str,
 
 
 def _ladder(costs: Costs, name: str, factors: Factors, step: float) -> list[int]:
-    """Ranks to step down through: each cheaper than all above it, the dense weight included."""
-    ladder, best = [], 0.0
-    rank = rank_for_energy(factors.importance(), ROUNDING)
-    while rank >= 1:
-        if costs.saved(name, rank) < best:
+    """Ranks to step down through, each a share cheaper than the last, the dense weight included.
+
+    Steps that save next to nothing would have a price of mere noise.
+    """
+    ladder, now = [], costs.weights[name].dense
+    for rank in range(rank_for_energy(factors.importance(), ROUNDING), 0, -1):
+        then = costs.weights[name].at(rank)
+        if then <= (1.0 - step) * now or (rank == 1 and then < now):
             ladder.append(rank)
-            best = costs.saved(name, rank)
-            rank = min(rank - 1, int((1.0 - step) * rank))
-        else:
-            rank -= 1
+            now = then
     return ladder
 
 
