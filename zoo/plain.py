@@ -58,7 +58,7 @@ def plain_layers(model: Model) -> Model:
 
 
 def _linear(weight: torch.Tensor, bias: nn.Parameter | None) -> nn.Linear:
-    linear = nn.utils.skip_init(
+    linear: Any = nn.utils.skip_init(
         nn.Linear, weight.shape[1], weight.shape[0], bias is not None,
         device=weight.device, dtype=weight.dtype,
     )  # fmt: skip
@@ -70,7 +70,7 @@ def _linear(weight: torch.Tensor, bias: nn.Parameter | None) -> nn.Linear:
 def _conv(
     kernel: torch.Tensor, bias: nn.Parameter | None, groups: int, arguments: dict[str, Any]
 ) -> nn.Conv2d:
-    conv = nn.utils.skip_init(
+    conv: Any = nn.utils.skip_init(
         nn.Conv2d, groups * kernel.shape[1], kernel.shape[0], tuple(kernel.shape[2:]),
         groups=groups, bias=bias is not None, device=kernel.device, dtype=kernel.dtype,
         **arguments,
