@@ -57,7 +57,7 @@ EXPORTS = {
     "trp_nuclear": TRAINED,
     "maestro": SEARCH,
 }
-SHORT = ("trainer.epochs=null", "trainer.steps=3", "data.validation=59000", "model=resnet_nano")
+SHORT = ("trainer.epochs=null", "trainer.steps=3", "data.validation=1000", "model=resnet_nano")
 SHOWN = {
     "dense": "SVD after training",
     "trp": "TRP",
