@@ -14,7 +14,7 @@ train: $(VENV)/installed
 	$(BIN)/archzoo-train
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow

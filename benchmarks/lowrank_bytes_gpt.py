@@ -77,7 +77,7 @@ def train(method: str, rate: float, seed: int, folder: Path, *more: str) -> floa
         for key, value in settings.items()
         if key != "name"
     ]
-    given += [f"lowrank.learning_rate_ratio={rate / SHARED_RATE:g}", f"optim.name={optimizer}"]
+    given += [f"lowrank.learning_rate_ratio={rate / SHARED_RATE:g}", f"optim={optimizer}"]
     given += [f"optim.lr={SHARED_RATE}", f"seed={seed}", f"run_dir={folder}", "logger=[csv]"]
     register_schemas()
     with initialize_config_module("archzoo.conf", version_base="1.3"):
