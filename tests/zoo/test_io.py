@@ -53,7 +53,6 @@ def saved(tmp_path):
         ("mlp_nano", {"residual": functools.partial(Scaled, learned=True, count="blocks")}),
         ("mlp_nano", {"residual": rezero}),
     ],
-    ids=str,
 )
 def test_changed_keywords_come_back(name, options, tmp_path):
     model = trained(build(name, **options))
