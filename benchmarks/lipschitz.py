@@ -116,7 +116,8 @@ def tightness(quick: bool) -> Measurement:
         step = 1e-3 * F.normalize(torch.randn(64, 16, dtype=torch.float64), dim=1)
         step.requires_grad_()
         optimiser = torch.optim.Adam([*block.parameters(), step], lr=0.05)
-        best, length = 0.0, 400 if quick else 1000
+        # The joint form of n = 2 climbs slowest: 0.9961 of L after 1,000 steps.
+        best, length = 0.0, 400 if quick else 6000 if len(hidden) == 2 else 1000
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, length)
         for _ in range(length):
             rise = (block(x + step) - block(x)).norm(dim=1) / step.norm(dim=1)

@@ -53,7 +53,7 @@ from archzoo.layers.lowrank.sst import draw_order
 from archzoo.layers.saved_bytes import saved_bytes
 from archzoo.zoo.lowrank import methods as registry
 from harness import Bar, Measurement, main
-from lowrank_speed import measure_maestro, measure_sltrain
+from lowrank_speed import measure_maestro, measure_memory, measure_sltrain
 from maestro_recovery import largest, normals, recovery
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn import functional as F
@@ -467,7 +467,7 @@ def measure(quick: bool) -> Measurement:
             rows.append(
                 {"part": part.__name__, "case": bar.what, "figure": bar.figure, "bar": limit}
             )
-    for speed in (measure_maestro, measure_sltrain):
+    for speed in (measure_maestro, measure_sltrain, measure_memory):
         found, judged, *_ = speed(quick)
         rows, bars = rows + found, bars + judged
     return rows, bars
