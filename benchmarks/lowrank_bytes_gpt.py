@@ -32,6 +32,7 @@ from archzoo.zoo import create_model
 from harness import RESULTS, Bar, Measurement, interleaved, main, median_ratio
 from hydra import compose, initialize_config_module
 from records import Records
+from spread import apart, summary, verdict
 from torch import nn
 
 RANK, STEPS = 12, 800
@@ -201,27 +202,6 @@ def measure(quick: bool) -> Measurement:
             }
         )
     return rows, bars(bits), [order([row["method"] for row in rows], bits), PREDICTED]
-
-
-def summary(figures: list[float]) -> tuple[float, float]:
-    """Return the mean and its standard error; with one figure the error is unknown."""
-    if len(figures) == 1:
-        return figures[0], math.nan
-    return statistics.mean(figures), statistics.stdev(figures) / math.sqrt(len(figures))
-
-
-def apart(one: list[float], other: list[float]) -> bool:
-    """Whether two means differ by more than two standard errors of their difference."""
-    (mean, error), (other_mean, other_error) = summary(one), summary(other)
-    return abs(mean - other_mean) > 2 * math.hypot(error, other_error)
-
-
-def verdict(figures: list[float], reference: list[float]) -> str:
-    """Say better or worse only where the figures show it."""
-    difference = statistics.mean(figures) - statistics.mean(reference)
-    if not apart(figures, reference):
-        return "no difference shown"
-    return f"{'better' if difference < 0 else 'worse'} by {abs(difference):.4f}"
 
 
 def order(names: list[str], bits: dict[str, list[float]]) -> str:

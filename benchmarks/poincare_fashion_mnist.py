@@ -22,7 +22,7 @@ from typing import Any
 
 from harness import RESULTS, Bar, Measurement, main
 from records import Records
-from residual_bytes_gpt import summary, verdict
+from spread import summary, verdict
 
 MODELS = ("poincare_resnet_tiny", "euclidean_resnet_tiny", "euclidean_resnet_tiny_poincare_head")
 RATES = (0.003, 0.01)

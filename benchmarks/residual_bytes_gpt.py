@@ -10,7 +10,6 @@ it ends. What stands there is not run again, so an interrupted comparison goes o
 
 import csv
 import json
-import math
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import torch
 from archzoo.layers.saved_bytes import saved_bytes
 from archzoo.zoo import create_model
 from harness import RESULTS, Bar, Measurement, interleaved, main, median_ratio
+from spread import summary, verdict
 from torch import nn
 
 RUNS = RESULTS / "residual_runs.csv"
@@ -145,22 +145,6 @@ def measure(quick: bool) -> Measurement:
             }
         )
     return rows, bars(bits)
-
-
-def summary(figures: list[float]) -> tuple[float, float]:
-    """Return the mean and its standard error; with one figure the error is unknown."""
-    if len(figures) == 1:
-        return figures[0], math.nan
-    return statistics.mean(figures), statistics.stdev(figures) / math.sqrt(len(figures))
-
-
-def verdict(figures: list[float], reference: list[float]) -> str:
-    """Say better or worse only beyond two standard errors of the difference."""
-    (mean, error), (other, other_error) = summary(figures), summary(reference)
-    difference, spread = mean - other, math.hypot(error, other_error)
-    if not abs(difference) > 2 * spread:
-        return "no difference shown"
-    return f"{'better' if difference < 0 else 'worse'} by {abs(difference):.4f} ± {spread:.4f}"
 
 
 def bars(bits: dict[str, list[float]]) -> list[Bar]:
