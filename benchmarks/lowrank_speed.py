@@ -4,18 +4,19 @@ The network is four linear layers of 512 to 512 values, each followed by a ReLU;
 mean squared loss, backward and an optimiser's step, at 256 and at 2,048 rows. Process time of one
 thread, interleaved; ratios are medians of pairwise ratios to the dense step.
 
-Memory of SLTrain is that of 16 such layers with AdamW. Counted are the distinct storages of
-parameters, gradients, both moments, indices, and what autograd keeps; the peak is the growth of a
-fresh process over four steps. For L layers of n to n values and T rows they are
+Memory of SLTrain is that of 16 and of 64 such layers with AdamW. Counted are the distinct storages
+of parameters, gradients, both moments, indices, and what autograd keeps; the peak is the growth of
+a fresh process over four steps. For L layers of n to n values and T rows they are
 
     dense      4 L (n² + n) + T n (L + 2)
     SLTrain    4 L (2 r n + k + n) + L k + T n (L + 2),      k = int(δ n²) entries of the support
 
 numbers of 4 bytes: each layer keeps its input, which is what the ReLU before it keeps too, and the
-loss its input and its target. What exists for a moment, W or its gradient in one layer and what the
-optimiser computes, comes on top in the peak.
+loss its input and its target. What exists for a moment, in the backward pass of one layer or in the
+optimiser, comes on top in the peak, and is the same for any number of layers.
 """
 
+import itertools
 import os
 import statistics
 import subprocess
@@ -34,7 +35,7 @@ from torch.nn import functional as F
 
 WIDTH, DEPTH, RANK = 512, 4, 128
 BATCHES = (256, 2048)
-DENSITY, MEMORY_DEPTH = 0.03, 16
+DENSITY, MEMORY_DEPTHS = 0.03, (16, 64)
 
 
 def network(depth: int = DEPTH, width: int = WIDTH) -> nn.Sequential:
@@ -143,11 +144,11 @@ def measure_maestro(quick: bool) -> Measurement:
     return rows, bars
 
 
-def memory(sltrain: bool, rows: int) -> tuple[int, int]:
+def memory(sltrain: bool, rows: int, depth: int) -> tuple[int, int]:
     """Take four steps with AdamW; return the bytes that are counted, and the growth of the peak."""
-    steps(sltrain, 16, 1, 64)  # loads all libraries
+    steps(sltrain, rows, 1, WIDTH)  # loads the libraries, and the kernels of these sizes
     before = resident("VmRSS")
-    model, optimizer, forward = steps(sltrain, rows, MEMORY_DEPTH, WIDTH)
+    model, optimizer, forward = steps(sltrain, rows, depth, WIDTH)
     grown = resident("VmHWM") - before
     held = [*model.parameters(), *(b for b in model.buffers() if b.dim())]
     held += [p.grad for p in model.parameters() if p.grad is not None]
@@ -182,25 +183,25 @@ def resident(what: str) -> int:
     raise OSError(f"/proc/self/status has no {what}")
 
 
-def formula(sltrain: bool, rows: int) -> int:
+def formula(sltrain: bool, rows: int, depth: int) -> int:
     """Return the bytes that the formula above gives."""
     k = int(DENSITY * WIDTH**2)
     numbers = 4 * (2 * RANK * WIDTH + k) + k if sltrain else 4 * WIDTH**2
-    activations = rows * WIDTH * (MEMORY_DEPTH + 2)
-    return 4 * (MEMORY_DEPTH * (numbers + 4 * WIDTH) + activations)
+    activations = rows * WIDTH * (depth + 2)
+    return 4 * (depth * (numbers + 4 * WIDTH) + activations)
 
 
-def in_process(sltrain: bool, rows: int) -> tuple[int, int]:
+def in_process(sltrain: bool, rows: int, depth: int) -> tuple[int, int]:
     """Return `memory` of a process that does nothing else and keeps no tensor that was freed."""
     code = (
         f"import torch; torch.set_num_threads(1)\n"
-        f"from lowrank_speed import memory; print(*memory({sltrain}, {rows}))"
+        f"from lowrank_speed import memory; print(*memory({sltrain}, {rows}, {depth}))"
     )
     place = Path(__file__).parent
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=place,
-        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "16384"},
         check=True,
         capture_output=True,
         text=True,
@@ -226,35 +227,36 @@ def measure_sltrain(quick: bool) -> Measurement:
     return rows, bars
 
 
-def measure_memory(_: bool) -> Measurement:
+def measure_memory(quick: bool) -> Measurement:
     """Memory of SLTrain at rank 128 with 3 % of the entries, counted and in a process."""
     rows: list[dict[str, Any]] = []
     bars: list[Bar] = []
-    for batch in BATCHES:
-        measured = {sltrain: in_process(sltrain, batch) for sltrain in (False, True)}
+    names = {False: "dense, AdamW", True: "SLTrain, rank 128"}
+    for depth, batch in itertools.product(MEMORY_DEPTHS[: 1 if quick else None], BATCHES):
+        case = f"{depth} layers, batch {batch}"
+        measured = {sltrain: in_process(sltrain, batch, depth) for sltrain in names}
         counted, peak = ({k: pair[i] for k, pair in measured.items()} for i in (0, 1))
-        expected = {sltrain: formula(sltrain, batch) for sltrain in (False, True)}
+        expected = {sltrain: formula(sltrain, batch, depth) for sltrain in names}
         for what, sizes in {"formula": expected, "counted": counted, "peak": peak}.items():
-            for sltrain, name in ((False, "dense, AdamW"), (True, "SLTrain, rank 128")):
-                rows.append(
-                    {
-                        "part": f"memory, batch {batch}, {what}",
-                        "case": name,
-                        "MiB": round(sizes[sltrain] / 2**20, 2),
-                        "over dense": round(sizes[sltrain] / sizes[False], 3),
-                    }
-                )
-        share = expected[True] / expected[False]
+            rows += [
+                {
+                    "part": f"memory, {case}, {what}",
+                    "case": name,
+                    "MiB": round(sizes[sltrain] / 2**20, 2),
+                    "over dense": round(sizes[sltrain] / sizes[False], 3),
+                }
+                for sltrain, name in names.items()
+            ]
         bars += [
             Bar(
-                f"counted bytes of {name} off the formula, batch {batch}",
+                f"counted bytes of {name} off the formula, {case}",
                 abs(counted[sltrain] - expected[sltrain]),
                 0,
             )
-            for sltrain, name in ((False, "dense"), (True, "SLTrain"))
+            for sltrain, name in names.items()
         ]
-        # What exists for a moment is no part of the formula: SLTrain has a W and a G more.
-        what = f"peak of SLTrain over dense, by the formula's share {share:.3f}, batch {batch}"
+        share = expected[True] / expected[False]
+        what = f"peak of SLTrain over dense, by the formula's share {share:.3f}, {case}"
         bars.append(Bar(what, peak[True] / peak[False] / share, 1.05))
     return rows, bars
 

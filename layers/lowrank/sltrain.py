@@ -5,38 +5,29 @@
 left starts at 0, right and values as U(±1/√columns): the layer starts as S alone and what the
 matrix was is not used. W is of full rank almost surely, at r (rows + columns) + |I| numbers.
 
-A linear layer keeps no W for the backward pass: forward and backward each build it, use it and drop
-it. With g = dL/dy, G = gᵀ x of shape (rows, columns), and W built again,
-
-    dx = g W,   d left = s G rightᵀ,   d right = s leftᵀ G,   d values = G[I],   d bias = Σ g
-
-so one W and one G exist at a time, and the price is two products of 2 r · rows · columns a step.
-In a convolution and in a raw matrix autograd keeps the kernel, as it does for a dense one.
+A linear layer keeps no W for the backward pass: `sparse_linear` builds it, uses it and drops it, or
+does without. In a convolution and in a raw matrix autograd keeps W, as it does for a dense one.
 
 Source: Han et al. 2024, "SLTrain: a sparse plus low-rank approach for parameter and memory
 efficient pretraining", arXiv:2406.02214; s = α / r is 0.25 in its recipe for 60 M parameters.
 Differs from it: indices are int32 where they fit, the support is drawn without a temporary of the
-matrix's size, and no compiled extension is needed.
+matrix's size, no compiled extension is needed, and few rows are multiplied without forming W.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .draw import uniform
 from .factors import Factors
 from .method import Method, check_rank, rank_of
+from .sparse_linear import sparse_linear, sparse_plus_low_rank
 from .structure import ConvSettings, WeightStructure
 
 __all__ = [
     "SLTrain",
     "SparseFactors",
-    "SparseLinear",
     "SparseTerm",
     "random_support",
-    "sparse_plus_low_rank",
 ]
 
 
@@ -66,73 +57,6 @@ def random_support(total: int, count: int, generator: torch.Generator) -> Tensor
             more = torch.randint(total, missing, generator=generator, device=generator.device)
             chosen = torch.cat([chosen, more]).unique()
     return chosen.to(torch.int32 if total < 2**31 else torch.int64)
-
-
-def sparse_plus_low_rank(
-    left: Tensor, right: Tensor, values: Tensor, index: Tensor, scale: float
-) -> Tensor:
-    """Return W = scale · left right, with values added at flat positions.
-
-    Args:
-        left: (..., rows, r).
-        right: (..., r, columns).
-        values: (n,).
-        index: (n,), positions in the flattened W.
-        scale: s.
-    """
-    product = (scale * left) @ right  # of the factors, the one that is scaled is small
-    product.view(-1).index_add_(0, index, values.to(product.dtype))  # autocast makes it half
-    return product
-
-
-class SparseLinear(torch.autograd.Function):
-    """x Wᵀ + bias that saves x and the parts of W, and never W."""
-
-    # All parts of W may have a leading dimension, or none: W is changed in place.
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        x: Tensor,
-        left: Tensor,
-        right: Tensor,
-        values: Tensor,
-        index: Tensor,
-        bias: Tensor | None,
-        scale: float,
-    ) -> Tensor:
-        """Build W, multiply, and let go of it."""
-        weight = sparse_plus_low_rank(left, right, values, index, scale)
-        return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep x and the parts."""
-        *tensors, bias, scale = inputs
-        ctx.save_for_backward(*tensors)
-        ctx.scale = scale
-        ctx.bias_dtype = None if bias is None else bias.dtype
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Build W again for the gradient of x, and that of W for those of its parts."""
-        x, left, right, values, index = ctx.saved_tensors
-        gradient = gradients[0].reshape(-1, left.shape[0])
-        d_x = d_left = d_right = d_values = d_bias = None
-        if ctx.needs_input_grad[0]:
-            weight = sparse_plus_low_rank(left, right, values, index, ctx.scale)
-            d_x = (gradient @ weight.to(gradient.dtype)).view(x.shape)
-            del weight  # before the gradient of the same size is made
-        whole = (gradient.mT @ x.reshape(-1, x.shape[-1])).to(left.dtype)
-        if ctx.needs_input_grad[1]:
-            d_left = (whole @ right.mT) * ctx.scale
-        if ctx.needs_input_grad[2]:
-            d_right = (left.mT @ whole) * ctx.scale
-        if ctx.needs_input_grad[3]:
-            d_values = whole.view(-1).index_select(0, index).to(values.dtype)
-        if ctx.bias_dtype is not None:
-            d_bias = gradient.sum(0).to(ctx.bias_dtype)
-        return d_x, d_left, d_right, d_values, None, d_bias, None
 
 
 class SparseTerm(WeightStructure):
@@ -200,7 +124,7 @@ class SparseFactors(Factors):
     def _multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
         left, right = self.prefix()
         sparse = self.sparse
-        return SparseLinear.apply(x, left, right, sparse.values, sparse.index, bias, self.scale)
+        return sparse_linear(x, left, right, sparse.values, sparse.index, bias, self.scale)
 
 
 class SLTrain(Method):

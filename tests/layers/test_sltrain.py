@@ -7,10 +7,11 @@ from collections import Counter
 import pytest
 import torch
 from archzoo.layers.lowrank import FactoredLinear, SLTrain, merge, reparametrize
-from archzoo.layers.lowrank.sltrain import (
-    SparseFactors,
+from archzoo.layers.lowrank.sltrain import SparseFactors, random_support
+from archzoo.layers.lowrank.sparse_linear import (
+    ApartLinear,
     SparseLinear,
-    random_support,
+    sparse_linear,
     sparse_plus_low_rank,
 )
 from torch import Tensor, nn
@@ -123,19 +124,27 @@ def test_outputs_and_gradients_are_those_of_the_whole_matrix(
     )
 
 
-def test_first_and_second_derivatives_are_those_of_finite_differences() -> None:
+@pytest.mark.parametrize("way", [SparseLinear, ApartLinear])
+def test_first_and_second_derivatives_are_those_of_finite_differences(
+    way: type[torch.autograd.Function],
+) -> None:
     x, left, right, values, index, bias = case(4, 3, 2, 5)
 
     def apply(*given: Tensor) -> Tensor:
         x, left, right, values, bias = given
-        return SparseLinear.apply(x, left, right, values, index, bias, 0.3)  # type: ignore
+        return way.apply(x, left, right, values, index, bias, 0.3)  # type: ignore
 
     assert gradcheck(apply, (x, left, right, values, bias))
     assert gradgradcheck(apply, (x, left, right, values, bias))
 
 
-def test_the_backward_pass_keeps_x_and_the_parts_and_never_w() -> None:
+@pytest.mark.parametrize("wide", [10**9, 1])
+def test_the_backward_pass_keeps_x_and_the_parts_and_never_w(
+    wide: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = layer()
+    monkeypatch.setattr("archzoo.layers.lowrank.sparse_linear.WIDE", wide)
+    monkeypatch.setattr("archzoo.layers.lowrank.sparse_linear.FEW", 1.0)
     x = torch.randn(64, 96, dtype=torch.float64, requires_grad=True)
     kept: dict[int, int] = {}
 
@@ -144,7 +153,8 @@ def test_the_backward_pass_keeps_x_and_the_parts_and_never_w() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        made(x)
+        y = made(x)
+    assert ("Apart" in str(y.grad_fn)) == (wide == 1)
     count = int(0.03 * 64 * 96)
     numbers = x.numel() + 8 * (64 + 96) + count
     assert sum(kept.values()) == 8 * numbers + 4 * count  # float64, and indices in int32
@@ -155,6 +165,78 @@ def test_the_layer_is_bit_by_bit_the_dense_one_that_it_merges_into() -> None:
     made = layer()
     x = torch.randn(7, 96, dtype=torch.float64)
     assert torch.equal(made.to_dense()(x), made(x))
+
+
+WAYS = {True: "ApartLinearBackward", False: "SparseLinearBackward"}
+
+
+def way(rows: int, columns: int, width: int, density: float, dtype: torch.dtype) -> str:
+    """Return the name of the function that a layer of `width` outputs sends x through."""
+    count = int(density * width * columns)
+    x, left, right, values, index, bias = (
+        t.to(dtype) if t.is_floating_point() else t for t in case(width, columns, 2, count)
+    )
+    return str(sparse_linear(x[:1].expand(rows, -1), left, right, values, index, bias, 0.3).grad_fn)
+
+
+@pytest.mark.parametrize(
+    ("apart", "given"),
+    {
+        (True, (256, 512, 640, 0.03, torch.float32)),
+        (True, (1, 512, 512, 0.03, torch.float64)),
+        (False, (257, 512, 640, 0.03, torch.float32)),
+        (False, (8, 511, 640, 0.03, torch.float32)),
+        (False, (8, 640, 512, 0.06, torch.float32)),
+        (False, (8, 512, 512, 0.03, torch.bfloat16)),
+    },
+)
+def test_only_few_rows_of_a_wide_layer_with_a_small_support_are_multiplied_apart(
+    apart: bool, given: tuple[int, int, int, float, torch.dtype]
+) -> None:
+    assert WAYS[apart] in way(*given)
+
+
+def test_without_a_gradient_or_under_a_transform_the_definition_runs() -> None:
+    given = [t.detach() for t in case(512, 512, 2, 7000)]
+    inside: list[str] = []
+    whole = SparseLinear.apply(*given, 0.3)  # type: ignore[arg-type]
+    with torch.no_grad():
+        assert torch.equal(whole, sparse_linear(*given, 0.3))  # type: ignore[arg-type]
+
+    def loss(x: Tensor) -> Tensor:
+        y = sparse_linear(x, *given[1:], 0.3)  # type: ignore[arg-type]
+        inside.append(str(y.grad_fn))
+        return y.square().sum()
+
+    found = vmap(grad(loss))(given[0])
+    assert "Apart" not in inside[0]
+    x = given[0].requires_grad_()
+    torch.testing.assert_close(torch.autograd.grad(loss(x), x)[0], found, rtol=1e-12, atol=1e-10)
+    assert "Apart" in inside[1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "count"), [(7, 5, 12), (5, 7, 1), (1, 9, 9), (6, 6, 0), (40, 30, 90)]
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_apart_gives_the_numbers_of_the_whole_matrix(
+    rows: int, columns: int, count: int, bias: bool
+) -> None:
+    *given, offset = case(rows, columns, 3, count)
+    offset = offset if bias else None
+    x = given[0].detach().view(5, 1, columns).expand(5, 2, columns).clone().requires_grad_()
+    given[0] = x
+    trained = [t for t in (*given, offset) if t is not None and t.requires_grad]
+    apart = ApartLinear.apply(*given, offset, 0.3)  # type: ignore[arg-type]
+    whole = SparseLinear.apply(*given, offset, 0.3)  # type: ignore[arg-type]
+    torch.testing.assert_close(apart, whole, rtol=1e-12, atol=1e-12)
+    seed = torch.randn_like(whole)
+    torch.testing.assert_close(
+        torch.autograd.grad(apart, trained, seed),
+        torch.autograd.grad(whole, trained, seed),
+        rtol=1e-12,
+        atol=1e-12,
+    )
 
 
 def test_w_has_full_rank_and_its_product_has_not() -> None:
