@@ -14,7 +14,7 @@ Apart, neither ever exists, and S acts as a sparse matrix:
 The matrix costs 4 r · rows · columns products whatever the batch, so a wide layer multiplies few
 rows apart: a step of a layer of 1,024 to 1,024 values with 256 rows, r = 256 and n = 3 % of W then
 takes 1.2 times as long as a dense one on one CPU thread, through the matrix 2.2 times. With more
-rows, or narrower, products with a sparse matrix cost more than they save; off the CPU it is untried.
+rows, or narrower, products with a sparse matrix cost more than they save; a GPU is untried.
 """
 
 import functools
