@@ -18,8 +18,10 @@ Source: Horváth et al. 2023, "Maestro: Uncovering Low-Rank Structures via Train
 arXiv:2308.14929.
 Differs from it: the group lasso may act as an exact proximal step after the optimiser's (the
 default), which gives true zeros; components are removed and not masked; shrinking counts steps, not
-epochs; the optional second pass at full rank with self-distillation, which its main results do not
-use, is left out; grouped convolutions are taken, their groups sharing a rank.
+epochs; lasso and sampling may end at a budget, because a prefix of few components, in a network of
+few layers, disturbs what all of them learn; the optional second pass at full rank with
+self-distillation, which its main results do not use, is left out; grouped convolutions are taken,
+their groups sharing a rank.
 """
 
 from __future__ import annotations
@@ -65,6 +67,10 @@ class Maestro(Method):
         threshold: ε, at least 0: a suffix of a smaller importance is removed.
         shrink_every: Steps from one removal to the next; 0 never removes. The paper does it after
             every epoch.
+        budget: Share of the targets' dense parameters, in (0, 1), at which lasso and sampling end:
+            the rest of the run trains the ranks that were found. A weight counts as whichever is
+            smaller, its factors or the dense matrix. None never ends them, as published, and
+            leaves every prefix a model.
         min_rank: Components that every weight keeps. 0 lets a weight vanish: its layer then gives
             its bias, which only a layer beside a skip connection can afford.
         scheme: Unfolding of kernels; `channel` in the paper.
@@ -84,6 +90,7 @@ class Maestro(Method):
         sample: bool = True,
         threshold: float = 1e-7,
         shrink_every: int = 500,
+        budget: float | None = None,
         min_rank: int = 1,
         scheme: Scheme = "channel",
     ) -> None:
@@ -103,6 +110,11 @@ class Maestro(Method):
         self.group_lasso, self.lasso = group_lasso, lasso
         self.sampler, self.sample = sampler, sample
         self.threshold, self.shrink_every, self.min_rank = threshold, shrink_every, min_rank
+        if budget is not None and not 0.0 < budget < 1.0:
+            raise ValueError(f"budget must be a share in (0, 1) or None, got {budget}")
+        if budget is not None and not shrink_every:
+            raise ValueError("a budget is met by removing components; set shrink_every above 0")
+        self.budget = budget
         self.scheme = scheme
 
     @property
@@ -142,7 +154,7 @@ class Maestro(Method):
     def penalty(self, controller: Controller) -> Tensor | None:
         """Return λ times the group lasso of the active components, or None for a proximal step."""
         lasso = LASSOS[self.lasso]
-        if lasso is None or not self.group_lasso:
+        if lasso is None or not self.group_lasso or not self._searches(controller):
             return None
         terms = []
         for factors in controller.factors().values():
@@ -152,11 +164,20 @@ class Maestro(Method):
 
     def after_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
         """Take the proximal step, remove components when it is time, and draw the next prefix."""
-        if self.lasso == "prox" and self.group_lasso:
+        if self.lasso == "prox" and self.group_lasso and self._searches(controller):
             self._proximal_step(controller, optimizer)
         if self.shrink_every and controller.step % self.shrink_every == 0:
             shrink(controller, self.threshold, min_rank=self.min_rank)
         self._draw(controller)
+
+    def _searches(self, controller: Controller) -> bool:
+        """Whether the weights are above the budget; sizes alone decide, so a resumed run agrees."""
+        if self.budget is None:
+            return True
+        every = controller.factors().values()
+        dense = [torch.Size(factors.shape).numel() for factors in every]
+        held = [factors.left.numel() + factors.right.numel() for factors in every]
+        return sum(map(min, held, dense)) > self.budget * sum(dense)
 
     @torch.no_grad()
     def _proximal_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
@@ -187,7 +208,9 @@ class Maestro(Method):
             _multiply(part, scale.to(part.dtype) if dim == -1 else scale.to(part.dtype)[:, None])
 
     def _draw(self, controller: Controller) -> None:
-        if self.sample:
+        if not self._searches(controller):
+            controller.state.update(drawn={})
+        elif self.sample:
             ranks = {name: factors.rank for name, factors in controller.factors().items()}
             sampler = dict(controller.state["sampler"])  # a state that was saved must not change
             drawn = SAMPLERS[self.sampler](ranks, sampler, controller.generator)

@@ -272,6 +272,40 @@ def test_components_below_the_threshold_are_removed_every_few_steps_in_the_avera
     twin(images()).sum().backward()
 
 
+@pytest.mark.parametrize("lasso", ["prox", "loss"])
+def test_below_the_budget_neither_the_lasso_nor_a_prefix_acts_any_more(lasso):
+    settings = {"group_lasso": 0.5, "lasso": lasso, "shrink_every": 2, "threshold": 1e-2}
+    controller, optimizer = start(Maestro(budget=0.6, **settings))
+    endless = start(Maestro(**settings))
+    dense = {name: torch.Size(f.shape).numel() for name, f in controller.factors().items()}
+
+    def held() -> float:
+        sizes = [
+            min(f.left.numel() + f.right.numel(), dense[name])
+            for name, f in controller.factors().items()
+        ]
+        return sum(sizes) / sum(dense.values())
+
+    drawn: list[dict] = []
+    while held() > 0.6:  # until then it is the method without a budget
+        drawn = train(controller, optimizer, 1)
+        assert drawn == train(*endless, 1) != [{}]
+        assert len(drawn) < 100
+    assert controller.penalty() is None
+    assert [f.rank for f in controller.factors().values()] == [
+        f.rank for f in endless[0].factors().values()
+    ]
+    plain = copy.deepcopy(controller.model)
+    twin = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9)
+    for one, other in zip(plain.parameters(), controller.model.parameters(), strict=True):
+        twin.state[one]["momentum_buffer"] = optimizer.state[other]["momentum_buffer"].clone()
+    plain(images()).square().mean().backward()
+    twin.step()
+    assert train(controller, optimizer, 1) == [{}]
+    for one, other in zip(plain.parameters(), controller.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("min_rank", [0, 1])
 def test_a_weight_keeps_as_many_components_as_it_must(min_rank):
     controller, optimizer = start(Maestro(group_lasso=100.0, shrink_every=1, min_rank=min_rank))
@@ -286,9 +320,12 @@ def test_a_weight_keeps_as_many_components_as_it_must(min_rank):
 
 @pytest.mark.parametrize("sampler", ["pairs", "uniform", "independent"])
 @pytest.mark.parametrize("lasso", ["prox", "loss"])
-def test_a_resumed_run_equals_one_that_never_stopped_bitwise(sampler, lasso, tmp_path):
+@pytest.mark.parametrize("budget", [None, 0.7])
+def test_a_resumed_run_equals_one_that_never_stopped_bitwise(sampler, lasso, budget, tmp_path):
+    settings = {"group_lasso": 0.2, "lasso": lasso, "sampler": sampler, "budget": budget}
+
     def begin() -> tuple[Controller, torch.optim.Optimizer]:
-        return start(Maestro(group_lasso=0.2, lasso=lasso, sampler=sampler, shrink_every=4))
+        return start(Maestro(shrink_every=4, **settings))
 
     straight = begin()
     drawn = train(*straight, 10)
@@ -330,6 +367,8 @@ BAD = {
     "threshold must be at least 0, got nan": {"threshold": float("nan")},
     "shrink_every must be at least 0, got -2": {"shrink_every": -2},
     "min_rank must be at least 0, got -1": {"min_rank": -1},
+    "budget must be a share in .0, 1. or None, got 30": {"budget": 30},
+    "set shrink_every above 0": {"budget": 0.3, "shrink_every": 0},
     "lasso must be one of prox, loss, flat, got 'l1'": {"lasso": "l1"},
     "sampler must be one of pairs, uniform, independent, got 'all'": {"sampler": "all"},
 }
