@@ -67,6 +67,8 @@ class Maestro(Method):
         threshold: ε, at least 0: a suffix of a smaller importance is removed.
         shrink_every: Steps from one removal to the next; 0 never removes. The paper does it after
             every epoch.
+        warmup: Steps that run at full rank, without prefixes, lasso or removal, before all of it
+            begins.
         budget: Share of the targets' dense parameters, in (0, 1), at which lasso and sampling end:
             the rest of the run trains the ranks that were found. A weight counts as whichever is
             smaller, its factors or the dense matrix. None never ends them, as published, and
@@ -90,6 +92,7 @@ class Maestro(Method):
         sample: bool = True,
         threshold: float = 1e-7,
         shrink_every: int = 500,
+        warmup: int = 0,
         budget: float | None = None,
         min_rank: int = 1,
         scheme: Scheme = "channel",
@@ -99,6 +102,7 @@ class Maestro(Method):
             "group_lasso": group_lasso,
             "threshold": threshold,
             "shrink_every": shrink_every,
+            "warmup": warmup,
             "min_rank": min_rank,
         }.items():
             if not value >= 0:
@@ -114,7 +118,7 @@ class Maestro(Method):
             raise ValueError(f"budget must be a share in (0, 1) or None, got {budget}")
         if budget is not None and not shrink_every:
             raise ValueError("a budget is met by removing components; set shrink_every above 0")
-        self.budget = budget
+        self.warmup, self.budget = warmup, budget
         self.scheme = scheme
 
     @property
@@ -154,7 +158,7 @@ class Maestro(Method):
     def penalty(self, controller: Controller) -> Tensor | None:
         """Return λ times the group lasso of the active components, or None for a proximal step."""
         lasso = LASSOS[self.lasso]
-        if lasso is None or not self.group_lasso or not self._searches(controller):
+        if lasso is None or not self.group_lasso or not self._searches(controller, controller.step):
             return None
         terms = []
         for factors in controller.factors().values():
@@ -164,14 +168,17 @@ class Maestro(Method):
 
     def after_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
         """Take the proximal step, remove components when it is time, and draw the next prefix."""
-        if self.lasso == "prox" and self.group_lasso and self._searches(controller):
-            self._proximal_step(controller, optimizer)
-        if self.shrink_every and controller.step % self.shrink_every == 0:
-            shrink(controller, self.threshold, min_rank=self.min_rank)
+        if self._searches(controller, controller.step - 1):
+            if self.lasso == "prox" and self.group_lasso:
+                self._proximal_step(controller, optimizer)
+            if self.shrink_every and controller.step % self.shrink_every == 0:
+                shrink(controller, self.threshold, min_rank=self.min_rank)
         self._draw(controller)
 
-    def _searches(self, controller: Controller) -> bool:
-        """Whether the weights are above the budget; sizes alone decide, so a resumed run agrees."""
+    def _searches(self, controller: Controller, step: int) -> bool:
+        """Whether a step looks for ranks; sizes decide too, not state, so a resumed run agrees."""
+        if step < self.warmup:
+            return False
         if self.budget is None:
             return True
         every = controller.factors().values()
@@ -208,7 +215,7 @@ class Maestro(Method):
             _multiply(part, scale.to(part.dtype) if dim == -1 else scale.to(part.dtype)[:, None])
 
     def _draw(self, controller: Controller) -> None:
-        if not self._searches(controller):
+        if not self._searches(controller, controller.step):
             controller.state.update(drawn={})
         elif self.sample:
             ranks = {name: factors.rank for name, factors in controller.factors().items()}

@@ -306,6 +306,21 @@ def test_below_the_budget_neither_the_lasso_nor_a_prefix_acts_any_more(lasso):
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("lasso", ["prox", "loss"])
+def test_the_warm_up_is_a_run_of_plain_factors_and_the_step_after_it_is_maestros(lasso):
+    controller, optimizer = start(
+        Maestro(warmup=3, group_lasso=0.5, lasso=lasso, shrink_every=1, threshold=0.1)
+    )
+    plain = start(Maestro(group_lasso=0.0, sample=False, shrink_every=0))
+    assert train(controller, optimizer, 3) == train(*plain, 3) == [{}] * 3
+    for one, other in zip(controller.model.parameters(), plain[0].model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert train(controller, optimizer, 1) != [{}]
+    factors, other = (c.factors()["4"] for c in (controller, plain[0]))
+    train(*plain, 1)
+    assert not torch.equal(factors.right[:1], other.right[:1])
+
+
 @pytest.mark.parametrize("min_rank", [0, 1])
 def test_a_weight_keeps_as_many_components_as_it_must(min_rank):
     controller, optimizer = start(Maestro(group_lasso=100.0, shrink_every=1, min_rank=min_rank))
@@ -320,9 +335,9 @@ def test_a_weight_keeps_as_many_components_as_it_must(min_rank):
 
 @pytest.mark.parametrize("sampler", ["pairs", "uniform", "independent"])
 @pytest.mark.parametrize("lasso", ["prox", "loss"])
-@pytest.mark.parametrize("budget", [None, 0.7])
-def test_a_resumed_run_equals_one_that_never_stopped_bitwise(sampler, lasso, budget, tmp_path):
-    settings = {"group_lasso": 0.2, "lasso": lasso, "sampler": sampler, "budget": budget}
+@pytest.mark.parametrize("more", [{}, {"budget": 0.7, "warmup": 2}])
+def test_a_resumed_run_equals_one_that_never_stopped_bitwise(sampler, lasso, more, tmp_path):
+    settings = {"group_lasso": 0.2, "lasso": lasso, "sampler": sampler, **more}
 
     def begin() -> tuple[Controller, torch.optim.Optimizer]:
         return start(Maestro(shrink_every=4, **settings))
