@@ -201,37 +201,46 @@ def methods(quick: bool) -> Iterator[Bar]:
 
 
 def sltrain() -> Iterator[Bar]:
-    """Yield errors of gradients beside plain autograd's, and what is saved beyond the formula."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(96, 64)).double()
-    reparametrize(model, SLTrain(rank=8, scale=0.3), ["0"])
+    """Yield errors of gradients beside plain autograd's, and what is saved beyond the formula.
+
+    A layer of the second width takes so few rows without forming its matrix.
+    """
+    for rows, columns, rank, batch in ((64, 96, 8, 64), (512, 512, 128, 256)):
+        shape = f"{rows}x{columns}"
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(columns, rows))  # indices have the 4 bytes of a float32
+        reparametrize(model, SLTrain(rank=rank, scale=0.3), ["0"])
+        x = torch.randn(batch, columns, requires_grad=True)
+        expected_count = x.numel() + rank * (rows + columns) + 2 * int(0.03 * rows * columns)
+        saved = saved_bytes(lambda m=model, x=x: m(x)) // 4
+        what = f"SLTrain: saved elements less x + left + right + 2 nnz, {shape}"
+        yield Bar(what, abs(saved - expected_count), 0)
+        for name, error in gradient_errors(model.double(), batch).items():
+            yield Bar(f"SLTrain: relative error of the gradient of {name}, {shape}", error, EXACT)
+
+
+def gradient_errors(model: nn.Sequential, batch: int) -> dict[str, float]:
+    """Return errors of all gradients of a layer of SLTrain, by what they are of."""
     layer = model[0]
     assert isinstance(layer, FactoredLinear)
-    structure = layer.structure
+    structure, (rows, columns) = layer.structure, layer.weight.shape
     assert isinstance(structure, SparseFactors)
     with torch.no_grad():
         structure.left.normal_()
-    x = normals(32, 96, seed=0).requires_grad_()
+    x = normals(batch, columns, seed=0).requires_grad_()
     index, values = structure.sparse.index, structure.sparse.values
     product = structure.scale * (structure.left @ structure.right)
-    weight = product.flatten().index_add(0, index, values).view(64, 96)
+    weight = product.flatten().index_add(0, index, values).view(rows, columns)
     expected = F.linear(x, weight, layer.bias)
-    y, cotangent = model(x), normals(32, 64, seed=1)
+    y, cotangent = model(x), normals(batch, rows, seed=1)
     trained = {"x": x, "left": structure.left, "right": structure.right, "values": values,
                "bias": layer.bias}  # fmt: skip
     found = torch.autograd.grad(y, list(trained.values()), cotangent)
     true = torch.autograd.grad(expected, list(trained.values()), cotangent)
-    for name, mine, theirs in zip(trained, found, true, strict=True):
-        error = largest([mine - theirs]) / largest([theirs])
-        yield Bar(f"SLTrain: relative error of the gradient of {name}", error, EXACT)
-    for rows, columns, rank, batch in ((64, 96, 8, 64), (512, 512, 128, 256)):
-        model = nn.Sequential(nn.Linear(columns, rows))  # indices have the 4 bytes of a float32
-        reparametrize(model, SLTrain(rank=rank), ["0"])
-        x = torch.randn(batch, columns, requires_grad=True)
-        expected_count = x.numel() + rank * (rows + columns) + 2 * int(0.03 * rows * columns)
-        saved = saved_bytes(lambda m=model, x=x: m(x)) // 4
-        what = f"SLTrain: saved elements less x + left + right + 2 nnz, {rows}x{columns}"
-        yield Bar(what, abs(saved - expected_count), 0)
+    return {
+        name: largest([mine - theirs]) / largest([theirs])
+        for name, mine, theirs in zip(trained, found, true, strict=True)
+    }
 
 
 def switchlora() -> Iterator[Bar]:
