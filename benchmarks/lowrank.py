@@ -51,6 +51,7 @@ from archzoo.layers.lowrank import (
 from archzoo.layers.lowrank.spectral import in_order
 from archzoo.layers.lowrank.sst import draw_order
 from archzoo.layers.saved_bytes import saved_bytes
+from archzoo.train.world import disconnect
 from archzoo.zoo.lowrank import methods as registry
 from harness import Bar, Measurement, main
 from lowrank_speed import measure_maestro, measure_memory, measure_sltrain
@@ -436,7 +437,7 @@ def work(rank: int, place: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", f"file://{place}/store", rank=rank, world_size=2)
     torch.save({name: train(m, rank) for name, m in DDP.items()}, f"{place}/{rank}.pt")
-    distributed.destroy_process_group()
+    disconnect()
 
 
 def train(method: Method, rank: int | None = None) -> tuple[dict[str, Tensor], list[str]]:

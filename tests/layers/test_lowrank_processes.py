@@ -3,6 +3,7 @@
 import pytest
 import torch
 from archzoo.layers.lowrank import Controller, Maestro, Method, reparametrize
+from archzoo.train.world import disconnect
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -65,7 +66,7 @@ def work(rank: int, place: str) -> None:
     distributed.init_process_group("gloo", f"file://{place}/store", rank=rank, world_size=2)
     found = {name: train(method, name.partition(":")[0], rank) for name, method in METHODS.items()}
     torch.save(found, f"{place}/{rank}.pt")
-    distributed.destroy_process_group()
+    disconnect()
 
 
 def test_two_processes_draw_alike_and_train_as_one(tmp_path):
@@ -93,4 +94,4 @@ def test_parameters_that_are_sharded_cannot_be_asked_to_shrink(tmp_path):
         with pytest.raises(ValueError, match="set shrink_every=0, or use trainer.parallel=ddp"):
             controller.attach(torch.optim.SGD(model.parameters(), lr=0.1))
     finally:
-        distributed.destroy_process_group()
+        disconnect()

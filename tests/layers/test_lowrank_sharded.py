@@ -20,6 +20,7 @@ from archzoo.layers.lowrank import (
     SwitchLoRA,
     reparametrize,
 )
+from archzoo.train.world import disconnect
 from torch import Tensor, distributed, multiprocessing, nn
 
 STEPS = 9
@@ -97,7 +98,7 @@ def work(rank: int, place: Path) -> None:
         for parallel, stop in RUNS:
             weights = train(make(), (rank, place), stop, parallel)
             torch.save(copy.deepcopy(weights), place / f"{name}-{parallel}-{stop}-{rank}.pt")
-    distributed.destroy_process_group()
+    disconnect()
 
 
 @pytest.mark.slow

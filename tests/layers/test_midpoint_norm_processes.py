@@ -2,6 +2,7 @@
 
 import torch
 from archzoo.layers.hyperbolic import MidpointBatchNorm
+from archzoo.train.world import disconnect
 from torch import Tensor, distributed, multiprocessing
 
 C = 0.3
@@ -29,7 +30,7 @@ def work(rank: int, place: str) -> None:
     distributed.init_process_group("gloo", f"file://{place}/store", rank=rank, world_size=2)
     part = batch().split([3, 5])[rank]
     torch.save(normalise(part, synchronised=True), f"{place}/{rank}.pt")
-    distributed.destroy_process_group()
+    disconnect()
 
 
 def test_processes_that_share_their_points_normalise_as_one(tmp_path):
