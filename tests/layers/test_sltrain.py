@@ -181,14 +181,14 @@ def way(rows: int, columns: int, width: int, density: float, dtype: torch.dtype)
 
 @pytest.mark.parametrize(
     ("apart", "given"),
-    {
+    [
         (True, (256, 512, 640, 0.03, torch.float32)),
         (True, (1, 512, 512, 0.03, torch.float64)),
         (False, (257, 512, 640, 0.03, torch.float32)),
         (False, (8, 511, 640, 0.03, torch.float32)),
         (False, (8, 640, 512, 0.06, torch.float32)),
         (False, (8, 512, 512, 0.03, torch.bfloat16)),
-    },
+    ],
 )
 def test_only_few_rows_of_a_wide_layer_with_a_small_support_are_multiplied_apart(
     apart: bool, given: tuple[int, int, int, float, torch.dtype]
