@@ -181,7 +181,7 @@ class ApartLinear(torch.autograd.Function):
 
 def _suits(x: Tensor, left: Tensor, right: Tensor, values: Tensor, bias: Tensor | None) -> bool:
     given = [x, left, right, values] if bias is None else [x, left, right, values, bias]
-    if left.dim() != 2 or not kernel_suits(*given) or not _has_products():
+    if left.dim() != 2 or not kernel_suits(*given) or not torch.backends.mkl.is_available():
         return False
     rows, columns = left.shape[0], right.shape[1]
     side = min(rows, columns)
@@ -190,18 +190,16 @@ def _suits(x: Tensor, left: Tensor, right: Tensor, values: Tensor, bias: Tensor 
 
 
 @functools.cache
-def _has_products() -> bool:
-    """Whether torch multiplies sparse by dense matrices here, after its warning that it is new."""
-    if not torch.backends.mkl.is_available():
-        return False
+def _take_warning() -> None:
+    """Let torch say here, unheard, what it says once a process: that such matrices are new."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
         torch.eye(1).to_sparse_csr()
-    return True
 
 
 def _compressed(values: Tensor, index: Tensor, rows: int, columns: int) -> Tensor:
     """Return S in compressed rows."""
+    _take_warning()
     starts = torch.arange(0, rows * columns + 1, columns, dtype=index.dtype)
     starts = torch.searchsorted(index, starts, out_int32=index.dtype == torch.int32)
     return torch.sparse_csr_tensor(
