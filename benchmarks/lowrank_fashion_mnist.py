@@ -1,8 +1,9 @@
 """ResNet-20 on Fashion-MNIST at 30 % of its parameters: after training, TRP, and Maestro.
 
 Every network is trained by `experiment=lowrank_fashion_mnist` and exported by `archzoo-export`,
-which estimates batch norms anew and trains no further. Ranks are those that trained rank pruning
-left, and otherwise chosen on a mini-batch of the training fold. Accuracies are of the test fold.
+which estimates batch norms anew and trains no further. Ranks are those that training left, under
+trained rank pruning or a budget, and otherwise chosen on a mini-batch of the training fold.
+Accuracies are of the test fold.
 
 Maestro is here in three forms: as published, with lasso and sampled prefixes to the end and ranks
 searched at export; with a warm-up at full rank and a budget, at which both end; and the latter with
