@@ -78,7 +78,7 @@ class Maestro(Method):
         scheme: Unfolding of kernels; `channel` in the paper.
 
     Raises:
-        ValueError: a setting out of its range.
+        ValueError: a setting out of its range, or a budget without any removal.
     """
 
     skips_uneconomic = False  # full rank is where it starts

@@ -15,6 +15,9 @@ The matrix costs 4 r · rows · columns products whatever the batch, so a wide l
 rows apart: a step of a layer of 1,024 to 1,024 values with 256 rows, r = 256 and n = 3 % of W then
 takes 1.2 times as long as a dense one on one CPU thread, through the matrix 2.2 times. With more
 rows, or narrower, products with a sparse matrix cost more than they save; a GPU is untried.
+
+Source: the way through the matrix is that of Han et al. 2024, "SLTrain", arXiv:2406.02214; the
+other has no source.
 """
 
 import functools
@@ -77,7 +80,7 @@ def sparse_linear(
 
 
 class SparseLinear(torch.autograd.Function):
-    """Through the matrix."""
+    """Through the matrix, the definition."""
 
     # All parts of W may have a leading dimension, or none: W is changed in place.
     generate_vmap_rule = True
@@ -127,7 +130,7 @@ class SparseLinear(torch.autograd.Function):
 
 
 class ApartLinear(torch.autograd.Function):
-    """Apart; its second derivatives are those of `SparseLinear`."""
+    """Without the matrix, on the CPU; its second derivatives are those of `SparseLinear`."""
 
     @staticmethod
     def forward(
@@ -180,6 +183,7 @@ class ApartLinear(torch.autograd.Function):
 
 
 def _suits(x: Tensor, left: Tensor, right: Tensor, values: Tensor, bias: Tensor | None) -> bool:
+    """Whether the shapes are those for which products with a sparse matrix were found to pay."""
     given = [x, left, right, values] if bias is None else [x, left, right, values, bias]
     if left.dim() != 2 or not kernel_suits(*given) or not torch.backends.mkl.is_available():
         return False
