@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-__all__ = ["is_installed", "kernel_suits", "records_gradients", "through_definition"]
+from ._kernels import load_kernels
+
+__all__ = [
+    "is_installed",
+    "kernel_takes",
+    "one_plain_dtype",
+    "records_gradients",
+    "through_definition",
+]
 
 
 def records_gradients() -> bool:
@@ -20,13 +28,30 @@ def records_gradients() -> bool:
     )
 
 
-def kernel_suits(*tensors: Tensor) -> bool:
-    """Whether compiled kernels know such tensors: on the CPU, all float32 or all float64."""
+def one_plain_dtype(*tensors: Tensor) -> bool:
+    """Whether tensors are all float32 or all float64 numbers in the memory of the CPU.
+
+    Subclasses, sparse and quantised tensors, and views that negate what they read are not.
+    """
     dtype = tensors[0].dtype
     return dtype in (torch.float32, torch.float64) and all(
-        t.device.type == "cpu" and t.dtype == dtype and type(t) in (Tensor, nn.Parameter)
+        t.dtype == dtype
+        and t.device.type == "cpu"
+        and type(t) in (Tensor, nn.Parameter)
+        and t.layout == torch.strided
+        and not t.is_neg()
         for t in tensors
     )
+
+
+def kernel_takes(family: str, *tensors: Tensor) -> bool:
+    """Whether the compiled kernels of a family may read and write such tensors.
+
+    The one question before every kernel; True means that the family is loaded. What is left to the
+    caller is the layout: a kernel checks sizes and strides, and throws where they are not what its
+    loops assume.
+    """
+    return one_plain_dtype(*tensors) and load_kernels(family)
 
 
 def through_definition(

@@ -15,6 +15,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include "checks.h"
+
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -172,9 +174,7 @@ void compress_backward(const Tensor& state, const Tensor& weight, const Tensor& 
     for (int64_t k = 0; k < size; ++k) dW[k] += partial[c * size + k];
 }
 
-bool is_double(const Tensor& tensor) {
-  return tensor.scalar_type() == torch::headeronly::ScalarType::Double;
-}
+using checks::is_double;
 
 void delta_write(Tensor state, Tensor branch, Tensor beta, Tensor value, bool erase, double eps,
                  Tensor next, Tensor readout) {
@@ -190,6 +190,12 @@ void delta_write_backward(Tensor state, Tensor branch, Tensor beta, Tensor value
 }
 
 void compress_channels(Tensor state, Tensor weight, Tensor compressed) {
+  checks::leads("state", state);
+  if (state.dim() < 2) checks::refuse("state needs the axes of columns and channels");
+  const int64_t m = state.size(-2), width = state.size(-1);
+  checks::holds("state", state, state, state.numel());
+  checks::dense("weight", weight, state, {m, width});
+  checks::holds("compressed", compressed, state, m ? state.numel() / m : 0);
   (is_double(state) ? compress<double> : compress<float>)(state, weight, compressed);
 }
 

@@ -23,8 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._kernels import load_kernels
-from ..fast_path import kernel_suits, records_gradients, through_definition
+from ..fast_path import kernel_takes, records_gradients, through_definition
 from .ball import Curvature, as_number, inner, squared_norm
 from .fused_planes import capped, capped_slopes, holds_nothing, laid_out, matched
 from .radial import asinhc, asinhc_slope, asinhc_value
@@ -48,7 +47,7 @@ class _Tangent(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, velocity: Tensor, factor: Curvature, groups: int) -> Tensor:
         velocity = laid_out(velocity, groups)
-        ctx.kernel = kernel_suits(velocity) and load_kernels("poincare")
+        ctx.kernel = kernel_takes("poincare", velocity)
         ctx.factor, ctx.groups = factor, groups
         ctx.save_for_backward(velocity)
         if not ctx.kernel:
@@ -114,7 +113,7 @@ class _Mobius(torch.autograd.Function):
     ) -> Tensor:
         left = laid_out(left)
         right = matched(right, left)
-        ctx.kernel = kernel_suits(left, right) and load_kernels("poincare")
+        ctx.kernel = kernel_takes("poincare", left, right)
         ctx.curvature, ctx.largest, ctx.definition = curvature, largest, definition
         dots = ()
         if ctx.kernel:

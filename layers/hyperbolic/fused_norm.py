@@ -23,8 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._kernels import load_kernels
-from ..fast_path import kernel_suits, records_gradients, through_definition
+from ..fast_path import kernel_takes, records_gradients, through_definition
 from .ball import Curvature, as_number
 from .fused_planes import Capped, capped, capped_slopes, holds_nothing, laid_out, matched
 from .hyperplanes import LIMIT
@@ -66,7 +65,7 @@ class _Normalise(torch.autograd.Function):
         number = as_number(curvature)
         velocity = laid_out(velocity)
         ctx.batch = mean is None or spread is None
-        ctx.kernel = kernel_suits(velocity, target, variance) and load_kernels("poincare")
+        ctx.kernel = kernel_takes("poincare", velocity, target, variance)
         given = () if ctx.batch else (mean, spread)
         if ctx.kernel:
             moments = velocity.new_ones(2)

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .._kernels import load_kernels
-from ..fast_path import is_installed, kernel_suits, records_gradients, through_definition
+from ..fast_path import is_installed, kernel_takes, records_gradients, through_definition
 from .ball import Curvature, as_number
 from .hyperplanes import LIMIT, Place, Scale, patch_velocity
 from .radial import sinhc_slope, sinhc_value
@@ -68,7 +67,7 @@ class _Planes(torch.autograd.Function):
             F.linear(t, weight) if place is None else F.conv2d(t, weight, None, *place, groups)
         )
         number = as_number(coefficient)
-        ctx.kernel = kernel_suits(t, weight) and load_kernels("poincare")
+        ctx.kernel = kernel_takes("poincare", t, weight)
         if ctx.kernel:
             product = laid_out(product, groups)
             square = product.new_empty((len(product), groups, *product.shape[2:]))

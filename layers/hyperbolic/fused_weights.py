@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._kernels import load_kernels
-from ..fast_path import kernel_suits, records_gradients, through_definition
+from ..fast_path import kernel_takes, records_gradients, through_definition
 from .ball import Curvature, as_number
 from .coordinates import tangent_to_velocity, velocity_to_tangent
 from .hyperplanes import Hyperplanes, hyperplanes
@@ -28,14 +27,14 @@ def scaled_hyperplanes(
 ) -> Hyperplanes:
     """Return `hyperplanes`, the directions times a gain."""
     given = (weight,) if offset is None else (weight, offset)
-    if records_gradients() and kernel_suits(*given) and load_kernels("poincare"):
+    if records_gradients() and kernel_takes("poincare", *given):
         return Hyperplanes(*_Weights.apply(weight, offset, curvature, gain))  # type: ignore[misc]
     return _scaled_hyperplanes(weight, offset, curvature, gain)
 
 
 def point_velocity(t: Tensor, curvature: Curvature) -> Tensor:
     """Return the velocity of one tangent (D,)."""
-    if records_gradients() and kernel_suits(t) and load_kernels("poincare"):
+    if records_gradients() and kernel_takes("poincare", t):
         return _Point.apply(t, curvature)  # type: ignore[return-value]
     return tangent_to_velocity(t, curvature)
 
@@ -50,7 +49,7 @@ def move_midpoint(
 ) -> None:
     """Move running statistics, a tangent and σ², in place towards a batch's velocity M and σ²c."""
     given = (midpoint, variance, now, spread)
-    if records_gradients() and kernel_suits(*given) and load_kernels("poincare"):
+    if records_gradients() and kernel_takes("poincare", *given):
         torch.ops.archzoo_poincare.move_midpoint(
             now.contiguous(), spread, as_number(curvature), as_number(weight), midpoint, variance
         )

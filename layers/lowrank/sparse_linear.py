@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..fast_path import kernel_suits, records_gradients, through_definition
+from ..fast_path import one_plain_dtype, records_gradients, through_definition
 
 __all__ = ["ApartLinear", "SparseLinear", "sparse_linear", "sparse_plus_low_rank"]
 
@@ -185,7 +185,7 @@ class ApartLinear(torch.autograd.Function):
 def _suits(x: Tensor, left: Tensor, right: Tensor, values: Tensor, bias: Tensor | None) -> bool:
     """Whether the shapes are those for which products with a sparse matrix were found to pay."""
     given = [x, left, right, values] if bias is None else [x, left, right, values, bias]
-    if left.dim() != 2 or not kernel_suits(*given) or not torch.backends.mkl.is_available():
+    if left.dim() != 2 or not one_plain_dtype(*given) or not torch.backends.mkl.is_available():
         return False
     rows, columns = left.shape[0], right.shape[1]
     side = min(rows, columns)

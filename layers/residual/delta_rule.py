@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .fast_path import kernel_takes, records_references
+from .fast_path import kernel_reads, records_references
 from .stream import routing, working_dtype
 
 __all__ = ["DeltaMode", "compress", "delta_write", "delta_write_definition"]
@@ -79,7 +79,7 @@ def delta_write(
     channel_dim: int = -1,
 ) -> Tensor:
     """Return the state after one delta write, by the compiled kernel where it runs."""
-    if channel_dim == -1 and records_references() and kernel_takes("delta", state, branch):
+    if channel_dim == -1 and records_references() and kernel_reads("delta", state, branch):
         if mode == "erase_only":
             value = torch.zeros_like(value)
         beta, value = beta.to(state.dtype).contiguous(), value.to(state.dtype).contiguous()
@@ -130,7 +130,7 @@ def compress(state: Tensor, weight: Tensor, channel_dim: int = -1) -> Tensor:
     """
     if channel_dim == -1:
         weight = weight.to(state.dtype)
-        if records_references() and kernel_takes("delta", state):
+        if records_references() and kernel_reads("delta", state):
             return _Compress.apply(state, weight.contiguous())  # type: ignore[return-value]
         return (state * routing(weight)).sum(-2)
     shaped = weight.to(state.dtype).view(*weight.shape, *[1] * (state.dim() - 3))

@@ -32,7 +32,7 @@ from .depth_mix import (
     merge,
     phase_one,
 )
-from .fast_path import kernel_takes, public_kernel_takes, records_references
+from .fast_path import kernel_reads, public_kernel_takes, records_references
 from .stream import Residual, working_dtype
 
 __all__ = ["DepthReader", "Sources"]
@@ -140,7 +140,7 @@ class DepthReader(Residual):
         values, alive = sources.values[:count], sources.alive[:count]
         basic = self.heads == 1 and self.competition == "softmax" and self.channel_dim == -1
         basic = basic and self.query_weight is None
-        kernel = basic and kernel_takes("attnres", *values)
+        kernel = basic and kernel_reads("attnres", *values)
         whole = basic and all(mask is None for mask in alive)
         # In two phases a block's later sites read what its first does: a window would move on.
         batched = self.block_size > 1 and self.window is None and not self.additive

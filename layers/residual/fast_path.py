@@ -2,11 +2,10 @@
 
 from torch import Tensor
 
-from .._kernels import load_kernels
-from ..fast_path import is_installed, kernel_suits, records_gradients
+from ..fast_path import is_installed, kernel_takes, records_gradients
 from .stream import routing_is_frozen
 
-__all__ = ["kernel_takes", "public_kernel_takes", "records_references"]
+__all__ = ["kernel_reads", "public_kernel_takes", "records_references"]
 
 
 def records_references() -> bool:
@@ -14,10 +13,9 @@ def records_references() -> bool:
     return records_gradients() and not routing_is_frozen()
 
 
-def kernel_takes(family: str, *tensors: Tensor) -> bool:
-    """Whether a family's kernel can run: contiguous CPU tensors, all float32 or all float64."""
-    contiguous = all(t.is_contiguous() for t in tensors)
-    return contiguous and kernel_suits(*tensors) and load_kernels(family)
+def kernel_reads(family: str, *tensors: Tensor) -> bool:
+    """Whether a family's kernel may read such tensors as they lie: as rows of contiguous memory."""
+    return all(t.is_contiguous() for t in tensors) and kernel_takes(family, *tensors)
 
 
 def public_kernel_takes(*tensors: Tensor) -> bool:

@@ -883,7 +883,7 @@ def test_the_kernel_runs_where_it_is_built(monkeypatch):
         pytest.skip("no kernels on this machine")
     asked = []
     monkeypatch.setattr(
-        delta_rule, "kernel_takes", lambda *a: asked.append(fast_path.kernel_takes(*a)) or asked[-1]
+        delta_rule, "kernel_reads", lambda *a: asked.append(fast_path.kernel_reads(*a)) or asked[-1]
     )
     stack(build("delta", value_channels=M), normal(2, 3, WIDTH), branch_weights())
     assert len(asked) == 2 * len(SITES) + 1 and all(asked)
