@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from archzoo.layers.residual import Context, Residual, Site, fast_path
+from archzoo.layers import fast_path
+from archzoo.layers.residual import Context, Residual, Site
 from archzoo.layers.saved_bytes import saved_bytes
 from archzoo.zoo import create_model
 from archzoo.zoo.residuals import ResidualSpec, make_residual

@@ -10,7 +10,6 @@ from archzoo.layers.residual import (
     Site,
     depth_mix,
     depth_reader,
-    fast_path,
     two_phase_mix,
 )
 from archzoo.layers.residual.depth_autograd import combine, fused_mix
@@ -43,7 +42,7 @@ every_variant = pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
 @pytest.fixture(params=PATHS)
 def path(request, monkeypatch):
     if request.param == "plain":
-        monkeypatch.setattr(fast_path, "load_kernels", lambda family: False)
+        monkeypatch.setattr("archzoo.layers.fast_path.load_kernels", lambda family: False)
     return request.param
 
 

@@ -30,7 +30,7 @@ every_m = pytest.mark.parametrize("m", [1, M])
 @pytest.fixture(params=PATHS)
 def path(request, monkeypatch):
     if request.param == "plain":
-        monkeypatch.setattr(fast_path, "load_kernels", lambda family: False)
+        monkeypatch.setattr("archzoo.layers.fast_path.load_kernels", lambda family: False)
     return request.param
 
 
@@ -38,7 +38,7 @@ def path(request, monkeypatch):
 def write(request, monkeypatch):
     """The write by its definition and by every path."""
     if request.param == "plain":
-        monkeypatch.setattr(fast_path, "load_kernels", lambda family: False)
+        monkeypatch.setattr("archzoo.layers.fast_path.load_kernels", lambda family: False)
     return delta_write_definition if request.param == "definition" else delta_write
 
 
