@@ -11,7 +11,9 @@ from torch.autograd import forward_ad
 from ._kernels import load_kernels
 
 __all__ = [
+    "differentiates_forward",
     "is_installed",
+    "is_transformed",
     "kernel_takes",
     "one_plain_dtype",
     "records_gradients",
@@ -21,11 +23,17 @@ __all__ = [
 
 def records_gradients() -> bool:
     """Whether hand-written gradients may run: not while another tool traces the definition."""
-    return not (
-        torch.compiler.is_compiling()
-        or forward_ad._current_level >= 0
-        or torch._C._are_functorch_transforms_active()
-    )
+    return not (torch.compiler.is_compiling() or is_transformed())
+
+
+def is_transformed() -> bool:
+    """Whether a transform of `torch.func` is at work, or forward differentiation."""
+    return differentiates_forward() or torch._C._are_functorch_transforms_active()
+
+
+def differentiates_forward() -> bool:
+    """Whether tangents are carried along, by `torch.func.jvp` or a dual level."""
+    return forward_ad._current_level >= 0
 
 
 def one_plain_dtype(*tensors: Tensor) -> bool:

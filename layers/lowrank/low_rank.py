@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
-from .decompose import rebalance, weighted_svd
+from .decompose import rebalance, refuse_diverged, weighted_svd
 from .draw import uniform
 from .factors import Factors
 from .method import Method, check_rank, rank_of
@@ -159,7 +159,9 @@ class LowRank(Method):
         if not period or controller.step % period:
             return
         for name, structure in controller.factors().items():
-            new = agreed(rebalance(stored_in(structure.left), stored_in(structure.right)))
+            parts = stored_in(structure.left), stored_in(structure.right)
+            refuse_diverged(name, controller.step, *parts)
+            new = agreed(rebalance(*parts))
             _assign_factors(structure, *new)
             for twin in controller.twins_of(name):
                 assert isinstance(twin, Factors)

@@ -28,7 +28,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..fast_path import one_plain_dtype, records_gradients, through_definition
+from ..fast_path import (
+    differentiates_forward,
+    is_transformed,
+    one_plain_dtype,
+    records_gradients,
+    through_definition,
+)
 
 __all__ = ["ApartLinear", "SparseLinear", "sparse_linear", "sparse_plus_low_rank"]
 
@@ -50,7 +56,10 @@ def sparse_plus_low_rank(
         scale: s.
     """
     product = (scale * left) @ right  # of the factors, the one that is scaled is small
-    product.view(-1).index_add_(0, index, values.to(product.dtype))  # autocast makes it half
+    values = values.to(product.dtype)  # autocast makes it half
+    if is_transformed():  # vmap changes no tensor that has fewer dimensions than what is added
+        return product.flatten().index_add(0, index, values).view(product.shape)
+    product.view(-1).index_add_(0, index, values)
     return product
 
 
@@ -74,6 +83,9 @@ def sparse_linear(
         bias: (rows,) or None.
         scale: s.
     """
+    if differentiates_forward():  # neither way carries tangents
+        weight = sparse_plus_low_rank(left, right, values, index, scale)
+        return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
     apart = torch.is_grad_enabled() and records_gradients() and _suits(x, left, right, values, bias)
     way = ApartLinear if apart else SparseLinear
     return way.apply(x, left, right, values, index, bias, scale)  # type: ignore[no-any-return]

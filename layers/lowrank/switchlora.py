@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from .decompose import refuse_diverged
 from .draw import uniform
 from .factors import Factors
 from .method import Method, check_rank, rank_of
@@ -307,6 +308,8 @@ class SwitchLoRA(Method):
         candidates = spare[torch.randperm(len(spare), generator=generator)[:count]]
         for twin in (structure, *controller.twins_of(name)):
             assert isinstance(twin, SwitchedFactors)
+            parts = stored_in(twin.left), stored_in(twin.right)
+            refuse_diverged(name, controller.step, *parts)
             twin.switch(side, live, candidates)
         other = COUNTERPART[side]
         reset_state(optimizer, structure.vectors(other), DIMENSION[other], live)

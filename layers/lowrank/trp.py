@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .decompose import at_least_float32
+from .decompose import at_least_float32, refuse_diverged
 from .method import Method
 from .spectrum import rank_for_energy
 from .structure import assign, stored_in
@@ -165,11 +165,7 @@ class TRP(Method):
         discarded = self.energy_at(step)
         for name, target in controller.targets.items():
             matrix = target.matrix()
-            if not torch.isfinite(matrix).all():
-                raise ValueError(
-                    f"{name} holds NaN or infinite values after {step} steps, and has no singular "
-                    f"values; lower the learning rate, or clip the gradients"
-                )
+            refuse_diverged(name, step, matrix)
             projected, left, right = project_energy(matrix, discarded)
             if discarded > 0.0:
                 target.assign(projected)
