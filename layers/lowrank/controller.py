@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .factors import Factors
 from .method import Method, unfold
+from .resize import drop_misfitting_state
 from .structure import WeightStructure, assign, stored_in
 from .unfolding import Unfolding
 
@@ -176,6 +177,14 @@ class Controller:
             structure.truncate(rank)
         self.resized += 1
 
+    def select(self, name: str, components: Tensor) -> None:
+        """Keep some components of a target for good, as `truncate` keeps the first ones."""
+        self.factors()[name].select(components, self.optimizers)
+        for structure in self.twins_of(name):
+            assert isinstance(structure, Factors)
+            structure.select(components)
+        self.resized += 1
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must keep beside the model and the optimiser."""
         return {
@@ -225,6 +234,9 @@ class Controller:
         self.method.resumed(self)
 
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for factors in self.factors().values():
+            drop_misfitting_state(optimizer, factors.left)
+            drop_misfitting_state(optimizer, factors.right)
         self._rates = [group["lr"] for group in optimizer.param_groups]
         factor = self.learning_rate_ratio * self.method.learning_rate_factor(self)
         for group in optimizer.param_groups:

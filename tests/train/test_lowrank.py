@@ -252,7 +252,7 @@ def test_muon_trains_under_every_method_whose_optimiser_it_can_be(method, tmp_pa
     assert all(torch.isfinite(value).all() for value in weights(tmp_path).values())
 
 
-@pytest.mark.parametrize("method", ["low_rank", "maestro", "sst", "trp"])
+@pytest.mark.parametrize("method", ["low_rank", "maestro", "relora", "sst", "trp"])
 def test_a_weight_without_a_decomposition_ends_the_run_in_one_line(method, tmp_path, monkeypatch):
     before = Controller._after_step
 
