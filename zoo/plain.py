@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ..layers.lowrank import FactoredConv2d, FactoredLinear, Factors, structures
+from ..layers.lowrank.replace import replace_module
 
 __all__ = ["plain_layers"]
 
@@ -53,7 +54,7 @@ def plain_layers(model: Model) -> Model:
             )
         else:
             continue
-        result.set_submodule(name, nn.Sequential(*pair).train(layer.training))
+        replace_module(result, layer, nn.Sequential(*pair).train(layer.training))
     return result
 
 

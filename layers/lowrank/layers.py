@@ -106,6 +106,7 @@ class FactoredConv2d(nn.Module):
         self.in_channels = inputs * self.groups
         self.stride, self.padding = settings.stride, settings.padding
         self.dilation, self.padding_mode = settings.dilation, settings.padding_mode
+        self.memory_format = torch.contiguous_format  # of the kernel, once it is dense again
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
 
     @classmethod
@@ -114,6 +115,9 @@ class FactoredConv2d(nn.Module):
     ) -> "FactoredConv2d":
         """Put a structure in the place of a convolution's kernel; the bias is kept as it is."""
         layer = cls(structure, conv_settings(conv, scheme))
+        channels_last = conv.weight.is_contiguous(memory_format=torch.channels_last)
+        if channels_last and not conv.weight.is_contiguous():
+            layer.memory_format = torch.channels_last
         layer.bias = conv.bias
         return layer.train(conv.training)
 
@@ -134,7 +138,7 @@ class FactoredConv2d(nn.Module):
     def to_dense(self) -> nn.Conv2d:
         """Return a plain convolution with the same outputs."""
         conv = _conv(self.weight, self.bias, self.groups, **self.settings.arguments())
-        return conv.train(self.training)
+        return conv.to(memory_format=self.memory_format).train(self.training)
 
     @torch.no_grad()
     def to_sequence(self) -> nn.Sequential:
