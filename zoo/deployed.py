@@ -61,7 +61,7 @@ def deployed(model: nn.Module) -> nn.Module:
     stored = [next(layer.parameters()).dtype for layer in layers]
     wide.double()
     merge(wide, strict=False)
-    for name, module, structure in list(structures(wide)):
+    for _, module, structure in list(structures(wide)):
         # What is left has an activation between its factors; a mere chain is plain layers.
         if isinstance(structure, Factors) and structure.extra is None:
             replace_module(wide, module, module.to_sequence())  # type: ignore[operator]

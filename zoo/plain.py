@@ -27,7 +27,7 @@ def plain_layers(model: Model) -> Model:
         model: Left as it is.
     """
     result = copy.deepcopy(model)
-    for name, layer, structure in list(structures(result)):
+    for _, layer, structure in list(structures(result)):
         if not isinstance(structure, Factors) or structure.extra is not None:
             continue
         if structure.between is not None or structure.rank == 0:

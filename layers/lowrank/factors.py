@@ -158,9 +158,7 @@ class Factors(WeightStructure):
         self.rank = rank
 
     @torch.no_grad()
-    def select(
-        self, components: Tensor, optimizers: Sequence[torch.optim.Optimizer] = ()
-    ) -> None:
+    def select(self, components: Tensor, optimizers: Sequence[torch.optim.Optimizer] = ()) -> None:
         """Keep some active components for good, in a given order, with their optimiser state.
 
         Args:

@@ -6,6 +6,7 @@ part of the library set move too.
 """
 
 import weakref
+from typing import Any
 
 from torch import nn
 from torch.nn.utils import parametrize
@@ -65,7 +66,8 @@ def carry_over(old: nn.Module, new: nn.Module) -> None:
     """Hang on a module what hangs on the one that it replaces."""
     for name in HOOKS:
         vars(new)[name] = vars(old)[name]
-    for hook in new._load_state_dict_pre_hooks.values():
+    hooks: Any = new._load_state_dict_pre_hooks
+    for hook in hooks.values():
         if hook.with_module:  # it would call the old module, and fail once that is gone
             hook.module = weakref.ref(new)
     for name, value in vars(old).items():

@@ -75,7 +75,8 @@ def drop_misfitting_state(optimizer: torch.optim.Optimizer, parameter: nn.Parame
     for value in optimizer.state.get(parameter, {}).values():
         if not isinstance(value, Tensor) or value.dim() != parameter.dim():
             continue
-        if any(own not in (1, size) for own, size in zip(value.shape, parameter.shape, strict=True)):
+        sizes = zip(value.shape, parameter.shape, strict=True)
+        if any(own not in (1, size) for own, size in sizes):
             reset_state(optimizer, parameter)
             return
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from archzoo.layers.decay import decay_exclusions, exclude_from_decay
 from archzoo.layers.lowrank import TRP, CoLA, LowRank, merge, reparametrize
+from archzoo.layers.lowrank.replace import replace_module
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
@@ -233,7 +234,8 @@ def test_a_matrix_that_something_computes_is_left_out(bind: Callable[[nn.Module]
     model = nn.Sequential(Raw(other=True))
     bind(model[0])
     controller = reparametrize(model, LowRank(rank=2))
-    assert list(controller.targets) == ["0:other"] and "its weight" in controller.skipped["0:weight"]
+    assert list(controller.targets) == ["0:other"]
+    assert "its weight" in controller.skipped["0:weight"]
     with pytest.raises(ValueError, match="0:weight cannot be a target"):
         reparametrize(model, LowRank(rank=2), ["0:weight"])
     with pytest.raises(ValueError, match="0:other cannot be a target: it has a structure already"):
@@ -268,8 +270,6 @@ def test_a_layer_that_stands_in_two_places_is_left_out_or_merged_in_both() -> No
 
 
 def test_a_layer_without_a_matrix_keeps_its_hooks_as_plain_layers() -> None:
-    from archzoo.layers.lowrank.replace import replace_module
-
     model, x, targets = network("linear")
     reparametrize(model, CoLA(rank=2), targets)
     expected = 2 * model[0](x)

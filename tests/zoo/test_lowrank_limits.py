@@ -19,7 +19,6 @@ from archzoo.layers.lowrank import (
     reparametrize,
     shrink,
 )
-from archzoo.layers.lowrank.schedule import rewarm_steps
 from archzoo.zoo.compress import decompose
 from archzoo.zoo.lowrank import make_method, methods
 from timm.optim import param_groups_weight_decay
@@ -85,7 +84,9 @@ def test_a_state_of_more_components_than_the_rank_is_refused_by_name(name: str) 
         begin(make_method({"name": name, **EAGER.get(name, {}), "rank": rank})) for rank in (2, 4)
     )
     step(*small)
-    with pytest.raises(RuntimeError, match="0.structure.left: 4 components .* rank=2; make it with"):
+    with pytest.raises(
+        RuntimeError, match="0.structure.left: 4 components .* rank=2; make it with"
+    ):
         small[0].model.load_state_dict(large[0].model.state_dict())
     assert small[0].factors()["0"].rank == small[0].factors()["0"].allocated == 2
     step(*small)
@@ -131,7 +132,7 @@ def test_the_rate_is_whole_in_nine_steps_of_ten_by_default(name: str, interval: 
 def test_long_intervals_have_the_warm_up_of_the_paper(name: str) -> None:
     build, _ = INTERVALS[name]
     assert build().settings()["rewarm"] == {"relora": 100, "sst": 20}[name]
-    assert rewarm_steps(None, 30, 20) == 3
+    assert SST(resample_every=30).settings()["rewarm"] == 3
     assert ReLoRA(merge_every=0).settings()["rewarm"] == 100
 
 

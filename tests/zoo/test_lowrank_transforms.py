@@ -1,4 +1,4 @@
-"""Every weight structure under the transforms of `torch.func`: what they give is what autograd does.
+"""Every weight structure under `torch.func`, whose transforms give what autograd does.
 
 Derivatives in the input are those of the dense layer with the same weight; derivatives in the
 parameters are those of `torch.autograd`, one example, network or direction after the other.
