@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..saved_bytes import saved_bytes
+from .decompose import refuse_infinite
 from .factors import Factors
 from .layers import FactoredConv2d
 from .method import break_even
@@ -183,10 +184,15 @@ def spectra(model: nn.Module) -> dict[str, Tensor]:
     """Return the singular values of every weight with a structure that stands for a matrix.
 
     Those of a batch of matrices, one a group of a convolution, are sorted into one row.
+
+    Raises:
+        ValueError: NaN or infinite values, with the name of the weight.
     """
     values = {}
     with torch.no_grad():
         for name, _, structure in structures(model):
+            for p in structure.parameters():
+                refuse_infinite(p, name)
             if isinstance(structure, Factors) and structure.extra is None and structure.is_matrix:
                 found = structure.singular_values()
             elif structure.is_matrix:
