@@ -114,7 +114,7 @@ class SST(Method):
         structure.choose(draw_order(structure.sigma, rank, generator))
         return structure
 
-    def start(self, controller: Controller) -> None:
+    def check(self, controller: Controller) -> None:
         """Check that the schedule is known.
 
         Raises:
@@ -132,7 +132,7 @@ class SST(Method):
     def after_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
         """Keep vectors and values in their sets, and draw where it is time."""
         draws, early = divmod(controller.step, self._interval())
-        for name, structure in controller.structures():
+        for name, structure in controller.structures(frozen=False):
             assert isinstance(structure, Spectral)
             structure.constrain()
             if early:
