@@ -44,8 +44,8 @@ def surround_updates(
                 f"{type(self).__name__}.step takes the scaler and unscales gradients out of sight; "
                 f"call scaler.unscale_(optimizer), and optimizer.step() unless one is infinite"
             )
-        if _leaves_all(self):
-            return inner(*_given(closure), *args, **kwargs)
+        if _is_skipped(self):
+            return None
         if closure is not None:
             with torch.enable_grad():
                 closure = _evaluated(closure(), type(self).__name__)
@@ -77,8 +77,12 @@ def _evaluated(loss: Any, name: str) -> Callable[[], Any]:
     return closure
 
 
-def _leaves_all(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the scaler has told a fused optimiser to update nothing."""
+def _is_skipped(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a scaler has told a fused optimiser to update nothing.
+
+    It is not even called then: `torch.optim.SGD` would take whatever is in fresh memory for its
+    momentum if it skipped its first step.
+    """
     found = getattr(optimizer, "found_inf", None)
     return found is not None and bool(found)
 
