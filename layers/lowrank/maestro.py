@@ -145,8 +145,8 @@ class Maestro(Method):
         left, right = weighted_svd(weight, rank, split="balanced", generator=generator)[:2]
         return Factors(left, right)
 
-    def start(self, controller: Controller) -> None:
-        """Draw for the first step.
+    def check(self, controller: Controller) -> None:
+        """Check that sizes can change.
 
         Raises:
             ValueError: parameters that are sharded, which cannot shrink.
@@ -157,6 +157,9 @@ class Maestro(Method):
                 "sharded parameters cannot shrink in training; set shrink_every=0, or use "
                 "trainer.parallel=ddp"
             )
+
+    def start(self, controller: Controller) -> None:
+        """Draw for the first step."""
         controller.state.update(sampler={}, drawn={})
         self._draw(controller)
 
@@ -169,10 +172,10 @@ class Maestro(Method):
         lasso = LASSOS[self.lasso]
         if lasso is None or not self.group_lasso or not self._searches(controller, controller.step):
             return None
-        terms = []
-        for factors in controller.factors().values():
-            left, right = _active(factors)
-            terms.append(lasso(left, right))
+        found = controller.factors(frozen=False).values()
+        if not found:
+            return None
+        terms = [lasso(*_active(factors)) for factors in found]
         return self.group_lasso * torch.stack(terms).sum()
 
     def after_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
@@ -200,12 +203,12 @@ class Maestro(Method):
         rates = {
             id(p): float(group["lr"]) * controller.learning_rate_ratio
             for group in optimizer.param_groups
-            if group["lowrank"]
+            if controller.holds_targets(group)
             for p in group["params"]
         }
         parts = [
             (part, dim, self.group_lasso * rates[id(whole)])
-            for factors in controller.factors().values()
+            for factors in controller.factors(frozen=False).values()
             for whole, part, dim in zip(
                 (factors.left, factors.right), _active(factors), (-1, -2), strict=True
             )
@@ -227,7 +230,8 @@ class Maestro(Method):
         if not self._searches(controller, controller.step):
             controller.state.update(drawn={})
         elif self.sample:
-            ranks = {name: factors.rank for name, factors in controller.factors().items()}
+            found = controller.factors(frozen=False).items()
+            ranks = {name: factors.rank for name, factors in found}
             sampler = dict(controller.state["sampler"])  # a state that was saved must not change
             drawn = SAMPLERS[self.sampler](ranks, sampler, controller.generator)
             controller.state.update(sampler=sampler, drawn=drawn)
@@ -237,7 +241,7 @@ class Maestro(Method):
 def shrink(
     controller: Controller, threshold: float, *, min_rank: int = 1, ordered: bool = True
 ) -> dict[str, int]:
-    """Remove the components of every target whose suffix importance is below a threshold.
+    """Remove the components whose suffix importance is below a threshold, but of frozen targets.
 
     Args:
         controller: Of a run, or fresh from `reparametrize`.
@@ -253,7 +257,7 @@ def shrink(
         ValueError: factors that hold NaN or infinite values.
     """
     changed = {}
-    for name, factors in controller.factors().items():
+    for name, factors in controller.factors(frozen=False).items():
         importance = factors.importance("suffix" if ordered else "component")
         if not torch.isfinite(importance).all():
             raise ValueError(

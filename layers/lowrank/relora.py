@@ -108,7 +108,7 @@ class ReLoRA(Method):
         left = weight.new_zeros(*batch, rows, rank)
         return Factors(left, right, scale=self.scale, extra=FrozenDense(weight))
 
-    def start(self, controller: Controller) -> None:
+    def check(self, controller: Controller) -> None:
         """Check that the schedule is known and the warm-up fits into it.
 
         Raises:
@@ -130,7 +130,7 @@ class ReLoRA(Method):
         period = self._period()
         if not period or controller.step % period:
             return
-        for name, structure in controller.factors().items():
+        for name, structure in controller.factors(frozen=False).items():
             shape, generator = tuple(structure.right.shape), controller.generator(f"{name}/merge")
             right = uniform(shape, shape[-1] ** -0.5, structure.right, generator)
             for twin in (structure, *controller.twins_of(name)):

@@ -28,6 +28,9 @@ Targets = Sequence[str] | Callable[[str, nn.Module], bool] | None
 EXCLUDED = ("head", "*.head", "*head.*", "*lm_head", "*classifier", "*embed*", "stem", "stem.*")
 """Names that are left dense unless they are targeted by name: little to gain, much to lose."""
 
+FROZEN = "it is frozen, with requires_grad=False; make it trainable before it gets a structure"
+"""Why a weight is left out that nothing trains."""
+
 
 def reparametrize(
     model: nn.Module,
@@ -58,7 +61,7 @@ def reparametrize(
             it cannot have, or NaN in a weight. The model is then as it was.
     """
     candidates = _candidates(model, method)
-    chosen, named = _choose(candidates, targets, excluded, model)
+    chosen, named = _choose(candidates, targets, excluded, model, method)
     made: list[tuple[Target, WeightStructure | None]] = []
     controller = Controller(
         model, method, {}, {}, seed=seed, learning_rate_ratio=learning_rate_ratio
@@ -170,6 +173,8 @@ def _candidates(model: nn.Module, method: Method) -> dict[str, tuple[Target, str
                 reason = "nn.MultiheadAttention reads the raw weights of its children"
             elif hasattr(weight, "manifold"):
                 reason = "the parameter is a point of a manifold, not a matrix"
+            elif _left_frozen(weight, method):
+                reason = FROZEN
             elif weight.dim() == 4:
                 reason, unfolding = _unfolding(module, weight, method)
             elif weight.dim() != 2:
@@ -212,6 +217,7 @@ def _choose(
     targets: Targets,
     excluded: Sequence[str],
     model: nn.Module,
+    method: Method,
 ) -> tuple[list[str], set[str]]:
     """Names that are wanted, and those of them that were named without a pattern."""
     if targets is None:
@@ -226,7 +232,7 @@ def _choose(
     wanted, named = [], set()
     for pattern in targets:
         if ":" in pattern and pattern not in candidates:
-            _add_parameter(candidates, pattern, model)
+            _add_parameter(candidates, pattern, model, method)
         matches = [name for name in candidates if fnmatch.fnmatchcase(name, pattern)]
         if not matches:
             near = difflib.get_close_matches(pattern, candidates, n=3, cutoff=0.4)
@@ -245,7 +251,9 @@ def _choose(
     return wanted, named
 
 
-def _add_parameter(candidates: dict[str, tuple[Target, str]], name: str, model: nn.Module) -> None:
+def _add_parameter(
+    candidates: dict[str, tuple[Target, str]], name: str, model: nn.Module, method: Method
+) -> None:
     """Admit a matrix that its layer does not declare but the user names."""
     path, _, parameter = name.partition(":")
     module = dict(model.named_modules()).get(path)
@@ -259,7 +267,13 @@ def _add_parameter(candidates: dict[str, tuple[Target, str]], name: str, model: 
         reason = "the parameter is a point of a manifold, not a matrix"
     elif weight.dim() != 2:
         reason = f"its shape {tuple(weight.shape)} is not that of a matrix"
+    elif _left_frozen(weight, method):
+        reason = FROZEN
     candidates[name] = (Target(name, module, None, weight, None), reason)
+
+
+def _left_frozen(weight: Tensor, method: Method) -> bool:
+    return not (weight.requires_grad or method.takes_frozen)
 
 
 def _unfit(method: Method, target: Target, *, economic: bool) -> str:
@@ -296,7 +310,10 @@ def _replace(
     if structure is None:
         return target
     parameter = target.name.partition(":")[2]
-    module = target.module
+    module, weight = target.module, target.weight
+    assert weight is not None
+    if not weight.requires_grad:
+        structure.requires_grad_(False)
     if parameter:
         face = FactoredParameter(structure, target.unfolding)
         parametrize.register_parametrization(module, parameter, face, unsafe=True)

@@ -101,11 +101,15 @@ def reset_state(
 
     Raises:
         ValueError: entries of a state that has one count of steps for the whole parameter, or a
-            tensor of a shape that says nothing about entries.
+            tensor of a shape that says nothing about entries; a momentum with dampening in a fused
+            `torch.optim.SGD`.
     """
     state = optimizer.state.get(parameter, {})
     if dim is None or index is None:
-        optimizer.state.pop(parameter, None)  # rebuilt by the next step
+        if state and _needs_momentum(optimizer, parameter):
+            state["momentum_buffer"].zero_()
+        else:
+            optimizer.state.pop(parameter, None)  # rebuilt by the next step
         return
     for key, value in state.items():
         per_entry = isinstance(value, Tensor) and value.dim() == parameter.dim()
@@ -130,6 +134,24 @@ def _per_entry(
             tensor = isinstance(value, Tensor) and value.dim() == parameter.dim()
             if tensor and value.shape[dim] == size:
                 yield state, key
+
+
+def _needs_momentum(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> bool:
+    """Whether a step fails without a momentum, which zeros are then as good as.
+
+    A fused SGD takes a group in which all have one, or none.
+    """
+    if not isinstance(optimizer, torch.optim.SGD):
+        return False
+    group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
+    if not (group["fused"] and group["momentum"]):
+        return False
+    if group["dampening"]:
+        raise ValueError(
+            f"SGD(fused=True, dampening={group['dampening']}) cannot begin a single momentum anew; "
+            f"use foreach=True, or no dampening"
+        )
+    return True
 
 
 def _resized(value: Tensor, dim: int, size: int) -> Tensor:

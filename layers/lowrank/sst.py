@@ -118,7 +118,7 @@ class SST(Method):
         structure.choose(draw_order(structure.sigma, rank, generator))
         return structure
 
-    def start(self, controller: Controller) -> None:
+    def check(self, controller: Controller) -> None:
         """Check that the schedule is known and the warm-up fits into it.
 
         Raises:
@@ -138,7 +138,7 @@ class SST(Method):
     def after_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
         """Keep vectors and values in their sets, and draw where it is time."""
         draws, early = divmod(controller.step, self._interval())
-        for name, structure in controller.structures():
+        for name, structure in controller.structures(frozen=False):
             assert isinstance(structure, Spectral)
             structure.constrain()
             if early:

@@ -74,6 +74,15 @@ class WeightStructure(nn.Module):
         movement = Movement.of(unfolding.kernel_shape[2:], **settings.arguments())
         return movement.convolve(x, kernel, bias, unfolding.groups)
 
+    @property
+    def trained(self) -> bool:
+        """Whether any of its parameters has a gradient."""
+        # Its own come first: they decide nearly always, and every training step asks.
+        own = self._parameters.values()
+        return any(p is not None and p.requires_grad for p in own) or any(
+            p.requires_grad for p in self.parameters()
+        )
+
     def parameter_count(self) -> int:
         """Return the number of stored numbers, trained or not, without indices."""
         return sum(p.numel() for p in self.parameters())

@@ -231,13 +231,16 @@ class SwitchLoRA(Method):
                 f"optim=step_adamw (archzoo.layers.lowrank.StepAdamW)"
             )
 
-    def start(self, controller: Controller) -> None:
-        """Let no vector rest.
+    def check(self, controller: Controller) -> None:
+        """Check that the length of the run is known.
 
         Raises:
-            ValueError: `total_steps` is unknown.
+            ValueError: it is not.
         """
         known(self.total_steps, "SwitchLoRA's rate of exchanges")
+
+    def start(self, controller: Controller) -> None:
+        """Let no vector rest."""
         controller.state["resting"] = {
             name: {side: torch.zeros(structure.rank, dtype=torch.int64) for side in DIMENSION}
             for name, structure in controller.factors().items()
@@ -253,9 +256,9 @@ class SwitchLoRA(Method):
     @torch.no_grad()
     def before_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
         """Exchange vectors, reset their counterparts, and mask the gradients of what rests."""
-        held = controller.state["held"] = {}
+        held = controller.scratch
         state = controller.state["resting"] = dict(controller.state["resting"])
-        for name, structure in controller.factors().items():
+        for name, structure in controller.factors(frozen=False).items():
             assert isinstance(structure, SwitchedFactors)
             # Copied, never changed in place: a checkpoint may still hold the old ones.
             resting = state[name] = dict(state[name])
@@ -275,7 +278,7 @@ class SwitchLoRA(Method):
     def after_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
         """Undo what weight decay did to resting vectors, and count their rest down."""
         factors = controller.factors()
-        for (name, side), (index, values) in controller.state.pop("held").items():
+        for (name, side), (index, values) in controller.scratch.items():
             structure = factors[name]
             assert isinstance(structure, SwitchedFactors)
             write_entries(structure.vectors(side), DIMENSION[side], index, values)

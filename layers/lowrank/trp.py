@@ -144,17 +144,18 @@ class TRP(Method):
         for name, (left, right) in controller.state["pending"].items():
             target = controller.targets[name]
             assert target.weight is not None
-            if target.weight.grad is None:
+            if target.frozen or target.weight.grad is None:
                 continue
             gradient = stored_in(target.weight.grad)
             added = nuclear_subgradient(left.to(gradient.device), right.to(gradient.device))
             if target.unfolding is not None:
                 added = target.unfolding.to_kernel(added)
-            assign(target.weight.grad, gradient + self.nuclear * added.to(gradient.dtype))
-        controller.state["pending"] = {}
+            added = controller.as_gradient(self.nuclear * added.to(gradient.dtype))
+            assign(target.weight.grad, gradient + added)
 
     def after_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
         """Project before the forward pass of the next step."""
+        controller.state["pending"] = {}
         self._project_if_due(controller)
 
     @torch.no_grad()
@@ -164,6 +165,8 @@ class TRP(Method):
             return
         discarded = self.energy_at(step)
         for name, target in controller.targets.items():
+            if target.frozen:
+                continue
             matrix = target.matrix()
             refuse_diverged(name, step, matrix)
             projected, left, right = project_energy(matrix, discarded)
