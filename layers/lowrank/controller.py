@@ -254,8 +254,10 @@ class Controller:
         """Surround one update; where it fails, the learning rates are again what they were."""
         self._written, self.scratch = None, {}
         for factors in self.factors().values():
-            drop_misfitting_state(optimizer, factors.left)
-            drop_misfitting_state(optimizer, factors.right)
+            if factors.refitted:
+                drop_misfitting_state(optimizer, factors.left)
+                drop_misfitting_state(optimizer, factors.right)
+                factors.refitted = False
         rates = [(group, group["lr"]) for group in optimizer.param_groups]
         try:
             factor = self.learning_rate_ratio * self.method.learning_rate_factor(self)

@@ -36,6 +36,7 @@ class Factors(WeightStructure):
         rank: Active prefix r, at most R; kept in the state dict.
         capacity: Largest R so far. A state dict may have fewer components, since a run may have
             removed some, but not more.
+        refitted: Whether a state dict changed R since the last step.
         sampled: Prefix of the running training step, or None; ignored in evaluation, never saved.
 
     Raises:
@@ -74,6 +75,7 @@ class Factors(WeightStructure):
         self.is_matrix = between is None and (extra is None or extra.is_matrix)
         self.register_buffer("active", torch.tensor(left.shape[-1], device=left.device))
         self._rank = self.capacity = left.shape[-1]
+        self.refitted = False
         self.sampled: int | None = None
 
     @property
@@ -234,6 +236,7 @@ class Factors(WeightStructure):
                     f"rank={self.capacity}; make it with rank={count}"
                 )
                 return
+            self.refitted |= count != self.allocated
             with torch.no_grad():
                 self._resize(count, ())
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

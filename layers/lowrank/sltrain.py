@@ -125,8 +125,7 @@ class SparseFactors(Factors):
     def dense(self) -> Tensor:
         """Return W, from the same operations as in `linear`."""
         left, right = self.prefix()
-        values = self.sparse.values.squeeze(-1)
-        return sparse_plus_low_rank(left, right, values, self.sparse.index, self.scale)
+        return sparse_plus_low_rank(left, right, self.sparse.values, self.sparse.index, self.scale)
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Build W, multiply, and forget it."""
@@ -143,8 +142,8 @@ class SparseFactors(Factors):
 
     def _multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
         left, right = self.prefix()
-        values = self.sparse.values.squeeze(-1)
-        return sparse_linear(x, left, right, values, self.sparse.index, bias, self.scale)
+        sparse = self.sparse
+        return sparse_linear(x, left, right, sparse.values, sparse.index, bias, self.scale)
 
 
 class SLTrain(Method):
