@@ -266,7 +266,7 @@ class Controller:
         self.scratch = {}
 
     def _start(self) -> None:
-        """Begin a run; what that writes into dense weights can be taken back until its first step."""
+        """Begin a run; until its first step, what that wrote into dense weights can be undone."""
         written = DenseWeights(self.targets)
         self.method.start(self)
         written.note_changes()
@@ -290,6 +290,12 @@ def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
             "LBFGS takes one group of parameters and evaluates its closure many times a step, so "
             "no low-rank method can act around its updates; use an optimiser such as "
             "torch.optim.AdamW, or merge(model) and make LBFGS of the dense weights"
+        )
+    base = getattr(optimizer, "_base_optimizer", None)
+    if isinstance(base, torch.optim.Optimizer):  # what is known of a parameter is not found in it
+        raise ValueError(
+            f"{type(optimizer).__name__} wraps {type(base).__name__}, which keeps the state of the "
+            f"parameters; attach the controller to that {type(base).__name__}, and step the wrapper"
         )
 
 

@@ -20,7 +20,7 @@ from .method import Method, break_even
 from .structure import WeightStructure
 from .unfolding import Unfolding
 
-__all__ = ["EXCLUDED", "Targets", "merge", "reparametrize", "structures"]
+__all__ = ["EXCLUDED", "FROZEN", "Targets", "merge", "reparametrize", "structures"]
 
 Targets = Sequence[str] | Callable[[str, nn.Module], bool] | None
 
