@@ -101,10 +101,8 @@ def _run(config: RunConfig, world: World) -> float:
         f"({len(splits.train):,} / {len(splits.validation):,} / {len(splits.test):,} samples), "
         f"{trainer.total_steps:,} steps on {world.device}, into {run_dir}",
     )
-    controller = trainer.model.lowrank
-    if controller is not None and controller.skipped:
-        name, reason = next(iter(controller.skipped.items()))
-        _say(world, f"lowrank leaves {len(controller.skipped)} weights dense; {name}: {reason}")
+    if model.lowrank is not None:
+        _say(world, model.lowrank.summary())
     result = trainer.fit()
     for logger in logged:
         logger.close()

@@ -184,11 +184,14 @@ def saved_lowrank(model: Network, spec: LowRankSpec | None) -> str | dict[str, A
         return None
     controller = model.lowrank
     made = [] if controller is None else [name for name, _ in controller.structures()]
+    name, settings = _split(spec)
     if set(found) == set(made):
-        return lowrank_config(spec)
+        if controller is None or layers.FROZEN not in controller.skipped.values():
+            return lowrank_config(spec)
+        # Nothing is frozen in the model that is rebuilt: only the names leave out what was.
+        return {"name": name, **settings, "targets": list(controller.targets)}
     if not found:
         return None
-    name, settings = _split(spec)
     return {"name": name, **settings, "targets": found}
 
 

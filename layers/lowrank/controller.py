@@ -75,6 +75,7 @@ class Controller:
         self.resized = 0
         self._started = False  # or resumed
         self._own: set[int] = set()  # targets' parameters, by id
+        self._fixed: list[nn.Parameter] = []
         self._written: DenseWeights | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Controller":
@@ -84,7 +85,13 @@ class Controller:
         """
         copied = object.__new__(type(self))
         memo[id(self)] = copied
-        left: dict[str, Any] = {"optimizers": [], "twins": [], "_own": set(), "_written": None}
+        left: dict[str, Any] = {
+            "optimizers": [],
+            "twins": [],
+            "_own": set(),
+            "_fixed": [],
+            "_written": None,
+        }
         for name, value in vars(self).items():
             setattr(copied, name, left[name] if name in left else copy.deepcopy(value, memo))
         return copied
@@ -113,6 +120,8 @@ class Controller:
                 f"the optimiser holds no parameter of {next(iter(self.targets))} or another "
                 f"target; make it of model.parameters() after the model was reparametrised"
             )
+        self._fixed = list(self.fixed().values())
+        self._check_fixed()
         self.method.check(self)
         if not self._started:
             self._start()
@@ -142,6 +151,10 @@ class Controller:
             frozen: As in `structures`.
         """
         return {n: s for n, s in self.structures(frozen=frozen) if isinstance(s, Factors)}
+
+    def fixed(self) -> dict[str, nn.Parameter]:
+        """Return what structures are made of and never train, such as what ReLoRA merges into."""
+        return {n: p for target in self.targets.values() for n, p in target.fixed().items()}
 
     def holds_targets(self, group: Mapping[str, Any]) -> bool:
         """Whether a group of the optimiser is one of targets, with their learning rate."""
@@ -252,6 +265,7 @@ class Controller:
     @contextlib.contextmanager
     def _update(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
         """Surround one update; where it fails, the learning rates are again what they were."""
+        self._check_fixed()
         self._written, self.scratch = None, {}
         for factors in self.factors().values():
             if factors.refitted:
@@ -279,8 +293,18 @@ class Controller:
         self.method.after_step(self, optimizer)
         self.scratch = {}
 
+    def _check_fixed(self) -> None:
+        """Refuse to train what only events may change; `model.requires_grad_(True)` asks for it."""
+        if any(p.requires_grad for p in self._fixed):
+            name = next(name for name, p in self.fixed().items() if p.requires_grad)
+            raise ValueError(
+                f"{name} was made trainable, which {type(self.method).__name__} changes itself and "
+                f"never trains; after model.requires_grad_(True), set requires_grad to False for "
+                f"every p in controller.fixed().values()"
+            )
+
     def _start(self) -> None:
-        """Begin a run; what that writes into dense weights can be taken back until its first step."""
+        """Begin a run; until its first step, what that wrote into dense weights can be undone."""
         written = DenseWeights(self.targets)
         self.method.start(self)
         written.note_changes()
@@ -304,6 +328,12 @@ def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
             "LBFGS takes one group of parameters and evaluates its closure many times a step, so "
             "no low-rank method can act around its updates; use an optimiser such as "
             "torch.optim.AdamW, or merge(model) and make LBFGS of the dense weights"
+        )
+    base = getattr(optimizer, "_base_optimizer", None)
+    if isinstance(base, torch.optim.Optimizer):  # what is known of a parameter is not found in it
+        raise ValueError(
+            f"{type(optimizer).__name__} wraps {type(base).__name__}, which keeps the state of the "
+            f"parameters; attach the controller to that {type(base).__name__}, and step the wrapper"
         )
 
 

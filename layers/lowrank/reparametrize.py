@@ -21,7 +21,7 @@ from .replace import computed, fastened, replace_module
 from .structure import WeightStructure
 from .unfolding import Unfolding
 
-__all__ = ["EXCLUDED", "Targets", "merge", "reparametrize", "structures"]
+__all__ = ["EXCLUDED", "FROZEN", "Targets", "merge", "reparametrize", "structures"]
 
 Targets = Sequence[str] | Callable[[str, nn.Module], bool] | None
 

@@ -220,6 +220,7 @@ class Spectral(WeightStructure):
         waiting_right: The other rows, not trained.
     """
 
+    fixed = ("waiting_left", "waiting_right")
     order: Tensor
 
     def __init__(self, weight: Tensor, rank: int, *, enhanced: bool = True) -> None:

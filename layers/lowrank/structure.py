@@ -50,10 +50,12 @@ class WeightStructure(nn.Module):
     Attributes:
         shape: (..., rows, columns) of W.
         is_matrix: Whether W exists; false where an activation stands between two factors.
+        fixed: Names of its own parameters that are never trained.
     """
 
     shape: tuple[int, ...]
     is_matrix: bool = True
+    fixed: tuple[str, ...] = ()
 
     def dense(self) -> Tensor:
         """Return W, with a graph to the parameters.
@@ -94,6 +96,8 @@ class FrozenDense(WeightStructure):
     Args:
         weight: W.
     """
+
+    fixed = ("weight",)
 
     def __init__(self, weight: Tensor) -> None:
         """Keep a copy."""

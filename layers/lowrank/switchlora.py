@@ -91,6 +91,7 @@ class SwitchedFactors(Factors):
         selected_right: Places (r,) of those of A.
     """
 
+    fixed = ("pool_left", "pool_right")
     selected_left: Tensor
     selected_right: Tensor
 

@@ -70,6 +70,15 @@ class Target:
         every = list(self.structure.parameters())
         return [p for p in every if p.requires_grad] or every
 
+    def fixed(self) -> dict[str, nn.Parameter]:
+        """Return by full name what a structure is made of and never trains."""
+        return {
+            ".".join(part for part in (self.name, path, name) if part): module._parameters[name]
+            for path, module in ([] if self.structure is None else self.structure.named_modules())
+            if isinstance(module, WeightStructure)
+            for name in module.fixed
+        }  # type: ignore[return-value]
+
 
 class DenseWeights:
     """The dense ones among some targets, as they are now, to take a change back.

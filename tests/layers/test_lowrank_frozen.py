@@ -224,6 +224,37 @@ def test_a_weight_that_is_unfrozen_later_trains_at_the_rate_of_the_targets(name:
     assert_same(*finals)
 
 
+@pytest.mark.parametrize("attached", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_structure_never_trains_cannot_be_unfrozen_in_silence(
+    name: str, attached: bool
+) -> None:
+    runs = []
+    for unfreezes in (False, True):
+        model, controller = reparametrized(name)
+        fixed = controller.fixed()
+        wanted = {key for key, p in model.named_parameters() if not p.requires_grad and p.numel()}
+        assert len(fixed) == len(wanted)
+        optimizer = OPTIMIZERS[kind_for(name)](model.parameters())
+        if attached:
+            controller.attach(optimizer)
+        if unfreezes:
+            model.requires_grad_(True)
+            if fixed:
+                with pytest.raises(ValueError, match=r"was made trainable.*controller\.fixed\(\)"):
+                    take_step(controller, optimizer, 0) if attached else controller.attach(
+                        optimizer
+                    )
+            for p in fixed.values():
+                p.requires_grad_(False)
+        if not attached:
+            controller.attach(optimizer)
+        for step in range(STEPS):
+            take_step(controller, optimizer, step)
+        runs.append(dict(model.state_dict()))
+    assert_same(*runs)
+
+
 # The smallest inputs
 
 

@@ -1,4 +1,4 @@
-"""A run goes on from its three states, in whatever order they are loaded and the method attached."""
+"""A run goes on from its states, in whatever order they are loaded and the method attached."""
 
 import copy
 import itertools
@@ -34,8 +34,8 @@ def optimizer_of(controller: Controller, kind: str, apart: bool) -> torch.optim.
     if not apart:
         return OPTIMIZERS[kind](every)
     own = {id(p) for target in controller.targets.values() for p in target.parameters()}
-    inside = [p for p in every if id(p) in own]
-    return OPTIMIZERS[kind]([{"params": inside}, {"params": [p for p in every if id(p) not in own]}])
+    inside, rest = ([p for p in every if (id(p) in own) == wanted] for wanted in (True, False))
+    return OPTIMIZERS[kind]([{"params": inside}, {"params": rest}])
 
 
 def whole_run(name: str, kind: str, apart: bool, stop: int = STOP) -> tuple[dict, dict]:

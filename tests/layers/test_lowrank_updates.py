@@ -9,6 +9,8 @@ import pytest
 import torch
 from archzoo.layers.lowrank import TRP, Method, reparametrize
 from archzoo.layers.lowrank.optimizer_step import surround_updates
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim.lookahead import Lookahead
 from torch import Tensor, nn
 
 from .lowrank_methods import (
@@ -65,6 +67,66 @@ def test_a_step_with_a_closure_is_the_plain_step(name: str, kind: str) -> None:
         loss = optimizer.step(closure) if step % 2 else optimizer.step(closure=closure)
         assert torch.equal(loss, expected)
     assert_same(everything(controller, optimizer), plain_run(name, kind))
+
+
+def timms(name: str, controller: Any) -> torch.optim.Optimizer:
+    try:
+        return create_optimizer_v2(controller.model, name, lr=0.01, weight_decay=0.05)
+    except (AssertionError, RuntimeError, ImportError) as error:
+        pytest.skip(f"another package is needed: {error}")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:It is highly recommended to have 'opt_einsum'")
+@pytest.mark.filterwarnings(r"ignore:Using backward\(\) with create_graph=True")
+@pytest.mark.parametrize("optimizer", list_optimizers())
+@pytest.mark.parametrize("name", ["trp", "low_rank", "maestro", "sst"])
+def test_a_closure_is_the_plain_step_under_every_optimiser_of_the_trainer(
+    name: str, optimizer: str
+) -> None:
+    if optimizer == "adahessian" and name != "trp":
+        pytest.skip("its state is made with it, once for all, and can neither be reset nor resized")
+    if optimizer.startswith("kron") and name == "maestro":
+        pytest.skip("preconditioners, of another shape than the weight, cannot be resized")
+    runs = []
+    for with_closure in (False, True):
+        _, controller = reparametrized(name)
+        made = timms(optimizer, controller)
+        controller.attach(made)
+        torch.manual_seed(0)  # some draw probes or preconditioners
+        graph = bool(getattr(made, "is_second_order", False))
+        for step in range(STEPS):
+
+            def evaluate(made=made, step=step, graph=graph, controller=controller) -> Tensor:
+                made.zero_grad()
+                loss = loss_at(controller, step)
+                loss.backward(create_graph=graph)
+                return loss.detach()
+
+            if with_closure:
+                made.step(evaluate)
+            else:
+                evaluate()
+                made.step()
+        runs.append(everything(controller, made))
+        assert controller.step == STEPS
+    assert_same(*runs)
+
+
+def test_the_wrapper_of_an_optimiser_is_refused_and_what_it_wraps_is_taken() -> None:
+    runs = []
+    for wrapped in (False, True):
+        _, controller = reparametrized("relora")
+        base = OPTIMIZERS["adamw"](controller.model.parameters())
+        optimizer = Lookahead(base, k=100) if wrapped else base
+        if wrapped:
+            with pytest.raises(ValueError, match="Lookahead wraps AdamW.*attach.*AdamW"):
+                controller.attach(optimizer)
+        controller.attach(base)
+        for step in range(STEPS):
+            take_step(controller, optimizer, step)
+        runs.append({key: p.detach() for key, p in controller.model.named_parameters()})
+    assert_same(*runs)
 
 
 def test_an_error_in_a_closure_leaves_everything_as_it_was() -> None:

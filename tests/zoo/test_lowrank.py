@@ -233,3 +233,18 @@ def test_the_command_line_lists_the_methods(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:3] == ["low-rank", "method", "source"]
     assert [line.split()[0] for line in lines[1:]] == methods.names()
+
+
+@EACH
+def test_a_model_with_frozen_weights_comes_back_with_the_same_structures(name, method, tmp_path):
+    model = build(name)
+    frozen = next(iter(original(name, method).lowrank.targets))
+    model.get_submodule(frozen).requires_grad_(False)
+    apply_lowrank(model, spec_of(method))
+    loaded = create_model(f"local-dir:{save_model(model, tmp_path)}")
+    assert list(loaded.lowrank.targets) == list(model.lowrank.targets)
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+    if not model.lowrank.method.takes_frozen:
+        assert "requires_grad=False" in model.lowrank.skipped[frozen]
