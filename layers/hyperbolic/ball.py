@@ -40,9 +40,9 @@ HALF = (torch.float16, torch.bfloat16)
 # Where a space part of the hyperboloid ends in float16: below its largest number, 65504.
 HALF_REACH = 6e4
 
-# Of a dtype's largest number: what coordinates may reach so that squares of them, and products of
-# two vectors, are still numbers.
-RANGE = 0.44
+# Powers of a dtype's largest number: how long a vector may be so that products of two are numbers,
+# and what a direction is read from, so that gradients of such products are numbers too.
+RANGE, DIRECTION_RANGE = 0.44, 0.3
 
 Function = TypeVar("Function", bound=Callable[..., Tensor])
 
@@ -160,14 +160,14 @@ def as_number(x: Curvature) -> float:
     return x.detach().item() if isinstance(x, Tensor) else x
 
 
-def in_range(x: Tensor, dim: int) -> Tensor:
+def in_range(x: Tensor, dim: int, power: float = DIRECTION_RANGE) -> Tensor:
     """Shorten vectors whose square is no finite number, keeping their direction.
 
     Only for what depends on the direction alone so far out: the factor takes no gradient.
     """
     if x.shape[dim] == 0:
         return x
-    longest = torch.finfo(x.dtype).max ** RANGE
+    longest = torch.finfo(x.dtype).max ** power
     size = x.detach().abs().amax(dim, keepdim=True)
     return x * torch.where(size > longest, longest / size, 1.0)
 

@@ -46,7 +46,7 @@ grow like e^τ, so that float16, which ends at τ = 11.8, has no room for them."
 
 @in_float32
 def tangent_to_velocity(t: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
-    """Return ω = 2√c sinh(τ)/τ t.
+    """Return ω = 2√c sinh(τ)/τ t; no number beyond τ = 88 in float32.
 
     Raises:
         ValueError: a curvature that is not positive, or a dtype other than a float's.

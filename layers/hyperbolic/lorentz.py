@@ -88,7 +88,7 @@ def from_space(
     """
     check_curvature(curvature)
     reach = REACHES[s.dtype] if reach is None else reach
-    s = in_range(s, dim)
+    s = in_range(s, dim, RANGE)
     # In flat space a space part is a vector of ordinary length, and must stay a number too.
     scale = curvature.clamp_min(1.0) if isinstance(curvature, Tensor) else max(curvature, 1.0)
     s = shorten(s, squared_norm(s, dim) * scale, reach)
