@@ -200,7 +200,7 @@ def project(
 def furthest_read(dtype: torch.dtype, margin: float | None = None) -> float:
     """Return the largest √c‖x‖ that a point is read at: half the margin is left, or an epsilon."""
     margin = default_margin(dtype) if margin is None else margin
-    return 1 - max(margin / 2, torch.finfo(dtype).eps)
+    return 1 - (margin / 2 if margin > 0 else torch.finfo(dtype).eps)
 
 
 def room(x: Tensor, curvature: Curvature, dim: int, margin: float | None = None) -> Tensor:

@@ -3,9 +3,13 @@
 A learned c = c₀ exp(s) is positive whatever s becomes, and s counts octaves rather than units: the
 same step changes c = 0.1 and c = 10 by the same factor. Weights of hyperbolic layers are Euclidean
 or tangents at the origin, so that none needs to be mapped anew when c moves.
+
+A state dict carries c₀ beside s, as the extra state of its owner: what is loaded lies in the ball
+it was saved from, whatever ball the network was built with.
 """
 
-from typing import Literal
+import math
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +23,16 @@ __all__ = ["BallCurvature", "ChangeBall", "check_one_ball", "curvature_of"]
 class BallCurvature(nn.Module):
     """A curvature c > 0.
 
+    Its state is c₀ in float64, which loading restores, fixed or learned. A state of an earlier
+    version lacks it: it is a missing key, and `strict=False` keeps the c₀ that was built.
+
     Args:
         initial: c₀, a positive number; the sectional curvature is −c.
         learned: Whether log(c/c₀) is a parameter, free of weight decay.
 
     Raises:
-        ValueError: an initial value that is not positive.
+        ValueError: an initial value that is not positive; at loading, a state that is no such
+            number.
     """
 
     def __init__(self, initial: float = 1.0, *, learned: bool = False) -> None:
@@ -40,12 +48,37 @@ class BallCurvature(nn.Module):
         """Return c: a float where it is fixed, otherwise a scalar tensor."""
         return self.initial if self.log_ratio is None else self.initial * self.log_ratio.exp()
 
+    def get_extra_state(self) -> Tensor:
+        """Return c₀ as a number that no cast rounds and no device holds."""
+        return curvature_state(self.initial)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Restore c₀."""
+        self.initial = curvature_from_state(state)
+
     def extra_repr(self) -> str:
         """Show c."""
         known = self.log_ratio is None or not self.log_ratio.is_meta
         with torch.no_grad():
             value = float(self()) if known else self.initial
         return f"{value:.4g}, learned={self.log_ratio is not None}"
+
+
+def curvature_state(curvature: float) -> Tensor:
+    """Return a curvature as the extra state of a module: a tensor, which every format can hold."""
+    return torch.tensor(curvature, dtype=torch.float64, device="cpu")
+
+
+def curvature_from_state(state: Any) -> float:
+    """Return the curvature of an extra state.
+
+    Raises:
+        ValueError: it is no positive number.
+    """
+    found = float(state) if isinstance(state, Tensor) and state.numel() == 1 else math.nan
+    if not 0 < found < math.inf:
+        raise ValueError(f"the state of a curvature must be one positive number, got {state!r}")
+    return found
 
 
 def curvature_of(curvature: float | BallCurvature) -> BallCurvature:
