@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..decay import exclude_from_decay
 from .ball import check_curvature
 
-__all__ = ["BallCurvature", "ChangeBall", "check_one_ball", "curvature_of"]
+__all__ = ["BallCurvature", "ChangeBall", "check_one_ball", "curvature_of", "keep_one_ball"]
 
 
 class BallCurvature(nn.Module):
@@ -123,6 +123,11 @@ class ChangeBall(nn.Module):
         return f"keep={self.keep!r}"
 
 
+def ball_of(curvature: BallCurvature) -> float | int:
+    """Return what two curvatures of one ball share: the number, or the object that learns it."""
+    return id(curvature) if curvature.log_ratio is not None else curvature.initial
+
+
 def check_one_ball(module: nn.Module) -> None:
     """Refuse a network whose layers lie in different balls that no `ChangeBall` connects.
 
@@ -132,21 +137,53 @@ def check_one_ball(module: nn.Module) -> None:
         ValueError: two curvatures that are not one object and not equal and fixed.
     """
 
-    def ball(part: BallCurvature) -> float | int:
-        return id(part) if part.log_ratio is not None else part.initial
-
     named = [
         (name, part) for name, part in module.named_modules() if isinstance(part, BallCurvature)
     ]
-    joined = {ball(part): ball(part) for _, part in named}
+    joined = {ball_of(part): ball_of(part) for _, part in named}
     for part in module.modules():
         if isinstance(part, ChangeBall):
-            old, new = joined[ball(part.source)], joined[ball(part.target)]
+            old, new = joined[ball_of(part.source)], joined[ball_of(part.target)]
             joined = {key: new if group == old else group for key, group in joined.items()}
-    found = {joined[ball(part)]: name for name, part in named}
+    found = {joined[ball_of(part)]: name for name, part in named}
     if len(found) > 1:
         names = " and ".join(repr(name) for name in list(found.values())[:2])
         raise ValueError(
             f"{type(module).__name__} mixes balls: the curvatures {names} differ; give all layers "
             f"one BallCurvature, or map between the balls on purpose with ChangeBall"
+        )
+
+
+def keep_one_ball(module: nn.Module) -> None:
+    """Refuse a network of several balls, now and whenever a state is loaded into it.
+
+    Raises:
+        ValueError: as `check_one_ball`; loading raises torch's RuntimeError and names both balls.
+    """
+    check_one_ball(module)
+    module.register_load_state_dict_pre_hook(_check_loaded)
+
+
+def _check_loaded(
+    module: nn.Module,
+    state: dict[str, Any],
+    prefix: str,
+    _metadata: dict[str, Any],
+    _strict: bool,
+    _missing: list[str],
+    _unexpected: list[str],
+    errors: list[str],
+) -> None:
+    """Compare the curvatures that a state brings, and those of layers that it says nothing of."""
+    found = {}
+    for name, part in module.named_modules(remove_duplicate=False):
+        if isinstance(part, BallCurvature):
+            key = f"{prefix}{name}._extra_state"
+            found[float(state[key]) if key in state else part.initial] = key
+    if len(found) > 1:
+        (one, first), (two, second) = list(found.items())[:2]
+        errors.append(
+            f"{type(module).__name__} lies in one ball, and its parts would lie in several: "
+            f"{first} is {one:.4g}, {second} is {two:.4g} (a key that the state lacks keeps what "
+            f"was built)"
         )

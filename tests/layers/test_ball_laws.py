@@ -233,5 +233,3 @@ def test_lengths_and_round_trips_agree_up_to_the_margin(c, dtype):
     moved = poincare.mobius_add(-x, poincare.mobius_add(x, y, c), c)
     inner = poincare.distance0(poincare.mobius_add(x, y, c), c) < reach - 1 / c**0.5
     assert poincare.distance(moved, y.expand_as(moved), c)[inner].max() * c**0.5 < 16 * room
-
-

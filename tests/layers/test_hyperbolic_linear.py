@@ -153,10 +153,14 @@ def test_angle_is_the_layer_of_the_paper_in_outputs_and_gradients():
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("build", [
-    lambda: PoincareLinear(4, 6, init="normal", scale="angle", output="velocity"),
-    lambda: PoincareConv2d(4, 6, 3, init="normal", scale="angle", output="velocity"),
-], ids=["linear", "conv"])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: PoincareLinear(4, 6, init="normal", scale="angle", output="velocity"),
+        lambda: PoincareConv2d(4, 6, 3, init="normal", scale="angle", output="velocity"),
+    ],
+    ids=["linear", "conv"],
+)
 def test_angle_velocities_are_linear_in_the_weight_and_teach_it(build):
     layer = build().double()
     t = draw(2, 4) if isinstance(layer, PoincareLinear) else draw(2, 4, 5, 5)
@@ -175,6 +179,7 @@ def test_angle_and_distance_agree_to_first_order():
     t, z, r = draw(5, 4, size=1e-4), draw(6, 4, seed=1, size=0.3), draw(6, seed=2, size=1e-4)
     distance, angle = (poincare_linear(t, z, r, C, scale=s) for s in ("distance", "angle"))
     torch.testing.assert_close(distance, angle, rtol=1e-6, atol=0)
+
 
 @pytest.mark.parametrize("outputs", [4, 7])
 def test_an_identity_linear_layer_keeps_the_norm_exactly(outputs):
