@@ -89,8 +89,8 @@ def test_a_table_in_a_narrower_dtype_stays_in_the_ball_and_keeps_distances(wide,
     x = found(nodes)
     distances = poincare.distance(x[:, None], x, c)
     off = (distances.double() - expected).abs()
-    # Rounding moves a point at the margin by some ε/margin, and it may stay at half the margin, log 2
-    # further out, at either end.
+    # Rounding moves a point at the margin by some ε/margin, and it may stay at half the margin,
+    # log 2 further out, at either end.
     assert off.max() * c**0.5 < 2 * math.log(2) + 4 * torch.finfo(narrow).eps / MARGINS[narrow]
     apart = ~torch.eye(len(exact), dtype=torch.bool)
     assert (distances[apart] > 0).all()

@@ -27,7 +27,8 @@ READERS = {
     "conv": ("tangent", lambda c: PoincareConv2d(4, 4, 1, curvature=c)),
     "mlr": ("tangent", lambda c: PoincareMLR(4, 4, curvature=c)),
     "norm": ("tangent", lambda c: MidpointBatchNorm(4, curvature=c)),
-    "norm of velocities": ("velocity", lambda c: MidpointBatchNorm(4, curvature=c, input="velocity")),
+    "norm of velocities": (
+        "velocity", lambda c: MidpointBatchNorm(4, curvature=c, input="velocity")),
     "pool": ("tangent", lambda c: MidpointPool(curvature=c)),
     "to ball": ("tangent", lambda c: ToBall(curvature=c)),
     "from ball": ("point", lambda c: FromBall(curvature=c)),

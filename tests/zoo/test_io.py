@@ -329,16 +329,16 @@ def test_a_saved_model_keeps_its_curvature_and_an_old_folder_that_of_its_recipe(
         create_model(f"local-dir:{tmp_path}", curvature=0.7)
 
 
-def test_a_registered_model_whose_layers_do_not_fit_is_refused(monkeypatch):
+def test_a_model_whose_layers_do_not_fit_is_neither_built_nor_certified(monkeypatch):
+    from types import SimpleNamespace
+
     from archzoo.layers.hyperbolic import PoincareLinear
-    from archzoo.zoo.models import models
+    from archzoo.zoo import certify
     from torch import nn
 
-    def build() -> nn.Module:
-        return nn.Sequential(
-            PoincareLinear(4, 4, output="velocity"), nn.ReLU(), PoincareLinear(4, 4)
-        )
-
-    monkeypatch.setattr(type(models["mlp_nano"]), "build", lambda self, **_: build())
-    with pytest.raises(ValueError, match="reads input='tangent', but '0' before it returns"):
-        create_model("mlp_nano")
+    mine = nn.Sequential(PoincareLinear(4, 4, output="velocity"), nn.ReLU(), PoincareLinear(4, 4))
+    entry = SimpleNamespace(check=lambda _: None, build=lambda: mine, options={})
+    monkeypatch.setattr("archzoo.zoo.models.models", {"mine": entry})
+    for refused in (lambda: create_model("mine"), lambda: certify(mine, torch.randn(2, 4))):
+        with pytest.raises(ValueError, match="reads input='tangent', but '0' before it returns"):
+            refused()
