@@ -137,10 +137,10 @@ class PoincareEmbedding(nn.Module):
         """Restore c."""
         self.curvature = curvature_from_state(state)
 
-    def _load_from_state_dict(self, *arguments: Any) -> None:
+    def _load_from_state_dict(self, *arguments: Any, **named: Any) -> None:
         """Load points and curvature, and hold the points in the ball of both."""
         kept = self.points
-        super()._load_from_state_dict(*arguments)
+        super()._load_from_state_dict(*arguments, **named)
         self._restore(kept, moves=True)
 
     @torch.no_grad()

@@ -87,11 +87,11 @@ def from_space(
         ValueError: a curvature that is not positive, or a dtype other than a float's.
     """
     check_curvature(curvature)
-    reach = REACHES[s.dtype] if reach is None else reach
+    longest = REACHES[s.dtype] if reach is None else reach
     s = in_range(s, dim, RANGE)
     # In flat space a space part is a vector of ordinary length, and must stay a number too.
     scale = curvature.clamp_min(1.0) if isinstance(curvature, Tensor) else max(curvature, 1.0)
-    s = shorten(s, squared_norm(s, dim) * scale, reach)
+    s = shorten(s, squared_norm(s, dim) * scale, longest)
     return torch.cat([(1 / curvature + squared_norm(s, dim)).sqrt(), s], dim)
 
 
