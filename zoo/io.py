@@ -41,11 +41,18 @@ def save_weights(model: nn.Module, path: Path) -> None:
         write(model, str(temporary))
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path, *, built_curvature: bool = False) -> None:
     """Read weights that `save_weights` wrote.
 
+    Args:
+        model: What they belong to.
+        path: The file.
+        built_curvature: Whether a file of a version that did not record curvatures is read in the
+            ball that the model was built with, where the caller knows that it is the right one.
+
     Raises:
-        ValueError: the file is missing, damaged, or of another architecture.
+        ValueError: the file is missing, damaged, or of another architecture, or does not say in
+            which ball its weights lie.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_model as read
@@ -53,11 +60,21 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"no weights at {path}")
     try:
-        read(model, str(path))
+        missing, unexpected = read(model, str(path), strict=False)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     except RuntimeError as error:
         raise ValueError(f"{path} holds weights of another model: {error}") from error
+    unknown = [key for key in missing if key.endswith("curvature._extra_state")]
+    other = sorted({*missing, *unexpected} - set(unknown))
+    if other:
+        raise ValueError(f"{path} holds weights of another model: {', '.join(other)} differ")
+    if unknown and not built_curvature:
+        raise ValueError(
+            f"{path} does not say in which ball its weights lie: it is of a version that did not "
+            f"record curvatures ({unknown[0]}); build the model with the curvature it was trained "
+            f"from and pass built_curvature=True"
+        )
 
 
 def save_model(model: Network, folder: str | Path) -> Path:
@@ -111,7 +128,8 @@ def load_model(folder: str | Path, overrides: Mapping[str, Any]) -> Network:
         model = build_model(name, **{**options, **overrides})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    load_weights(model, Path(folder) / WEIGHTS)
+    # The recipe beside the weights says where they lie, unless an override says otherwise.
+    load_weights(model, Path(folder) / WEIGHTS, built_curvature="curvature" not in overrides)
     return model
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ..layers.hyperbolic import check_geometry
 from .lowrank import apply_lowrank
 from .network import Network
 from .registry import Entry, Registry
@@ -62,12 +63,14 @@ def build_model(name: str, **overrides: Any) -> Network:
         overrides: Keywords of its builder, and `lowrank`, which every model takes.
 
     Raises:
-        ValueError: unknown name or keyword, or a value of another type or out of range.
+        ValueError: unknown name or keyword, a value of another type or out of range, or layers in
+            a sequence that do not read what the one before returns.
     """
     entry = models[name]
     lowrank = overrides.pop("lowrank", None)
     entry.check(overrides)
     model = entry.build(**overrides)
+    check_geometry(model)
     for module in model.modules():
         if isinstance(module, Trunk):
             module.check_branches()

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..layers.hyperbolic import check_one_ball
+from ..layers.hyperbolic import keep_one_ball
 from ..layers.residual import Site
 from .geometry import GeometryName, HeadName, Init, make_geometry
 from .models import register_model
@@ -99,7 +99,7 @@ class PoincareMLP(Network):
         self.norm = space.norm(width)
         self.num_classes = num_classes
         self.use_head(space.head(head))
-        check_one_ball(self)
+        keep_one_ball(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the normed features (B, width), tangents in the ball."""

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from ..layers.hyperbolic import check_one_ball
+from ..layers.hyperbolic import keep_one_ball
 from ..layers.residual import Site
 from .geometry import Geometry, GeometryName, HeadName, Init, make_geometry
 from .models import register_model
@@ -127,7 +127,7 @@ class PoincareResNet(Network):
             stage.apply_branch_gain()
         self.num_classes = num_classes
         self.use_head(space.head(head))
-        check_one_ball(self)
+        keep_one_ball(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last feature map (B, num_features, H', W'), tangents in the ball."""

@@ -309,3 +309,36 @@ def test_nothing_is_ever_unpickled(folder):
 def test_the_search_for_unpicklers_finds_them():
     source = "import pickle\nfrom joblib import load\nimport torch\ntorch.load('x')"
     assert unpicklers(ast.parse(source)) == ["pickle", "joblib", "torch.load"]
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_saved_model_keeps_its_curvature_and_an_old_folder_that_of_its_recipe(tmp_path, learned):
+    from safetensors.torch import load_file, save_file
+
+    ball = {"curvature": 0.1157, "learned_curvature": learned}
+    model = create_model("poincare_mlp_nano", **ball)
+    save_model(model, tmp_path)
+    again = create_model(f"local-dir:{tmp_path}", curvature=0.7)
+    assert again.head.curvature.initial == 0.1157
+    weights = load_file(tmp_path / "model.safetensors")
+    old = {k: v for k, v in weights.items() if not k.endswith("_extra_state")}
+    assert len(old) < len(weights)
+    save_file(old, tmp_path / "model.safetensors")
+    assert create_model(f"local-dir:{tmp_path}").head.curvature.initial == 0.1157
+    with pytest.raises(ValueError, match="does not say in which ball its weights lie"):
+        create_model(f"local-dir:{tmp_path}", curvature=0.7)
+
+
+def test_a_model_whose_layers_do_not_fit_is_neither_built_nor_certified(monkeypatch):
+    from types import SimpleNamespace
+
+    from archzoo.layers.hyperbolic import PoincareLinear
+    from archzoo.zoo import certify
+    from torch import nn
+
+    mine = nn.Sequential(PoincareLinear(4, 4, output="velocity"), nn.ReLU(), PoincareLinear(4, 4))
+    entry = SimpleNamespace(check=lambda _: None, build=lambda: mine, options={})
+    monkeypatch.setattr("archzoo.zoo.models.models", {"mine": entry})
+    for refused in (lambda: create_model("mine"), lambda: certify(mine, torch.randn(2, 4))):
+        with pytest.raises(ValueError, match="reads input='tangent', but '0' before it returns"):
+            refused()
