@@ -11,12 +11,13 @@ is what one rounding of the result needs.
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+
+from ..autocast import without_autocast
 
 __all__ = ["MARGINS", "check_curvature", "check_points", "default_margin", "project"]
 
@@ -119,11 +120,6 @@ def in_float32(function: Function) -> Function:
             return function(widen(x), *others, **named).to(dtype)
 
     return cast(Function, computed)
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """Return a context with autocast off for the device of x; tensors without data know none."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def squared_norm(x: Tensor, dim: int) -> Tensor:

@@ -8,13 +8,13 @@ never the parameters or `lipschitz`.
 
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..autocast import without_autocast
 __all__ = ["ConvWeight", "FrequencyWeight", "LinearWeight", "LipschitzLayer", "ShearWeight"]
 
 
@@ -156,9 +156,8 @@ class LipschitzLayer(nn.Module):
 
     def _map(self, own: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         like = next(iter(own.values()))
-        # Tensors without data know no autocast, and have no values to look at.
-        wide = nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False)
-        with wide:
+        with without_autocast(like):
+            # Tensors without data have no values to look at.
             plain = not (like.is_meta or torch.compiler.is_compiling())
             if plain:
                 refuse_nan(type(self).__name__, own)

@@ -97,7 +97,7 @@ def _run_kernel(
 def fused_phase_one(
     sources: Sequence[Tensor], queries: Tensor, eps: float
 ) -> tuple[list[Tensor], Tensor]:
-    """Return S times o (…, D), and ℓ (S, …), as `depth_mix.phase_one` does for queries (S, D).
+    """Return S times o (…, D), and ℓ (S, …, 1), as `depth_mix.phase_one` does for queries (S, D).
 
     There is no gradient.
     """
@@ -107,16 +107,16 @@ def fused_phase_one(
     levels = first.new_empty((len(queries), *first.shape[:-1]))
     queries = queries.to(first.dtype).contiguous()
     torch.ops.archzoo_attnres.phase_one(list(sources), queries, eps, mixed, levels)
-    return mixed, levels
+    return mixed, levels.unsqueeze(-1)
 
 
 def fused_phase_two(
     mixed: Tensor, level: Tensor, later: Tensor, query: Tensor, eps: float
 ) -> Tensor:
-    """Return `depth_mix.merge` of o (…, D), ℓ (…) and a later source; no gradient."""
+    """Return `depth_mix.merge` of o (…, D), ℓ (…, 1) and a later source; no gradient."""
     merged = torch.empty_like(later)
     query = query.to(later.dtype).contiguous()
-    torch.ops.archzoo_attnres.phase_two(mixed, level, later, query, eps, merged)
+    torch.ops.archzoo_attnres.phase_two(mixed, level.squeeze(-1), later, query, eps, merged)
     return merged
 
 

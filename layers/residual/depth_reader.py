@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..autocast import without_autocast
 from .depth_autograd import (
     combine,
     fused_mix,
@@ -113,7 +114,15 @@ class DepthReader(Residual):
         return len(sources.values) - bool(self.additive and site % self.block_size)
 
     def mix(self, sources: Sources, site: int) -> Tensor:
-        """The definition: what a site reads, from the history alone."""
+        """The definition: what a site reads, from the history alone.
+
+        Branches may have written in half precision; logits and weights are formed in float32, here
+        and wherever a site looks ahead, and a read has the embedding's dtype.
+        """
+        with without_autocast(sources.values[0]):
+            return self._mix(sources, site)
+
+    def _mix(self, sources: Sources, site: int) -> Tensor:
         if self.additive and (site == 0 or site == len(self.sites)):
             assert sources.stream is not None
             return sources.stream
@@ -133,6 +142,10 @@ class DepthReader(Residual):
 
     def look_ahead(self, sources: Sources) -> Sources:
         """Mix what the next site reads, unless another tool follows the definition."""
+        with without_autocast(sources.values[0]):
+            return self._look_ahead(sources)
+
+    def _look_ahead(self, sources: Sources) -> Sources:
         site = sources.site
         if not records_references() or (self.additive and site == len(self.sites)):
             return sources
@@ -217,4 +230,4 @@ class DepthReader(Residual):
         elif begun:
             (logit,) = self._scores(later, site, site + 1)
             ready = merge(ready, level[site - first], later, logit)
-        return sources._replace(ready=ready.to(later.dtype), ahead=ahead)
+        return sources._replace(ready=ready.to(sources.values[0].dtype), ahead=ahead)

@@ -9,13 +9,13 @@ their mean, which is the plain sum of a network whose streams are equal.
 
 # Shape letters: B batch, D width, n streams, ... token or pixel axes. Inside, channels are last.
 
-import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..autocast import without_autocast
 from .stream import Context, Past, Residual, State, keep_branch, routing
 
 __all__ = ["Mixing", "Streams", "StreamsState"]
@@ -36,14 +36,6 @@ class StreamsState(NamedTuple):
     mixing: Mixing | None = None
 
 
-def _without_autocast(streams: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Keep the streams in their own precision: products of small matrices are no branch's work."""
-    device = streams.device.type
-    if not torch.amp.is_autocast_available(device):
-        return contextlib.nullcontext()
-    return torch.autocast(device, enabled=False)
-
-
 class Streams(Residual):
     """Read, mix and write n streams; a subclass says by which weights."""
 
@@ -62,7 +54,8 @@ class Streams(Residual):
         """Return the site's mixture of the streams."""
         streams, mixing = StreamsState(*state)
         pre = routing((mixing or self.mixing(streams, site)).pre).unsqueeze(-2)
-        with _without_autocast(streams):
+        # In the streams' own precision: products of small matrices are no branch's work.
+        with without_autocast(streams):
             mixed = (pre.to(streams.dtype) @ streams).squeeze(-2)
         return mixed.movedim(-1, self.channel_dim)
 
@@ -71,7 +64,7 @@ class Streams(Residual):
         streams, mixing = StreamsState(*state)
         _, post, res = mixing or self.mixing(streams, site)
         y = keep_branch(y, context.keep).movedim(self.channel_dim, -1).unsqueeze(-2)
-        with _without_autocast(streams):
+        with without_autocast(streams):
             mixed = routing(res).to(streams.dtype) @ streams
         post = routing(post).to(mixed.dtype).unsqueeze(-1)
         streams = torch.addcmul(mixed, post, y.to(mixed.dtype))
