@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..autocast import without_autocast
+
 __all__ = ["ConvWeight", "FrequencyWeight", "LinearWeight", "LipschitzLayer", "ShearWeight"]
 
 
