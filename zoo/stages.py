@@ -1,17 +1,25 @@
 """Stages of a CNN: trunks of different shape, each with a residual of its own."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 from torch import Tensor, nn
 
 from ..layers.residual import Residual, State
+from ..layers.subsample import subsample
 from .trunk import Trunk
 
-__all__ = ["run_stages"]
+__all__ = ["Carry", "run_stages", "strided"]
+
+Carry = Callable[[Tensor], Tensor]
 
 
-def run_stages(h: Tensor, shortcuts: Iterable[nn.Module], stages: Iterable[nn.Module]) -> Tensor:
+def strided(shortcut: Carry, stride: int) -> Carry:
+    """Return what maps every s-th pixel by a shortcut: a 1×1 convolution with a stride."""
+    return lambda h: shortcut(subsample(h, (stride, stride)))
+
+
+def run_stages(h: Tensor, shortcuts: Iterable[Carry], stages: Iterable[nn.Module]) -> Tensor:
     """Run trunks one after the other and close the last.
 
     The first branch of a stage reads at the old resolution and writes at the new one; the shortcut

@@ -21,6 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..subsample import pixels_first
 from .ball import Curvature, check_curvature, in_float32, root
 from .coordinates import (
     Coordinates,
@@ -81,7 +82,9 @@ def poincare_conv2d(
     check_curvature(curvature)
     gain = patch_gain(t.shape[1], weight)
     planes = scaled_hyperplanes(weight, offset, curvature, gain)
-    place = Place(_pair(stride), _pair(padding), _pair(dilation))
+    stride, padding = _pair(stride), _pair(padding)
+    t, stride = pixels_first(t, (weight.shape[2], weight.shape[3]), stride, padding)
+    place = Place(stride, padding, _pair(dilation))
     coefficient = 4 * curvature * gain**2
     velocity = plane_map(t, *planes, coefficient, place, groups, largest=largest, scale=scale)
     if groups == 1 and output == "velocity":

@@ -32,8 +32,12 @@ Competition = Literal["softmax", "sigmoid"]
 
 
 def key_statistic(source: Tensor, channel_dim: int, eps: float) -> Tensor:
-    """Return r of a source, with size 1 on the axis of D."""
-    return torch.rsqrt(source.square().mean(channel_dim, keepdim=True) + eps)
+    """Return r of a source, with size 1 on the axis of D, in float32 or the source's wider dtype.
+
+    Its derivative goes with r³, which float16 cannot hold for r above 40.
+    """
+    wide = source.to(working_dtype(source))
+    return torch.rsqrt(wide.square().mean(channel_dim, keepdim=True) + eps)
 
 
 def depth_logits(

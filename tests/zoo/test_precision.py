@@ -41,7 +41,8 @@ MODES = {
 # the geometries multiply an error by a few.
 OUTPUT = 32
 # Of the norm of the whole gradient. No multiple of a rounding: a unit near zero that falls to the
-# other side of its ReLU changes a gradient by all that one sample brings to it.
+# other side of its ReLU changes a gradient by all that one sample brings to it. The more branches
+# lie above one another, the more units fall.
 GRADIENT = 0.3
 
 slow = pytest.mark.slow
@@ -83,7 +84,8 @@ def disturbed(name, **options):
 
 def distance(found, expected):
     """Return the norm of the difference of two lists of tensors over that of the second."""
-    a, b = (torch.cat([t.detach().double().flatten() for t in part]) for part in (found, expected))
+    both = ([t for t in part if t is not None] for part in (found, expected))
+    a, b = (torch.cat([t.detach().double().flatten() for t in part]) for part in both)
     return float((a - b).norm() / b.norm())
 
 
@@ -120,8 +122,10 @@ def check(model, x, precision):
             rounding = torch.finfo(precision.dtype).eps / 2
             assert distance([logits], [expected]) < OUTPUT * rounding, said
             if mode == "gradients":
-                assert all(gradient is not None for gradient in found), said
-                assert distance(found, exact) < GRADIENT, said
+                # Both may lack one, of a weight that a mechanism does not use.
+                assert [g is None for g in found] == [g is None for g in exact], said
+                depth = sum(len(getattr(module, "branches", ())) for module in model.modules())
+                assert distance(found, exact) < GRADIENT * max(1.0, depth / 16) ** 0.5, said
 
 
 EVERY_MODEL = [(name, precision) for name in SMALL for precision in PRECISIONS]
