@@ -80,6 +80,8 @@ def evaluate(
         with autocast():
             logits = model(inputs)
         counted = int((targets != IGNORE).sum())
+        if not counted:  # nothing here has a mean
+            continue
         summed = cross_entropy(logits, targets, reduction="sum")
         right = (logits.argmax(-1) == targets).sum()
         loss.update(summed.double() / counted, counted)

@@ -1,10 +1,11 @@
 """Running statistics of normalisation layers, taken anew after the weights before them changed."""
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .moments import forward_batch
 
@@ -33,7 +34,7 @@ def reestimate_batch_norm(
         Names of the layers: whatever has `reset_running_stats`, `momentum` and statistics to keep.
 
     Raises:
-        ValueError: no batches, where there is a layer to run them for.
+        ValueError: no batches, or one without samples, where there is a layer to run them for.
     """
     layers: dict[str, Any] = {
         name: module
@@ -47,6 +48,10 @@ def reestimate_batch_norm(
     flags = {module: module.training for module in model.modules()}
     momenta = {name: layer.momentum for name, layer in layers.items()}
     before = {name: [b.clone() for b in layer.buffers()] for name, layer in layers.items()}
+    handles = [
+        layer.register_forward_pre_hook(functools.partial(_refuse_empty, name))
+        for name, layer in layers.items()
+    ]
     model.eval()
     ran = 0
     try:
@@ -65,8 +70,19 @@ def reestimate_batch_norm(
                 buffer.copy_(old)
         raise
     finally:
+        for handle in handles:
+            handle.remove()
         for module, training in flags.items():
             module.training = training
         for name, layer in layers.items():
             layer.momentum = momenta[name]
     return list(layers)
+
+
+def _refuse_empty(name: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
+    # It would count as a batch, though it moved no statistics.
+    if isinstance(args[0], Tensor) and args[0].numel() == 0:
+        raise ValueError(
+            f"{name} was given an empty batch of shape {tuple(args[0].shape)}, which has no "
+            f"statistics; leave it out"
+        )

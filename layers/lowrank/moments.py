@@ -153,6 +153,8 @@ def collect_moments(
     for name in names:
         if name not in found:
             raise ValueError(f"{name} did not run in the forward pass, so it has no inputs")
+        if not found[name].count:
+            raise ValueError(f"{name} was given empty batches only, which have no moments")
         refuse_infinite(found[name].second, f"the input of {name}")
     for name, square in zip(weights, squares, strict=True):
         found[name].fisher = _matrix(layers[name], square / ran)
