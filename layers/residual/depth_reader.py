@@ -134,7 +134,9 @@ class DepthReader(Residual):
     def look_ahead(self, sources: Sources) -> Sources:
         """Mix what the next site reads, unless another tool follows the definition."""
         site = sources.site
-        if not records_references() or (self.additive and site == len(self.sites)):
+        if self.additive and site == len(self.sites):
+            return sources
+        if not records_references(self.query, *sources.values):
             return sources
         count = self._readable(sources, site)
         values, alive = sources.values[:count], sources.alive[:count]
@@ -146,17 +148,16 @@ class DepthReader(Residual):
         batched = self.block_size > 1 and self.window is None and not self.additive
         if whole and batched and not torch.is_grad_enabled():
             return self._two_phases(sources, kernel)
-        open_sum = bool(site % self.block_size) and count == len(sources.values)
         if whole and public_kernel_takes(*values):
             mixed = public_mix(values, self._query(site, values[-1]), self.eps)
         elif kernel:
             query = self._query(site, values[-1])
-            mixed, values = fused_mix(values, query, self.eps, alive, open_sum)
+            mixed, values = fused_mix(values, query, self.eps, alive)
         else:
             sources = self._push_scores(sources)
             logits = self._logits(sources, site, count)
             weights = compete(logits, self.competition)
-            mixed, values = combine(weights, values, self.channel_dim, open_sum)
+            mixed, values = combine(weights, values, self.channel_dim)
         if sources.stream is not None:
             mixed = sources.stream + mixed
         return sources._replace(values=(*values, *sources.values[count:]), ready=mixed)

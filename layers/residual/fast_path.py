@@ -1,16 +1,24 @@
 """Which path may run: a hand-written gradient, a compiled kernel, a public one, the definition."""
 
+from collections.abc import Callable, Sequence
+
 from torch import Tensor
 
-from ..fast_path import is_installed, kernel_takes, records_gradients
+from ..fast_path import is_installed, kernel_takes, records_gradients, through_definition
 from .stream import routing_is_frozen
 
-__all__ = ["kernel_reads", "public_kernel_takes", "records_references"]
+__all__ = [
+    "differentiable_gradients",
+    "kernel_reads",
+    "public_kernel_takes",
+    "records_references",
+]
 
 
-def records_references() -> bool:
-    """Whether hand-written gradients may run: not while another tool traces the definition."""
-    return records_gradients() and not routing_is_frozen()
+def records_references(*tensors: Tensor) -> bool:
+    """Whether hand-written gradients of such tensors may run: as `records_gradients` says, and not
+    while routing is frozen."""
+    return records_gradients(*tensors) and not routing_is_frozen()
 
 
 def kernel_reads(family: str, *tensors: Tensor) -> bool:
@@ -23,3 +31,13 @@ def public_kernel_takes(*tensors: Tensor) -> bool:
     first = tensors[0]
     alike = all(t.is_cuda and t.dtype == first.dtype and t.is_contiguous() for t in tensors)
     return alike and is_installed("fla")
+
+
+def differentiable_gradients(
+    definition: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor
+) -> list[Tensor | None]:
+    """Return `through_definition` of aliases: only what the definition itself does is followed.
+
+    One input may be made of another, or be given twice; each gets the gradient of its own place.
+    """
+    return through_definition(definition, [x.view_as(x) for x in inputs], gradient)
