@@ -141,10 +141,11 @@ class _FusedMix(torch.autograd.Function):
 
             along_query, *own = differentiable_gradients(definition, [query, *sources], gradient)
             return along_query, None, None, *map(_total, passed, own)
+        writable = may_write(passed)
         before = [_empty(query) if g is None else g.contiguous() for g in passed]
         after = [
             g if g is not None and ours else torch.empty_like(v)
-            for v, g, ours in zip(sources, passed, may_write(passed), strict=True)
+            for v, g, ours in zip(sources, passed, writable, strict=True)
         ]
         along_query = torch.zeros_like(query)
         torch.ops.archzoo_attnres.depth_mix_backward(
@@ -218,13 +219,12 @@ class _Combine(torch.autograd.Function):
 
             to_weights, *own = differentiable_gradients(definition, [weights, *sources], gradient)
             return to_weights, None, *map(_total, passed, own)
+        writable = may_write(passed)
         heads = weights.shape[axis if axis < 0 else axis + 1]
         inner = -1 if axis < 0 else axis + 1
         split = _by_head(gradient, heads, axis)
         to_weights, after = torch.empty_like(weights), []
-        for i, (value, before, ours) in enumerate(
-            zip(sources, passed, may_write(passed), strict=True)
-        ):
+        for i, (value, before, ours) in enumerate(zip(sources, passed, writable, strict=True)):
             weight = weights[i].unsqueeze(inner)
             to_weights[i] = (split * _by_head(value, heads, axis)).sum(inner)
             if before is None:

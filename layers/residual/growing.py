@@ -26,7 +26,7 @@ def allocated_here(gradient: Tensor) -> Tensor:
 def may_write(passed: tuple[Tensor | None, ...]) -> list[bool]:
     """Say which gradients, of those that `backward(ctx, gradient, *passed)` got, it may write to.
 
-    To be called by such a backward pass alone: its own references to them are known.
+    To be called first thing in such a backward pass, whose own references to them are known.
     """
     unseen = _references_of_unseen()
     return [found == unseen for found in _references(passed)]
