@@ -228,10 +228,11 @@ class _Combine(torch.autograd.Function):
             weight = weights[i].unsqueeze(inner)
             to_weights[i] = (split * _by_head(value, heads, axis)).sum(inner)
             if before is None:
-                new = (weight * split).reshape(value.shape).to(value.dtype)
+                new = torch.empty_like(value)
+                torch.mul(weight, split, out=_by_head(new, heads, axis))
             else:
-                new = _by_head(before if ours else before.clone(), heads, axis)
-                new = new.addcmul_(weight.to(new.dtype), split.to(new.dtype)).reshape(value.shape)
+                new = before if ours else before.clone()
+                _by_head(new, heads, axis).addcmul_(weight.to(new.dtype), split.to(new.dtype))
             after.append(allocated_here(new))
         return to_weights, None, *after
 
