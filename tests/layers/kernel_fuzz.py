@@ -76,7 +76,8 @@ def linear(**options: Any) -> nn.Module:
 
 
 def norm(**options: Any) -> nn.Module:
-    return hyperbolic.MidpointBatchNorm(4, curvature=ball(), **options)
+    # One point has no spread: eps then decides how rounding is magnified.
+    return hyperbolic.MidpointBatchNorm(4, curvature=ball(), eps=1e-2, **options)
 
 
 def ball() -> hyperbolic.BallCurvature:
@@ -87,7 +88,7 @@ def conv_and_norm() -> nn.Module:
     both = {"curvature": ball()}
     return nn.Sequential(
         hyperbolic.PoincareConv2d(4, 6, 3, stride=2, output="velocity", init="normal", **both),
-        hyperbolic.MidpointBatchNorm(6, input="velocity", **both),
+        hyperbolic.MidpointBatchNorm(6, input="velocity", eps=1e-2, **both),
     )
 
 
@@ -117,7 +118,9 @@ LAYERS: dict[str, Subject] = {
         lambda: Sum(lambda t: (0.6 * t).transpose(0, -1).contiguous().transpose(0, -1)),
         *(IMAGE, 1, False),
     ),
-    "sum with one image": Subject(lambda: Sum(lambda t: 0.6 * t[:1]), IMAGE, 1, False),
+    "sum with one image": Subject(
+        lambda: Sum(lambda t: 0.6 * t[:1] if t.dim() else t), IMAGE, 1, False
+    ),
     "sum of rows": Subject(lambda: Sum(lambda t: 0.6 * t.flip(0), -1), TOKENS, -1, False),
     "pool": Subject(lambda: hyperbolic.MidpointPool(curvature=ball()), IMAGE, 1, False),
     "classifier": Subject(lambda: hyperbolic.PoincareMLR(8, 6, curvature=ball()), ROWS, -1),
@@ -141,6 +144,10 @@ def _negative(x: Tensor) -> Tensor:
     return torch.complex(torch.zeros_like(x), -x).conj().imag
 
 
+def _reversed(x: Tensor) -> Tensor:
+    return x.permute(list(reversed(range(x.dim()))))
+
+
 def _odd_strides(x: Tensor) -> Tensor:
     """Give axes of size 1 strides that say nothing."""
     strides = [1 if n == 1 else s for n, s in zip(x.shape, x.stride(), strict=True)]
@@ -151,9 +158,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "contiguous": lambda x: x,
     "transposed": lambda x: x.mT.contiguous().mT,
     "channels last": lambda x: x.movedim(1, -1).contiguous().movedim(-1, 1),
-    "reversed axes": lambda x: x.permute(*reversed(range(x.dim()))).contiguous().permute(
-        *reversed(range(x.dim()))
-    ),
+    "reversed axes": lambda x: _reversed(_reversed(x).contiguous()),
     "every other": _strided,
     "every other image": lambda x: x.repeat_interleave(2, 0)[::2],
     "offset": _offset,
@@ -174,9 +179,7 @@ def _with(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
 SHAPES: dict[str, Callable[[tuple[int, ...], int], tuple[int, ...]]] = {
     "right": lambda s, c: s,
     "one": lambda s, c: _with(s, 0, 1),
-    "one pixel": lambda s, c: tuple(
-        n if i in (0, c % len(s)) else 1 for i, n in enumerate(s)
-    ),
+    "one pixel": lambda s, c: tuple(n if i in (0, c % len(s)) else 1 for i, n in enumerate(s)),
     "empty batch": lambda s, c: _with(s, 0, 0),
     "wider": lambda s, c: _with(s, c, s[c] + 3),
     "twice as wide": lambda s, c: _with(s, c, 2 * s[c]),
@@ -211,7 +214,7 @@ TOLERANCES = {
 
 GRADIENTS: dict[str, Callable[[Tensor], Tensor]] = {
     "dense": lambda g: g,
-    "expanded": lambda g: g.flatten()[:1].view([1] * g.dim()).expand(g.shape),
+    "expanded": lambda g: g.new_ones(()).expand(g.shape),
     "transposed": lambda g: g.transpose(0, -1).contiguous().transpose(0, -1),
     "negative view": _negative,
 }
@@ -333,7 +336,7 @@ def _difference(
         if not one.isfinite().all():
             return f"{name} is not finite"
         error = (one.double() - other.double()).abs().max().item() if one.numel() else 0.0
-        if error > tol * max(1.0, *sizes):
+        if error > tol * max([1.0, *sizes]):
             return f"{name} is off by {error:.2g}"
     return ""
 

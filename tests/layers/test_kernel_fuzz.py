@@ -32,7 +32,8 @@ def survey(first: int, step: int, limit: int = 50) -> tuple[int, list[str]]:
             break
         assert started, done.stderr[-2000:]
         number, name = started[-1].split()
-        broken.append(f"DIED {number} {name}, exit status {done.returncode}")
+        reason = done.stderr.strip().rpartition("\n")[2]
+        broken.append(f"DIED {number} {name}, exit status {done.returncode}: {reason}")
         first = int(number) + step
     return ran, broken
 
