@@ -21,7 +21,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .fast_path import differentiable_gradients, kernel_reads, records_references
+from ..fast_path import differentiates_backward, through_definition
+from .fast_path import kernel_reads, records_references
 from .stream import routing, working_dtype
 
 __all__ = ["DeltaMode", "compress", "delta_write", "delta_write_definition"]
@@ -120,13 +121,13 @@ class _DeltaWrite(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
         saved = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if differentiates_backward():
 
             def definition(*inputs: Tensor) -> Tensor:
                 mode = "full" if ctx.erase else "write_only"
                 return delta_write_definition(*inputs, mode=mode, eps=ctx.eps)
 
-            found = differentiable_gradients(definition, saved[:4], gradients[0])
+            found = through_definition(definition, saved[:4], gradients[0])
             return *found, None, None
         results = [torch.empty_like(tensor) for tensor in saved[:4]]
         torch.ops.archzoo_delta.delta_write_backward(
@@ -169,8 +170,8 @@ class _Compress(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
         state, weight = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return tuple(differentiable_gradients(_sum_columns, [state, weight], gradients[0]))
+        if differentiates_backward():
+            return tuple(through_definition(_sum_columns, [state, weight], gradients[0]))
         to_state, to_weight = torch.empty_like(state), torch.zeros_like(weight)
         torch.ops.archzoo_delta.compress_backward(
             state, weight, gradients[0].contiguous(), to_state, to_weight

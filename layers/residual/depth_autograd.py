@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .fast_path import differentiable_gradients
+from ..fast_path import differentiates_backward, through_definition
 from .growing import allocated_here, may_write
 from .stream import working_dtype
 
@@ -134,12 +134,12 @@ class _FusedMix(torch.autograd.Function):
         query, bias, weights, statistics, *sources = ctx.saved_tensors
         if gradient is None:
             return None, None, None, *passed
-        if torch.is_grad_enabled():
+        if differentiates_backward():
 
             def definition(query: Tensor, *sources: Tensor) -> Tensor:
                 return _biased_mix(sources, query, bias, ctx.eps)
 
-            along_query, *own = differentiable_gradients(definition, [query, *sources], gradient)
+            along_query, *own = through_definition(definition, [query, *sources], gradient)
             return along_query, None, None, *map(_total, passed, own)
         writable = may_write(passed)
         before = [_empty(query) if g is None else g.contiguous() for g in passed]
@@ -212,12 +212,12 @@ class _Combine(torch.autograd.Function):
         axis = ctx.channel_dim
         if gradient is None:
             return None, None, *passed
-        if torch.is_grad_enabled():
+        if differentiates_backward():
 
             def definition(weights: Tensor, *sources: Tensor) -> Tensor:
                 return _weighted_sum(weights, sources, axis)
 
-            to_weights, *own = differentiable_gradients(definition, [weights, *sources], gradient)
+            to_weights, *own = through_definition(definition, [weights, *sources], gradient)
             return to_weights, None, *map(_total, passed, own)
         writable = may_write(passed)
         heads = weights.shape[axis if axis < 0 else axis + 1]
@@ -259,12 +259,12 @@ class _Scores(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
         source, queries, statistic = ctx.saved_tensors
         heads, channel_dim, _ = ctx.sizes
-        if torch.is_grad_enabled():
+        if differentiates_backward():
 
             def definition(source: Tensor, queries: Tensor) -> Tensor:
                 return _scored(source, queries, *ctx.sizes)[0]
 
-            found = differentiable_gradients(definition, [source, queries], gradients[0])
+            found = through_definition(definition, [source, queries], gradients[0])
             return *found, None, None, None
         value, query = _wide_heads(source, queries, heads, channel_dim)
         gradient = gradients[0] if channel_dim == -1 else gradients[0].movedim(2, -1)

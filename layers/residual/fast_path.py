@@ -1,18 +1,11 @@
 """Which path may run: a hand-written gradient, a compiled kernel, a public one, the definition."""
 
-from collections.abc import Callable, Sequence
-
 from torch import Tensor
 
-from ..fast_path import is_installed, kernel_takes, records_gradients, through_definition
+from ..fast_path import is_installed, kernel_takes, records_gradients
 from .stream import routing_is_frozen
 
-__all__ = [
-    "differentiable_gradients",
-    "kernel_reads",
-    "public_kernel_takes",
-    "records_references",
-]
+__all__ = ["kernel_reads", "public_kernel_takes", "records_references"]
 
 
 def records_references(*tensors: Tensor) -> bool:
@@ -31,13 +24,3 @@ def public_kernel_takes(*tensors: Tensor) -> bool:
     first = tensors[0]
     alike = all(t.is_cuda and t.dtype == first.dtype and t.is_contiguous() for t in tensors)
     return alike and is_installed("fla")
-
-
-def differentiable_gradients(
-    definition: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor
-) -> list[Tensor | None]:
-    """Return `through_definition` of aliases: only what the definition itself does is followed.
-
-    One input may be made of another, or be given twice; each gets the gradient of its own place.
-    """
-    return through_definition(definition, [x.view_as(x) for x in inputs], gradient)

@@ -52,7 +52,8 @@ def laid_out(x: Tensor, layout: str) -> Tensor:
 
 def residual_for(name: str, options: dict, layout: str):
     dim = 1 if layout in ("images", "channels last") else -1
-    return trained(build(name, channel_dim=dim, **options), scale=0.2)  # smooth enough to difference
+    # Smooth enough to be differenced.
+    return trained(build(name, channel_dim=dim, **options), scale=0.2)
 
 
 def run(residual, x: Tensor, weights: Tensor, layout: str, outputs=None) -> Tensor:
@@ -155,7 +156,7 @@ def test_it_is_so_where_sources_are_made_of_each_other(name, kernels):
 
     def loss() -> Tensor:
         shared = x.tanh()
-        return loss_of(residual, shared, weights, outputs=[shared * i for i in range(1, 7)])
+        return loss_of(residual, shared, weights, outputs=[shared * (i / 6) for i in range(6)])
 
     check_second_order(loss, [x])
 

@@ -1,11 +1,10 @@
-"""Whatever traces a residual sees its definition: traced, exported and compiled stacks are right."""
+"""Whatever traces a residual sees its definition: traced, exported, compiled stacks are right."""
 
 import io
 import warnings
 
 import pytest
 import torch
-from archzoo.layers import fast_path
 from archzoo.layers.residual import Context
 from archzoo.zoo.residuals import residuals
 from torch import Tensor, nn
