@@ -40,11 +40,21 @@ def _open(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _read(function: Callable[..., Any]) -> Callable[..., Any]:
-    def read(self: Any, state: Any, *site: Any, **named_site: Any) -> Any:
+    def read(self: Any, state: Any, site: int) -> Any:
         _expected_shape(self, state)
-        return function(self, state, *site, **named_site)
+        return function(self, state, site)
 
     return read
+
+
+def _close(function: Callable[..., Any]) -> Callable[..., Any]:
+    def close(self: Any, state: Any) -> Any:
+        # Where norms stand on the stream, the first one norms what the stage before has left.
+        if not self.keeps_only_the_stream and self.norm_position == "pre":
+            _expected_shape(self, state)
+        return function(self, state)
+
+    return close
 
 
 def _write(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -62,7 +72,7 @@ def _write(function: Callable[..., Any]) -> Callable[..., Any]:
     return write
 
 
-_CHECKED = {"open": _open, "read": _read, "write": _write, "close": _read}
+_CHECKED = {"open": _open, "read": _read, "write": _write, "close": _close}
 
 
 def _has_sizes(x: Any) -> bool:

@@ -78,8 +78,9 @@ def test_a_stream_of_another_width_is_refused(name, channel_dim, width, kernels)
     x = normal(*shape)
     with pytest.raises(ValueError, match=said):
         residual.read(residual.open(x), 0)
-    with pytest.raises(ValueError, match=said):
-        residual.close(residual.open(x))
+    if not residual.keeps_only_the_stream and residual.norm_position == "pre":
+        with pytest.raises(ValueError, match=said):
+            residual.close(residual.open(x))
     with pytest.raises(ValueError, match=said):
         residual.write(residual.open(x), 0, x, Context(x, x))
 
