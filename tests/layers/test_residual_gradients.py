@@ -30,7 +30,24 @@ KERNELS = [False, *([True] if load_kernels("attnres") else [])]
 LAYOUTS = ["tokens", "transposed tokens", "images", "channels last"]
 TOL = {"rtol": 1e-9, "atol": 1e-9}  # a thousandth of what the finite differences can see
 
-every_variant = pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
+
+def all_variants(**further: list):
+    """Parametrise by every variant, with kernels and without where it has any, and by what else.
+
+    Quick are the first of each further list, and of those with gradients by hand all of them.
+    """
+    cases = []
+    for (name, options), kernels in itertools.product(VARIANTS, KERNELS):
+        if name not in BY_HAND and not kernels and len(KERNELS) > 1:
+            continue
+        for values in itertools.product(*further.values()):
+            first = values == tuple(found[0] for found in further.values())
+            marks = [] if first or (name in BY_HAND and kernels) else [pytest.mark.slow]
+            label = " ".join([name, *map(str, options.values()), *values])
+            label += " with kernels" if kernels else ""
+            cases.append(pytest.param(name, options, kernels, *values, marks=marks, id=label))
+    names = ["name", "options", "kernels", *further]
+    return pytest.mark.parametrize(names, cases, indirect=["kernels"])
 
 
 @pytest.fixture(params=KERNELS, ids=lambda on: "kernels" if on else "plain")
@@ -111,8 +128,7 @@ def check_second_order(loss, inputs: list[Tensor]) -> None:
     assert abs(ours - difference) <= 1e-6 * max(abs(difference), 1.0)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@every_variant
+@all_variants(layout=LAYOUTS)
 def test_the_second_derivative_is_the_finite_difference(name, options, layout, kernels):
     residual = residual_for(name, options, layout)
     x, weights = normal(2, 3, WIDTH).requires_grad_(), branch_weights().requires_grad_()
@@ -185,7 +201,7 @@ def start(name: str, options: dict):
     return residual, normal(2, 3, WIDTH).requires_grad_(), branch_weights()
 
 
-@every_variant
+@all_variants()
 def test_gradients_asked_for_at_once_are_those_asked_for_one_at_a_time(name, options, kernels):
     residual, x, weights = start(name, options)
     loss, seen = histories(residual, x, weights)
@@ -207,8 +223,7 @@ KEEPS = {
 }
 
 
-@pytest.mark.parametrize("keep", KEEPS)
-@every_variant
+@all_variants(keep=[*KEEPS])
 def test_what_a_hook_keeps_does_not_change(name, options, keep, kernels):
     residual, x, weights = start(name, options)
     loss, seen = histories(residual, x, weights)

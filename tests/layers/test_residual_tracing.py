@@ -1,6 +1,7 @@
 """Whatever traces a residual sees its definition: traced, exported, compiled stacks are right."""
 
 import io
+import itertools
 import warnings
 
 import pytest
@@ -22,6 +23,8 @@ VARIANTS = [(name, {}) for name in NAMES] + [
     ("delta_cc", {"expand": "convolution"}),
 ]
 TOL = {"rtol": 1e-9, "atol": 1e-9}
+# Those with code that must not be traced; the others are plain PyTorch.
+BY_HAND = ["attnres", "block_attnres", "delta", "delta_cc", "gyro_attnres", "mobius"]
 every_variant = pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
 
 
@@ -74,9 +77,16 @@ def fx_symbolic(model, x):
 TRACERS = {f.__name__: f for f in (jit_traced, exported, compiled, fx_traced, fx_symbolic)}
 
 
-@pytest.mark.parametrize("tracer", TRACERS)
-@pytest.mark.parametrize("grad", [True, False])
-@every_variant
+def traced_cases():
+    """Yield every variant under every tracer; quick are the cheap tracers of what has kernels."""
+    for (name, options), grad, tracer in itertools.product(VARIANTS, (True, False), TRACERS):
+        quick = name in BY_HAND and tracer in ("jit_traced", "fx_traced")
+        marks = [] if quick else [pytest.mark.slow]
+        label = " ".join([name, *map(str, options.values()), tracer, *(["grad"] if grad else [])])
+        yield pytest.param(name, options, grad, tracer, marks=marks, id=label)
+
+
+@pytest.mark.parametrize(("name", "options", "grad", "tracer"), [*traced_cases()])
 def test_a_traced_stack_is_the_stack(name, options, grad, tracer):
     model = Stack(name, options).eval()
     x, other = normal(2, 3, WIDTH), normal(2, 3, WIDTH, seed=1)
