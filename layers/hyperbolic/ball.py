@@ -88,7 +88,7 @@ def check_range(dtype: torch.dtype, side: str, coordinates: str | None) -> None:
     if dtype == torch.float16 and coordinates == "velocity":
         raise ValueError(
             f"{side}='velocity' needs the range of bfloat16 or float32, got float16, which ends at "
-            f"τ = 11.8; exchange tangents instead"
+            f"τ = 11.8; cast to bfloat16 or use autocast, or exchange tangents instead"
         )
 
 

@@ -125,12 +125,17 @@ def depth_mix(
         competition=competition,
         alive=alive,
     )
+    inner = channel_dim if channel_dim < 0 else channel_dim + 1
+    mixed = None
+    for weight, value in zip(weights.unbind(), sources, strict=True):
+        part = value
+        if heads > 1:
+            weight, part = weight.unsqueeze(inner), value.unflatten(channel_dim, (heads, -1))
+        mixed = weight * part if mixed is None else mixed + weight * part
+    assert mixed is not None
     if heads > 1:
-        axis = channel_dim if channel_dim < 0 else channel_dim + 1
-        weights = weights.repeat_interleave(sources[0].shape[channel_dim] // heads, axis)
-    mixed = weights[0] * sources[0]
-    for weight, value in zip(weights[1:], sources[1:], strict=True):
-        mixed = mixed + weight * value
+        first = channel_dim if channel_dim > 0 else channel_dim - 1
+        mixed = mixed.flatten(first, first + 1)
     return mixed.to(sources[0].dtype)
 
 

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .checks import VERBS, checked
+
 __all__ = [
     "Context",
     "Past",
@@ -88,7 +90,9 @@ class Residual(nn.Module):
         with `views`, `read` returns a mapping of such tensors.
 
     Raises:
-        ValueError: width < 1, no sites, or a channel_dim other than -1 or 1.
+        ValueError: width < 1, no sites, or a channel_dim other than -1 or 1. The verbs of every
+            mechanism refuse a stream of another width, and a branch output that has not exactly the
+            stream's shape or holds no real numbers (`checks`): nothing broadcasts.
     """
 
     equals_prenorm_at_init: bool = False
@@ -113,6 +117,13 @@ class Residual(nn.Module):
     branch_gain: float = 1.0
     """What the backbone multiplies its branches' fresh weights by, except the projections that
     make attention's queries and keys."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let the verbs that a mechanism defines check what they are given."""
+        super().__init_subclass__(**options)
+        for verb in VERBS:
+            if verb in vars(cls):
+                setattr(cls, verb, checked(vars(cls)[verb]))
 
     def __init__(self, width: int, sites: Sequence[Site], *, channel_dim: int = -1) -> None:
         """Keep the sizes; subclasses add parameters."""
@@ -141,8 +152,16 @@ class Residual(nn.Module):
         """
         return ()
 
+    def stream_shape(self, first: Tensor) -> torch.Size:
+        """Return the stream's shape, given the first tensor of a state; most keep the stream."""
+        return first.shape
+
+    @checked
     def open(self, x: Tensor, past: Past | None = None) -> State:
-        """Make the state from the embedding or stem output; a decoder also gives its past."""
+        """Make the state from the embedding or stem output; a decoder also gives its past.
+
+        A hand-off opens at the next stage's width, so the verbs that follow check the width.
+        """
         return (x,)
 
     def read(self, state: State, site: int) -> Read:

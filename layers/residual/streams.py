@@ -45,6 +45,12 @@ class Streams(Residual):
         """Return a site's weights for streams (B, …, n, D)."""
         raise NotImplementedError
 
+    def stream_shape(self, first: Tensor) -> torch.Size:
+        """Leave out the axis of the streams, and put that of D where it was."""
+        *tokens, _, width = first.shape
+        axis = 1 if self.channel_dim == 1 else len(tokens)
+        return torch.Size([*tokens[:axis], width, *tokens[axis:]])
+
     def open(self, x: Tensor, past: Past | None = None) -> State:
         """Copy the embedding into every stream."""
         x = x.movedim(self.channel_dim, -1).unsqueeze(-2)
