@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -113,7 +113,7 @@ class Trunk(nn.Module):
         y = self.branches[0](normed)
         context = Context(h, normed, self._keep(y, 0))
         if self.residual.uses_context:
-            assert isinstance(normed, Tensor)
+            assert not isinstance(normed, Mapping)
             context = context._replace(read=carry(h), normed=carry(normed))
         return self.residual.write(state, 0, y, context)
 
@@ -125,9 +125,10 @@ class Trunk(nn.Module):
 
     def _normed(self, h: Read, site: int) -> Read:
         norm = self.norms[site]
-        if isinstance(norm, nn.ModuleDict) and not isinstance(h, Tensor):
+        # Not whether h is a tensor: where fx traces, a stand-in is no tensor either.
+        if isinstance(norm, nn.ModuleDict) and isinstance(h, Mapping):
             return {view: one(h[view]) for view, one in norm.items()}
-        x = h if isinstance(h, Tensor) else h["input"]
+        x = h["input"] if isinstance(h, Mapping) else h
         return x if self.norm_position == "post" else norm(x)
 
     def run(
@@ -138,12 +139,14 @@ class Trunk(nn.Module):
     ) -> State:
         """Run the branches from `start` on, with one tuple of extra arguments for each site."""
         for site in range(start, len(self.branches)):
-            more = () if extras is None else extras[site]
-            if self._recomputes():
-                state = self._checkpointed(self.step, site, state, site, more)
-            else:
-                state = self.step(state, site, more)
+            state = self.recomputed_step(state, site, () if extras is None else extras[site])
         return state
+
+    def recomputed_step(self, state: State, site: int, extras: tuple[Any, ...] = ()) -> State:
+        """Run one branch, and again in the backward pass if `grad_checkpointing` asks for it."""
+        if self._recomputes():
+            return self._checkpointed(self.step, site, state, site, extras)
+        return self.step(state, site, extras)
 
     def _recomputes(self) -> bool:
         return self.grad_checkpointing and self.training and torch.is_grad_enabled()
