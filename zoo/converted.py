@@ -117,7 +117,7 @@ class Converted:
         self: Any, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """As timm's, but no block goes: a residual is made for all of its sites."""
-        from timm.models import feature_take_indices
+        from timm.models._features import feature_take_indices
 
         taken, _ = feature_take_indices(len(self.blocks[0].branches) // 2, indices)
         if prune_norm:

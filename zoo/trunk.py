@@ -117,11 +117,11 @@ class Trunk(nn.Module):
             context = context._replace(read=carry(h), normed=carry(normed))
         return self.residual.write(state, 0, y, context)
 
-    def settle(self, state: State, site: int) -> State:
+    def settle(self, state: State, site: int, closed: Tensor | None = None) -> State:
         """Norm the stream before a site reads it, where norms stand on the stream."""
         if self.norm_position == "pre":
             return state
-        return self.residual.handoff(state, self.norms[site])
+        return self.residual.handoff(state, self.norms[site], closed)
 
     def _normed(self, h: Read, site: int) -> Read:
         norm = self.norms[site]
@@ -165,8 +165,27 @@ class Trunk(nn.Module):
         x: Tensor,
         extras: Sequence[tuple[Any, ...]] | None = None,
         past: Past | None = None,
+        *,
+        through: "Callable[[Trunk, Tensor], Tensor] | None" = None,
     ) -> Tensor:
-        """Open, run every branch, close; `past` is a decoder's memory of earlier tokens."""
+        """Open, run every branch, close.
+
+        Args:
+            x: The embedding, or what closed the stage before.
+            extras: Further arguments of each branch.
+            past: A decoder's memory of earlier tokens.
+            through: What runs a stage of several, which starts from more than x.
+
+        Raises:
+            ValueError: fx traces a residual that it cannot follow.
+        """
+        if isinstance(x, torch.fx.Proxy) and not self.residual.traces_in_fx:
+            raise ValueError(
+                f"torch.fx cannot trace {type(self.residual).__name__}; take features by forward "
+                f"hooks instead, or trace with this trunk as a leaf module, or use torch.export"
+            )
+        if through is not None:
+            return through(self, x)
         state = self.residual.open(x, past)
         return self.residual.close(self.run(state, extras=extras))
 
@@ -174,8 +193,7 @@ class Trunk(nn.Module):
         rate = self.drop_path[site]
         if rate == 0.0 or not self.training:
             return None
-        shape = (y.shape[0], *[1] * (y.dim() - 1))
-        return y.new_empty(shape).bernoulli_(1.0 - rate) / (1.0 - rate)
+        return _keep_mask(y, rate)
 
     def apply_branch_gain(self) -> None:
         """Scale fresh branch weights by what the residual asks for; call once, after the init."""
@@ -218,3 +236,10 @@ def _statistics_at_rest(norms: Sequence[BatchNorm]) -> Iterator[None]:
     finally:
         for norm, momentum, count in before:
             norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+@torch.fx.wrap
+def _keep_mask(y: Tensor, rate: float) -> Tensor:
+    """Draw which samples keep their branch, (B, 1, …), scaled so that the mean stays."""
+    shape = (y.shape[0], *[1] * (y.dim() - 1))
+    return y.new_empty(shape).bernoulli_(1.0 - rate) / (1.0 - rate)
