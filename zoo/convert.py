@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from ..layers.residual import Add, Context, Residual
 from .converted import Converted, TimmTrunk, install, timm_trunk
+from .network import Network
 from .recipe import record
 from .residuals import ResidualSpec, make_residual
 from .trunk import Trunk
@@ -72,7 +73,8 @@ def with_residual(
     new = []
     for trunk in trunks:
         sites, dim = trunk.residual.sites, trunk.residual.channel_dim
-        made = make_residual(spec, trunk.residual.width, sites, channel_dim=dim)
+        shared = model.shared if isinstance(model, Network) else None
+        made = make_residual(spec, trunk.residual.width, sites, channel_dim=dim, shared=shared)
         if not made.equals_prenorm_at_init and not allow_change:
             raise ValueError(
                 f"residual={_name(spec, made)!r} does not start equal to 'add', so the outputs "

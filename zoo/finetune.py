@@ -1,7 +1,7 @@
 """Weights of a model for one with other classes or input channels: what fits is taken over.
 
-Source: the rule for input channels is that of timm's `adapt_input_conv`, which knows it from three
-channels only; here the sum of the weights stays the same from any number to any.
+Source: the rule for input channels is that of timm's `adapt_input_conv`.
+Differs from it: it holds from any number of channels, and not from three only.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ def adapt_input_conv(weight: Tensor, in_chans: int) -> Tensor:
     Args:
         weight: (O, I, H, W).
         in_chans: At least 1; for 1 the channels are summed, else repeated in turn and scaled by
-            I / in_chans, so that channels that are all alike give what they gave.
+            I / in_chans.
     """
     channels = weight.shape[1]
     if in_chans == 1:

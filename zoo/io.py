@@ -120,7 +120,10 @@ def _checked_config(model: nn.Module) -> dict[str, Any]:
     for place, tensor in model.state_dict().items():
         if tensor.is_meta:
             raise ValueError(f"{name}: {place} is on the meta device and has no values to save")
-    difference = first_difference(model, _empty(config["name"], config["options"]))
+    try:
+        difference = first_difference(model, _empty(config["name"], config["options"]))
+    except ValueError as error:
+        difference = str(error)
     if difference is not None:
         raise ValueError(
             f"this {name} cannot be saved, because its recipe does not rebuild it: {difference}. "

@@ -38,6 +38,7 @@ class Network(nn.Module):
         default_cfg: Input size, statistics and layer names, as timm writes them.
         recipe: How `create_model` would build it; what `save_model` writes. None where no recipe
             leads to it; `lost_recipe` says what was done to it, if it had one.
+        shared: What its layers have in common and a residual may take, such as their curvature.
         lowrank: What happens to factored weights in training, or None where all weights are dense
             and stay as the optimiser leaves them. A copy of the model has a controller of its own.
     """
@@ -53,6 +54,7 @@ class Network(nn.Module):
         self.default_cfg: dict[str, Any] = {"classifier": "head", **default_cfg}
         self.recipe: Recipe | None = None
         self.lost_recipe: str | None = None
+        self.shared: dict[str, Any] = {}
         self.lowrank: Controller | None = None
         self.make_head = linear_head
 
