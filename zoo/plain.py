@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from ..layers.lowrank import FactoredConv2d, FactoredLinear, Factors, structures
+from .network import Network
+from .recipe import forget
 
 __all__ = ["plain_layers"]
 
@@ -54,6 +56,8 @@ def plain_layers(model: Model) -> Model:
         else:
             continue
         result.set_submodule(name, nn.Sequential(*pair).train(layer.training))
+        if isinstance(result, Network):
+            forget(result, "plain_layers exchanged its factors; save first, exchange after loading")
     return result
 
 

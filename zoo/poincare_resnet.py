@@ -94,6 +94,7 @@ class PoincareResNet(Network):
             averaging=averaging,
         )
         super().__init__(**image_cfg(in_chans, img_size, "stem.0"))
+        self.shared = space.shared
         self.stem = space.normed_conv(in_chans, widths[0], 3)
         rates = drop_path_rates(drop_path_rate, sum(depths))
         stages, shortcuts, in_width = [], [], widths[0]

@@ -175,7 +175,8 @@ def _recording(trunks: list[Trunk], lift: bool = False) -> Iterator[list[Record]
     with contextlib.ExitStack() as stack:
         for record in records:
             residual = record.trunk.residual
-            hook = record.trunk.register_forward_pre_hook(_note_input(record))
+            note = _note_input(record)
+            hook = record.trunk.register_forward_pre_hook(note, with_kwargs=True)
             stack.callback(hook.remove)
             stack.enter_context(shadowing(residual, "open", _noting_open(residual, starts)))
             stack.enter_context(shadowing(residual, "handoff", _noting_handoff(residual, starts)))
@@ -193,8 +194,10 @@ def shadowing(residual: Residual, verb: str, by: Callable[..., Any]) -> Iterator
         del residual.__dict__[verb]
 
 
-def _note_input(record: Record) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    def note(trunk: nn.Module, inputs: tuple[Any, ...]) -> None:
+def _note_input(record: Record) -> Callable[..., None]:
+    def note(trunk: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if "through" in named:
+            return  # a stage starts from what it is handed beside its input
         record.start = lambda lift: record.trunk.residual.open(lift(inputs[0]))
         record.given = False
 
@@ -217,9 +220,11 @@ def _noting_handoff(
 ) -> Callable[..., State]:
     original = residual.handoff
 
-    def handoff(state: State, fn: Callable[[Tensor], Tensor]) -> State:
-        after = original(state, fn)
-        starts.append(lambda lift: original(state, lambda x: lift(fn(x))))
+    def handoff(
+        state: State, fn: Callable[[Tensor], Tensor], closed: Tensor | None = None
+    ) -> State:
+        after = original(state, fn, closed)
+        starts.append(lambda lift: original(state, lambda x: lift(fn(x)), closed))
         return after
 
     return handoff

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ..decay import exclude_from_decay
 from .depth_mix import key_statistic
-from .stream import Site, working_dtype
+from .stream import Site
 from .streams import Mixing, Streams
 
 __all__ = ["HyperConnections"]
@@ -93,8 +93,7 @@ class HyperConnections(Streams):
             scales = torch.cat([scale[:1].expand(self.streams + 1), scale[1:]])
             # The scale of a stream comes out of the product, which saves a copy of all streams.
             moved = F.linear(streams, self.weight[site].to(streams.dtype)).to(scales.dtype)
-            wide = streams.to(working_dtype(streams))  # in float16 the gradient of r overflows
-            moved = (moved * key_statistic(wide, -1, EPS).to(moved.dtype)).tanh()
+            moved = (moved * key_statistic(streams, -1, EPS).to(moved.dtype)).tanh()
             weights = torch.addcmul(weights, scales, moved)
         return Mixing(weights[..., 0], weights[..., -1], weights[..., 1:-1].transpose(-1, -2))
 

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from ..decay import exclude_from_decay
 from .depth_mix import key_statistic
-from .stream import Site, working_dtype
+from .stream import Site
 from .streams import Mixing, Streams
 
 __all__ = ["MHC", "MHCLite", "double_stochasticity_error", "sinkhorn_log"]
@@ -124,7 +124,7 @@ class MHC(Streams):
         n, gate = self.streams, self.gate[site]
         flat = streams.flatten(-2)
         logits = F.linear(flat, self.weight[site].to(flat.dtype)).to(gate.dtype)
-        logits = logits * key_statistic(flat.to(working_dtype(flat)), -1, EPS).to(gate.dtype)
+        logits = logits * key_statistic(flat, -1, EPS).to(gate.dtype)
         gates = torch.cat([gate[:1].expand(n), gate[1:2].expand(n), gate[2:].expand(self.mixers)])
         logits = torch.addcmul(self.offset[site], gates, logits)
         pre, post, res = logits.split([n, n, self.mixers], -1)

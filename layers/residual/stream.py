@@ -114,6 +114,10 @@ class Residual(nn.Module):
     sites, such as a ReLU after every sum, leaves the mechanism what it is. A history would end
     there."""
 
+    traces_in_fx: bool = False
+    """Whether `torch.fx.symbolic_trace` can follow the verbs: no branch depends on a shape or a
+    value. A trunk refuses the others by name."""
+
     branch_gain: float = 1.0
     """What the backbone multiplies its branches' fresh weights by, except the projections that
     make attention's queries and keys."""
@@ -176,16 +180,26 @@ class Residual(nn.Module):
         """Return the features, before the backbone's final norm."""
         raise NotImplementedError
 
-    def handoff(self, state: State, fn: Callable[[Tensor], Tensor]) -> State:
+    def handoff(
+        self, state: State, fn: Callable[[Tensor], Tensor], closed: Tensor | None = None
+    ) -> State:
         """Map the state across a stage change; the next stage's residual reads the result.
 
-        `fn` changes resolution or width and must be linear for a fresh network to equal `add`.
+        Args:
+            state: At the end of the stage.
+            fn: Changes resolution or width; linear, for a fresh network to equal `add`.
+            closed: What `close` gave, or what a hook has put in its place; None closes anew.
         """
-        return self.open(fn(self.close(state)))
+        return self.open(fn(self.close(state) if closed is None else closed))
 
     def along_channels(self, vector: Tensor, like: Tensor) -> Tensor:
         """Shape a vector (D,) so that it broadcasts over `like`."""
-        return vector if self.channel_dim == -1 else vector.view(-1, *[1] * (like.dim() - 2))
+        return vector if self.channel_dim == -1 else _along_axis_1(vector, like)
+
+
+@torch.fx.wrap
+def _along_axis_1(vector: Tensor, like: Tensor) -> Tensor:
+    return vector.view(-1, *[1] * (like.dim() - 2))
 
 
 def preceded(x: Tensor, length: int, past: Past | None, name: str) -> Tensor:

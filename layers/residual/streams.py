@@ -81,6 +81,9 @@ class Streams(Residual):
         """Return the sum of the streams."""
         return StreamsState(*state).streams.sum(-2).movedim(-1, self.channel_dim)
 
-    def handoff(self, state: State, fn: Callable[[Tensor], Tensor]) -> State:
+    def handoff(
+        self, state: State, fn: Callable[[Tensor], Tensor], closed: Tensor | None = None
+    ) -> State:
         """Map the mean of the streams."""
-        return self.open(fn(self.close(state) / self.streams))
+        closed = self.close(state) if closed is None else closed
+        return self.open(fn(closed / self.streams))
