@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from ..layers.modes import evaluating
 from ..layers.residual import Context, Read, Residual, Site, State, frozen_routing
 from ..layers.residual.stream import working_dtype
 from .trunk import Trunk
@@ -93,11 +94,11 @@ def depth_mixing_matrix(
         raise ValueError(f"{type(model).__name__} has {len(trunks)} stages; give stage=0, 1, …")
     if stage is not None and not 0 <= stage < len(trunks):
         raise ValueError(f"stage must lie in 0, …, {len(trunks) - 1}, got {stage}")
-    with torch.no_grad(), _evaluating(model), _recording(trunks) as records:
+    with torch.no_grad(), evaluating(model), _recording(trunks) as records:
         model(x)
     record = records[stage or 0]
     columns = []
-    with torch.no_grad(), _evaluating(model), frozen_routing(), _quiet():
+    with torch.no_grad(), evaluating(model), frozen_routing(), _quiet():
         for source in range(len(record.writes) + 1):
             with forward_ad.dual_level():
                 columns.append(_replay(record, source, view))
@@ -120,7 +121,7 @@ def trace(model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor] = torch.
         ValueError: no trunk.
     """
     trunks = _trunks(model)
-    with torch.enable_grad(), _evaluating(model), _recording(trunks, lift=True) as records:
+    with torch.enable_grad(), evaluating(model), _recording(trunks, lift=True) as records:
         value = loss(model(x))
     writes = [write for record in records for write in record.writes]
     outputs = [y for _, y, _ in writes]
@@ -145,18 +146,6 @@ def _trunks(model: nn.Module) -> list[Trunk]:
             f"converted by with_residual"
         )
     return trunks
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module into eval mode, and back into its own."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 @contextlib.contextmanager

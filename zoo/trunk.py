@@ -11,7 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ..layers.hyperbolic import MidpointBatchNorm
-from ..layers.residual import Context, Past, Read, Residual, State
+from ..layers.residual import Context, Past, Read, Residual, State, frozen_routing
+from ..layers.residual.stream import routing_is_frozen
 
 __all__ = ["Trunk", "drop_path_rates"]
 
@@ -156,8 +157,9 @@ class Trunk(nn.Module):
         found = [m for part in parts for m in part.modules() if isinstance(m, BatchNorm)]
         options: dict[str, Any] = {}
         # A compiled graph recomputes values only; there the running statistics move once anyway.
-        if found and not torch.compiler.is_compiling():
-            options["context_fn"] = lambda: (contextlib.nullcontext(), _statistics_at_rest(found))
+        if not torch.compiler.is_compiling():
+            frozen = routing_is_frozen()
+            options["context_fn"] = lambda: (contextlib.nullcontext(), _again(found, frozen))
         return checkpoint(function, *given, use_reentrant=False, **options)
 
     def forward(
@@ -226,13 +228,17 @@ class Trunk(nn.Module):
 
 
 @contextlib.contextmanager
-def _statistics_at_rest(norms: Sequence[BatchNorm]) -> Iterator[None]:
-    """Normalise by the batch as in training, but move no running statistics."""
+def _again(norms: Sequence[BatchNorm], frozen: bool) -> Iterator[None]:
+    """Compute what the forward did, in whatever thread, but move no running statistics.
+
+    Batch norms normalise by the batch as in training; routing is frozen where it was.
+    """
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
-        yield
+        with frozen_routing(frozen):
+            yield
     finally:
         for norm, momentum, count in before:
             norm.momentum, norm.num_batches_tracked = momentum, count

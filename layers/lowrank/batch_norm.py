@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..modes import evaluating
 from .moments import forward_batch
 
 __all__ = ["reestimate_batch_norm"]
@@ -45,23 +46,21 @@ def reestimate_batch_norm(
     }
     if not layers:
         return []
-    flags = {module: module.training for module in model.modules()}
     momenta = {name: layer.momentum for name, layer in layers.items()}
     before = {name: [b.clone() for b in layer.buffers()] for name, layer in layers.items()}
     handles = [
         layer.register_forward_pre_hook(functools.partial(_refuse_empty, name))
         for name, layer in layers.items()
     ]
-    model.eval()
     ran = 0
     try:
         for layer in layers.values():
             layer.reset_running_stats()
             layer.momentum = None  # the cumulative mean
-            layer.training = True
-        for batch in batches:
-            forward(model, batch)
-            ran += 1
+        with evaluating(model, training=layers.values()):
+            for batch in batches:
+                forward(model, batch)
+                ran += 1
         if not ran:
             raise ValueError("batches is empty: there are no statistics to take")
     except BaseException:
@@ -72,8 +71,6 @@ def reestimate_batch_norm(
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in flags.items():
-            module.training = training
         for name, layer in layers.items():
             layer.momentum = momenta[name]
     return list(layers)

@@ -19,6 +19,7 @@ and decoding see the same history.
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -209,28 +210,34 @@ def preceded(x: Tensor, length: int, past: Past | None, name: str) -> Tensor:
     return F.pad(x, (*(0, 0) * (x.dim() - 2), length, 0))
 
 
-_frozen = False
+_frozen: ContextVar[bool] = ContextVar("frozen_routing", default=False)
 
 
 @contextlib.contextmanager
-def frozen_routing() -> Iterator[None]:
-    """Differentiate through values only: what `routing` marks counts as constant inside."""
-    global _frozen
-    before, _frozen = _frozen, True
+def frozen_routing(frozen: bool = True) -> Iterator[None]:
+    """Differentiate through values only: what `routing` marks counts as constant inside.
+
+    It holds for the thread, or the task, that enters it and for no other. A recomputation in a
+    backward pass may run in a thread of autograd's own, which enters what the forward ran in.
+
+    Args:
+        frozen: False leaves an outer context for a while.
+    """
+    token = _frozen.set(frozen)
     try:
         yield
     finally:
-        _frozen = before
+        _frozen.reset(token)
 
 
 def routing_is_frozen() -> bool:
     """Whether the code runs inside `frozen_routing`."""
-    return _frozen
+    return _frozen.get()
 
 
 def routing(weights: Tensor) -> Tensor:
     """Mark what decides how much of each source is mixed; values pass through unchanged."""
-    return weights.detach() if _frozen else weights
+    return weights.detach() if _frozen.get() else weights
 
 
 def keep_branch(y: Tensor, keep: Tensor | None) -> Tensor:
