@@ -1,7 +1,7 @@
 """Which tensors a gradient written by hand takes, and the layouts that compiled kernels know.
 
-Maps are laid out before a hand-written function sees them, by operations that autograd records: what
-such a function keeps for its backward pass is its own input, with the graph that derivatives of
+Maps are laid out before a hand-written function sees them, by operations that autograd records:
+what such a function keeps for its backward pass is its own input, with the graph that derivatives of
 gradients need.
 """
 

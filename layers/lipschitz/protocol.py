@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..autocast import without_autocast
 from .contraction import transformed
 from .kept import Kept, readable, untraced
-
-from ..autocast import without_autocast
 
 __all__ = ["ConvWeight", "FrequencyWeight", "LinearWeight", "LipschitzLayer", "ShearWeight"]
 
