@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 from ._kernels import load_kernels
 
 __all__ = [
+    "differentiates_backward",
     "differentiates_forward",
     "is_installed",
     "is_transformed",
@@ -21,9 +22,22 @@ __all__ = [
 ]
 
 
-def records_gradients() -> bool:
-    """Whether hand-written gradients may run: not while another tool traces the definition."""
-    return not (torch.compiler.is_compiling() or is_transformed())
+_PLAIN = (Tensor, nn.Parameter)
+
+
+def records_gradients(*tensors: Tensor) -> bool:
+    """Whether hand-written code may run on such tensors: not while another tool follows them.
+
+    What traces, exports or transforms sees the definition: `torch.compile` and `torch.export`, the
+    tracer of `torch.jit` and of the older ONNX export, `make_fx` and every other dispatch mode,
+    `torch.func`, forward-mode gradients, and subclasses and proxies in place of tensors.
+    """
+    return not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or is_transformed()
+        or torch._C._len_torch_dispatch_stack() > 0
+    ) and all(type(x) in _PLAIN for x in tensors)
 
 
 def is_transformed() -> bool:
@@ -39,15 +53,17 @@ def differentiates_forward() -> bool:
 def one_plain_dtype(*tensors: Tensor) -> bool:
     """Whether tensors are all float32 or all float64 numbers in the memory of the CPU.
 
-    Subclasses, sparse and quantised tensors, and views that negate what they read are not.
+    Subclasses, sparse and quantised tensors, views that negate what they read, and zeros without
+    memory are not.
     """
     dtype = tensors[0].dtype
     return dtype in (torch.float32, torch.float64) and all(
         t.dtype == dtype
         and t.device.type == "cpu"
-        and type(t) in (Tensor, nn.Parameter)
+        and type(t) in _PLAIN
         and t.layout == torch.strided
         and not t.is_neg()
+        and not t._is_zerotensor()
         for t in tensors
     )
 
@@ -62,20 +78,46 @@ def kernel_takes(family: str, *tensors: Tensor) -> bool:
     return one_plain_dtype(*tensors) and load_kernels(family)
 
 
+def differentiates_backward() -> bool:
+    """Whether a backward pass must be made of operations that can be differentiated or traced."""
+    return torch.is_grad_enabled() or not records_gradients()
+
+
 def through_definition(
     definition: Callable[..., Tensor | Sequence[Tensor]],
     inputs: Sequence[Tensor | float | None],
-    gradient: Tensor | Sequence[Tensor],
+    gradients: Tensor | Sequence[Tensor],
 ) -> list[Tensor | None]:
-    """Return the gradients of inputs by autograd of the definition, to be differentiated again."""
-    wanted = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
+    """Return the gradients of inputs by autograd of the definition, to be differentiated again.
+
+    The definition runs on aliases of the inputs. Each gradient is then by one argument alone, also
+    where two arguments are one tensor, or where one was computed from another.
+
+    Args:
+        definition: What the hand-written function computes.
+        inputs: Its arguments as they were given, with their graphs; tensors that need a gradient
+            get one.
+        gradients: Of its outputs.
+    """
+    differentiated = torch.is_grad_enabled()
     with torch.enable_grad():
+        aliases = [x.view_as(x) if isinstance(x, Tensor) and x.requires_grad else x for x in inputs]
+        outputs = definition(*aliases)
+        if isinstance(outputs, Tensor):
+            outputs, gradients = [outputs], [gradients]  # type: ignore[list-item]
+        reached = [pair for pair in zip(outputs, gradients, strict=True) if pair[0].requires_grad]
+        wanted = [x for x in aliases if isinstance(x, Tensor) and x.requires_grad]
+        if not reached or not wanted:
+            return [None] * len(aliases)
+        reached_outputs, covectors = zip(*reached, strict=True)
         found = iter(
             torch.autograd.grad(
-                definition(*inputs), wanted, gradient, create_graph=True, allow_unused=True
+                *(reached_outputs, wanted, covectors),
+                create_graph=differentiated,
+                allow_unused=True,
             )
         )
-    return [next(found) if isinstance(x, Tensor) and x.requires_grad else None for x in inputs]
+    return [next(found) if isinstance(x, Tensor) and x.requires_grad else None for x in aliases]
 
 
 @functools.cache

@@ -207,7 +207,7 @@ def _measure(
         name: {
             "parameters": sum(p.numel() for p in model.parameters()),
             "convolution parameters": _convolution_parameters(model),
-            "MACs": count_macs(model.eval(), one),
+            "MACs": count_macs(model, one),
             "latency": [],
         }
         for name, model in models.items()

@@ -27,6 +27,7 @@ from ..layers.lowrank.sst import SST
 from ..layers.lowrank.switchlora import SwitchLoRA
 from ..layers.lowrank.trp import TRP
 from .network import Network
+from .recipe import record
 from .registry import Entry, Option, Registry
 
 __all__ = [
@@ -133,9 +134,7 @@ def apply_lowrank(model: Network, spec: LowRankSpec) -> layers.Controller:
         model.lowrank = layers.reparametrize(model, method, excluded=_excluded(model), **common)
     except ValueError as error:
         raise ValueError(f"lowrank={name}: {error}") from error
-    if model.recipe is not None:
-        recipe, options = model.recipe
-        model.recipe = (recipe, {**options, "lowrank": lowrank_config(spec)})
+    record(model, lowrank=lowrank_config(spec))
     return model.lowrank
 
 
@@ -156,9 +155,7 @@ def merge_lowrank(model: Network, *, strict: bool = True) -> list[str]:
     merged = layers.merge(model, strict=strict)
     if not any(layers.structures(model)):
         model.lowrank = None
-        if model.recipe is not None:
-            name, options = model.recipe
-            model.recipe = (name, {k: v for k, v in options.items() if k != "lowrank"})
+        record(model, drop=("lowrank",))
     return merged
 
 

@@ -8,6 +8,8 @@ from torch import nn
 
 from ..layers.lowrank import FactoredConv2d, FactoredLinear, Factors, structures
 from ..layers.lowrank.replace import replace_module
+from .network import Network
+from .recipe import forget
 
 __all__ = ["plain_layers"]
 
@@ -55,6 +57,8 @@ def plain_layers(model: Model) -> Model:
         else:
             continue
         replace_module(result, layer, nn.Sequential(*pair).train(layer.training))
+        if isinstance(result, Network):
+            forget(result, "plain_layers exchanged its factors; save first, exchange after loading")
     return result
 
 

@@ -76,6 +76,7 @@ class PoincareMLP(Network):
             geometry, curvature=curvature, learned_curvature=learned_curvature, init=init
         )
         super().__init__(input_size=(in_features,))
+        self.shared = space.shared
         self.in_features = in_features
         self.num_features = width
         self.stem = space.linear(in_features, width)

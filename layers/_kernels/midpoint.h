@@ -126,10 +126,24 @@ struct Products {
   }
 };
 
+// What both directions are given; there must be points to take a mean of.
+inline void check_normalise(const Tensor& velocity, const Tensor& target, const Tensor& variance,
+                            const Tensor& mean, const Tensor& moments, const Tensor& numbers) {
+  check_map("velocity", velocity);
+  if (!velocity.numel()) checks::refuse("velocity has no points");
+  checks::dense("target", target, velocity, {velocity.size(1)});
+  checks::holds("variance", variance, velocity, 1);
+  checks::dense("mean", mean, velocity, {velocity.size(1)});
+  checks::dense("moments", moments, velocity, {2});
+  checks::dense("numbers", numbers, velocity, {5, points_of(velocity)});
+}
+
 template <typename T>
 void normalise(const Tensor& velocity, const Tensor& target, const Tensor& variance,
                double curvature, double eps, bool batch, const Tensor& mean,
                const Tensor& moments, const Tensor& numbers, const Tensor& out) {
+  check_normalise(velocity, target, variance, mean, moments, numbers);
+  checks::laid_out_like("out", out, velocity);
   const Map<T> in(velocity), to(out);
   const int64_t width = in.channels;
   const double count = double(in.points());
@@ -237,6 +251,12 @@ void normalise_backward(const Tensor& gradient, const Tensor& velocity, const Te
                         const Tensor& mean, const Tensor& moments, const Tensor& kept,
                         const Tensor& dvelocity, const Tensor& dtarget, const Tensor& dmean,
                         const Tensor& dscalars) {
+  check_normalise(velocity, target, variance, mean, moments, kept);
+  checks::laid_out_like("gradient", gradient, velocity);
+  checks::laid_out_like("dvelocity", dvelocity, velocity);
+  checks::dense("dtarget", dtarget, velocity, {velocity.size(1)});
+  checks::dense("dmean", dmean, velocity, {velocity.size(1)});
+  checks::holds("dscalars", dscalars, velocity, 3);
   const Map<T> in(velocity), from(gradient), to(dvelocity);
   const int64_t width = in.channels, points = in.points();
   const double count = double(points);

@@ -29,6 +29,10 @@ IN_LOOP Boost<T> boost(T left, T right, T both, T curvature, T root, T largest) 
 template <typename T>
 void mobius(const Tensor& left, const Tensor& right, double curvature, double largest,
             const Tensor& norms, const Tensor& out) {
+  check_map("left", left);
+  checks::laid_out_like("right", right, left);
+  checks::holds("norms", norms, left, points_of(left));
+  checks::laid_out_like("out", out, left);
   const Map<T> a_map(left), b_map(right), to(out);
   const T root = T(2 * std::sqrt(curvature));
   for_tiles(a_map, [&](int64_t, const Tile& tile) {
@@ -74,6 +78,13 @@ template <typename T>
 void mobius_backward(const Tensor& gradient, const Tensor& left, const Tensor& right,
                      double curvature, double largest, const Tensor& norms,
                      const Tensor& dleft, const Tensor& dright, const Tensor& dcurvature) {
+  check_map("left", left);
+  checks::laid_out_like("gradient", gradient, left);
+  checks::laid_out_like("right", right, left);
+  checks::holds("norms", norms, left, points_of(left));
+  checks::laid_out_like("dleft", dleft, left);
+  checks::laid_out_like("dright", dright, left);
+  checks::holds("dcurvature", dcurvature, left, 1);
   const Map<T> g_map(gradient), a_map(left), b_map(right), to_left(dleft), to_right(dright);
   const T root = T(2 * std::sqrt(curvature)), c4 = T(4 * curvature), c = T(curvature);
   Sums sums(1);

@@ -37,6 +37,28 @@ struct Box {
   }
 };
 
+// That `place` is a box whose outputs on t fill `square`, one number for each group's patch.
+inline void check_box(const Tensor& t, int64_t groups, const std::vector<int64_t>& place,
+                      const char* name, const Tensor& square) {
+  check_map("t", t, groups);
+  if (place.size() != 8) checks::refuse("place holds ", place.size(), " numbers, expected 8");
+  for (int64_t k = 0; k < 8; ++k)
+    if (place[k] < (k == 4 || k == 5 ? 0 : 1)) checks::refuse("place holds ", place[k]);
+  if (t.dim() == 2) {
+    const std::vector<int64_t> point{1, 1, 1, 1, 0, 0, 1, 1};
+    if (place != point) checks::refuse("place must be that of a point where t has no pixels");
+    return checks::dense(name, square, t, {t.size(0), groups});
+  }
+  if (t.dim() != 4) checks::refuse("t has shape ", checks::shape(t), ", expected (B, C, H, W)");
+  auto outputs = [&](int64_t k) {
+    const int64_t reach = place[6 + k] * (place[k] - 1) + 1;
+    const int64_t room = t.size(2 + k) + 2 * place[4 + k] - reach;
+    if (room < 0) checks::refuse("place is wider than t, which has shape ", checks::shape(t));
+    return room / place[2 + k] + 1;
+  };
+  checks::dense(name, square, t, {t.size(0), groups, outputs(0), outputs(1)});
+}
+
 Box box_of(const Tensor& t, const Tensor& square, const std::vector<int64_t>& place) {
   const bool flat = t.dim() < 4;
   auto pair = [&](int64_t k) { return std::vector<int64_t>{place[2 * k], place[2 * k + 1]}; };
@@ -49,6 +71,7 @@ Box box_of(const Tensor& t, const Tensor& square, const std::vector<int64_t>& pl
 template <typename T>
 void patch_squares(const Tensor& t, int64_t groups, const std::vector<int64_t>& place,
                    double coefficient, const Tensor& square) {
+  check_box(t, groups, place, "square", square);
   const Map<T> map(t, groups);
   const Box box = box_of(t, square, place);
   std::unique_ptr<T[]> norms(new T[map.points()]);
@@ -76,6 +99,8 @@ template <typename T>
 void patch_squares_backward(const Tensor& dsquare, const Tensor& t, int64_t groups,
                             const std::vector<int64_t>& place, double coefficient,
                             const Tensor& dt) {
+  check_box(t, groups, place, "dsquare", dsquare);
+  checks::laid_out_like("dt", dt, t);
   const Map<T> map(t, groups), result(dt, groups);
   const Box box = box_of(t, dsquare, place);
   std::vector<T> norms(map.points(), T(0));
@@ -101,6 +126,12 @@ void patch_squares_backward(const Tensor& dsquare, const Tensor& t, int64_t grou
 template <typename T>
 void planes(const Tensor& product, const Tensor& square, const Tensor& stretch,
             const Tensor& shift, int64_t groups, const Tensor& u, const Tensor& velocity) {
+  check_map("product", product, groups);
+  checks::holds("square", square, product, points_of(product, groups));
+  checks::dense("stretch", stretch, product, {product.size(1)});
+  checks::dense("shift", shift, product, {product.size(1)});
+  checks::laid_out_like("u", u, product);
+  checks::laid_out_like("velocity", velocity, product);
   const Map<T> in(product, groups), to_u(u, groups), to_velocity(velocity, groups);
   const T *a = data<T>(stretch), *h = data<T>(shift), *squares = data<T>(square);
   for_tiles(in, [&](int64_t, const Tile& tile) {
@@ -135,6 +166,15 @@ void planes_backward(const Tensor& gradient, const Tensor& u, const Tensor& velo
                      const Tensor& square, const Tensor& stretch, const Tensor& shift,
                      int64_t groups, const Tensor& dproduct, const Tensor& dsquare,
                      const Tensor& dstretch, const Tensor& dshift) {
+  check_map("u", u, groups);
+  checks::laid_out_like("gradient", gradient, u);
+  checks::laid_out_like("velocity", velocity, u);
+  checks::holds("square", square, u, points_of(u, groups));
+  checks::laid_out_like("dproduct", dproduct, u);
+  checks::holds("dsquare", dsquare, u, points_of(u, groups));
+  const Tensor* numbers[] = {&stretch, &shift, &dstretch, &dshift};
+  const char* names[] = {"stretch", "shift", "dstretch", "dshift"};
+  for (int64_t i = 0; i < 4; ++i) checks::dense(names[i], *numbers[i], u, {u.size(1)});
   const Map<T> in(gradient, groups), us(u, groups), ws(velocity, groups), to(dproduct, groups);
   const T *a = data<T>(stretch), *h = data<T>(shift), *squares = data<T>(square);
   const int64_t width = in.channels * groups;
@@ -187,6 +227,8 @@ void planes_backward(const Tensor& gradient, const Tensor& u, const Tensor& velo
 // out = scale asinh(r)/r velocity with r^2 = |velocity|^2: tangents, scale = 1/(2 sqrt c).
 template <typename T>
 void tangents(const Tensor& velocity, double scale, int64_t groups, const Tensor& out) {
+  check_map("velocity", velocity, groups);
+  checks::laid_out_like("out", out, velocity);
   const Map<T> in(velocity, groups), to(out, groups);
   for_tiles(in, [&](int64_t, const Tile& tile) {
     T buffer[L<T>], other[L<T>], square[L<T>] = {}, factor[L<T>];
@@ -211,6 +253,10 @@ void tangents(const Tensor& velocity, double scale, int64_t groups, const Tensor
 template <typename T>
 void tangents_backward(const Tensor& gradient, const Tensor& velocity, double scale,
                        int64_t groups, const Tensor& dvelocity, const Tensor& along) {
+  check_map("velocity", velocity, groups);
+  checks::laid_out_like("gradient", gradient, velocity);
+  checks::laid_out_like("dvelocity", dvelocity, velocity);
+  checks::holds("along", along, velocity, 1);
   const Map<T> from(gradient, groups), in(velocity, groups), to(dvelocity, groups);
   Sums sums(1);
   for_tiles(in, [&](int64_t chunk, const Tile& tile) {

@@ -51,8 +51,11 @@ def _forward(
     limit,
     BLOCK: tl.constexpr,
 ):
-    image = tl.program_id(0)
-    pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    # 64 bits: a map may hold more numbers than 32 can count.
+    program = tl.program_id(0).to(tl.int64)
+    blocks = tl.cdiv(pixels, BLOCK)
+    image = program // blocks
+    pixel = program % blocks * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < pixels
     number = image * pixels + pixel
     factor = tl.load(along + number, inside, 0.0)
@@ -88,14 +91,17 @@ def _backward(
     limit,
     BLOCK: tl.constexpr,
 ):
-    image = tl.program_id(0)
-    pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    # 64 bits: a map may hold more numbers than 32 can count.
+    program = tl.program_id(0).to(tl.int64)
+    blocks = tl.cdiv(pixels, BLOCK)
+    image = program // blocks
+    pixel = program % blocks * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < pixels
     number = image * pixels + pixel
     factor = tl.load(along + number, inside, 0.0)
     time = tl.load(cosh + number, inside, 0.0)
     first = image % groups * channels
-    row = (image * tl.num_programs(1) + tl.program_id(1)) * channels
+    row = program * channels
     to_u = tl.zeros([BLOCK], dtype=tl.float32)
     to_h = tl.zeros([BLOCK], dtype=tl.float32)
     for c in range(channels):
@@ -117,14 +123,32 @@ def _backward(
     tl.store(with_h + number, to_h, inside)
 
 
+def _sizes(
+    product: Tensor, along: Tensor, cosh: Tensor, stretch: Tensor, shift: Tensor
+) -> tuple[int, int, int, int]:
+    """Return B, G, M/G and P, and refuse numbers that are not those of such a map."""
+    batch, groups, channels, pixels = product.shape
+    numbers, row = (batch, groups, 1, pixels), (groups * channels,)
+    for name, x, shape in (
+        ("along", along, numbers),
+        ("cosh", cosh, numbers),
+        ("stretch", stretch, row),
+        ("shift", shift, row),
+    ):
+        if x.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {shape}")
+    return batch, groups, channels, pixels
+
+
 def plane_velocity(
     product: Tensor, along: Tensor, cosh: Tensor, stretch: Tensor, shift: Tensor, limit: float
 ) -> tuple[Tensor, Tensor]:
     """Return u and ω for float32 products (B, G, M/G, P) and numbers S, cosh (B, G, 1, P)."""
+    batch, groups, channels, pixels = _sizes(product, along, cosh, stretch, shift)
     product, along, cosh = product.contiguous(), along.contiguous(), cosh.contiguous()
-    batch, groups, channels, pixels = product.shape
     u, velocity = torch.empty_like(product), torch.empty_like(product)
-    _forward[batch * groups, triton.cdiv(pixels, BLOCK)](
+    # One axis of programs: others end at 65,535.
+    _forward[(batch * groups * triton.cdiv(pixels, BLOCK),)](
         *(product, along, cosh, stretch.contiguous(), shift.contiguous(), u, velocity),
         *(channels, pixels, groups, limit),
         BLOCK=BLOCK,  # type: ignore[arg-type]
@@ -143,12 +167,18 @@ def plane_velocity_backward(
     limit: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return S du (B, G, M/G, P), ⟨du, u⟩ and ⟨du, h⟩ (B, G, 1, P), da and dh (M,)."""
-    gradient, along, cosh = gradient.contiguous(), along.contiguous(), cosh.contiguous()
-    batch, groups, channels, pixels = u.shape
+    batch, groups, channels, pixels = _sizes(u, along, cosh, stretch, shift)
+    if gradient.shape != u.shape or velocity.shape != u.shape:
+        raise ValueError(
+            f"gradient and velocity have shapes {tuple(gradient.shape)} and "
+            f"{tuple(velocity.shape)}, expected {tuple(u.shape)}"
+        )
+    gradient, u, velocity = gradient.contiguous(), u.contiguous(), velocity.contiguous()
+    along, cosh = along.contiguous(), cosh.contiguous()
     dproduct, with_u, with_h = (torch.empty_like(x) for x in (u, along, along))
     blocks = triton.cdiv(pixels, BLOCK)
     dstretch, dshift = (u.new_empty(batch, groups, blocks, channels) for _ in range(2))
-    _backward[batch * groups, blocks](
+    _backward[(batch * groups * blocks,)](
         *(gradient, u, velocity, along, cosh, stretch.contiguous(), shift.contiguous()),
         *(dproduct, with_u, with_h, dstretch, dshift, channels, pixels, groups, limit),
         BLOCK=BLOCK,  # type: ignore[arg-type]

@@ -16,8 +16,11 @@
 #include <type_traits>
 #include <vector>
 
+#include "checks.h"
+
 namespace points {
 
+using checks::is_double;
 using torch::stable::Tensor;
 
 template <typename T>
@@ -55,6 +58,35 @@ struct Map {
     return at + image * image_stride + pixel * pixel_stride + c * channel_stride;
   }
 };
+
+inline bool has_channels_last(const Tensor& x) {
+  int64_t step = x.size(1);
+  bool last = step == 1 || x.stride(1) == 1;
+  for (int64_t i = x.dim() - 1; i > 0; --i) {
+    const int64_t axis = i == 1 ? 0 : i;
+    last = last && (x.size(axis) == 1 || x.stride(axis) == step);
+    step *= x.size(axis);
+  }
+  return last;
+}
+
+// What Map assumes of the tensor that decides over an operator's layout; its twins must be
+// `laid_out_like` it.
+inline void check_map(const char* name, const Tensor& x, int64_t groups = 1) {
+  checks::leads(name, x);
+  if (x.dim() < 2) checks::refuse(name, " has shape ", checks::shape(x), ", expected (B, C, ...)");
+  if (groups < 1 || x.size(1) % groups)
+    checks::refuse(name, " has ", x.size(1), " channels, which ", groups, " groups do not divide");
+  if (x.numel() && !x.is_contiguous() && !(groups == 1 && has_channels_last(x)))
+    checks::refuse(name, " must be contiguous", groups == 1 ? " or have its channels last" : "");
+}
+
+// How many points the groups of a map have in all.
+inline int64_t points_of(const Tensor& x, int64_t groups = 1) {
+  int64_t points = x.size(0) * groups;
+  for (int64_t axis = 2; axis < x.dim(); ++axis) points *= x.size(axis);
+  return points;
+}
 
 // L pixels of one image, the last ones missing where the image ends.
 struct Tile {
@@ -284,10 +316,6 @@ IN_LOOP Capped<T> capped(T square, T largest) {
   return {outside ? shrink * s.value : s.value,
           outside ? T(-0.5) * shrink * s.value / square : s.slope, cosh,
           outside ? T(0) : T(0.5) * s.value};
-}
-
-inline bool is_double(const Tensor& tensor) {
-  return tensor.scalar_type() == torch::headeronly::ScalarType::Double;
 }
 
 }  // namespace points

@@ -7,6 +7,14 @@
 
 namespace points {
 
+// z of any number of axes, r for each of its rows or for none of them.
+inline void check_hyperplanes(const Tensor& weight, const Tensor& offset) {
+  checks::leads("weight", weight);
+  if (weight.dim() < 1) checks::refuse("weight has no rows");
+  if (!weight.is_contiguous()) checks::refuse("weight must be contiguous");
+  checks::holds("offset", offset, weight, offset.numel() ? weight.size(0) : 0);
+}
+
 // direction = gain s cosh(s r)/|z| z, stretch = 2|z|, shift = sinh(s r), s = 2 sqrt c.
 template <typename T>
 void hyperplanes(const Tensor& weight, const Tensor& offset, double curvature, double gain,
@@ -33,6 +41,13 @@ void hyperplanes_backward(const Tensor& ddirection, const Tensor& dstretch, cons
                           const Tensor& weight, const Tensor& offset, double curvature,
                           double gain, const Tensor& dweight, const Tensor& doffset,
                           const Tensor& dcurvature) {
+  check_hyperplanes(weight, offset);
+  checks::holds("ddirection", ddirection, weight, weight.numel());
+  checks::dense("dstretch", dstretch, weight, {weight.size(0)});
+  checks::dense("dshift", dshift, weight, {weight.size(0)});
+  checks::holds("dweight", dweight, weight, weight.numel());
+  checks::holds("doffset", doffset, weight, offset.numel());
+  checks::holds("dcurvature", dcurvature, weight, 1);
   const int64_t rows = weight.size(0), width = rows ? weight.numel() / rows : 0;
   const double s = 2 * std::sqrt(curvature);
   const double least = SINGLE<T> ? 1.17549435e-38 : 2.2250738585072014e-308;
@@ -62,6 +77,9 @@ void hyperplanes_backward(const Tensor& ddirection, const Tensor& dstretch, cons
 // velocity = s sinh(s|t|)/(s|t|) t of one tangent, s = 2 sqrt c.
 template <typename T>
 void velocity(const Tensor& t, double curvature, const Tensor& out) {
+  checks::leads("t", t);
+  checks::holds("t", t, t, t.numel());
+  checks::holds("out", out, t, t.numel());
   double square = 0, cosh;
   for (int64_t i = 0; i < t.numel(); ++i) square += double(data<T>(t)[i]) * double(data<T>(t)[i]);
   const double scale = 2 * std::sqrt(curvature) * sinhc(4 * curvature * square, cosh).value;
@@ -71,6 +89,11 @@ void velocity(const Tensor& t, double curvature, const Tensor& out) {
 template <typename T>
 void velocity_backward(const Tensor& gradient, const Tensor& t, double curvature, const Tensor& dt,
                        const Tensor& dcurvature) {
+  checks::leads("t", t);
+  checks::holds("t", t, t, t.numel());
+  checks::holds("gradient", gradient, t, t.numel());
+  checks::holds("dt", dt, t, t.numel());
+  checks::holds("dcurvature", dcurvature, t, 1);
   double square = 0, along = 0, cosh;
   for (int64_t i = 0; i < t.numel(); ++i) {
     square += double(data<T>(t)[i]) * double(data<T>(t)[i]);
@@ -90,6 +113,11 @@ void velocity_backward(const Tensor& gradient, const Tensor& t, double curvature
 template <typename T>
 void move_midpoint(const Tensor& now, const Tensor& spread, double curvature, double weight,
                    const Tensor& midpoint, const Tensor& variance) {
+  checks::leads("now", now);
+  checks::holds("now", now, now, now.numel());
+  checks::holds("spread", spread, now, 1);
+  checks::holds("midpoint", midpoint, now, now.numel());
+  checks::holds("variance", variance, now, 1);
   const int64_t width = now.numel();
   const T* to = data<T>(now);
   T *t = data<T>(midpoint), *var = data<T>(variance);

@@ -16,12 +16,13 @@ optimiser that knows no ball, keep a large finite distance.
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+
+from ..autocast import without_autocast
 
 __all__ = ["MARGINS", "check_curvature", "check_points", "default_margin", "project"]
 
@@ -99,7 +100,7 @@ def check_range(dtype: torch.dtype, side: str, coordinates: str | None) -> None:
     if dtype == torch.float16 and coordinates == "velocity":
         raise ValueError(
             f"{side}='velocity' needs the range of bfloat16 or float32, got float16, which ends at "
-            f"τ = 11.8; exchange tangents instead"
+            f"τ = 11.8; cast to bfloat16 or use autocast, or exchange tangents instead"
         )
 
 
@@ -133,11 +134,6 @@ def in_float32(function: Function) -> Function:
             return function(widen(x), *others, **named).to(dtype)
 
     return cast(Function, computed)
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """Return a context with autocast off for the device of x; tensors without data know none."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def squared_norm(x: Tensor, dim: int) -> Tensor:

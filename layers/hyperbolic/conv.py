@@ -21,6 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..subsample import pixels_first
 from .ball import Curvature, check_curvature, in_float32, root
 from .coordinates import (
     Coordinates,
@@ -34,9 +35,11 @@ from .fused_weights import scaled_hyperplanes
 from .hyperplanes import (
     Place,
     Scale,
+    check_place,
     check_stretch,
     concatenation_gain,
 )
+from .shapes import check_parameters, check_shape
 
 __all__ = ["PoincareConv2d", "poincare_conv2d"]
 
@@ -75,13 +78,19 @@ def poincare_conv2d(
         output: As in `poincare_linear`.
 
     Raises:
-        ValueError: a curvature that is not positive, a dtype other than a float's, or float16
-            velocities.
+        ValueError: a curvature that is not positive, a dtype other than a float's, float16
+            velocities, another shape, or a kernel that is larger than the padded image.
     """
     check_curvature(curvature)
+    check_parameters(weight, offset, "M", "N/G", "kh", "kw")
+    check_shape("t", t, "B", weight.shape[1] * groups, "H", "W")
+    place = Place(_pair(stride), _pair(padding), _pair(dilation))
+    check_place(t, weight, place)
+    kernel = (weight.shape[2], weight.shape[3])
+    t, step = pixels_first(t, kernel, place.stride, place.padding)
+    place = place._replace(stride=step)
     gain = patch_gain(t.shape[1], weight)
     planes = scaled_hyperplanes(weight, offset, curvature, gain)
-    place = Place(_pair(stride), _pair(padding), _pair(dilation))
     coefficient = 4 * curvature * gain**2
     velocity = plane_map(t, *planes, coefficient, place, groups, largest=largest, scale=scale)
     if groups == 1 and output == "velocity":

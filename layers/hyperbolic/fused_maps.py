@@ -23,9 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..fast_path import kernel_takes, records_gradients, through_definition
+from ..fast_path import differentiates_backward, kernel_takes, through_definition
 from .ball import Curvature, as_number, inner, squared_norm
-from .fused_planes import capped, capped_slopes, holds_nothing, laid_out, matched
+from .fused_layout import as_forward, by_hand, laid_out, matched, tensor_or_none
+from .fused_planes import capped, capped_slopes
 from .radial import asinhc, asinhc_slope, asinhc_value
 
 __all__ = ["mobius_sum", "scaled_tangent"]
@@ -33,9 +34,9 @@ __all__ = ["mobius_sum", "scaled_tangent"]
 
 def scaled_tangent(velocity: Tensor, factor: Curvature, groups: int = 1) -> Tensor:
     """Return λ asinh(‖ω‖)/‖ω‖ ω for velocities (B, D, …) of each group of channels."""
-    if holds_nothing(velocity) or not records_gradients():
+    if not by_hand(factor, velocity):
         return _scaled_tangent(velocity, factor, groups)
-    return _Tangent.apply(velocity, factor, groups)  # type: ignore[return-value]
+    return _Tangent.apply(laid_out(velocity, groups), factor, groups)  # type: ignore[return-value]
 
 
 def _scaled_tangent(velocity: Tensor, factor: Curvature, groups: int) -> Tensor:
@@ -46,27 +47,26 @@ def _scaled_tangent(velocity: Tensor, factor: Curvature, groups: int) -> Tensor:
 class _Tangent(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, velocity: Tensor, factor: Curvature, groups: int) -> Tensor:
-        velocity = laid_out(velocity, groups)
         ctx.kernel = kernel_takes("poincare", velocity)
-        ctx.factor, ctx.groups = factor, groups
-        ctx.save_for_backward(velocity)
+        ctx.number, ctx.groups = as_number(factor), groups
+        ctx.save_for_backward(velocity, tensor_or_none(factor))
         if not ctx.kernel:
             parts = velocity.unflatten(1, (groups, -1))
-            scale = asinhc_value(squared_norm(parts, 2)).mul_(as_number(factor))
+            scale = asinhc_value(squared_norm(parts, 2)).mul_(ctx.number)
             return (scale * parts).flatten(1, 2)
         out = torch.empty_like(velocity)
-        torch.ops.archzoo_poincare.tangents(velocity, as_number(factor), groups, out)
+        torch.ops.archzoo_poincare.tangents(velocity, ctx.number, groups, out)
         return out
 
     @staticmethod
+    @as_forward
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
-        (velocity,) = ctx.saved_tensors
-        (gradient,), factor, groups = gradients, ctx.factor, ctx.groups
-        if torch.is_grad_enabled():
-            inputs = (velocity, factor)
+        velocity, factor = ctx.saved_tensors
+        (gradient,), number, groups = gradients, ctx.number, ctx.groups
+        if differentiates_backward():
+            inputs = (velocity, number if factor is None else factor)
             found = through_definition(lambda w, x: _scaled_tangent(w, x, groups), inputs, gradient)
             return *found, None
-        number = as_number(factor)
         if ctx.kernel:
             gradient = matched(gradient, velocity)
             result, along = torch.empty_like(velocity), velocity.new_empty(())
@@ -81,8 +81,7 @@ class _Tangent(torch.autograd.Function):
                 parts, 2 * number * asinhc_slope(square, value) * dot
             )
             result, along = result.flatten(1, 2), number * (value * dot).sum()
-        dfactor = along.div(number).view_as(factor) if isinstance(factor, Tensor) else None
-        return result, dfactor, None
+        return result, None if factor is None else along.div(number).view_as(factor), None
 
 
 def mobius_sum(
@@ -101,8 +100,10 @@ def mobius_sum(
         largest: Where τ of each ends.
         definition: The same, in differentiable operations.
     """
-    if holds_nothing(left) or left.shape != right.shape or not records_gradients():
+    if left.shape != right.shape or not by_hand(curvature, left, right):
         return definition(left, right, curvature)
+    left = laid_out(left)
+    right = laid_out(right, like=left)
     return _Mobius.apply(left, right, curvature, largest, definition)  # type: ignore[return-value]
 
 
@@ -111,35 +112,31 @@ class _Mobius(torch.autograd.Function):
     def forward(
         ctx: Any, left: Tensor, right: Tensor, curvature: Curvature, largest: float, definition: Any
     ) -> Tensor:
-        left = laid_out(left)
-        right = matched(right, left)
         ctx.kernel = kernel_takes("poincare", left, right)
-        ctx.curvature, ctx.largest, ctx.definition = curvature, largest, definition
+        ctx.number, ctx.largest, ctx.definition = as_number(curvature), largest, definition
         dots = ()
         if ctx.kernel:
             norms = left.new_empty(left.numel() // left.shape[1])
             out = torch.empty_like(left)
-            torch.ops.archzoo_poincare.mobius(
-                left, right, as_number(curvature), largest, norms, out
-            )
+            torch.ops.archzoo_poincare.mobius(left, right, ctx.number, largest, norms, out)
         else:
             squares = torch.stack([squared_norm(left, 1), squared_norm(right, 1)])
             dots = squares, inner(left, right, 1)
-            boost = _Boost(*dots, as_number(curvature), largest)
+            boost = _Boost(*dots, ctx.number, largest)
             out = (boost.right * right).addcmul_(boost.left, left)
             norms = squared_norm(out, 1)
-            out.mul_(asinhc_value(norms).mul_(0.5 / math.sqrt(as_number(curvature))))
-        ctx.save_for_backward(left, right, norms, *dots)
+            out.mul_(asinhc_value(norms).mul_(0.5 / math.sqrt(ctx.number)))
+        ctx.save_for_backward(left, right, tensor_or_none(curvature), norms, *dots)
         return out
 
     @staticmethod
+    @as_forward
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
-        left, right, norms, *dots = ctx.saved_tensors
-        curvature = ctx.curvature
-        if torch.is_grad_enabled():
-            inputs = (left, right, curvature)
+        left, right, curvature, norms, *dots = ctx.saved_tensors
+        number = ctx.number
+        if differentiates_backward():
+            inputs = (left, right, number if curvature is None else curvature)
             return *through_definition(ctx.definition, inputs, gradients[0]), None, None
-        number = as_number(curvature)
         gradient = matched(gradients[0], left)
         if ctx.kernel:
             dleft, dright = torch.empty_like(left), torch.empty_like(right)
@@ -151,8 +148,7 @@ class _Mobius(torch.autograd.Function):
             dleft, dright, dcurvature = _mobius_backward(
                 gradient, left, right, number, ctx.largest, norms, *dots
             )
-        keep = isinstance(curvature, Tensor)
-        dcurvature = dcurvature.view_as(curvature) if keep else None
+        dcurvature = None if curvature is None else dcurvature.view_as(curvature)
         return dleft, dright, dcurvature, None, None
 
 

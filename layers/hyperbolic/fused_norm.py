@@ -23,9 +23,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..fast_path import kernel_takes, records_gradients, through_definition
+from ..fast_path import differentiates_backward, kernel_takes, through_definition
 from .ball import Curvature, as_number
-from .fused_planes import Capped, capped, capped_slopes, holds_nothing, laid_out, matched
+from .fused_layout import as_forward, by_hand, laid_out, matched, tensor_or_none
+from .fused_planes import Capped, capped, capped_slopes
 from .hyperplanes import LIMIT
 from .midpoint import nearer_excess
 from .normalisation import normalised_tangents
@@ -44,10 +45,14 @@ def normalise(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return `normalisation.normalised_tangents` of the same arguments, by the fastest path."""
-    arguments = (velocity, target, variance, curvature, mean, spread, eps)
-    if holds_nothing(velocity) or not records_gradients():
-        return normalised_tangents(*arguments)
-    return _Normalise.apply(*arguments)  # type: ignore[return-value]
+    given = () if mean is None or spread is None else (mean, spread)
+    if not by_hand(curvature, velocity, target, variance, *given):
+        return normalised_tangents(velocity, target, variance, curvature, mean, spread, eps)
+    return _Normalise.apply(  # type: ignore[return-value]
+        *(laid_out(velocity), target.contiguous(), variance, curvature),
+        *((given[0].contiguous(), given[1]) if given else (None, None)),
+        eps,
+    )
 
 
 class _Normalise(torch.autograd.Function):
@@ -62,43 +67,43 @@ class _Normalise(torch.autograd.Function):
         spread: Tensor | None,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        number = as_number(curvature)
-        velocity = laid_out(velocity)
+        ctx.number, ctx.eps = as_number(curvature), eps
         ctx.batch = mean is None or spread is None
-        ctx.kernel = kernel_takes("poincare", velocity, target, variance)
-        given = () if ctx.batch else (mean, spread)
+        given = () if mean is None or spread is None else (mean, spread)
+        ctx.kernel = kernel_takes("poincare", velocity, target, variance, *given)
         if ctx.kernel:
             moments = velocity.new_ones(2)
             if mean is None or spread is None:
                 found = torch.empty_like(target)
             else:
-                found, moments[0] = mean.contiguous(), spread
+                found, moments[0] = mean, spread
             # ‖O‖², X, ‖d‖², ⟨d, M⟩ and ⟨d, b⟩ of each point.
             numbers = velocity.new_empty(5, velocity.numel() // len(target))
             out = torch.empty_like(velocity)
             torch.ops.archzoo_poincare.normalise(
-                *(velocity, target.contiguous(), variance, number, eps, ctx.batch),
+                *(velocity, target, variance, ctx.number, eps, ctx.batch),
                 *(found, moments, numbers, out),
             )
             kept = (found, moments, numbers)
         else:
-            out, found, moments, *kept = _normalise(velocity, target, variance, number, given, eps)
+            arguments = (velocity, target, variance, ctx.number, given, eps)
+            out, found, moments, *kept = _normalise(*arguments)
             kept = (found, moments, *kept)
-        ctx.save_for_backward(velocity, target, variance, *given, *kept)
-        ctx.curvature, ctx.eps = curvature, eps
+        inputs = (velocity, target, variance, tensor_or_none(curvature), mean, spread)
+        ctx.save_for_backward(*inputs, *kept)
         ctx.mark_non_differentiable(found, spread_of := moments[0].clone())
         return out, found, spread_of
 
     @staticmethod
+    @as_forward
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> Any:  # type: ignore[override]
-        curvature, eps = ctx.curvature, ctx.eps
-        velocity, target, variance, *kept = ctx.saved_tensors
-        given, kept = ([None, None], kept) if ctx.batch else (kept[:2], kept[2:])
-        if torch.is_grad_enabled():
-            inputs = (velocity, target, variance, curvature, *given)
+        velocity, target, variance, curvature, mean, spread, *kept = ctx.saved_tensors
+        number, eps = ctx.number, ctx.eps
+        if differentiates_backward():
+            curved = number if curvature is None else curvature
             found = through_definition(
                 lambda w, b, v, c, m, s: normalised_tangents(w, b, v, c, m, s, eps)[0],
-                inputs,
+                (velocity, target, variance, curved, mean, spread),
                 gradient,
             )
             return *found, None
@@ -107,15 +112,15 @@ class _Normalise(torch.autograd.Function):
             dvelocity, dmean = torch.empty_like(velocity), torch.empty_like(target)
             dtarget, scalars = torch.empty_like(target), velocity.new_empty(3)
             torch.ops.archzoo_poincare.normalise_backward(
-                *(gradient, velocity, target.contiguous(), variance, as_number(curvature), eps),
-                *(ctx.batch, *kept, dvelocity, dtarget, dmean, scalars),
+                *(gradient, velocity, target, variance, number, eps, ctx.batch),
+                *(*kept, dvelocity, dtarget, dmean, scalars),
             )
             dvariance, dcurvature, dspread = scalars.unbind()
         else:
             dvelocity, dtarget, dvariance, dcurvature, dmean, dspread = _normalise_backward(
-                gradient, velocity, target, variance, as_number(curvature), eps, ctx.batch, *kept
+                gradient, velocity, target, variance, number, eps, ctx.batch, *kept
             )
-        dcurvature = dcurvature.view_as(curvature) if isinstance(curvature, Tensor) else None
+        dcurvature = None if curvature is None else dcurvature.view_as(curvature)
         given = (None, None) if ctx.batch else (dmean, dspread)
         return dvelocity, dtarget, dvariance.view_as(variance), dcurvature, *given, None
 

@@ -19,12 +19,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..fast_path import is_installed, kernel_takes, records_gradients, through_definition
+from ..fast_path import (
+    differentiates_backward,
+    is_installed,
+    kernel_takes,
+    through_definition,
+)
 from .ball import Curvature, as_number
+from .fused_layout import as_forward, by_hand, laid_out, matched, tensor_or_none
 from .hyperplanes import LIMIT, Place, Scale, patch_velocity
 from .radial import sinhc_slope, sinhc_value
 
-__all__ = ["Capped", "capped", "capped_slopes", "holds_nothing", "laid_out", "matched", "plane_map"]
+__all__ = ["Capped", "capped", "capped_slopes", "plane_map"]
 
 
 def plane_map(
@@ -41,13 +47,13 @@ def plane_map(
 ) -> Tensor:
     """Return `hyperplanes.patch_velocity` of the same arguments, by the fastest path that can.
 
-    A cap other than the limit, and the angle, go through the definition, like all without numbers.
+    A cap other than the limit, and the angle, go through the definition.
     """
-    plain = largest is not None or scale != "distance" or holds_nothing(t)
-    if plain or not records_gradients():
-        arguments = (t, weight, stretch, shift, coefficient, place, groups)
-        return patch_velocity(*arguments, largest=largest, scale=scale)
-    return _Planes.apply(t, weight, stretch, shift, coefficient, place, groups)  # type: ignore[return-value]
+    tensors, rest = (t, weight, stretch, shift), (coefficient, place, groups)
+    if largest is not None or scale != "distance" or not by_hand(coefficient, *tensors):
+        return patch_velocity(*tensors, *rest, largest=largest, scale=scale)
+    t, stretch, shift = laid_out(t, groups), stretch.contiguous(), shift.contiguous()
+    return _Planes.apply(t, weight, stretch, shift, *rest)  # type: ignore[return-value]
 
 
 class _Planes(torch.autograd.Function):
@@ -62,12 +68,11 @@ class _Planes(torch.autograd.Function):
         place: Place | None,
         groups: int,
     ) -> Tensor:
-        t = t if place is None else laid_out(t, groups)
         product = (
             F.linear(t, weight) if place is None else F.conv2d(t, weight, None, *place, groups)
         )
-        number = as_number(coefficient)
-        ctx.kernel = kernel_takes("poincare", t, weight)
+        ctx.number = number = as_number(coefficient)
+        ctx.kernel = kernel_takes("poincare", t, product, stretch, shift)
         if ctx.kernel:
             product = laid_out(product, groups)
             square = product.new_empty((len(product), groups, *product.shape[2:]))
@@ -81,23 +86,24 @@ class _Planes(torch.autograd.Function):
         else:
             square = _squares(t, weight, place, groups).mul_(number)
             u, velocity = _velocity(product, square, stretch, shift, groups)
-        ctx.save_for_backward(t, weight, stretch, shift, square, u, velocity)
-        ctx.coefficient, ctx.place, ctx.groups = coefficient, place, groups
+        kept = (tensor_or_none(coefficient), square, u, velocity)
+        ctx.save_for_backward(t, weight, stretch, shift, *kept)
+        ctx.place, ctx.groups = place, groups
         return velocity
 
     @staticmethod
+    @as_forward
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
-        t, weight, stretch, shift, square, u, velocity = ctx.saved_tensors
-        coefficient, place, groups = ctx.coefficient, ctx.place, ctx.groups
-        if torch.is_grad_enabled():
-            inputs = (t, weight, stretch, shift, coefficient)
+        t, weight, stretch, shift, coefficient, square, u, velocity = ctx.saved_tensors
+        number, place, groups = ctx.number, ctx.place, ctx.groups
+        if differentiates_backward():
+            inputs = (t, weight, stretch, shift, number if coefficient is None else coefficient)
             found = through_definition(
                 lambda t, w, a, h, k: patch_velocity(t, w, a, h, k, place, groups),
                 inputs,
                 gradients[0],
             )
             return *found, None, None
-        number = as_number(coefficient)
         gradient = gradients[0]
         if ctx.kernel:
             gradient = matched(gradient, u)
@@ -121,27 +127,9 @@ class _Planes(torch.autograd.Function):
             else:
                 _squares_backward(dsquare, t, weight, place, groups, 2 * number, dt)
         dcoefficient = None
-        if isinstance(coefficient, Tensor) and ctx.needs_input_grad[4]:
+        if coefficient is not None and ctx.needs_input_grad[4]:
             dcoefficient = ((dsquare * square).sum() / number).view_as(coefficient)
         return dt, dweight, dstretch, dshift, dcoefficient, None, None
-
-
-def holds_nothing(x: Tensor) -> bool:
-    """Whether a tensor has no numbers to look at: it is empty, or on the meta device."""
-    return x.is_meta or x.numel() == 0
-
-
-def laid_out(x: Tensor, groups: int = 1) -> Tensor:
-    """Return a map in a layout that kernels know: as it is if it may, otherwise contiguous."""
-    if x.is_contiguous():
-        return x
-    last = groups == 1 and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    return x if last else x.contiguous()
-
-
-def matched(x: Tensor, other: Tensor) -> Tensor:
-    """Return a map in the layout of another of its shape."""
-    return x if x.stride() == other.stride() else torch.empty_like(other).copy_(x)
 
 
 def _numbers(weight: Tensor, place: Place | None) -> list[int]:
@@ -237,9 +225,10 @@ def _grouped(x: Tensor, groups: int) -> Tensor:
     return x.view(len(x), groups, x.shape[1] // groups, -1)
 
 
-def _triton_takes(x: Tensor) -> bool:
+def _triton_takes(*tensors: Tensor) -> bool:
     """Whether the Triton twin of the kernel can run."""
-    return x.is_cuda and x.dtype == torch.float32 and is_installed("triton")
+    alike = all(t.is_cuda and t.dtype == torch.float32 and not t.is_neg() for t in tensors)
+    return alike and is_installed("triton")
 
 
 def _asinh_of_modulus(u: Tensor) -> tuple[Tensor, Tensor]:
@@ -256,7 +245,7 @@ def _velocity(
     of = capped(_by_group(square), LIMIT)
     product = product.contiguous()
     u = _grouped(product, groups)
-    if _triton_takes(u):
+    if _triton_takes(u, stretch, shift):
         from .._kernels.poincare_triton import plane_velocity
 
         u, velocity = plane_velocity(u, of.factor, of.cosh, stretch, shift, LIMIT)
@@ -283,7 +272,7 @@ def _velocity_backward(
     shape = u.shape
     gradient = _grouped(gradient.contiguous(), groups)
     u, velocity = _grouped(u, groups), _grouped(velocity, groups)
-    if _triton_takes(u):
+    if _triton_takes(gradient, u, velocity, stretch, shift):
         from .._kernels.poincare_triton import plane_velocity_backward
 
         du, with_u, with_h, dstretch, dshift = plane_velocity_backward(

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..fast_path import kernel_takes, records_gradients, through_definition
+from ..fast_path import differentiates_backward, kernel_takes, through_definition
 from .ball import Curvature, as_number
 from .coordinates import tangent_to_velocity, velocity_to_tangent
+from .fused_layout import as_forward, by_hand, matched, tensor_or_none
 from .hyperplanes import Hyperplanes, hyperplanes
 
 __all__ = ["move_midpoint", "point_velocity", "scaled_hyperplanes"]
@@ -27,15 +28,16 @@ def scaled_hyperplanes(
 ) -> Hyperplanes:
     """Return `hyperplanes`, the directions times a gain."""
     given = (weight,) if offset is None else (weight, offset)
-    if records_gradients() and kernel_takes("poincare", *given):
-        return Hyperplanes(*_Weights.apply(weight, offset, curvature, gain))  # type: ignore[misc]
+    if by_hand(curvature, *given) and kernel_takes("poincare", *given):
+        given = (weight.contiguous(), None if offset is None else offset.contiguous())
+        return Hyperplanes(*_Weights.apply(*given, curvature, gain))  # type: ignore[misc]
     return _scaled_hyperplanes(weight, offset, curvature, gain)
 
 
 def point_velocity(t: Tensor, curvature: Curvature) -> Tensor:
     """Return the velocity of one tangent (D,)."""
-    if records_gradients() and kernel_takes("poincare", t):
-        return _Point.apply(t, curvature)  # type: ignore[return-value]
+    if by_hand(curvature, t) and kernel_takes("poincare", t):
+        return _Point.apply(t.contiguous(), curvature)  # type: ignore[return-value]
     return tangent_to_velocity(t, curvature)
 
 
@@ -48,19 +50,20 @@ def move_midpoint(
     weight: float | Tensor,
 ) -> None:
     """Move running statistics, a tangent and σ², in place towards a batch's velocity M and σ²c."""
-    given = (midpoint, variance, now, spread)
-    if records_gradients() and kernel_takes("poincare", *given):
+    given = (now, spread, midpoint, variance)
+    if midpoint.is_contiguous() and by_hand(curvature, *given) and kernel_takes("poincare", *given):
         torch.ops.archzoo_poincare.move_midpoint(
             now.contiguous(), spread, as_number(curvature), as_number(weight), midpoint, variance
         )
         return
-    before = tangent_to_velocity(midpoint, curvature)
+    # Statistics may be narrower than what they are made of.
+    before = tangent_to_velocity(midpoint.to(now.dtype), curvature)
     space = (1 - weight) * before + weight * now
     time = (1 - weight) * (1 + before.square().sum()).sqrt()
     time = time + weight * (1 + now.square().sum()).sqrt()
     mean = space / (time.square() - space.square().sum()).sqrt()
     midpoint.copy_(velocity_to_tangent(mean, curvature))
-    variance.lerp_(spread / curvature, weight)
+    variance.copy_(variance.to(spread.dtype).lerp_(spread / curvature, weight))
 
 
 def _scaled_hyperplanes(
@@ -75,62 +78,61 @@ class _Weights(torch.autograd.Function):
     def forward(
         ctx: Any, weight: Tensor, offset: Tensor | None, curvature: Curvature, gain: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(weight, offset)
-        ctx.curvature, ctx.gain = curvature, gain
-        weight, given = weight.contiguous(), _or_empty(offset, weight)
+        ctx.save_for_backward(weight, offset, tensor_or_none(curvature))
+        ctx.number, ctx.gain = as_number(curvature), gain
         direction = torch.empty_like(weight)
         stretch, shift = (weight.new_empty(len(weight)) for _ in range(2))
         torch.ops.archzoo_poincare.hyperplanes(
-            weight, given, as_number(curvature), gain, direction, stretch, shift
+            weight, _or_empty(offset, weight), ctx.number, gain, direction, stretch, shift
         )
         return direction, stretch, shift
 
     @staticmethod
+    @as_forward
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
-        weight, offset = ctx.saved_tensors
-        curvature, gain = ctx.curvature, ctx.gain
-        if torch.is_grad_enabled():
+        weight, offset, curvature = ctx.saved_tensors
+        number, gain = ctx.number, ctx.gain
+        if differentiates_backward():
             found = through_definition(
                 lambda z, r, c: _scaled_hyperplanes(z, r, c, gain),
-                (weight, offset, curvature),
+                (weight, offset, number if curvature is None else curvature),
                 gradients,
             )
             return *found, None
-        weight, given = weight.contiguous(), _or_empty(offset, weight)
+        given = _or_empty(offset, weight)
         dweight, doffset = torch.empty_like(weight), torch.empty_like(given)
         dcurvature = weight.new_empty(())
+        row = weight.new_empty(len(weight))
         torch.ops.archzoo_poincare.hyperplanes_backward(
-            *(x.contiguous() for x in gradients),
-            *(weight, given, as_number(curvature), gain, dweight, doffset, dcurvature),
+            *(matched(*pair) for pair in zip(gradients, (weight, row, row), strict=True)),
+            *(weight, given, number, gain, dweight, doffset, dcurvature),
         )
-        learned = isinstance(curvature, Tensor)
-        dcurvature = dcurvature.view_as(curvature) if learned else None
+        dcurvature = None if curvature is None else dcurvature.view_as(curvature)
         return dweight, doffset if offset is not None else None, dcurvature, None
 
 
 def _or_empty(offset: Tensor | None, weight: Tensor) -> Tensor:
-    return weight.new_empty(0) if offset is None else offset.contiguous()
+    return weight.new_empty(0) if offset is None else offset
 
 
 class _Point(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, t: Tensor, curvature: Curvature) -> Tensor:
-        ctx.save_for_backward(t)
-        ctx.curvature = curvature
-        t = t.contiguous()
+        ctx.save_for_backward(t, tensor_or_none(curvature))
+        ctx.number = as_number(curvature)
         out = torch.empty_like(t)
-        torch.ops.archzoo_poincare.velocity(t, as_number(curvature), out)
+        torch.ops.archzoo_poincare.velocity(t, ctx.number, out)
         return out
 
     @staticmethod
+    @as_forward
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
-        (t,), curvature = ctx.saved_tensors, ctx.curvature
-        if torch.is_grad_enabled():
-            inputs = (t, curvature)
+        t, curvature = ctx.saved_tensors
+        if differentiates_backward():
+            inputs = (t, ctx.number if curvature is None else curvature)
             return tuple(through_definition(tangent_to_velocity, inputs, gradients[0]))
-        t = t.contiguous()
         dt, dcurvature = torch.empty_like(t), t.new_empty(())
         torch.ops.archzoo_poincare.velocity_backward(
-            gradients[0].contiguous(), t, as_number(curvature), dt, dcurvature
+            matched(gradients[0], t), t, ctx.number, dt, dcurvature
         )
-        return dt, dcurvature.view_as(curvature) if isinstance(curvature, Tensor) else None
+        return dt, None if curvature is None else dcurvature.view_as(curvature)

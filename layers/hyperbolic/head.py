@@ -22,6 +22,7 @@ from .convert import clip_tangent
 from .curvature import BallCurvature, curvature_of
 from .hyperplanes import LIMIT, cap, hyperplanes
 from .radial import cosh_of_square, sinhc
+from .shapes import check_parameters, check_shape
 
 __all__ = ["PoincareMLR", "poincare_mlr"]
 
@@ -39,9 +40,12 @@ def poincare_mlr(t: Tensor, weight: Tensor, offset: Tensor | None, curvature: Cu
         curvature: c.
 
     Raises:
-        ValueError: a curvature that is not positive, or a dtype other than a float's.
+        ValueError: a curvature that is not positive, a dtype other than a float's, or another
+            shape.
     """
     check_curvature(curvature)
+    check_parameters(weight, offset, "K", "N")
+    check_shape("t", t, "…", weight.shape[1])
     planes = hyperplanes(weight, offset, curvature)
     square, factor = cap(4 * curvature * squared_norm(t, -1), LIMIT)
     sine = factor * sinhc(square) * F.linear(t, planes.direction)

@@ -38,6 +38,7 @@ __all__ = [
     "Hyperplanes",
     "Place",
     "Scale",
+    "check_place",
     "check_stretch",
     "concatenation_gain",
     "hyperplane_velocity",
@@ -171,6 +172,22 @@ def cap(square: Tensor, largest: float) -> tuple[Tensor, Tensor]:
     outside = square > largest**2
     factor = torch.where(outside, largest * torch.where(outside, square, 1.0).rsqrt(), 1.0)
     return square.clamp_max(largest**2), factor
+
+
+def check_place(t: Tensor, weight: Tensor, place: Place) -> None:
+    """Refuse an image that is smaller than one patch.
+
+    Raises:
+        ValueError: no pixels, or a kernel that reaches further than the padded image.
+    """
+    for size, kernel, padding, dilation in zip(
+        t.shape[2:], weight.shape[2:], place.padding, place.dilation, strict=True
+    ):
+        if size == 0 or size + 2 * padding < dilation * (kernel - 1) + 1:
+            raise ValueError(
+                f"t has shape {tuple(t.shape)}, too small for kernel {tuple(weight.shape[2:])} "
+                f"with padding {place.padding} and dilation {place.dilation}"
+            )
 
 
 def check_stretch(largest: float | None, scale: Scale) -> None:

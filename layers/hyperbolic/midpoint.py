@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from .ball import Curvature, check_curvature, in_float32, inner, squared_norm
 from .coordinates import tangent_to_velocity, velocity_to_tangent
 from .curvature import BallCurvature, curvature_of
+from .shapes import check_axis, check_shape
 
 __all__ = [
     "MidpointPool",
@@ -104,13 +105,17 @@ def midpoint_pool(
         dim: The axis of D.
 
     Raises:
-        ValueError: a curvature that is not positive, or a dtype other than a float's.
+        ValueError: a curvature that is not positive, a dtype other than a float's, no axis `dim` or
+            `over`, or nothing to average.
     """
     check_curvature(curvature)
+    axes = (over,) if isinstance(over, int) else over
+    check_axis("t", t, dim)
+    if not all(-t.dim() <= axis < t.dim() and t.shape[axis] for axis in axes):
+        raise ValueError(f"t has shape {tuple(t.shape)}, expected something to average over {axes}")
     mean = velocity_midpoint(
         tangent_to_velocity(t, curvature, dim=dim), weights, over=over, dim=dim
     )
-    axes = (over,) if isinstance(over, int) else over
     return velocity_to_tangent(mean, curvature, dim=dim).squeeze(axes)
 
 
@@ -122,6 +127,9 @@ class MidpointPool(nn.Module):
 
     Shape:
         (B, D, H, W) -> (B, D).
+
+    Raises:
+        ValueError: at the call: another shape, or no pixels.
     """
 
     def __init__(self, *, curvature: float | BallCurvature = 1.0) -> None:
@@ -131,4 +139,5 @@ class MidpointPool(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """Pool the pixels."""
+        check_shape("t", t, "B", "D", "H", "W")
         return midpoint_pool(t, self.curvature())

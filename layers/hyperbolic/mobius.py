@@ -21,6 +21,7 @@ from .coordinates import velocity_to_tangent
 from .fused_maps import mobius_sum
 from .hyperplanes import cap
 from .radial import cosh_of_square, sinhc
+from .shapes import check_axis
 
 __all__ = ["mobius_add_tangents"]
 
@@ -31,27 +32,44 @@ LARGEST = 20.0
 def mobius_add_tangents(
     left: Tensor, right: Tensor, curvature: Curvature, *, dim: int = -1
 ) -> Tensor:
-    """Return log₀(exp₀(left) ⊕ exp₀(right)), for tangents of one shape, in their wider dtype.
+    """Return log₀(exp₀(left) ⊕ exp₀(right)), for tangents in their wider dtype.
 
     Points further than 20/√c from the origin are taken there, along their radius; float32 projected
     to a ball, as elsewhere, ends at 6.2/√c.
 
     Args:
         left: The tangent of the point that translates.
-        right: The tangent of the point that is translated.
+        right: The tangent of the point that is translated; axes other than `dim` may have size 1.
         curvature: c.
         dim: The axis of D.
 
     Raises:
-        ValueError: a curvature that is not positive, or a dtype other than a float's.
+        ValueError: a curvature that is not positive, a dtype other than a float's, or tangents of
+            different widths or numbers of axes.
     """
+    check_axis("left", left, dim)
+    check_axis("right", right, dim, left.shape[dim])
+    if left.shape != right.shape and not _broadcast(left, right):
+        raise ValueError(
+            f"right has shape {tuple(right.shape)}, expected that of left, {tuple(left.shape)}"
+        )
     dtype = torch.promote_types(left.dtype, right.dtype)
     return _add(left.to(dtype), right.to(dtype), curvature, dim)
+
+
+def _broadcast(left: Tensor, right: Tensor) -> bool:
+    """Whether sizes of the same number of axes are equal or 1."""
+    return left.dim() == right.dim() and all(
+        one == other or 1 in (one, other)
+        for one, other in zip(left.shape, right.shape, strict=True)
+    )
 
 
 @in_float32
 def _add(left: Tensor, right: Tensor, curvature: Curvature, dim: int) -> Tensor:
     check_curvature(curvature)
+    if left.dim() == 1:
+        return _add(left[None], right[None], curvature, 1)[0]
     left, right = left.movedim(dim, 1), right.movedim(dim, 1)
     return mobius_sum(left, right, curvature, LARGEST, _definition).movedim(1, dim)
 

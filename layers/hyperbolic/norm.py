@@ -13,15 +13,16 @@ parameter, so that it stays positive.
 import torch
 from torch import Tensor, distributed, nn
 
+from ..autocast import without_autocast
 from ..decay import exclude_from_decay
 from .ball import (
     Curvature,
     check_curvature,
     check_range,
+    default_margin,
     in_float32,
     root,
     squared_norm,
-    without_autocast,
 )
 from .coordinates import (
     Coordinates,
@@ -32,8 +33,9 @@ from .curvature import BallCurvature, curvature_of
 from .fused_norm import normalise
 from .fused_weights import move_midpoint, point_velocity
 from .hyperplanes import LIMIT, cap
-from .normalisation import MidpointStatistics, midpoint_statistics
+from .normalisation import MidpointStatistics, midpoint_statistics, number_of_points
 from .radial import sinhc
+from .shapes import check_axis, check_shape
 
 __all__ = ["MidpointBatchNorm", "MidpointStatistics", "midpoint_batch_norm", "midpoint_statistics"]
 
@@ -63,10 +65,14 @@ def midpoint_batch_norm(
         input: What t is: `tangent`, or `velocity`.
 
     Raises:
-        ValueError: a curvature that is not positive, a dtype other than a float's, or float16
-            velocities.
+        ValueError: a curvature that is not positive, a dtype other than a float's, float16
+            velocities, or another shape.
     """
     check_curvature(curvature)
+    check_shape("mean", mean, "D")
+    check_axis("t", t, dim, len(mean), least=2)
+    if variance.numel() != 1:
+        raise ValueError(f"variance must be one number, got shape {tuple(variance.shape)}")
     velocity = t if input == "velocity" else _velocity(t, curvature, dim)
     target = point_velocity(mean, curvature)
     found = (None, None) if statistics is None else (statistics.mean.flatten(), statistics.spread)
@@ -96,10 +102,11 @@ class MidpointBatchNorm(nn.Module):
         input: `tangent`, or `velocity` after a layer that returns those.
 
     Shape:
-        (B, D), (B, D, H, W) or any with D on `dim` -> the same.
+        (B, D), (B, D, H, W) or any with D on `dim` -> the same. A batch without points leaves the
+        running statistics as they are; a single point is its own midpoint and goes to β.
 
     Raises:
-        ValueError: a size or number out of range.
+        ValueError: a size or number out of range; at the call, another shape.
     """
 
     running_mean: Tensor | None
@@ -160,6 +167,8 @@ class MidpointBatchNorm(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """Normalise by the batch in training, by the running statistics in evaluation."""
+        check_axis("t", t, self.dim, self.num_features, least=2)
+        default_margin(t.dtype)
         check_range(t.dtype, "input", self.input)
         half = t.dtype in (torch.float16, torch.bfloat16)
         wide = t.float() if half else t
@@ -174,7 +183,7 @@ class MidpointBatchNorm(nn.Module):
             arguments = (velocity, target, log_variance.exp(), curvature)
             out, *found = normalise(*arguments, *self._given(velocity, curvature), self.eps)
             if self.training and self.running_mean is not None:
-                self._track(MidpointStatistics(*found), curvature)
+                self._track(MidpointStatistics(*found), curvature, self._seen(velocity))
         return out.movedim(1, self.dim).to(t.dtype)
 
     def _given(
@@ -190,19 +199,29 @@ class MidpointBatchNorm(nn.Module):
         mean, variance = (x.to(velocity.dtype) for x in (self.running_mean, self.running_var))
         return tangent_to_velocity(mean, curvature), variance * curvature
 
+    def _seen(self, velocity: Tensor) -> bool | Tensor:
+        """Whether there are points to learn from: a tensor where other processes know."""
+        if self.synchronised and distributed.is_initialized():
+            return number_of_points(velocity, synchronised=True) > 0
+        return velocity.numel() > 0
+
     @torch.no_grad()
-    def _track(self, statistics: MidpointStatistics, curvature: Curvature) -> None:
+    def _track(
+        self, statistics: MidpointStatistics, curvature: Curvature, seen: bool | Tensor
+    ) -> None:
         """Move the running midpoint along the geodesic's chord, and average the variance."""
         assert self.running_mean is not None and self.running_var is not None
+        if seen is False:
+            return
         if self.num_batches_tracked is not None:  # None while activations are recomputed
-            self.num_batches_tracked += 1
+            self.num_batches_tracked += seen
         if self.momentum == 0.0:
             return
         if self.momentum is None:
             assert self.num_batches_tracked is not None
-            weight = 1 / self.num_batches_tracked.to(statistics.spread.dtype)
+            weight = seen / self.num_batches_tracked.clamp_min(1).to(statistics.spread.dtype)
         else:
-            weight = self.momentum
+            weight = self.momentum * seen
         now, spread = statistics.mean.flatten(), statistics.spread
         move_midpoint(self.running_mean, self.running_var, now, spread, curvature, weight)
 

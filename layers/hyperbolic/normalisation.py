@@ -25,7 +25,6 @@ Differs from it: written in velocities, without a map to M and back.
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, distributed
 from torch.distributed.nn.functional import all_reduce
 
@@ -35,7 +34,13 @@ from .hyperplanes import LIMIT, cap
 from .midpoint import excess_and_delay
 from .radial import asinhc, cosh_of_square, sinhc
 
-__all__ = ["MidpointStatistics", "midpoint_statistics", "midpoint_transform", "normalised_tangents"]
+__all__ = [
+    "MidpointStatistics",
+    "midpoint_statistics",
+    "midpoint_transform",
+    "normalised_tangents",
+    "number_of_points",
+]
 
 
 class MidpointStatistics(NamedTuple):
@@ -50,18 +55,20 @@ def midpoint_statistics(
 ) -> MidpointStatistics:
     """Return midpoint and mean squared angle ρ² of velocities, over all axes but D.
 
+    Both are 0 where there are no points.
+
     Args:
         velocity: ω (B, …, D, …).
         dim: The axis of D.
         synchronised: Whether the processes of a distributed run share their points.
     """
     axes = tuple(axis for axis in range(velocity.dim()) if axis != dim % velocity.dim())
+    count = number_of_points(velocity, dim, synchronised=synchronised).clamp_min(1)
 
     def mean(x: Tensor) -> Tensor:
         total = x.sum(axes, keepdim=True)
-        count = torch.full_like(total[:1].flatten()[:1], x.numel() / total.numel())
         if synchronised and distributed.is_initialized():
-            total, count = all_reduce(total), all_reduce(count)
+            total = all_reduce(total)
         return total / count
 
     centre = mean(velocity)
@@ -72,6 +79,14 @@ def midpoint_statistics(
     midpoint = centre / (1 + excess * (2 + excess / time.square())).sqrt()
     excess, _ = excess_and_delay(velocity, midpoint, dim)
     return MidpointStatistics(midpoint, mean(squared_angle(excess)).squeeze())
+
+
+def number_of_points(velocity: Tensor, dim: int = 1, *, synchronised: bool = False) -> Tensor:
+    """Return how many points there are, on this process or on all of a distributed run."""
+    count = velocity.new_full((), velocity.numel() // velocity.shape[dim])
+    if synchronised and distributed.is_initialized():
+        distributed.all_reduce(count)
+    return count
 
 
 def midpoint_transform(

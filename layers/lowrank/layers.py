@@ -1,12 +1,12 @@
 """Linear and convolutional layers whose weight has a structure, and the face for raw matrices."""
 
-from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..autocast import without_autocast
 from .factors import Factors
 from .structure import ConvSettings, WeightStructure
 from .unfolding import Scheme, Unfolding
@@ -195,8 +195,7 @@ class FactoredParameter(nn.Module):
 
         Autocast would send the products that make it up to half precision.
         """
-        known = not original.is_meta  # the meta device has no autocast
-        with torch.autocast(original.device.type, enabled=False) if known else nullcontext():
+        with without_autocast(original):
             dense = self.structure.dense()
         return dense if self.unfolding is None else self.unfolding.to_kernel(dense)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..modes import evaluating
 from ..saved_bytes import saved_bytes
 from .decompose import refuse_infinite
 from .factors import Factors
@@ -235,13 +236,10 @@ def _macs(model: nn.Module, sample: Tensor) -> tuple[dict[str, int], dict[str, i
     for name, module, _ in structures(model):
         if ":" not in name:
             handles.append(module.register_forward_hook(count(name)))
-    training = model.training
-    model.eval()
     try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with evaluating(model), FlopCounterMode(display=False) as counter, torch.no_grad():
             model(sample)
     finally:
-        model.train(training)
         for handle in handles:
             handle.remove()
     root = f"{type(model).__name__}."

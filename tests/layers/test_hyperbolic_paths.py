@@ -13,10 +13,7 @@ from archzoo.layers.hyperbolic import (
     MidpointBatchNorm,
     PoincareConv2d,
     PoincareLinear,
-    fused_maps,
-    fused_norm,
-    fused_planes,
-    fused_weights,
+    fused_layout,
     midpoint_batch_norm,
     mobius_add_tangents,
     poincare_conv2d,
@@ -29,7 +26,6 @@ TOL = {"rtol": 1e-11, "atol": 1e-12}
 KERNEL_TOL = {torch.float32: (1e-5, 1e-6), torch.float64: (1e-12, 1e-13)}
 HAS_KERNELS = load_kernels("poincare")
 needs_kernels = pytest.mark.skipif(not HAS_KERNELS, reason="no compiler, and then no kernels")
-MODULES = [fused_planes, fused_norm, fused_maps, fused_weights]
 
 
 def draw(*shape: int, seed: int = 0, size: float = 1.0, dtype=torch.float64) -> Tensor:
@@ -40,8 +36,7 @@ def draw(*shape: int, seed: int = 0, size: float = 1.0, dtype=torch.float64) -> 
 
 def take(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let only one path run."""
-    for module in MODULES:
-        monkeypatch.setattr(module, "records_gradients", lambda: path != "definition")
+    monkeypatch.setattr(fused_layout, "records_gradients", lambda: path != "definition")
     monkeypatch.setattr(fast_path, "load_kernels", lambda family: path == "kernel")
 
 
@@ -309,7 +304,7 @@ for groups, shape in ((1, (2, 3, 13, 11)), (2, (1, 4, 1, 1)), (1, (5, 4))):
     place = fused_planes.Place((1, 1), (0, 0), (1, 1)) if len(shape) == 4 else None
     found = []
     for takes in (True, False):
-        fused_planes._triton_takes = lambda x, takes=takes: takes
+        fused_planes._triton_takes = lambda *x, takes=takes: takes
         out = fused_planes.plane_map(t, weight, stretch, shift, 1.2, place, groups)
         covector = torch.linspace(-1, 1, out.numel()).view_as(out)
         inputs = (t, weight, stretch, shift)

@@ -9,6 +9,7 @@ import torch
 from archzoo.train import loop
 from archzoo.train.errors import RunError
 from archzoo.train.folder import RunFolder, fingerprint, unfinished
+from archzoo.train.run import run
 from archzoo.zoo import create_model
 
 from .common import configure, equal_weights, train, weights
@@ -42,6 +43,16 @@ def stop_after(monkeypatch, step):
             raise Stop
 
     monkeypatch.setattr(loop.Trainer, "_after_step", stopping)
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_the_default_run_trains_validates_and_saves_in_mixed_precision(tmp_path, amp):
+    steps = ["trainer.epochs=null", "trainer.steps=2", "trainer.evaluate_every=1"]
+    quiet = ["trainer.progress=false", "logger=[csv]", f"trainer.amp={amp}"]
+    metric = run(configure(*steps, *quiet, folder=tmp_path, base=[]))
+    assert 0.0 <= metric <= 1.0
+    assert json.loads((tmp_path / "config.json").read_text())["name"] == "vit_nano_block_attnres"
+    assert all(value.isfinite().all() for value in weights(tmp_path).values())
 
 
 @OVERRIDES

@@ -60,7 +60,7 @@ class Sample(Callback):
             return
         prompt = torch.frombuffer(bytearray(self.prompt.encode()), dtype=torch.uint8).long()
         device = trainer.world.device
-        tokens = model.eval().generate(
+        tokens = model.generate(
             prompt[None].to(device),
             self.length,
             temperature=self.temperature,

@@ -1,0 +1,77 @@
+"""Which tensors a gradient written by hand takes, and the layouts that compiled kernels know.
+
+Maps are laid out before a hand-written function sees them, by operations that autograd records:
+what such a function keeps for its backward pass is its own input, with the graph that derivatives
+of gradients need.
+"""
+
+# Shape letters: B batch, D channels on axis 1, ... pixels or nothing.
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..autocast import without_autocast
+from ..fast_path import one_plain_dtype, records_gradients
+from .ball import Curvature
+
+__all__ = ["as_forward", "by_hand", "laid_out", "matched", "tensor_or_none"]
+
+
+def by_hand(number: Curvature, *tensors: Tensor) -> bool:
+    """Whether gradients written by hand may run; otherwise the definition does.
+
+    They take tensors of one dtype on one device, of which the first holds something, and a number
+    that is one number.
+    """
+    first = tensors[0]
+    return (
+        records_gradients()
+        and not first.is_meta
+        and first.numel() > 0
+        and all(t.dtype == first.dtype and t.device == first.device for t in tensors[1:])
+        and not (isinstance(number, Tensor) and (number.dim() > 1 or number.numel() != 1))
+    )
+
+
+def laid_out(x: Tensor, groups: int = 1, *, like: Tensor | None = None) -> Tensor:
+    """Return a map (B, D, …) in a layout that kernels know: as it lies if it may, or contiguous.
+
+    Args:
+        x: The map.
+        groups: Into how many its channels are split; more than one must lie one after the other.
+        like: A laid out map of the same shape whose layout is wanted.
+    """
+    wanted = x if like is None else like
+    last = groups == 1 and wanted.dim() == 4 and not wanted.is_contiguous()
+    if last and wanted.is_contiguous(memory_format=torch.channels_last):
+        return x.contiguous(memory_format=torch.channels_last)
+    return x.contiguous()
+
+
+def matched(gradient: Tensor, like: Tensor) -> Tensor:
+    """Return a gradient in the layout of a map of its shape; nothing is recorded."""
+    if gradient.stride() == like.stride() and one_plain_dtype(like, gradient):
+        return gradient
+    return torch.empty_like(like).copy_(gradient)
+
+
+def as_forward(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a backward pass: autocast is off in it, as it was in the forward pass."""
+
+    @wraps(backward)
+    def widened(ctx: Any, *gradients: Tensor) -> Any:
+        if not torch.is_autocast_enabled(gradients[0].device.type):
+            return backward(ctx, *gradients)
+        with without_autocast(gradients[0]):
+            return backward(ctx, *gradients)
+
+    return widened
+
+
+def tensor_or_none(number: Curvature) -> Tensor | None:
+    """Return a number that has a gradient, to be kept for the backward pass."""
+    return number if isinstance(number, Tensor) else None
