@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,8 @@ def replacing(path: Path) -> Iterator[Path]:
     A rename within a folder is atomic, so a reader sees the old file or the new one. On any error
     the temporary file goes and what stood at `path` stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    writer = f"{os.getpid()}.{threading.get_ident()}"
+    temporary = path.with_name(f".{path.name}.{writer}.tmp")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode  # the user's umask; a library may write with another

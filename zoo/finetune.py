@@ -48,8 +48,9 @@ def take_weights(model: nn.Module, source: nn.Module, *, head: bool, stem: bool)
         fresh.append(facts["classifier"])
     if stem:
         name = facts["first_conv"]
-        old, new = source.get_submodule(name), model.get_submodule(name)
-        if type(old) is type(new) is nn.Conv2d and old.groups == 1:
+        old: Any = source.get_submodule(name)
+        new: Any = model.get_submodule(name)
+        if type(old) is type(new) is nn.Conv2d:
             taken[f"{name}.weight"] = adapt_input_conv(old.weight.detach(), new.in_channels)
         else:
             fresh.append(name)

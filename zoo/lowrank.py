@@ -14,6 +14,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from ..layers import lowrank as layers
 from ..layers.lowrank.cola import CoLA
 from ..layers.lowrank.fixed_ranks import FixedRanks
@@ -159,7 +161,7 @@ def merge_lowrank(model: Network, *, strict: bool = True) -> list[str]:
     return merged
 
 
-def saved_lowrank(model: Network, spec: LowRankSpec | None) -> str | dict[str, Any] | None:
+def saved_lowrank(model: nn.Module, spec: LowRankSpec | None) -> str | dict[str, Any] | None:
     """Return the spec that rebuilds the structures that a model has now.
 
     Some may have become dense since they were made.
@@ -179,7 +181,7 @@ def saved_lowrank(model: Network, spec: LowRankSpec | None) -> str | dict[str, A
                 f"create_model(…, lowrank=…) or apply_lowrank(model, …)"
             )
         return None
-    controller = model.lowrank
+    controller = model.lowrank if isinstance(model, Network) else None
     made = [] if controller is None else [name for name, _ in controller.structures()]
     name, settings = _split(spec)
     if set(found) == set(made):

@@ -43,7 +43,7 @@ class Handover:
             state = stage.residual.open(self.shortcut(h))
         else:
             state = stage.settle(self.state, 0, closed=h)
-            if state is not self.state:
+            if stage.norm_position == "post":
                 h = self.residual.close(state)
             state = self.residual.handoff(state, self.shortcut, closed=h)
         self.residual = stage.residual

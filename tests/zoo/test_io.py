@@ -213,6 +213,18 @@ def test_a_full_disk_leaves_the_old_weights_and_no_other_file(saved, monkeypatch
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
 
 
+def test_a_disk_that_fills_up_at_the_config_leaves_the_old_weights_too(saved, monkeypatch):
+    before = {name: (saved / name).read_bytes() for name in FILES}
+
+    def full(self, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_model(build("mlp_nano", depth=3), saved)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
 def test_a_full_disk_leaves_nothing_where_nothing_was(tmp_path, monkeypatch):
     monkeypatch.setattr("safetensors.torch.save_model", fail(b"half"))
     with pytest.raises(OSError, match="No space left"):
@@ -280,6 +292,18 @@ def test_pushing_uploads_the_two_files(monkeypatch):
         ("create", "someone/thing", {"private": True, "exist_ok": True}),
         ("upload", "someone/thing", FILES),
     ]
+
+
+def test_a_model_that_is_refused_leaves_no_repository(monkeypatch):
+    class Api:
+        def create_repo(self, repo_id, **options):
+            raise AssertionError("nothing is made on the hub")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    model = build("mlp_nano")
+    model.head = torch.nn.Linear(32, 7)
+    with pytest.raises(ValueError, match="head.out_features is 7 where the recipe makes 10"):
+        push_to_hub(model, "someone/thing")
 
 
 def unpicklers(tree):
