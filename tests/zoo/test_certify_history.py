@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from archzoo.layers.lipschitz import LDLTBlock, LDLTCircularConv2d, OrthogonalConv2d, SLLBlock
-from archzoo.zoo import certify, create_model, model_info
+from archzoo.zoo import certify, create_model
 from archzoo.zoo.bounds.calculus import RULES
 from archzoo.zoo.certificate import Certificate
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ def seen(module: nn.Module) -> nn.Module:
     return module
 
 
-MODELS: dict[str, tuple[Any, tuple[int, ...]]] = {
+MODELS: dict[str, tuple[Any, tuple[int, ...] | None]] = {
     "timm's mlp": (timm_mlp, (4,)),
     "linear": (lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), (4,)),
     "ldlt": (lambda: nn.Sequential(LDLTBlock(4, (5, 5)), nn.Linear(4, 3)), (4,)),
@@ -46,7 +46,7 @@ MODELS: dict[str, tuple[Any, tuple[int, ...]]] = {
         (4,),
     ),
     **{
-        name: (lambda name=name: create_model(name), model_info(name).input_shape)
+        name: (lambda name=name: create_model(name), None)
         for name in ("vit_nano", "mlp_nano", "resnet_nano", "ldlt_mlp_nano", "poincare_mlp_nano")
     },
 }
@@ -55,7 +55,8 @@ MODELS: dict[str, tuple[Any, tuple[int, ...]]] = {
 def build(name: str) -> tuple[nn.Module, Tensor]:
     make, shape = MODELS[name]
     torch.manual_seed(3)
-    return make(), torch.randn(3, *shape)
+    model = make()
+    return model, torch.randn(3, *(shape or model.default_cfg["input_size"]))
 
 
 def certified(name: str) -> dict[str, Any]:
