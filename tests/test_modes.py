@@ -56,7 +56,7 @@ EVALUATIONS: dict[str, Callable[[nn.Module], Any]] = {
     "depth_mixing_matrix": lambda m: depth_mixing_matrix(m, X, stage=0),
     "trace": lambda m: trace(m, X),
     "plot_depth_mixing": lambda m: plot_depth_mixing(depth_mixing_matrix(m, X, stage=0)),
-    "plot_magnitudes": lambda m: plot_magnitudes(trace(m, X)),
+    "plot_magnitudes": lambda m: plot_magnitudes({"a": trace(m, X)}),
     "stream_norms": lambda m: stream_norms(m, X),
     "collect_moments": lambda m: collect_moments(m, [X], ["stem.0"]),
     "reestimate_batch_norm": lambda m: reestimate_batch_norm(m, [X]),
