@@ -19,7 +19,6 @@ from archzoo.train.metrics import evaluate
 from archzoo.zoo import certify, create_model, residual_expansion
 from archzoo.zoo.compress import decompose, factorize
 from archzoo.zoo.costs import costs_of, count_macs
-from archzoo.zoo.lower_bound import lipschitz_estimate
 from archzoo.zoo.plain import plain_layers
 from archzoo.zoo.plots import plot_depth_mixing, plot_magnitudes
 from archzoo.zoo.rank_search import search_ranks
@@ -53,12 +52,11 @@ def searched(model: nn.Module) -> None:
 
 EVALUATIONS: dict[str, Callable[[nn.Module], Any]] = {
     "certify": lambda m: certify(m, X, attack_steps=2),
-    "estimate": lambda m: lipschitz_estimate(m.double(), X, power=1, steps=1),
     "evaluate": lambda m: evaluate(m, [(X, Y)], "image", torch.device("cpu"), nullcontext),
     "depth_mixing_matrix": lambda m: depth_mixing_matrix(m, X, stage=0),
     "trace": lambda m: trace(m, X),
-    "plot_depth_mixing": lambda m: plot_depth_mixing(m, X, stage=0),
-    "plot_magnitudes": lambda m: plot_magnitudes(m, X),
+    "plot_depth_mixing": lambda m: plot_depth_mixing(depth_mixing_matrix(m, X, stage=0)),
+    "plot_magnitudes": lambda m: plot_magnitudes({"a": trace(m, X)}),
     "stream_norms": lambda m: stream_norms(m, X),
     "collect_moments": lambda m: collect_moments(m, [X], ["stem.0"]),
     "reestimate_batch_norm": lambda m: reestimate_batch_norm(m, [X]),
@@ -187,4 +185,3 @@ def test_nobody_else_switches_modes(file):
 )
 def test_the_test_of_switches_sees_one(line):
     assert toggles(ast.parse(line)) == [1]
-

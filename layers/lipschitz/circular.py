@@ -296,7 +296,8 @@ class LDLTCircularConv2d(LipschitzLayer):
         block = self.block((x.shape[-2], x.shape[-1]))
         w = image = pad(x, self.padding)
         for k, c in enumerate(block.inner, start=1):
-            bias = self.get_parameter(f"bias{k}")
+            bias = self._own(f"bias{k}")
+            assert bias is not None
             w = self.activation(apply_frequencies(c, w) + bias[:, None, None])
         tap = block.taps[-1]
         assert tap is not None

@@ -147,7 +147,7 @@ def contraction(k: Tensor) -> tuple[Tensor, Tensor]:
 
 def transformed() -> bool:
     """Whether the code runs inside a transform of `torch.func`, which takes definitions alone."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    return torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore
 
 
 def _definition(k: Tensor) -> tuple[Tensor, Tensor]:

@@ -51,7 +51,7 @@ def readable(tensors: Mapping[str, Tensor]) -> bool:
     return all(
         type(t) in (Tensor, nn.Parameter)
         and not t.is_meta
-        and not torch._C._functorch.is_functorch_wrapped_tensor(t)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(t)  # type: ignore
         and (forward_ad._current_level < 0 or forward_ad.unpack_dual(t).tangent is None)
         for t in tensors.values()
     )

@@ -224,7 +224,9 @@ def test_vmap_over_stacked_parameters_is_a_loop(name, gradients, training):
         parameters, buffers = stack_module_state(modules)
         base = modules[0]
         found = vmap(lambda p, b: functional_call(base, (p, b), (x,)))(parameters, buffers)
-        torch.testing.assert_close(found, torch.stack([m(x) for m in modules]), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            found, torch.stack([m(x) for m in modules]), rtol=1e-9, atol=1e-9
+        )
 
 
 @cases
@@ -242,7 +244,9 @@ def test_the_jacobian_by_torch_func_is_that_of_autograd(name, dtype):
     start = tuple(p.detach() for p in module.parameters())
 
     def output(*values: Tensor) -> Tensor:
-        return functional_call(module, dict(zip(names, values, strict=True)), (x[:1],)).flatten()[:4]
+        return functional_call(module, dict(zip(names, values, strict=True)), (x[:1],)).flatten()[
+            :4
+        ]
 
     found = jacrev(output, argnums=tuple(range(len(start))))(*start)
     expected = torch.autograd.functional.jacobian(output, start)
