@@ -24,6 +24,7 @@ def records_gradients() -> bool:
     """Whether hand-written gradients may run: not while another tool traces the definition."""
     return not (
         torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
         or forward_ad._current_level >= 0
         or torch._C._are_functorch_transforms_active()
     )
@@ -57,9 +58,16 @@ def kernel_takes(family: str, *tensors: Tensor) -> bool:
     return one_plain_dtype(*tensors) and load_kernels(family)
 
 
-def differentiates_backward() -> bool:
-    """Whether a backward pass must be made of operations that can be differentiated or traced."""
-    return torch.is_grad_enabled() or not records_gradients()
+def differentiates_backward(*gradients: Tensor) -> bool:
+    """Whether a backward pass must be made of operations that can be differentiated or traced.
+
+    Gradients may also be a batch of them in disguise (`is_grads_batched`, vectorised Hessians).
+    """
+    return (
+        torch.is_grad_enabled()
+        or not records_gradients()
+        or any(torch._C._functorch.is_legacy_batchedtensor(g) for g in gradients)
+    )
 
 
 def through_definition(

@@ -25,7 +25,6 @@ Differs from it: written in velocities, without a map to M and back.
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, distributed
 from torch.distributed.nn.functional import all_reduce
 

@@ -28,7 +28,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..fast_path import one_plain_dtype, records_gradients, through_definition
+from ..fast_path import (
+    differentiates_backward,
+    one_plain_dtype,
+    records_gradients,
+    through_definition,
+)
 
 __all__ = ["ApartLinear", "SparseLinear", "sparse_linear", "sparse_plus_low_rank"]
 
@@ -162,7 +167,7 @@ class ApartLinear(torch.autograd.Function):
         rows, columns = left.shape[0], right.shape[1]
         gradient, flat = gradients[0].reshape(-1, rows), x.reshape(-1, columns)
         d_bias = gradient.sum(0) if ctx.needs_input_grad[5] else None
-        if torch.is_grad_enabled():
+        if differentiates_backward(*gradients):
             inputs = (x, left, right, values, index, None, ctx.scale)
             found = through_definition(SparseLinear.apply, inputs, gradients[0])
             return (*found[:5], d_bias, None)
