@@ -1,8 +1,8 @@
 """Which tensors a gradient written by hand takes, and the layouts that compiled kernels know.
 
-Maps are laid out before a hand-written function sees them, by operations that autograd records. What
-such a function keeps for its backward pass is then its own input, with the graph that derivatives
-of gradients need.
+Maps are laid out before a hand-written function sees them, by operations that autograd records.
+What such a function keeps for its backward pass is then its own input, with the graph that
+derivatives of gradients need.
 """
 
 # Shape letters: B batch, D channels on axis 1, ... pixels or nothing.

@@ -35,7 +35,7 @@ from .fused_weights import move_midpoint, point_velocity
 from .hyperplanes import LIMIT, cap
 from .normalisation import MidpointStatistics, midpoint_statistics, number_of_points
 from .radial import sinhc
-from .shapes import check_axis, check_shape
+from .shapes import check_axis, check_one_number, check_shape
 
 __all__ = ["MidpointBatchNorm", "MidpointStatistics", "midpoint_batch_norm", "midpoint_statistics"]
 
@@ -65,14 +65,14 @@ def midpoint_batch_norm(
         input: What t is: `tangent`, or `velocity`.
 
     Raises:
-        ValueError: a curvature that is not positive, a dtype other than a float's, float16
-            velocities, or another shape.
+        ValueError: a curvature that is not one positive number, a dtype other than a float's,
+            float16 velocities, or another shape.
     """
     check_curvature(curvature)
+    check_one_number("curvature", curvature)
+    check_one_number("variance", variance)
     check_shape("mean", mean, "D")
     check_axis("t", t, dim, len(mean), least=2)
-    if variance.numel() != 1:
-        raise ValueError(f"variance must be one number, got shape {tuple(variance.shape)}")
     velocity = t if input == "velocity" else _velocity(t, curvature, dim)
     target = point_velocity(mean, curvature)
     found = (None, None) if statistics is None else (statistics.mean.flatten(), statistics.spread)
