@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
 from ._kernels import load_kernels
@@ -66,7 +67,7 @@ def differentiates_backward(*gradients: Tensor) -> bool:
     return (
         torch.is_grad_enabled()
         or not records_gradients()
-        or any(torch._C._functorch.is_legacy_batchedtensor(g) for g in gradients)
+        or any(is_legacy_batchedtensor(g) for g in gradients)
     )
 
 
