@@ -21,14 +21,23 @@ __all__ = [
 ]
 
 
-def records_gradients() -> bool:
-    """Whether hand-written gradients may run: not while another tool traces the definition."""
+_PLAIN = (Tensor, nn.Parameter)
+
+
+def records_gradients(*tensors: Tensor) -> bool:
+    """Whether hand-written code may run on such tensors: not while another tool follows them.
+
+    What traces, exports or transforms sees the definition: `torch.compile` and `torch.export`, the
+    tracer of `torch.jit` and of the older ONNX export, `make_fx` and every other dispatch mode,
+    `torch.func`, forward-mode gradients, and subclasses and proxies in place of tensors.
+    """
     return not (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or forward_ad._current_level >= 0
         or torch._C._are_functorch_transforms_active()
-    )
+        or torch._C._len_torch_dispatch_stack() > 0
+    ) and all(type(x) in _PLAIN for x in tensors)
 
 
 def one_plain_dtype(*tensors: Tensor) -> bool:
@@ -41,7 +50,7 @@ def one_plain_dtype(*tensors: Tensor) -> bool:
     return dtype in (torch.float32, torch.float64) and all(
         t.dtype == dtype
         and t.device.type == "cpu"
-        and type(t) in (Tensor, nn.Parameter)
+        and type(t) in _PLAIN
         and t.layout == torch.strided
         and not t.is_neg()
         and not t._is_zerotensor()

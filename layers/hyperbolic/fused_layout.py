@@ -28,7 +28,7 @@ def by_hand(number: Curvature, *tensors: Tensor) -> bool:
     """
     first = tensors[0]
     return (
-        records_gradients()
+        records_gradients(*tensors)
         and not first.is_meta
         and first.numel() > 0
         and all(t.dtype == first.dtype and t.device == first.device for t in tensors[1:])

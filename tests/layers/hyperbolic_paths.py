@@ -11,5 +11,5 @@ HAND_WRITTEN = ["hand", *(["kernel"] if HAS_KERNELS else [])]
 
 def take(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let only one path run: `definition`, `hand` or `kernel`."""
-    monkeypatch.setattr(fused_layout, "records_gradients", lambda: path != "definition")
+    monkeypatch.setattr(fused_layout, "records_gradients", lambda *given: path != "definition")
     monkeypatch.setattr(fast_path, "load_kernels", lambda family: path == "kernel")
