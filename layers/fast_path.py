@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
 from ._kernels import load_kernels
@@ -78,9 +79,16 @@ def kernel_takes(family: str, *tensors: Tensor) -> bool:
     return one_plain_dtype(*tensors) and load_kernels(family)
 
 
-def differentiates_backward() -> bool:
-    """Whether a backward pass must be made of operations that can be differentiated or traced."""
-    return torch.is_grad_enabled() or not records_gradients()
+def differentiates_backward(*gradients: Tensor) -> bool:
+    """Whether a backward pass must be made of operations that can be differentiated or traced.
+
+    Gradients may also be a batch of them in disguise (`is_grads_batched`, vectorised Hessians).
+    """
+    return (
+        torch.is_grad_enabled()
+        or not records_gradients()
+        or any(is_legacy_batchedtensor(g) for g in gradients)
+    )
 
 
 def through_definition(

@@ -43,7 +43,8 @@ inline void check_box(const Tensor& t, int64_t groups, const std::vector<int64_t
   check_map("t", t, groups);
   if (place.size() != 8) checks::refuse("place holds ", place.size(), " numbers, expected 8");
   for (int64_t k = 0; k < 8; ++k)
-    if (place[k] < (k == 4 || k == 5 ? 0 : 1)) checks::refuse("place holds ", place[k]);
+    if (place[k] < (k == 4 || k == 5 ? 0 : 1) || place[k] > INT32_MAX)
+      checks::refuse("place holds ", place[k]);
   if (t.dim() == 2) {
     const std::vector<int64_t> point{1, 1, 1, 1, 0, 0, 1, 1};
     if (place != point) checks::refuse("place must be that of a point where t has no pixels");

@@ -19,6 +19,10 @@ inline void check_hyperplanes(const Tensor& weight, const Tensor& offset) {
 template <typename T>
 void hyperplanes(const Tensor& weight, const Tensor& offset, double curvature, double gain,
                  const Tensor& direction, const Tensor& stretch, const Tensor& shift) {
+  check_hyperplanes(weight, offset);
+  checks::holds("direction", direction, weight, weight.numel());
+  checks::dense("stretch", stretch, weight, {weight.size(0)});
+  checks::dense("shift", shift, weight, {weight.size(0)});
   const int64_t rows = weight.size(0), width = rows ? weight.numel() / rows : 0;
   const double s = 2 * std::sqrt(curvature);
   const double least = SINGLE<T> ? 1.17549435e-38 : 2.2250738585072014e-308;

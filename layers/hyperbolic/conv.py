@@ -39,7 +39,7 @@ from .hyperplanes import (
     check_stretch,
     concatenation_gain,
 )
-from .shapes import check_parameters, check_shape
+from .shapes import check_one_number, check_parameters, check_shape
 
 __all__ = ["PoincareConv2d", "poincare_conv2d"]
 
@@ -78,14 +78,16 @@ def poincare_conv2d(
         output: As in `poincare_linear`.
 
     Raises:
-        ValueError: a curvature that is not positive, a dtype other than a float's, float16
-            velocities, another shape, or a kernel that is larger than the padded image.
+        ValueError: a curvature that is not one positive number, a dtype other than a float's,
+            float16 velocities, another shape, numbers of a convolution that say nothing, or a
+            kernel that is larger than the padded image.
     """
     check_curvature(curvature)
+    check_one_number("curvature", curvature)
     check_parameters(weight, offset, "M", "N/G", "kh", "kw")
     check_shape("t", t, "B", weight.shape[1] * groups, "H", "W")
     place = Place(_pair(stride), _pair(padding), _pair(dilation))
-    check_place(t, weight, place)
+    check_place(t, weight, place, groups)
     kernel = (weight.shape[2], weight.shape[3])
     t, step = pixels_first(t, kernel, place.stride, place.padding)
     place = place._replace(stride=step)

@@ -1,8 +1,8 @@
 """Which tensors a gradient written by hand takes, and the layouts that compiled kernels know.
 
-Maps are laid out before a hand-written function sees them, by operations that autograd records:
-what such a function keeps for its backward pass is its own input, with the graph that derivatives
-of gradients need.
+Maps are laid out before a hand-written function sees them, by operations that autograd records.
+What such a function keeps for its backward pass is then its own input, with the graph that
+derivatives of gradients need.
 """
 
 # Shape letters: B batch, D channels on axis 1, ... pixels or nothing.
@@ -29,7 +29,7 @@ def by_hand(number: Curvature, *tensors: Tensor) -> bool:
     """
     first = tensors[0]
     return (
-        records_gradients()
+        records_gradients(*tensors)
         and not first.is_meta
         and first.numel() > 0
         and all(t.dtype == first.dtype and t.device == first.device for t in tensors[1:])

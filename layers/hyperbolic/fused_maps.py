@@ -63,7 +63,7 @@ class _Tangent(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
         velocity, factor = ctx.saved_tensors
         (gradient,), number, groups = gradients, ctx.number, ctx.groups
-        if differentiates_backward():
+        if differentiates_backward(*gradients):
             inputs = (velocity, number if factor is None else factor)
             found = through_definition(lambda w, x: _scaled_tangent(w, x, groups), inputs, gradient)
             return *found, None
@@ -134,7 +134,7 @@ class _Mobius(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
         left, right, curvature, norms, *dots = ctx.saved_tensors
         number = ctx.number
-        if differentiates_backward():
+        if differentiates_backward(*gradients):
             inputs = (left, right, number if curvature is None else curvature)
             return *through_definition(ctx.definition, inputs, gradients[0]), None, None
         gradient = matched(gradients[0], left)

@@ -99,7 +99,7 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> Any:  # type: ignore[override]
         velocity, target, variance, curvature, mean, spread, *kept = ctx.saved_tensors
         number, eps = ctx.number, ctx.eps
-        if differentiates_backward():
+        if differentiates_backward(gradient):
             curved = number if curvature is None else curvature
             found = through_definition(
                 lambda w, b, v, c, m, s: normalised_tangents(w, b, v, c, m, s, eps)[0],

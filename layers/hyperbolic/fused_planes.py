@@ -96,7 +96,7 @@ class _Planes(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
         t, weight, stretch, shift, coefficient, square, u, velocity = ctx.saved_tensors
         number, place, groups = ctx.number, ctx.place, ctx.groups
-        if differentiates_backward():
+        if differentiates_backward(*gradients):
             inputs = (t, weight, stretch, shift, number if coefficient is None else coefficient)
             found = through_definition(
                 lambda t, w, a, h, k: patch_velocity(t, w, a, h, k, place, groups),

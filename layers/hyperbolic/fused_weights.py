@@ -92,7 +92,7 @@ class _Weights(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
         weight, offset, curvature = ctx.saved_tensors
         number, gain = ctx.number, ctx.gain
-        if differentiates_backward():
+        if differentiates_backward(*gradients):
             found = through_definition(
                 lambda z, r, c: _scaled_hyperplanes(z, r, c, gain),
                 (weight, offset, number if curvature is None else curvature),
@@ -128,7 +128,7 @@ class _Point(torch.autograd.Function):
     @as_forward
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
         t, curvature = ctx.saved_tensors
-        if differentiates_backward():
+        if differentiates_backward(*gradients):
             inputs = (t, ctx.number if curvature is None else curvature)
             return tuple(through_definition(tangent_to_velocity, inputs, gradients[0]))
         dt, dcurvature = torch.empty_like(t), t.new_empty(())

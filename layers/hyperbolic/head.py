@@ -22,7 +22,7 @@ from .convert import clip_tangent
 from .curvature import BallCurvature, curvature_of
 from .hyperplanes import LIMIT, cap, hyperplanes
 from .radial import cosh_of_square, sinhc
-from .shapes import check_parameters, check_shape
+from .shapes import check_one_number, check_parameters, check_shape
 
 __all__ = ["PoincareMLR", "poincare_mlr"]
 
@@ -40,10 +40,11 @@ def poincare_mlr(t: Tensor, weight: Tensor, offset: Tensor | None, curvature: Cu
         curvature: c.
 
     Raises:
-        ValueError: a curvature that is not positive, a dtype other than a float's, or another
-            shape.
+        ValueError: a curvature that is not one positive number, a dtype other than a float's, or
+            another shape.
     """
     check_curvature(curvature)
+    check_one_number("curvature", curvature)
     check_parameters(weight, offset, "K", "N")
     check_shape("t", t, "…", weight.shape[1])
     planes = hyperplanes(weight, offset, curvature)

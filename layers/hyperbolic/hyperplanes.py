@@ -174,12 +174,18 @@ def cap(square: Tensor, largest: float) -> tuple[Tensor, Tensor]:
     return square.clamp_max(largest**2), factor
 
 
-def check_place(t: Tensor, weight: Tensor, place: Place) -> None:
-    """Refuse an image that is smaller than one patch.
+def check_place(t: Tensor, weight: Tensor, place: Place, groups: int) -> None:
+    """Refuse numbers of a convolution that say nothing, and an image smaller than one patch.
 
     Raises:
-        ValueError: no pixels, or a kernel that reaches further than the padded image.
+        ValueError: groups that do not divide the outputs, a number out of range, no pixels, or a
+            kernel that reaches further than the padded image.
     """
+    if groups < 1 or len(weight) % groups:
+        raise ValueError(f"groups={groups} must divide the {len(weight)} outputs")
+    for (name, pair), least in zip(place._asdict().items(), (1, 0, 1), strict=True):
+        if min(pair) < least:
+            raise ValueError(f"{name} must be at least {least}, got {pair}")
     for size, kernel, padding, dilation in zip(
         t.shape[2:], weight.shape[2:], place.padding, place.dilation, strict=True
     ):

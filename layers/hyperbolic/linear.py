@@ -21,7 +21,7 @@ from .fused_maps import scaled_tangent
 from .fused_planes import plane_map
 from .fused_weights import scaled_hyperplanes
 from .hyperplanes import Scale, check_stretch
-from .shapes import check_parameters, check_shape
+from .shapes import check_one_number, check_parameters, check_shape
 
 __all__ = ["PoincareLinear", "poincare_linear"]
 
@@ -50,10 +50,11 @@ def poincare_linear(
         output: `tangent`, or `velocity` for a layer that takes those (`MidpointBatchNorm`).
 
     Raises:
-        ValueError: a curvature that is not positive, a dtype other than a float's, float16
-            velocities, or another shape.
+        ValueError: a curvature that is not one positive number, a dtype other than a float's,
+            float16 velocities, or another shape.
     """
     check_curvature(curvature)
+    check_one_number("curvature", curvature)
     check_parameters(weight, offset, "M", "N")
     check_shape("t", t, "…", weight.shape[1])
     planes = scaled_hyperplanes(weight, offset, curvature)

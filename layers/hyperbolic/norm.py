@@ -35,7 +35,7 @@ from .fused_weights import move_midpoint, point_velocity
 from .hyperplanes import LIMIT, cap
 from .normalisation import MidpointStatistics, midpoint_statistics, number_of_points
 from .radial import sinhc
-from .shapes import check_axis, check_shape
+from .shapes import check_axis, check_one_number, check_shape
 
 __all__ = ["MidpointBatchNorm", "MidpointStatistics", "midpoint_batch_norm", "midpoint_statistics"]
 
@@ -65,14 +65,14 @@ def midpoint_batch_norm(
         input: What t is: `tangent`, or `velocity`.
 
     Raises:
-        ValueError: a curvature that is not positive, a dtype other than a float's, float16
-            velocities, or another shape.
+        ValueError: a curvature that is not one positive number, a dtype other than a float's,
+            float16 velocities, or another shape.
     """
     check_curvature(curvature)
+    check_one_number("curvature", curvature)
+    check_one_number("variance", variance)
     check_shape("mean", mean, "D")
     check_axis("t", t, dim, len(mean), least=2)
-    if variance.numel() != 1:
-        raise ValueError(f"variance must be one number, got shape {tuple(variance.shape)}")
     velocity = t if input == "velocity" else _velocity(t, curvature, dim)
     target = point_velocity(mean, curvature)
     found = (None, None) if statistics is None else (statistics.mean.flatten(), statistics.spread)
@@ -199,27 +199,28 @@ class MidpointBatchNorm(nn.Module):
         mean, variance = (x.to(velocity.dtype) for x in (self.running_mean, self.running_var))
         return tangent_to_velocity(mean, curvature), variance * curvature
 
-    def _seen(self, velocity: Tensor) -> bool | Tensor:
-        """Whether there are points to learn from: a tensor where other processes know."""
+    def _seen(self, velocity: Tensor) -> float | Tensor:
+        """Return 1 if there are points to learn from, or 0: a tensor if other processes know."""
         if self.synchronised and distributed.is_initialized():
-            return number_of_points(velocity, synchronised=True) > 0
-        return velocity.numel() > 0
+            return number_of_points(velocity, synchronised=True).clamp_max_(1)
+        return float(velocity.numel() > 0)
 
     @torch.no_grad()
     def _track(
-        self, statistics: MidpointStatistics, curvature: Curvature, seen: bool | Tensor
+        self, statistics: MidpointStatistics, curvature: Curvature, seen: float | Tensor
     ) -> None:
         """Move the running midpoint along the geodesic's chord, and average the variance."""
         assert self.running_mean is not None and self.running_var is not None
-        if seen is False:
+        if not isinstance(seen, Tensor) and seen == 0:
             return
         if self.num_batches_tracked is not None:  # None while activations are recomputed
-            self.num_batches_tracked += seen
+            self.num_batches_tracked += int(seen) if isinstance(seen, float) else seen.long()
         if self.momentum == 0.0:
             return
         if self.momentum is None:
             assert self.num_batches_tracked is not None
-            weight = seen / self.num_batches_tracked.clamp_min(1).to(statistics.spread.dtype)
+            count = self.num_batches_tracked.to(statistics.spread.dtype)
+            weight = seen / count.clamp_min(1)
         else:
             weight = self.momentum * seen
         now, spread = statistics.mean.flatten(), statistics.spread

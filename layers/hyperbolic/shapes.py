@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-__all__ = ["check_axis", "check_parameters", "check_shape"]
+__all__ = ["check_axis", "check_one_number", "check_parameters", "check_shape"]
 
 
 def check_shape(name: str, x: Tensor, *expected: int | str) -> None:
@@ -43,6 +43,16 @@ def check_axis(name: str, x: Tensor, dim: int, size: int | None = None, least: i
         raise ValueError(
             f"{name} has shape {tuple(x.shape)}, expected {size} channels on axis {dim}"
         )
+
+
+def check_one_number(name: str, x: float | Tensor) -> None:
+    """Refuse a tensor of many numbers.
+
+    Raises:
+        ValueError: a tensor that holds any other number of them than one.
+    """
+    if isinstance(x, Tensor) and x.numel() != 1:
+        raise ValueError(f"{name} must be one number, got shape {tuple(x.shape)}")
 
 
 def check_parameters(weight: Tensor, offset: Tensor | None, *expected: int | str) -> None:

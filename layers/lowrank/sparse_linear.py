@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..fast_path import (
+    differentiates_backward,
     differentiates_forward,
     is_transformed,
     one_plain_dtype,
@@ -174,7 +175,7 @@ class ApartLinear(torch.autograd.Function):
         rows, columns = left.shape[0], right.shape[1]
         gradient, flat = gradients[0].reshape(-1, rows), x.reshape(-1, columns)
         d_bias = gradient.sum(0) if ctx.needs_input_grad[5] else None
-        if torch.is_grad_enabled():
+        if differentiates_backward(*gradients):
             inputs = (x, left, right, values, index, None, ctx.scale)
             found = through_definition(SparseLinear.apply, inputs, gradients[0])
             return (*found[:5], d_bias, None)

@@ -6,14 +6,12 @@ import sys
 
 import pytest
 import torch
-from archzoo.layers import fast_path
 from archzoo.layers._kernels import load_kernels
 from archzoo.layers.hyperbolic import (
     BallCurvature,
     MidpointBatchNorm,
     PoincareConv2d,
     PoincareLinear,
-    fused_layout,
     midpoint_batch_norm,
     mobius_add_tangents,
     poincare_conv2d,
@@ -21,10 +19,11 @@ from archzoo.layers.hyperbolic import (
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
+from .hyperbolic_paths import HAND_WRITTEN, HAS_KERNELS, take
+
 # Some hundred roundings of float64 through elementary functions.
 TOL = {"rtol": 1e-11, "atol": 1e-12}
 KERNEL_TOL = {torch.float32: (1e-5, 1e-6), torch.float64: (1e-12, 1e-13)}
-HAS_KERNELS = load_kernels("poincare")
 needs_kernels = pytest.mark.skipif(not HAS_KERNELS, reason="no compiler, and then no kernels")
 
 
@@ -32,12 +31,6 @@ def draw(*shape: int, seed: int = 0, size: float = 1.0, dtype=torch.float64) -> 
     """Draw normals."""
     generator = torch.Generator().manual_seed(seed)
     return size * torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def take(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let only one path run."""
-    monkeypatch.setattr(fused_layout, "records_gradients", lambda: path != "definition")
-    monkeypatch.setattr(fast_path, "load_kernels", lambda family: path == "kernel")
 
 
 def randomised(module: nn.Module, dtype=torch.float64) -> nn.Module:
@@ -209,7 +202,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("path", ["hand", *(["kernel"] if HAS_KERNELS else [])])
+@pytest.mark.parametrize("path", HAND_WRITTEN)
 def test_any_size_and_layout_gives_what_the_definition_gives(layout, channels, path, monkeypatch):
     ball = learned()
     build = {"init": "normal", "padding": 1, "curvature": ball}
@@ -224,7 +217,7 @@ def test_any_size_and_layout_gives_what_the_definition_gives(layout, channels, p
     compare(randomised(nn.Sequential(*layers)), t, monkeypatch, (path, "definition"))
 
 
-@pytest.mark.parametrize("path", ["hand", *(["kernel"] if HAS_KERNELS else [])])
+@pytest.mark.parametrize("path", HAND_WRITTEN)
 def test_hand_written_gradients_are_those_of_differences_and_can_be_differentiated(
     path, monkeypatch
 ):
@@ -243,7 +236,7 @@ def test_hand_written_gradients_are_those_of_differences_and_can_be_differentiat
         assert gradgradcheck(function, inputs)
 
 
-@pytest.mark.parametrize("path", ["hand", *(["kernel"] if HAS_KERNELS else [])])
+@pytest.mark.parametrize("path", HAND_WRITTEN)
 def test_saved_memory_is_the_input_two_outputs_and_numbers_per_pixel(path, monkeypatch):
     take(path, monkeypatch)
     layer, following = conv(PLACES["padded"], torch.float32), norm(8, torch.float32)

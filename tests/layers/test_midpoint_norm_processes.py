@@ -24,25 +24,30 @@ def normalise(t: Tensor, *, synchronised: bool) -> tuple[Tensor, Tensor, Tensor]
     return out.detach(), t.grad, torch.cat([layer.running_mean, layer.running_var[None]])
 
 
+SIZES = [(3, 5), (0, 8), (0, 0)]
+"""How many images each of two processes takes."""
+
+
 def work(rank: int, place: str) -> None:
-    """Normalise one part of the batch beside another process."""
+    """Normalise parts of the batch beside another process."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", f"file://{place}/store", rank=rank, world_size=2)
-    part = batch().split([3, 5])[rank]
-    torch.save(normalise(part, synchronised=True), f"{place}/{rank}.pt")
+    parts = [batch()[: sum(sizes)].split(sizes)[rank] for sizes in SIZES]
+    torch.save([normalise(part, synchronised=True) for part in parts], f"{place}/{rank}.pt")
     disconnect()
 
 
 def test_processes_that_share_their_points_normalise_as_one(tmp_path):
     multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
-    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    out, gradient, statistics = normalise(batch(), synchronised=False)
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     # float64 sums in another order.
     tight = {"rtol": 1e-9, "atol": 1e-11}
-    torch.testing.assert_close(torch.cat([p[0] for p in parts]), out, **tight)
-    torch.testing.assert_close(torch.cat([p[1] for p in parts]), gradient, **tight)
-    for part in parts:
-        torch.testing.assert_close(part[2], statistics, **tight)
+    for sizes, *parts in zip(SIZES, *ranks, strict=True):
+        out, gradient, statistics = normalise(batch()[: sum(sizes)], synchronised=False)
+        torch.testing.assert_close(torch.cat([p[0] for p in parts]), out, **tight)
+        torch.testing.assert_close(torch.cat([p[1] for p in parts]), gradient, **tight)
+        for part in parts:
+            torch.testing.assert_close(part[2], statistics, **tight)
 
 
 def test_without_other_processes_nothing_is_shared():
