@@ -13,18 +13,17 @@ from torch import Tensor
 
 __all__ = ["VERBS", "checked"]
 
-
-Verb = TypeVar("Verb", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., Any])
 VERBS = ("open", "read", "write", "close")
 
 
-def checked(verb: Verb) -> Verb:
-    """Let a verb of a residual, one of `VERBS` by its name, check what it is given before it runs.
+def checked(verb: str, function: Function) -> Function:
+    """Let what a mechanism does for one of `VERBS` check what it is given before it runs.
 
     Raises:
         ValueError: from the verb, naming the argument, its shape or dtype, and what was expected.
     """
-    return functools.wraps(verb)(_CHECKED[verb.__name__](verb))  # type: ignore[return-value]
+    return functools.wraps(function)(_CHECKED[verb](function))  # type: ignore[return-value]
 
 
 def _open(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,7 +86,7 @@ def _expected_shape(residual: Any, state: Any) -> torch.Size | None:
         ValueError: the state holds a stream of another width.
     """
     first = state
-    while isinstance(first, tuple):
+    while isinstance(first, tuple) and first:
         first = first[0]
     if not _has_sizes(first):
         return None

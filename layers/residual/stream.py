@@ -18,6 +18,7 @@ and decoding see the same history.
 # Shape letters: B batch, D width (axis `channel_dim`), T tokens, ... token or pixel axes.
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple, Protocol
@@ -128,7 +129,7 @@ class Residual(nn.Module):
         super().__init_subclass__(**options)
         for verb in VERBS:
             if verb in vars(cls):
-                setattr(cls, verb, checked(vars(cls)[verb]))
+                setattr(cls, verb, checked(verb, vars(cls)[verb]))
 
     def __init__(self, width: int, sites: Sequence[Site], *, channel_dim: int = -1) -> None:
         """Keep the sizes; subclasses add parameters."""
@@ -158,10 +159,13 @@ class Residual(nn.Module):
         return ()
 
     def stream_shape(self, first: Tensor) -> torch.Size:
-        """Return the stream's shape, given the first tensor of a state; most keep the stream."""
+        """Return the stream's shape, given the first tensor of a state.
+
+        It is that tensor's own, unless a mechanism whose states begin otherwise says so here.
+        """
         return first.shape
 
-    @checked
+    @functools.partial(checked, "open")
     def open(self, x: Tensor, past: Past | None = None) -> State:
         """Make the state from the embedding or stem output; a decoder also gives its past.
 
