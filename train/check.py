@@ -142,8 +142,9 @@ def _check_trainer(config: TrainerConfig, kind: str) -> None:
         raise ValueError(f"trainer.epochs must be above 0, got {config.epochs}")
     least = {
         "steps": 1, "batch_size": 1, "accumulate": 1, "log_every": 1,
-        "evaluate_every": 1, "checkpoint_every": 1, "threads": 1, "workers": 0,
-        "mixup": 0, "cutmix": 0, "clip_grad": 0,
+        "evaluate_every": 1, "checkpoint_every": 1, "keep_checkpoints": 1,
+        "threads": 1, "workers": 0,
+        "mixup": 0, "cutmix": 0, "clip_grad": 0, "max_time": 0,
     }  # fmt: skip
     for name, bound in least.items():
         value = getattr(config, name)

@@ -59,7 +59,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    run = finished_run(config.run, config.root, kinds=KINDS)
+    run = finished_run(config.run, config.root, kinds=KINDS, other_data=config.other_data)
     try:
         controller = factorize(
             run.model,
