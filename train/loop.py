@@ -102,7 +102,13 @@ class Trainer:
                 batches = self._batches(self.splits.train, epoch, done * self.config.accumulate)
                 data = iter(self._load(self.splits.train, batches))
                 for _ in range(min(self.steps_per_epoch - done, self.total_steps - self.step)):
-                    self._after_step(self._train_step(data), request)
+                    try:
+                        loss = self._train_step(data)
+                    except ValueError as error:  # a layer's or a method's word on what it was given
+                        raise RunError(
+                            f"step {self.step}: {error}; nothing saved before is lost"
+                        ) from error
+                    self._after_step(loss, request)
         result = self._finish()
         self.console.close()
         return result
@@ -145,10 +151,7 @@ class Trainer:
         if config.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_grad)
-        try:
-            self.scaler.step(self.optimizer)
-        except ValueError as error:  # of a low-rank method, which acts inside the step
-            raise RunError(f"step {self.step}: {error}; nothing saved before is lost") from error
+        self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -209,6 +212,11 @@ class Trainer:
         for callback in self.callbacks:
             callback.evaluate(self, metrics)
         self._log("validation", metrics)
+        if not math.isfinite(metrics["loss"]):
+            raise RunError(
+                f"the validation loss is {metrics['loss']} at step {self.step}; nothing saved "
+                f"before is lost. Lower optim.lr={self.optimizer.param_groups[0]['initial_lr']:g}"
+            )
         if better(metrics, self.best):
             self.best, self.best_step = metrics, self.step
             self.folder.write_best(self.evaluated, self.step)
