@@ -114,7 +114,8 @@ def _run(config: RunConfig, world: World, run_dir: Path) -> float:
     _say(
         world,
         f"{config.model['name']} ({_count(model)}) on {config.data['name']} "
-        f"({len(splits.train):,} / {len(splits.validation):,} / {len(splits.test):,} samples), "
+        f"({len(splits.train):,} to train, {len(splits.validation):,} to validate, "
+        f"{len(splits.test):,} to test), "
         f"{trainer.total_steps:,} steps on {world.device}, into {run_dir}",
     )
     result = trainer.fit()

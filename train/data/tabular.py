@@ -77,6 +77,7 @@ def tabular(
     *,
     table: str = "breast_cancer",
     root: str | None = None,
+    target: str | None = None,
     split: int = 0,
     max_rows: int | None = None,
 ) -> Splits:
@@ -89,8 +90,9 @@ def tabular(
     Args:
         table: `breast_cancer`, `digits`, `iris` or `wine`; with a root, the name of a CSV file;
             or `openml:` followed by a number or a name.
-        root: Folder of CSV files whose last column is `target`, with or without an
-            `index.json`; for OpenML, the folder to cache in.
+        root: Folder of CSV files, with or without an `index.json`; for OpenML, the folder to
+            cache in.
+        target: Name of the column of a CSV file that holds the classes; None is the last one.
         split: Which fold to test on, in [0, 4].
         max_rows: Of a larger table, this many rows are kept before anything else: a fixed
             choice, every class in proportion. None keeps all.
@@ -98,10 +100,12 @@ def tabular(
     Raises:
         ValueError: no such table, fewer than ten rows or two classes in it, or max_rows < 1.
     """
+    if target is not None and (root is None or table.startswith("openml:")):
+        raise ValueError(f"target={target} names a column of a CSV file; give data.root=… too")
     if table.startswith("openml:"):
         raw = read_openml(table.removeprefix("openml:"), root)
     else:
-        raw = read_bundled(table) if root is None else read_csv(root, table)
+        raw = read_bundled(table) if root is None else read_csv(root, table, target)
     if max_rows is not None:
         raw = subsample(raw, max_rows)
     rows = len(raw.targets)
