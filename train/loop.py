@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -102,13 +102,7 @@ class Trainer:
                 batches = self._batches(self.splits.train, epoch, done * self.config.accumulate)
                 data = iter(self._load(self.splits.train, batches))
                 for _ in range(min(self.steps_per_epoch - done, self.total_steps - self.step)):
-                    try:
-                        loss = self._train_step(data)
-                    except ValueError as error:  # a layer's or a method's word on what it was given
-                        raise RunError(
-                            f"step {self.step}: {error}; nothing saved before is lost"
-                        ) from error
-                    self._after_step(loss, request)
+                    self._after_step(self._train_step(data), request)
         result = self._finish()
         self.console.close()
         return result
@@ -202,7 +196,7 @@ class Trainer:
             "epoch": self.step / self.steps_per_epoch,
             "samples_per_second": samples / (now - then),
         }
-        self._log("train", metrics)
+        self.log("train", metrics)
         self.window = [torch.zeros_like(self.window[0]), 0]
         self.clock = now, self.step
 
@@ -211,7 +205,7 @@ class Trainer:
         metrics = self.evaluate(self.splits.validation, self.evaluated)
         for callback in self.callbacks:
             callback.evaluate(self, metrics)
-        self._log("validation", metrics)
+        self.log("validation", metrics)
         if not math.isfinite(metrics["loss"]):
             raise RunError(
                 f"the validation loss is {metrics['loss']} at step {self.step}; nothing saved "
@@ -231,7 +225,7 @@ class Trainer:
         self.world.share(None)  # no process reads the best weights before they are written
         best = self._rebuild_best()
         result = {"validation": self.best, "test": self.evaluate(self.splits.test, best)}
-        self._log("test", result["test"])
+        self.log("test", result["test"])
         self.folder.write_final(best)
         for callback in self.callbacks:
             callback.end(self, best)
@@ -275,9 +269,14 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.total_steps
 
-    def _log(self, split: str, metrics: dict[str, float]) -> None:
+    def log(self, split: str, metrics: Mapping[str, float]) -> None:
+        """Give metrics of this step to every logger.
+
+        Raises:
+            RunError: the disk refused.
+        """
         for logger in self.loggers:
-            logger.log(self.step, split, metrics)
+            self.folder.guard(lambda each=logger: each.log(self.step, split, metrics))
 
     def _refuse_nan(self, loss: Tensor) -> None:
         if not math.isfinite(float(loss)):

@@ -118,9 +118,15 @@ def _run(config: RunConfig, world: World, run_dir: Path) -> float:
         f"{len(splits.test):,} to test), "
         f"{trainer.total_steps:,} steps on {world.device}, into {run_dir}",
     )
-    result = trainer.fit()
+    try:
+        result = trainer.fit()
+    except ValueError as error:
+        # A layer's, a method's or a file's word on what it was given. One that a worker process
+        # raised holds that process's traceback, and the word in its last line.
+        word = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+        raise RunError(f"step {trainer.step}: {word}; nothing saved before is lost") from error
     for logger in logged:
-        logger.close()
+        folder.guard(logger.close)
     folder.write_text("result.json", json.dumps(result, indent=2) + "\n")
     _say(world, f"test {describe(result['test'])}; the best model is in {run_dir}")
     return result["validation"][metric]

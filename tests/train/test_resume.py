@@ -346,3 +346,47 @@ def test_a_link_at_a_temporary_name_is_not_followed(tmp_path):
     (tmp_path / ".last.pt.1.tmp").symlink_to(tmp_path / "victim")
     write_checkpoint(tmp_path / "last.pt", {"step": 1})
     assert (tmp_path / "victim").read_bytes() == before
+
+
+# A word instead of a traceback.
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_file_that_is_damaged_in_the_middle_is_named_in_one_line(tmp_path, workers, part):
+    from PIL import Image
+
+    for folder in ("train/a", "train/b", "val/a", "val/b"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        for i in range(8):
+            Image.new("RGB", (8, 8)).save(tmp_path / "data" / folder / f"{i}.png")
+    (tmp_path / "data" / part / "b" / "7.png").write_bytes(b"no image")
+    pictures = [
+        *("model=mlp_nano", "data=imagefolder", "data.img_size=8", "data.resize=8"),
+        *(f"data.root={tmp_path / 'data'}", "data.validation=0.25", "data.policy=none"),
+        *("trainer.batch_size=4", f"trainer.workers={workers}", "trainer.evaluate_every=3"),
+    ]
+    with pytest.raises(RunError, match=rf"step \d+: .*{part}/b/7\.png cannot be decoded") as caught:
+        train(tmp_path / "run", *pictures)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_disk_that_refuses_a_row_ends_the_run_with_a_sentence(tmp_path, monkeypatch):
+    from archzoo.train.loggers import CSVLogger
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(CSVLogger, "log", refuse)
+    with pytest.raises(RunError, match="No space left on device; what was saved before is intact"):
+        train(tmp_path)
+
+
+def test_a_run_whose_validation_is_not_a_number_does_not_end_well(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "evaluate", lambda *_: {"loss": float("nan"), "accuracy": 0.1})
+    with pytest.raises(
+        RunError, match="the validation loss is nan at step 6; nothing saved before"
+    ):
+        train(tmp_path)
+    assert not (tmp_path / "result.json").exists()

@@ -1,13 +1,12 @@
 """Which samples form which batch, and the loader that fetches them."""
 
-import signal
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from ..signals import STOPPING
 from .counter import counter_key
 from .splits import Fold, Key
 
@@ -105,10 +104,9 @@ def _identity(batch: Any) -> Any:
     return batch
 
 
-def _leave_signals_to_the_trainer(_worker: int) -> None:
-    """Let a worker outlive a signal to the whole process group; it ends with its trainer."""
-    for number in STOPPING:
-        signal.signal(number, signal.SIG_IGN)
+def _leave_the_group(_worker: int) -> None:
+    """Keep a signal to the trainer's whole process group from its workers: the trainer decides."""
+    os.setpgid(0, 0)
 
 
 def loader(
@@ -127,7 +125,7 @@ def loader(
         batch_sampler=batches,
         collate_fn=_identity,  # a fold returns whole batches
         num_workers=workers,
-        worker_init_fn=_leave_signals_to_the_trainer,
+        worker_init_fn=_leave_the_group,
         pin_memory=pin_memory,
         # Its own generator: DataLoader draws a seed for its workers even without any.
         generator=torch.Generator().manual_seed(0),
