@@ -127,8 +127,7 @@ class Geometry(Callback):
         values = _named("curvature", curvatures(trainer.evaluated))
         values |= _named("norm_mean", {name: mean for name, (mean, _) in norms.items()})
         values |= _named("norm_max", {name: largest for name, (_, largest) in norms.items()})
-        for logger in trainer.loggers:
-            logger.log(trainer.step, "geometry", values)
+        trainer.log("geometry", values)
 
 
 def _named(what: str, values: dict[str, float]) -> dict[str, float]:
