@@ -49,10 +49,10 @@ class TableEncoder:
         from sklearn.impute import SimpleImputer
         from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-        known = ~np.isnan(table.numeric[rows]).all(0)
-        names = table.columns.get("numeric", [str(i) for i in range(table.numeric.shape[1])])
-        numeric = [name for name, keep in zip(names, known, strict=True) if keep]
-        nominal = table.columns.get("categorical", [])
+        gaps = np.isnan(table.numeric[rows])
+        known = [not gaps[:, i].all() for i in range(gaps.shape[1])]
+        numeric = [n for n, keep in zip(table.columns["numeric"], known, strict=True) if keep]
+        nominal = list(table.columns["categorical"])
         if not numeric and not nominal:
             raise ValueError(f"{table.source} has no column with a value to learn from")
         median: Any = np.empty(0)
@@ -66,10 +66,12 @@ class TableEncoder:
         if nominal:
             categories = OneHotEncoder().fit(table.nominal[rows]).categories_
         return cls(
-            numeric,
-            *(part.tolist() for part in (median, mean, scale)),
-            list(nominal),
-            [[str(word) for word in words] for words in categories],
+            numeric=numeric,
+            median=median.tolist(),
+            mean=mean.tolist(),
+            scale=scale.tolist(),
+            nominal=nominal,
+            categories=[[str(word) for word in words] for words in categories],
         )
 
     def encode(self, table: Table) -> np.ndarray:
