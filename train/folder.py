@@ -235,7 +235,9 @@ def _same_model(model: Network) -> Network:
     if model.recipe is None:
         raise RunError("the trainer needs a model made by create_model")
     name, options = model.recipe
-    return build_model(name, **options)
+    same = build_model(name, **options)
+    same.follow_data(**model.conventions)
+    return same
 
 
 def _commit() -> str | None:

@@ -79,6 +79,7 @@ def _run(config: RunConfig, world: World, run_dir: Path) -> float:
     try:
         options = model_options(config, splits.shape, splits.num_classes)
         model = build_model(config.model["name"], **options).to(world.device)
+        model.follow_data(**splits.conventions())
         called: list[Callback] = [LowRankTraining()] if config.lowrank else []
         called += [callbacks.build(name, **(o or {})) for name, o in config.callbacks.items()]
         about = {"name": config.name, "config": plain}

@@ -130,8 +130,11 @@ def _checked_config(model: nn.Module) -> dict[str, Any]:
     lowrank = saved_lowrank(model, options.pop("lowrank", None))
     if lowrank is not None:
         options["lowrank"] = lowrank
+    written: dict[str, Any] = {"name": name, "options": options}
+    if conventions := getattr(model, "conventions", None):
+        written["data"] = conventions
     try:
-        config = json.loads(json.dumps({"name": name, "options": options}))
+        config = json.loads(json.dumps(written))
     except TypeError as error:
         raise ValueError(f"{name}: the keywords {options} are not JSON: {error}") from error
     for place, tensor in model.state_dict().items():
@@ -191,6 +194,7 @@ def load_model(folder: str | Path, **overrides: Any) -> Any:
     try:
         config = json.loads(path.read_text())
         name, options = config["name"], dict(config["options"])
+        conventions = dict(config.get("data", {}))
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if name not in models and not str(name).startswith(TIMM):
@@ -213,6 +217,8 @@ def load_model(folder: str | Path, **overrides: Any) -> Any:
             logger.warning(
                 "%s: %s is fresh, because %s changed", folder, part, " and ".join(changed)
             )
+    if isinstance(model, Network) and not changed:
+        model.follow_data(**conventions)
     return model
 
 

@@ -36,6 +36,7 @@ class Network(nn.Module):
         num_classes: Length of the logits; 0 means that the features come out.
         num_features: Length of the pooled features.
         default_cfg: Input size, statistics and layer names, as timm writes them.
+        conventions: What of that is known from the data of a training; see `follow_data`.
         recipe: How `create_model` would build it; what `save_model` writes. None where no recipe
             leads to it; `lost_recipe` says what was done to it, if it had one.
         shared: What its layers have in common and a residual may take, such as their curvature.
@@ -57,6 +58,19 @@ class Network(nn.Module):
         self.shared: dict[str, Any] = {}
         self.lowrank: Controller | None = None
         self.make_head = linear_head
+        self.conventions: dict[str, Any] = {}
+
+    def follow_data(self, **conventions: Any) -> None:
+        """Record how the data are prepared that the model is trained on; `save_model` keeps it.
+
+        The facts join `default_cfg`, where timm's `resolve_model_data_config` finds them.
+
+        Args:
+            conventions: Plain values under timm's names: `input_size`, `mean`, `std`, `crop_pct`,
+                `crop_mode`, `interpolation`, `label_names`; and `encoder`, that of a table's rows.
+        """
+        self.conventions |= conventions
+        self.default_cfg |= conventions
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:

@@ -188,4 +188,17 @@ def imagefolder(
         },
     }
     shape = (3, img_size, img_size)
-    return Splits("image", shape, len(classes), **folds, about=about, mean=MEAN, std=STD)
+    evaluation = {
+        "interpolation": "bilinear",
+        "crop_mode": "center",
+        # timm rounds the quotient of side and share down.
+        "crop_pct": img_size / (resize + 0.5),
+    }
+    return Splits(
+        *("image", shape, len(classes)),
+        **folds,
+        about=about,
+        mean=MEAN,
+        std=STD,
+        evaluation=evaluation,
+    )

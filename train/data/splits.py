@@ -11,6 +11,9 @@ __all__ = ["Fold", "Key", "Splits", "data_sets"]
 
 Key = tuple[int, int]
 
+WHOLE = {"interpolation": "bilinear", "crop_mode": "center", "crop_pct": 1.0}
+"""An evaluation of whole images."""
+
 data_sets = Registry("data set")
 
 
@@ -44,6 +47,8 @@ class Splits:
         about: JSON-able facts to log: source, sizes, hashes, class names.
         mean: Mean per channel that was subtracted, for images in [0, 1].
         std: Standard deviation per channel that was divided by, for images in [0, 1].
+        evaluation: How an image of a file becomes an input, under timm's names, where that is
+            more than to take it as it is.
 
     Raises:
         ValueError: kind is none of the four.
@@ -58,8 +63,24 @@ class Splits:
     about: dict[str, Any] = field(default_factory=dict)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    evaluation: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a kind that no model takes."""
         if self.kind not in ("image", "features", "tokens", "nodes"):
             raise ValueError(f"kind must be image, features, tokens or nodes, got {self.kind!r}")
+
+    def conventions(self) -> dict[str, Any]:
+        """What a model must keep to be used on other samples, under timm's names where it has any.
+
+        For images size, statistics and cut, for tables the encoder of their rows, and the names of
+        the classes.
+        """
+        facts: dict[str, Any] = {}
+        if "classes" in self.about:
+            facts["label_names"] = list(self.about["classes"])
+        if "encoder" in self.about:
+            facts["encoder"] = self.about["encoder"]
+        if self.kind == "image" and self.mean is not None and self.std is not None:
+            facts |= {"input_size": self.shape, "mean": self.mean, "std": self.std, **WHOLE}
+        return facts | self.evaluation
