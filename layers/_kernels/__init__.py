@@ -42,7 +42,7 @@ def load_kernels(family: str) -> bool:
     if os.environ.get("ARCHZOO_KERNELS", "1") == "0":
         return False
     try:
-        _load(Path(__file__).with_name(f"{family}.cpp"))
+        _provide(Path(__file__).with_name(f"{family}.cpp"))
     except (OSError, RuntimeError, ImportError) as error:
         reason = str(error).strip().partition("\n")[0]
         log.warning("no compiled %s kernels, plain PyTorch runs instead: %s", family, reason)
@@ -50,22 +50,29 @@ def load_kernels(family: str) -> bool:
     return True
 
 
-def _load(source: Path) -> None:
-    """Load the shared library of a source, compiled if the cache does not hold it."""
+@functools.cache
+def _provide(source: Path) -> None:
+    """Load the shared library of a source, compiled if the cache does not hold it whole.
+
+    Once a process: a second copy of a library would register its operators again, which kills the
+    interpreter.
+    """
     from torch.utils import cpp_extension
 
     flags = [*FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), []), TARGET]
     texts = [part.read_text() for part in (source, *sorted(source.parent.glob("*.h")))]
     key = "\n".join([*texts, torch.__version__, *flags])
     name = f"archzoo_{source.stem}_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    cache = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
-    library = Path(cache) / "archzoo" / f"{name}.so"
-    if library.exists():
-        torch.ops.load_library(library)
-        return
-    library.parent.mkdir(parents=True, exist_ok=True)
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
+    cache = Path(root) / "archzoo"
+    # A library's name ends with the digest of its content: half of one has another.
+    for library in cache.glob(f"{name}-*.so"):
+        if library.stem == f"{name}-{_digest(library)}":
+            torch.ops.load_library(library)
+            return
+    cache.mkdir(parents=True, exist_ok=True)
     # Built apart and moved: a killed build leaves neither a lock nor half a library.
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder, _scripts_on_path():
+    with tempfile.TemporaryDirectory(dir=cache) as folder, _scripts_on_path():
         cpp_extension.load(
             name,
             [str(source)],
@@ -73,7 +80,12 @@ def _load(source: Path) -> None:
             build_directory=folder,
             is_python_module=False,
         )
-        os.replace(Path(folder) / f"{name}.so", library)
+        built = Path(folder) / f"{name}.so"
+        os.replace(built, cache / f"{name}-{_digest(built)}.so")
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 @contextlib.contextmanager

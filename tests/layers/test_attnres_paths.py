@@ -386,34 +386,3 @@ def test_only_what_leaves_something_out_starts_apart_from_add(options, equal):
 def test_a_variant_out_of_range_is_refused_by_name(options, said):
     with pytest.raises(ValueError, match=said):
         build("attnres", **options)
-
-
-# The kernels themselves.
-
-
-@pytest.fixture
-def fresh_loader():
-    load_kernels.cache_clear()
-    yield load_kernels
-    load_kernels.cache_clear()
-
-
-def test_kernels_can_be_switched_off(fresh_loader, monkeypatch):
-    monkeypatch.setenv("ARCHZOO_KERNELS", "0")
-    assert not fresh_loader("attnres")
-
-
-def test_a_failed_build_says_so_in_one_line_and_leaves_nothing(
-    fresh_loader, monkeypatch, tmp_path, caplog
-):
-    def fail(*arguments, **options):
-        raise RuntimeError("no compiler here\nand many more lines")
-
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))  # an empty cache
-    monkeypatch.setattr("torch.utils.cpp_extension.load", fail)
-    assert not fresh_loader("attnres")
-    (record,) = [r for r in caplog.records if r.name == "archzoo"]
-    assert record.getMessage() == (
-        "no compiled attnres kernels, plain PyTorch runs instead: no compiler here"
-    )
-    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
