@@ -7,18 +7,20 @@ that would not come back as it is is refused before the first byte.
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .converted import TIMM, build_converted
+from .digest import content_digest
 from .files import replacing
 from .finetune import take_weights
 from .lowrank import saved_lowrank
 from .models import build_model, models
+from .network import Network
 from .recipe import Recipe, first_difference
 from .residuals import residual_config
 
@@ -32,7 +34,9 @@ __all__ = [
 ]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-RESHAPING = ("num_classes", "in_chans")
+DIGEST = "digest"
+RESHAPING = {"num_classes": ("label_names",), "in_chans": ("input_size", "mean", "std")}
+"""Keywords that change the shapes of weights, and what conventions go with each."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +47,30 @@ def save_weights(model: nn.Module, path: Path) -> None:
     Raises:
         OSError: the disk refused; what was at `path` is untouched.
     """
+    with replacing(path) as temporary:
+        _write(model, temporary)
+
+
+def _write(model: nn.Module, path: Path) -> None:
+    """Write weights with a digest of them.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_model as write
 
-    with replacing(path) as temporary:
-        write(model, str(temporary))
+    digest = _weights_digest(model.state_dict().values())
+    try:
+        write(model, str(path), metadata={DIGEST: digest})
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+
+
+def _weights_digest(tensors: Iterable[Tensor]) -> str:
+    """A digest of tensors, each once, in any order: which names share one is not the file's."""
+    own = {(t.untyped_storage().data_ptr(), t.storage_offset(), t.shape): t for t in tensors}
+    return content_digest(sorted(content_digest(t) for t in own.values() if t.numel()))
 
 
 def load_weights(model: nn.Module, path: Path, *, built_curvature: bool = False) -> None:
@@ -68,6 +92,7 @@ def load_weights(model: nn.Module, path: Path, *, built_curvature: bool = False)
     if not path.is_file():
         raise ValueError(f"no weights at {path}")
     try:
+        _check_digest(path)
         missing, unexpected = read(model, str(path), strict=False)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
@@ -83,6 +108,21 @@ def load_weights(model: nn.Module, path: Path, *, built_curvature: bool = False)
             f"record curvatures ({unknown[0]}); build the model with the curvature it was trained "
             f"from and pass built_curvature=True"
         )
+
+
+def _check_digest(path: Path) -> None:
+    """Refuse weights that are not those that were written; earlier versions wrote no digest.
+
+    Raises:
+        ValueError: they differ.
+        SafetensorError: the file is damaged so far that it cannot be read.
+    """
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as file:
+        digest = (file.metadata() or {}).get(DIGEST)
+        if digest and digest != _weights_digest([file.get_tensor(key) for key in file.keys()]):  # noqa: SIM118
+            raise ValueError(f"{path} is damaged: its weights are not those that were written")
 
 
 def save_model(model: nn.Module, folder: str | Path) -> Path:
@@ -103,13 +143,11 @@ def save_model(model: nn.Module, folder: str | Path) -> Path:
             recipe does not rebuild; the message names the first difference.
         OSError: the disk refused; what was in the folder is untouched.
     """
-    from safetensors.torch import save_model as write
-
     text = json.dumps(_checked_config(model), indent=2) + "\n"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / WEIGHTS) as weights, replacing(folder / CONFIG) as config:
-        write(model, str(weights))
+        _write(model, weights)
         config.write_text(text)
     return folder
 
@@ -217,8 +255,9 @@ def load_model(folder: str | Path, **overrides: Any) -> Any:
             logger.warning(
                 "%s: %s is fresh, because %s changed", folder, part, " and ".join(changed)
             )
-    if isinstance(model, Network) and not changed:
-        model.follow_data(**conventions)
+    if isinstance(model, Network):
+        of_others = {fact for key in changed for fact in RESHAPING[key]}
+        model.follow_data(**{k: v for k, v in conventions.items() if k not in of_others})
     return model
 
 

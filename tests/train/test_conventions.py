@@ -25,7 +25,7 @@ def accuracy(model, inputs, targets) -> float:
         return float((model.eval()(inputs).argmax(-1) == targets).double().mean())
 
 
-def tested(run) -> float:
+def reported(run) -> float:
     return json.loads((run / "result.json").read_text())["test"]["accuracy"]
 
 
@@ -58,7 +58,7 @@ def test_timms_evaluation_of_a_saved_model_is_the_runs_own(tmp_path, sides):
     )
     inputs, _ = everything(splits.test)
     torch.testing.assert_close(torch.stack(images), inputs, rtol=0, atol=1e-6)
-    assert accuracy(model, torch.stack(images), torch.tensor(targets)) == tested(tmp_path / "run")
+    assert accuracy(model, torch.stack(images), torch.tensor(targets)) == reported(tmp_path / "run")
 
 
 def test_the_statistics_of_the_digits_are_those_of_the_run(tmp_path):
@@ -100,7 +100,7 @@ def test_new_rows_are_encoded_as_those_that_were_trained_on(tmp_path):
     inputs, targets = everything(splits.test)
     assert all((features == row).all(1).any() for row in inputs)
     assert model.default_cfg["label_names"] == ["x", "y"]
-    assert accuracy(model, inputs, targets) == tested(tmp_path / "run")
+    assert accuracy(model, inputs, targets) == reported(tmp_path / "run")
     with pytest.raises(ValueError, match="a row lacks the column 'colour'"):
         encoder.encode_rows([{"size": 1}])
     with pytest.raises(ValueError, match="column 'size' holds numbers, got 'big'"):

@@ -3,6 +3,7 @@
 import ast
 import functools
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -366,3 +367,40 @@ def test_a_model_whose_layers_do_not_fit_is_neither_built_nor_certified(monkeypa
     for refused in (lambda: create_model("mine"), lambda: certify(mine, torch.randn(2, 4))):
         with pytest.raises(ValueError, match="reads input='tangent', but '0' before it returns"):
             refused()
+
+
+def test_a_flipped_bit_of_a_saved_weight_is_noticed(tmp_path):
+    model = create_model("mlp_nano")
+    with torch.no_grad():
+        model.head.bias.fill_(1.5)
+    save_model(model, tmp_path)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    place = content.index(model.head.bias.detach().numpy().tobytes())
+    (tmp_path / "model.safetensors").write_bytes(content[:place] + b"\x01" + content[place + 1 :])
+    with pytest.raises(ValueError, match="is damaged: its weights are not those that"):
+        create_model(f"local-dir:{tmp_path}")
+
+
+def test_weights_without_a_digest_are_those_of_an_earlier_version(tmp_path):
+    from safetensors.torch import save_model as write
+
+    model = create_model("gpt_nano")
+    save_model(model, tmp_path)
+    write(model, str(tmp_path / "model.safetensors"))
+    again = create_model(f"local-dir:{tmp_path}")
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)
+    )
+
+
+def test_a_disk_that_refuses_weights_is_an_error_of_the_disk(tmp_path):
+    save_model(create_model("mlp_nano"), tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(OSError):
+            save_model(create_model("mlp_nano"), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "model.safetensors").read_bytes() == before
