@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..fast_path import one_plain_dtype, records_gradients
+from ..fast_path import records_gradients
 from .ball import Curvature, without_autocast
 
 __all__ = ["as_forward", "by_hand", "laid_out", "matched", "tensor_or_none"]
@@ -52,8 +52,9 @@ def laid_out(x: Tensor, groups: int = 1, *, like: Tensor | None = None) -> Tenso
 
 
 def matched(gradient: Tensor, like: Tensor) -> Tensor:
-    """Return a gradient in the layout of a map of its shape; nothing is recorded."""
-    if gradient.stride() == like.stride() and one_plain_dtype(like, gradient):
+    """Return a gradient in the layout of a map of its shape and dtype; nothing is recorded."""
+    plain = type(gradient) is Tensor and not gradient.is_neg() and not gradient._is_zerotensor()
+    if plain and gradient.stride() == like.stride():
         return gradient
     return torch.empty_like(like).copy_(gradient)
 
