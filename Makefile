@@ -1,23 +1,31 @@
 # make train   environment, installation, and the default experiment on real data
 # make test    the suite, in the same environment
+# make avx2    the suite as a processor without AVX-512 runs it
 # make check   style and types
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two processes; one that dies is not replaced, so the run ends with the name of the test it ran.
+IN_TWO := -n 2 --dist loadfile --max-worker-restart 0
+# A processor without AVX-512, as oneDNN and torch see it.
+AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 BENCHMARKS := train_loop parity residual residual_bytes_gpt hyperbolic hyperbolic_parity lipschitz \
   lowrank lowrank_speed
 
-.PHONY: train test slow check bench clean
+.PHONY: train test avx2 slow check bench clean
 
 train: $(VENV)/installed
 	$(BIN)/archzoo-train
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(IN_TWO)
+
+avx2: $(VENV)/installed
+	$(AVX2) $(BIN)/python -m pytest $(IN_TWO)
 
 slow: $(VENV)/installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -o run_limit=300
 
 check: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

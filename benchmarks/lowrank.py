@@ -231,7 +231,7 @@ def gradient_errors(model: nn.Sequential, batch: int) -> dict[str, float]:
     x = normals(batch, columns, seed=0).requires_grad_()
     index, values = structure.sparse.index, structure.sparse.values
     product = structure.scale * (structure.left @ structure.right)
-    weight = product.flatten().index_add(0, index, values).view(rows, columns)
+    weight = product.flatten().index_add(0, index, values.squeeze(-1)).view(rows, columns)
     expected = F.linear(x, weight, layer.bias)
     y, cotangent = model(x), normals(batch, rows, seed=1)
     trained = {"x": x, "left": structure.left, "right": structure.right, "values": values,

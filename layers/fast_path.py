@@ -13,7 +13,9 @@ from ._kernels import load_kernels
 
 __all__ = [
     "differentiates_backward",
+    "differentiates_forward",
     "is_installed",
+    "is_transformed",
     "kernel_takes",
     "one_plain_dtype",
     "records_gradients",
@@ -34,10 +36,19 @@ def records_gradients(*tensors: Tensor) -> bool:
     return not (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
-        or forward_ad._current_level >= 0
-        or torch._C._are_functorch_transforms_active()
+        or is_transformed()
         or torch._C._len_torch_dispatch_stack() > 0
     ) and all(type(x) in _PLAIN for x in tensors)
+
+
+def is_transformed() -> bool:
+    """Whether a transform of `torch.func` is at work, or forward differentiation."""
+    return differentiates_forward() or torch._C._are_functorch_transforms_active()
+
+
+def differentiates_forward() -> bool:
+    """Whether tangents are carried along, by `torch.func.jvp` or a dual level."""
+    return forward_ad._current_level >= 0
 
 
 def one_plain_dtype(*tensors: Tensor) -> bool:

@@ -1,10 +1,13 @@
-"""Let the suite run from a checkout that is not installed, on one thread."""
+"""Let the suite run from a checkout that is not installed, on one thread, and always to an end."""
 
+import faulthandler
 import importlib.util
+import os
 import sys
 import types
 from pathlib import Path
 
+import pytest
 import torch
 
 if importlib.util.find_spec("archzoo") is None:
@@ -14,3 +17,31 @@ if importlib.util.find_spec("archzoo") is None:
 
 # Two threads on a busy two-core machine cost up to thirty times more than one.
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the ini value `run_limit`, in minutes."""
+    parser.addini("run_limit", "minutes after which the run ends, whatever it waits for", "string")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set an end to the whole run, beside the one that pytest-timeout sets to each test.
+
+    A controller that waits for a dead process runs no test, so no limit of a test reaches it.
+    """
+    if not hasattr(config, "workerinput"):
+        minutes = float(config.getini("run_limit"))
+        # A duplicate, since pytest redirects the original while it captures a test.
+        faulthandler.dump_traceback_later(60 * minutes, exit=True, file=os.dup(2))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Take the end back, for whoever called pytest from a longer process."""
+    if not hasattr(config, "workerinput"):
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem: str) -> None:
+    """End the run at once with the test that a process died in; the others are not waited for."""
+    pytest.exit(f"a process died while running {crashitem}", returncode=1)

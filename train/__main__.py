@@ -2,32 +2,51 @@
 
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from .config import register_schemas, run_config
-from .errors import RunError
+from .errors import RunError, RunStopped
 from .explain import explain_overrides
+from .sweep import forget_failure, record_failure
 
 __all__ = ["main"]
 
 
 @hydra.main(version_base="1.3", config_path="pkg://archzoo.conf", config_name="train")
-def _train(node: DictConfig) -> float:
-    """Run one job and return its validation metric; a sweeper calls this once per point."""
+def _train(node: DictConfig) -> float | None:
+    """Run one job and return its validation metric; a sweeper calls this once per point.
+
+    A point of a sweep that fails leaves its error in its folder and has no metric; the others go
+    on. One that was asked to stop ends the sweep.
+    """
     from .run import run  # seconds of imports, which a misspelt key and --help do not need
 
     job = HydraConfig.get()
-    if job.mode == RunMode.MULTIRUN:
+    sweep = job.mode == RunMode.MULTIRUN
+    if sweep:
         node.run_dir = job.runtime.output_dir
+        forget_failure(Path(node.run_dir))
     try:
-        return run(run_config(node))
+        return run(run_config(node), given_keys(job.overrides.task), sweep=sweep)
     except RunError as error:
+        if sweep and not isinstance(error, RunStopped):
+            record_failure(Path(node.run_dir), str(error))
+            return None
         _exit(error)
+
+
+def given_keys(overrides: Sequence[str]) -> list[str]:
+    """Return the keys and groups that overrides name, such as `trainer.steps` and `model`."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return [override.key_or_group.partition("@")[0].strip("/") for override in parsed]
 
 
 def main() -> None:
@@ -44,7 +63,8 @@ def _exit(error: RunError) -> NoReturn:
     """Say what is wrong; with HYDRA_FULL_ERROR=1 show where, too."""
     if os.environ.get("HYDRA_FULL_ERROR"):
         raise error
-    sys.exit(f"archzoo-train: {error}")
+    print(f"archzoo-train: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

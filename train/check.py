@@ -1,5 +1,7 @@
 """Refuse a run that cannot work before any data is read."""
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +37,7 @@ def check_run(config: RunConfig) -> None:
         RunError: in one line, the key, its value and what to write instead.
     """
     try:
+        _check_numbers(dataclasses.asdict(config))
         model = models[config.model["name"]]
         data = data_sets[config.data["name"]]
         given = {k: v for k, v in options_of(config.model).items() if not _unset(k, v)}
@@ -62,10 +65,10 @@ def check_run(config: RunConfig) -> None:
             )
         _check_named("callbacks", config.callbacks, callbacks)
         _check_named("logger", config.logger, loggers)
-        if "shape" in data.about:
-            options = model_options(config, data.about["shape"], data.about["num_classes"])
-            with torch.device("meta"):
-                build_model(model.name, **options)
+        for name, options in config.callbacks.items():
+            callbacks.build(name, **(options or {}))  # settings out of range, before the training
+        with torch.device("meta"):
+            build_model(model.name, **_trial_options(config, data))
     except ValueError as error:
         raise RunError(str(error)) from error
 
@@ -105,6 +108,35 @@ def model_options(config: RunConfig, shape: tuple[int, ...], num_classes: int) -
     return options if config.lowrank is None else {**options, "lowrank": config.lowrank}
 
 
+def _trial_options(config: RunConfig, data: Entry) -> dict[str, Any]:
+    """Keywords to try a model with: what the data is known to decide, or sizes in its place."""
+    if "shape" in data.about:
+        return model_options(config, data.about["shape"], data.about["num_classes"])
+    known = options_of(config.data)
+    shape = {
+        "image": (3, known.get("img_size") or 32, known.get("img_size") or 32),
+        "features": (8,),
+        "tokens": (known.get("context_length") or 64,),
+        "nodes": (1 + (known.get("negatives") or 1),),
+    }[data.kind]
+    given = {k: v for k, v in options_of(config.model).items() if not _unset(k, v)}
+    facts = _facts(data.kind, shape, 256)
+    options = {k: v for k, v in facts.items() if k in models[config.model["name"]].options}
+    options |= given
+    return options if config.lowrank is None else {**options, "lowrank": config.lowrank}
+
+
+def _check_numbers(config: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse numbers that are not finite anywhere in a config, and seeds that NumPy cannot take."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            _check_numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{prefix}{name} must be a finite number, got {value}")
+        elif name == "seed" and isinstance(value, int) and not 0 <= value < 2**32:
+            raise ValueError(f"{prefix}seed must lie in [0, 2**32), got {value}")
+
+
 def _facts(kind: str, shape: tuple[int, ...], num_classes: int) -> dict[str, int]:
     if kind == "tokens":
         return {"vocab_size": num_classes, "context_length": shape[0]}
@@ -142,8 +174,9 @@ def _check_trainer(config: TrainerConfig, kind: str) -> None:
         raise ValueError(f"trainer.epochs must be above 0, got {config.epochs}")
     least = {
         "steps": 1, "batch_size": 1, "accumulate": 1, "log_every": 1,
-        "evaluate_every": 1, "checkpoint_every": 1, "threads": 1, "workers": 0,
-        "mixup": 0, "cutmix": 0, "clip_grad": 0,
+        "evaluate_every": 1, "checkpoint_every": 1, "keep_checkpoints": 1,
+        "threads": 1, "workers": 0,
+        "mixup": 0, "cutmix": 0, "clip_grad": 0, "max_time": 0,
     }  # fmt: skip
     for name, bound in least.items():
         value = getattr(config, name)

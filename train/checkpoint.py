@@ -1,15 +1,19 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped, in one file.
 
-A file is written beside its final name, flushed and renamed; it is read with `weights_only=True`,
-so it can hold tensors, numbers and strings and never code. Under FSDP the shards are gathered, so
-a run may go on with another number of processes.
+A file is written beside its final name, flushed and renamed, and holds a digest of its content; it
+is read with `weights_only=True`, so it can hold tensors, numbers and strings and never code. The
+newest is `last.pt`, those before it `last-1.pt`, …; a run goes on from the newest whole one. Under
+FSDP the shards are gathered, so a run may go on with another number of processes.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
+import re
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..zoo.digest import content_digest
 from ..zoo.files import replacing
 from .errors import RunError
 
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
     from .loop import Trainer
 
 __all__ = [
+    "checkpoints",
     "generator_states",
     "is_sharded",
     "load_run",
@@ -31,6 +37,7 @@ __all__ = [
     "model_state",
     "optimizer_state",
     "read_checkpoint",
+    "read_newest",
     "restore_generators",
     "save_run",
     "write_checkpoint",
@@ -48,18 +55,27 @@ DAMAGED = (
     AttributeError,
     AssertionError,
 )
+DIGEST = "digest"
 
 
-def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+def write_checkpoint(path: Path, state: Mapping[str, Any], keep: int = 1) -> None:
     """Write a checkpoint atomically.
+
+    Args:
+        path: The file.
+        state: Nested mappings and sequences of tensors and plain values.
+        keep: How many checkpoints stay, this one included: those before it are renamed.
 
     Raises:
         RunError: the disk refused; the file that was there is untouched.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary, open(temporary, "wb") as file:
-            torch.save(state, file)
+        arrived = path.with_name(f"arrived{path.suffix}")
+        with replacing(arrived) as temporary, open(temporary, "wb") as file:
+            torch.save({**state, DIGEST: content_digest(state)}, file)
+        _number_anew(path, keep)
+        os.replace(arrived, path)
     except (OSError, RuntimeError) as error:
         # torch's zip writer turns a failed write into a RuntimeError that hides the cause.
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
@@ -67,6 +83,22 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
         raise RunError(
             f"could not write {path}: {cause}; {kept}. Make room and go on with resume=auto"
         ) from error
+
+
+def _number_anew(path: Path, keep: int) -> None:
+    """Count the checkpoints before a new one up by one, and leave no more than fit beside it."""
+    for number, file in reversed(list(enumerate(checkpoints(path), 1))):
+        if number < keep:
+            file.rename(path.with_name(f"{path.stem}-{number}{path.suffix}"))
+        elif file != path:
+            file.unlink()
+
+
+def checkpoints(path: Path) -> list[Path]:
+    """List `last.pt` and the checkpoints before it, the newest first."""
+    number = re.compile(rf"{re.escape(path.stem)}-(\d+){re.escape(path.suffix)}")
+    older = {int(m[1]): f for f in path.parent.glob("*") if (m := number.fullmatch(f.name))}
+    return [*([path] if path.is_file() else []), *(older[n] for n in sorted(older))]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -78,13 +110,40 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RunError(f"no checkpoint at {path}; start without resume")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        digest = state.pop(DIGEST, None)  # not there in files of earlier versions
     except DAMAGED as error:
         said = textwrap.shorten(str(error), 120, placeholder=" …")
         raise RunError(
             f"{path} is damaged or no checkpoint of ours ({type(error).__name__}: {said}); "
             f"remove it, or resume from another folder"
         ) from error
+    if digest is not None and digest != content_digest(state):
+        raise RunError(
+            f"{path} is damaged: its content has another digest than when it was written; "
+            f"remove it, or resume from another folder"
+        )
+    return state
+
+
+def read_newest(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Read the newest whole checkpoint of `last.pt` and those before it.
+
+    Returns:
+        The state, and what was wrong with newer ones, a sentence each.
+
+    Raises:
+        RunError: there is none, or none is whole.
+    """
+    damaged: list[str] = []
+    for candidate in checkpoints(path):
+        try:
+            return read_checkpoint(candidate), damaged
+        except RunError as error:
+            damaged.append(str(error))
+    if damaged:
+        raise RunError(damaged[0])
+    raise RunError(f"no checkpoint at {path}; start without resume")
 
 
 def save_run(trainer: Trainer) -> None:
@@ -97,20 +156,27 @@ def save_run(trainer: Trainer) -> None:
         "called": [type(callback).__name__ for callback in trainer.callbacks],
         "generators": trainer.world.gather(generator_states()),
         "step": trainer.step,
+        "reported": trainer.reported,
         "best": trainer.best,
-        "window": trainer.window,
+        "best_step": trainer.best_step,
+        # Over all processes: with another number of them the mean is still that of all losses.
+        "window": [trainer.world.mean(trainer.window[0]), trainer.window[1]],
     }
     if trainer.world.leader:
-        write_checkpoint(trainer.folder.checkpoint, state)
+        write_checkpoint(trainer.folder.checkpoint, state, trainer.config.keep_checkpoints)
+        trainer.folder.prune_best(trainer.best_step, trainer.config.keep_checkpoints)
 
 
-def load_run(trainer: Trainer, path: Path) -> None:
-    """Bring a trainer to where a checkpoint was written.
+def load_run(trainer: Trainer, path: Path) -> list[str]:
+    """Bring a trainer to where the newest whole checkpoint was written.
+
+    Returns:
+        What was wrong with newer ones, a sentence each.
 
     Raises:
         RunError: it is missing, damaged, or of another model, optimiser or set of callbacks.
     """
-    state = read_checkpoint(path)
+    state, damaged = read_newest(path)
     called = [type(callback).__name__ for callback in trainer.callbacks]
     written = state.get("called", called)  # not there before they had names
     if written != called or len(state["callbacks"]) != len(called):
@@ -125,12 +191,15 @@ def load_run(trainer: Trainer, path: Path) -> None:
         callback.load_state_dict(kept)
     trainer.scaler.load_state_dict(state["scaler"])
     trainer.step, trainer.best = state["step"], state["best"]
+    # Files of earlier versions were written after their step was reported, and had one best file.
+    trainer.reported, trainer.best_step = state.get("reported", True), state.get("best_step", 0)
     trainer.window = [state["window"][0].to(trainer.world.device), state["window"][1]]
     # With another number of processes there is no state to go back to: dropout draws anew.
     if len(state["generators"]) == trainer.world.size:
         restore_generators(state["generators"][trainer.world.rank])
     for logger in trainer.loggers:
-        logger.resume(trainer.step)
+        logger.resume(trainer.step + trainer.reported)
+    return damaged
 
 
 def is_sharded(model: nn.Module) -> bool:

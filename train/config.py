@@ -5,6 +5,7 @@ or low-rank method is a choice, with typed fields, without any YAML.
 """
 
 import dataclasses
+import secrets
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -84,6 +85,8 @@ class TrainerConfig:
     log_every: int = 10  # steps
     evaluate_every: int | None = None  # steps; None is every epoch
     checkpoint_every: int | None = None  # steps; None is at each evaluation
+    keep_checkpoints: int = 2  # the newest ones; a damaged one is passed over for the one before it
+    max_time: float | None = None  # minutes, after which the run saves and stops with exit code 75
     progress: bool | None = None  # None shows the bar on a terminal only
 
 
@@ -93,8 +96,9 @@ class RunConfig:
 
     name: str = "${model.name}-${data.name}"
     seed: int = 0
-    run_dir: str = "runs/${name}/${now:%Y-%m-%d_%H-%M-%S}"
-    resume: str | None = None  # auto, or a run folder
+    run_dir: str = "runs/${name}/${now:%Y-%m-%d_%H-%M-%S}-${draw:}"
+    resume: str | None = None  # auto, or a run folder, whose config is then the default
+    other_data: bool = False  # whether a run may go on with data that changed since it began
     model: Any = MISSING
     data: Any = MISSING
     lowrank: Any = None  # what the weights are made of; {} or null leaves them dense
@@ -107,6 +111,8 @@ class RunConfig:
 
 def register_schemas() -> None:
     """Tell Hydra about the run, every model, every data set and every low-rank method."""
+    # Of two runs that start in one second each has a folder.
+    OmegaConf.register_new_resolver("draw", _draw, use_cache=True, replace=True)
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
     for name in models.names():
@@ -115,6 +121,11 @@ def register_schemas() -> None:
         store.store(group="data", name=name, node=_schema(data_sets[name]))
     for name in methods.names():
         store.store(group="lowrank", name=name, node=_schema(method_info(name), seed="${seed}"))
+
+
+def _draw() -> str:
+    """Four hexadecimal digits that no seed decides."""
+    return secrets.token_hex(2)
 
 
 def run_config(node: DictConfig) -> RunConfig:

@@ -1,7 +1,19 @@
-"""The one kind of error that ends a run with a sentence instead of a traceback."""
+"""The errors that end a run with a sentence instead of a traceback."""
 
-__all__ = ["RunError"]
+__all__ = ["RunError", "RunStopped"]
 
 
 class RunError(Exception):
     """A run cannot start or go on; the message says why and what to do."""
+
+    exit_code = 1
+
+
+class RunStopped(RunError):
+    """A run was asked to stop and saved its step; it can go on.
+
+    Its exit code is that of sysexits.h for what is worth trying again (EX_TEMPFAIL), so that a
+    script can tell it from a failure.
+    """
+
+    exit_code = 75

@@ -36,6 +36,20 @@ def explain_overrides(arguments: Sequence[str]) -> None:
     except HydraException as error:
         raise RunError(_mismatch(error)) from error
     compose_config("train", first)
+    _check_recipe(first)
+
+
+def _check_recipe(overrides: Sequence[str]) -> None:
+    """Refuse a recipe that is not there: the group is optional, so Hydra would pass it over.
+
+    Raises:
+        RunError: there is no such file.
+    """
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.key_or_group == "recipe" and not override.is_delete():
+            choice, known = str(override.value()), _files("recipe")
+            if choice not in (*known, "None", "null"):
+                raise RunError(f"recipe={choice}: no such choice{nearest(choice, known)}")
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:

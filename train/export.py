@@ -55,11 +55,14 @@ def export(config: ExportConfig) -> dict[str, Any]:
     """Cut the best model of a run to fixed ranks, write it, and return what export.json holds.
 
     Raises:
-        RunError: the run has not ended, its data is missing, or the budget cannot be met.
+        RunError: the run has not ended, its data is missing, the budget cannot be met, or `out`
+            is the folder of a run.
     """
+    if RunFolder(Path(config.out)).holds_run():
+        raise RunError(f"out={config.out} holds a run, which an export would overwrite")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    run = finished_run(config.run, config.root, kinds=KINDS)
+    run = finished_run(config.run, config.root, kinds=KINDS, other_data=config.other_data)
     try:
         controller = factorize(
             run.model,
@@ -207,7 +210,7 @@ def _measure(
         name: {
             "parameters": sum(p.numel() for p in model.parameters()),
             "convolution parameters": _convolution_parameters(model),
-            "MACs": count_macs(model.eval(), one),
+            "MACs": count_macs(model, one),
             "latency": [],
         }
         for name, model in models.items()

@@ -42,6 +42,7 @@ class ExportConfig:
     threads: int | None = None  # CPU threads of torch; None leaves torch's choice
     seed: int = 0  # of the choice of training samples
     root: str | None = None  # where the run's data lies now, if it has moved
+    other_data: bool = False  # whether the data may differ from those that the run recorded
 
 
 def read_arguments(arguments: Sequence[str]) -> ExportConfig:

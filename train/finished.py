@@ -3,11 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from typing import NamedTuple
 
 from ..zoo.create import create_model
 from ..zoo.network import Network
@@ -17,17 +13,8 @@ from .folder import RunFolder
 
 __all__ = ["FinishedRun", "finished_run"]
 
-# What a config or a result that someone edited or cut short makes YAML, JSON and a look-up raise.
-DAMAGED = (
-    OmegaConfBaseException,
-    yaml.YAMLError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    OSError,
-)
-
+# What a config or a result that someone edited or cut short makes JSON and a look-up raise.
+DAMAGED = (ValueError, LookupError, TypeError, AttributeError, OSError)
 
 VECTORS = ("image", "features")
 
@@ -47,7 +34,11 @@ class FinishedRun(NamedTuple):
 
 
 def finished_run(
-    run: str, root: str | None = None, *, kinds: Sequence[str] = VECTORS
+    run: str,
+    root: str | None = None,
+    *,
+    kinds: Sequence[str] = VECTORS,
+    other_data: bool = False,
 ) -> FinishedRun:
     """Rebuild the best model of a run and read its data again; nothing is unpickled.
 
@@ -55,19 +46,18 @@ def finished_run(
         run: The run folder.
         root: Where the data lies now, if it has moved: `data.root`.
         kinds: Of data that are taken; by default what is a vector that could be moved.
+        other_data: Whether data may differ from those that the run recorded.
 
     Raises:
-        RunError: no run, one that has not ended, damaged files, data that is missing, or of a kind
-            that is not taken.
+        RunError: no run, one that has not ended, damaged files, data that is missing, has changed,
+            or of a kind that is not taken.
     """
     folder = RunFolder(Path(run))
-    if not folder.config.is_file():
-        raise RunError(f"run={run} holds no config.yaml; name the folder of a run")
+    written = folder.read_config()
     if not folder.result.is_file():
         raise RunError(f"run={run} has not ended; finish it with resume={run}")
     try:
         tested = json.loads(folder.result.read_text())["test"].get("accuracy")
-        written: Any = OmegaConf.to_container(OmegaConf.load(folder.config))
         options = dict(written["data"])
         data = options.pop("name")
     except DAMAGED as error:
@@ -80,6 +70,8 @@ def finished_run(
             why = f"{kind} have no radius to move in" if kinds == VECTORS else f"{kind} do not fit"
             raise ValueError(f"run={run} reads {data}; {why}")
         splits = data_sets.build(data, **options)
+        if not other_data:
+            folder.check_data(splits.about)
         model = create_model(f"local-dir:{run}").eval()
     except ValueError as error:
         raise RunError(str(error)) from error

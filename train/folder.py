@@ -1,34 +1,41 @@
 """A run's folder: what it holds, and how a run that was killed finds its way back.
 
-config.yaml             the resolved config, as given to Hydra's `--config-name` or read by eye
-environment.json        versions, machine, command and commit
+config.yaml             the resolved config; config-first.yaml, where a later start changed it
+environment.json        versions, machine, command and commit of the first start
+environment-STEP.json   the same of the start that went on from a step
+data.json               facts of the data: sources, sizes, hashes, classes
+run.lock                which process writes here
 metrics.csv             one row per log line and evaluation; tensorboard/ beside it
-checkpoints/last.pt     what `resume` goes on from
-checkpoints/best.safetensors
+checkpoints/last.pt     what `resume` goes on from; last-1.pt, … are those before it
+checkpoints/best-STEP.safetensors
 model.safetensors, config.json   the best model, for `build_model("local-dir:…")`
 result.json             validation and test metrics; its presence means that the run ended
+result-STEP.json        those of a run that ended at a step and was then asked for more
 """
 
-import hashlib
 import json
 import platform
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ..zoo.files import replacing
 from ..zoo.io import load_weights, save_model, save_weights
 from ..zoo.models import build_model
 from ..zoo.network import Network
-from .checkpoint import is_sharded, model_state
+from .checkpoint import checkpoints, is_sharded, model_state
 from .errors import RunError
 
-__all__ = ["RunFolder", "fingerprint", "unfinished"]
+__all__ = ["RunFolder"]
 
 
 class RunFolder:
@@ -43,9 +50,10 @@ class RunFolder:
         """Name the files."""
         self.path, self.writes = path, writes
         self.checkpoint = path / "checkpoints" / "last.pt"
-        self.best = path / "checkpoints" / "best.safetensors"
+        self.best_steps: deque[int] = deque()  # of the checkpoints written here, the oldest first
         self.result = path / "result.json"
         self.config = path / "config.yaml"
+        self.data = path / "data.json"
 
     def guard(self, write: Callable[[], Any]) -> None:
         """Run a write on the writing process and explain a refusal of the disk.
@@ -73,11 +81,82 @@ class RunFolder:
 
         self.guard(write)
 
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints that there are, the newest first."""
+        return checkpoints(self.checkpoint)
+
+    def holds_run(self) -> bool:
+        """Whether a run went far enough here to leave something."""
+        return bool(self.checkpoints()) or self.result.is_file()
+
+    def read_config(self) -> dict[str, Any]:
+        """The resolved config of the run.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        if not self.config.is_file():
+            raise RunError(f"{self.path} holds no config.yaml; name the folder of a run")
+        try:
+            config = OmegaConf.to_container(OmegaConf.load(self.config))
+        except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
+            raise RunError(f"{self.config} is damaged: {' '.join(str(error).split())}") from error
+        if not isinstance(config, dict):
+            raise RunError(f"{self.config} is damaged: it holds no mapping")
+        return {str(key): value for key, value in config.items()}
+
+    def check_data(self, about: Mapping[str, Any]) -> None:
+        """Refuse data other than those the run began with.
+
+        Raises:
+            RunError: a fold or the classes differ; the message says which.
+        """
+        if not self.data.is_file():
+            return
+        try:
+            recorded = json.loads(self.data.read_text())
+        except ValueError as error:
+            raise RunError(f"{self.data} is damaged: {error}") from error
+        differing = data_difference(recorded, about)
+        if differing is not None:
+            raise RunError(
+                f"the data changed since {self.path} began: {differing}; bring the data back, or "
+                f"say other_data=true to go on with these"
+            )
+
+    def set_result_aside(self, step: int) -> None:
+        """Keep the result of a run that goes on after its end under the step that it ended at."""
+        if self.result.is_file():
+            self.guard(lambda: self.result.rename(self.path / f"result-{step}.json"))
+
+    def write_start(self, plain: Mapping[str, Any], about: Mapping[str, Any], step: int) -> None:
+        """Record what a start of the run was told and where it ran; the first is kept.
+
+        Args:
+            plain: The resolved config.
+            about: Facts of the data.
+            step: That the run goes on from.
+        """
+        text = OmegaConf.to_yaml(OmegaConf.create(dict(plain)))
+        first = self.path / "config-first.yaml"
+        changed = step and self.config.is_file() and self.config.read_text() != text
+        if changed and not first.is_file():
+            self.guard(lambda: self.config.rename(first))
+        self.write_text(self.config.name, text)
+        self.write_text(self.data.name, json.dumps(about, indent=2, default=str) + "\n")
+        environment = json.dumps(_environment(), indent=2) + "\n"
+        self.write_text(f"environment-{step}.json" if step else "environment.json", environment)
+
     def read_result(self) -> dict[str, Any] | None:
         """The metrics of a run that ended, or None."""
         return json.loads(self.result.read_text()) if self.result.is_file() else None
 
-    def write_best(self, model: Network) -> None:
+    def best(self, step: int) -> Path:
+        """The weights that were the best at a step; earlier versions kept one file, without it."""
+        name = f"best-{step}.safetensors" if step else "best.safetensors"
+        return self.path / "checkpoints" / name
+
+    def write_best(self, model: Network, step: int) -> None:
         """Write the best weights so far; every process calls it when the model is sharded."""
         whole = model
         if is_sharded(model):
@@ -86,70 +165,70 @@ class RunFolder:
                 return
             whole = _same_model(model)
             whole.load_state_dict(state)
-        self.guard(lambda: save_weights(whole, self.best))
+        self.guard(lambda: save_weights(whole, self.best(step)))
 
-    def rebuild_best(self, model: Network, device: torch.device) -> Network:
-        """Build the model anew by its name, with the best weights."""
+    def prune_best(self, step: int, keep: int) -> None:
+        """Remove best weights that none of the kept checkpoints names.
+
+        Args:
+            step: Of the best weights that the newest checkpoint names.
+            keep: How many checkpoints are kept.
+        """
+        self.best_steps.append(step)
+        while len(self.best_steps) > keep:
+            self.best_steps.popleft()
+        if len(self.best_steps) == keep:
+            named = {self.best(step) for step in self.best_steps}
+            for file in (self.path / "checkpoints").glob("best*.safetensors"):
+                if file not in named:
+                    file.unlink()
+
+    def rebuild_best(self, model: Network, step: int, device: torch.device) -> Network:
+        """Build the model anew by its name, with the weights that were the best at a step.
+
+        Raises:
+            ValueError: they are missing or damaged.
+        """
         best = _same_model(model).to(device)
-        load_weights(best, self.best)
+        load_weights(best, self.best(step))
         return best
 
     def write_final(self, model: Network) -> None:
         """Write the model so that `build_model("local-dir:…")` rebuilds it."""
         self.guard(lambda: save_model(model, self.path))
 
-    def write_environment(self) -> None:
-        """Record versions, machine, command and commit."""
-        names = ("torch", "torchvision", "timm", "geoopt", "hydra-core", "numpy", "archzoo")
-        versions = {}
-        for name in names:
-            try:
-                versions[name] = metadata.version(name)
-            except metadata.PackageNotFoundError:
-                versions[name] = "not installed"
-        facts = {
-            "command": sys.argv,
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "processor": torch.backends.cpu.get_cpu_capability(),
-            "threads": torch.get_num_threads(),
-            "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "versions": versions,
-            "commit": _commit(),
-        }
-        self.write_text("environment.json", json.dumps(facts, indent=2) + "\n")
+
+def data_difference(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Say which fold, file or class differs between two records of data, or return None."""
+    before, after = recorded.get("sha256") or {}, now.get("sha256") or {}
+    for fold in before:
+        if fold in after and before[fold] != after[fold]:
+            return f"the {fold} fold has another sha256"
+    for fact in ("file sha256", "classes"):
+        if fact in recorded and fact in now and recorded[fact] != now[fact]:
+            return f"{fact} was {recorded[fact]} and is {now[fact]}"
+    return None
 
 
-def fingerprint(config: Mapping[str, Any]) -> str:
-    """A digest of everything in a resolved config that decides the run's numbers."""
-    # What is None decides nothing, and was no key at all before the version that brought it.
-    rest = {k: v for k, v in config.items() if v is not None and k not in ("run_dir", "resume")}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def unfinished(run_dir: Path, same: Callable[[Path], bool]) -> Path | None:
-    """Find the folder that `resume=auto` goes on in.
-
-    Args:
-        run_dir: Where the run would go; taken itself if it holds a checkpoint or a result.
-        same: Whether a `config.yaml` is of this very run.
-
-    Returns:
-        `run_dir`, or the newest folder beside it with the same config, a checkpoint and no
-        result, or None.
-    """
-    here = RunFolder(run_dir)
-    if here.checkpoint.is_file() or here.result.is_file():
-        return run_dir
-    beside = [RunFolder(path.parent) for path in run_dir.parent.glob("*/config.yaml")]
-    open_runs = [
-        run
-        for run in beside
-        if run.checkpoint.is_file() and not run.result.is_file() and same(run.config)
-    ]
-    return (
-        max(open_runs, key=lambda run: run.checkpoint.stat().st_mtime).path if open_runs else None
-    )
+def _environment() -> dict[str, Any]:
+    """Versions, machine, command and commit."""
+    names = ("torch", "torchvision", "timm", "geoopt", "hydra-core", "numpy", "archzoo")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": versions,
+        "commit": _commit(),
+    }
 
 
 def _same_model(model: Network) -> Network:

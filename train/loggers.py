@@ -1,7 +1,7 @@
 """Where metrics go: CSV and TensorBoard by default, others by config.
 
-A logger takes `log(step, split, metrics)` and `close()`. `resume(step)` comes first when a run goes
-on from a checkpoint: rows of steps that will be done again are dropped.
+A logger takes `log(step, split, metrics)` and `close()`. `resume(step)` comes first, with the
+first step that is still to be logged: what a killed process logged from there on is dropped.
 """
 
 import csv
@@ -21,7 +21,7 @@ class Logger(Protocol):
     """What the loop asks of a logger."""
 
     def resume(self, step: int) -> None:
-        """Forget what was logged after a step."""
+        """Forget what was logged at a step and after it."""
 
     def log(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """Record metrics of `train`, `validation` or `test` at a step."""
@@ -55,8 +55,9 @@ class CSVLogger:
             return list(csv.DictReader(file))
 
     def resume(self, step: int) -> None:
-        """Rewrite the file without the rows after a step."""
-        self._rewrite([row for row in self.rows() if int(row["step"]) <= step])
+        """Rewrite the file without the rows of a step and of those after it."""
+        if self.path.exists():
+            self._rewrite([row for row in self.rows() if int(row["step"]) < step])
 
     def log(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """Append a row."""
@@ -95,8 +96,8 @@ class TensorBoardLogger:
         self.writer: Any = None
 
     def resume(self, step: int) -> None:
-        """Tell TensorBoard to hide what came after a step."""
-        self.purge_step = step + 1
+        """Tell TensorBoard to hide a step and what came after it."""
+        self.purge_step = step
 
     def log(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """Write one scalar per metric."""

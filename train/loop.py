@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from .checkpoint import save_run
 from .config import TrainerConfig
 from .console import Console, describe
 from .data import Batches, Fold, Splits, loader
-from .errors import RunError
+from .errors import RunError, RunStopped
 from .folder import RunFolder
 from .loggers import Logger
 from .metrics import better, cross_entropy, evaluate, headline
@@ -65,6 +65,8 @@ class Trainer:
         self.folder, self.world, self.seed = folder, world, seed
         self.metric = headline(splits.kind)
         batches = len(self._batches(splits.train, 0))
+        for fold in (splits.validation, splits.test):
+            self._batches(fold, None)  # raises where a process would be left without a sample
         if batches < config.accumulate:
             raise ValueError(
                 f"trainer.accumulate={config.accumulate} exceeds the {batches} batches of an epoch"
@@ -78,7 +80,9 @@ class Trainer:
         self.optimizer = optimizer(model)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.amp == "fp16")
         self.step = 0
+        self.reported = True  # whether this step has been logged and evaluated where that is due
         self.best: dict[str, float] = {}  # validation metrics of the best weights so far
+        self.best_step = 0
         self.window = [torch.zeros((), device=world.device), 0]  # losses since the last log line
         for callback in callbacks:
             callback.start(self)
@@ -90,7 +94,9 @@ class Trainer:
             self.total_steps * size, self.step * size, self.world.leader, self.config.progress
         )
         self.clock = time.perf_counter(), self.step
-        with stop_request() as request:
+        with stop_request(self.config.max_time) as request:
+            if not self.reported:
+                self._report()
             while self.step < self.total_steps:
                 epoch, done = divmod(self.step, self.steps_per_epoch)
                 batches = self._batches(self.splits.train, epoch, done * self.config.accumulate)
@@ -132,58 +138,65 @@ class Trainer:
                     loss = callback.loss(self, loss)
                 self.scaler.scale(loss / config.accumulate).backward()
             total += loss.detach() / config.accumulate
-        # On a GPU reading the loss would wait for it, so there it is looked at when it is needed.
-        if device.type == "cpu":
+        # On a GPU reading the loss would wait for it, so there it is looked at when it is needed;
+        # so it is among processes, which must stop together.
+        if device.type == "cpu" and self.world.size == 1:
             self._refuse_nan(total)
         if config.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_grad)
-        try:
-            self.scaler.step(self.optimizer)
-        except ValueError as error:  # of a low-rank method, which acts inside the step
-            raise RunError(f"step {self.step}: {error}; nothing saved before is lost") from error
+        self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         return total
 
     def _after_step(self, loss: Tensor, request: StopRequest) -> None:
-        """Call back, log, evaluate and save, as often as the config says."""
+        """Call back, save, log and evaluate, as often as the config says.
+
+        A checkpoint comes before all that is logged of its step: a crash in an evaluation loses
+        nothing, and a run that goes on reports the step itself.
+        """
         for callback in self.callbacks:
             callback.step(self)
         epoch = self.steps_per_epoch
         log = self._due(self.config.log_every)
-        evaluation = self._due(self.config.evaluate_every or epoch)
         checkpoint = self._due(self.config.checkpoint_every or self.config.evaluate_every or epoch)
         # Processes must stop at the same step; asking the leader every step would cost too much.
         stop = request.signal if self.world.size == 1 else log and self.world.share(request.signal)
-        if log or evaluation or checkpoint or stop:
-            self._refuse_nan(loss)
         self.window = [self.window[0] + loss, self.window[1] + 1]
+        if log or checkpoint or stop or self._due(self.config.evaluate_every or epoch):
+            self._refuse_nan(self.world.mean(loss))
         best = f", best {describe({self.metric: self.best[self.metric]})}" if self.best else ""
         note = f"loss {float(loss):.4f}{best}" if log else None
         self.console.advance(self.config.batch_size * self.config.accumulate, note)
-        if log:
-            self._log_training()
-        if evaluation:
-            self._validate()
+        self.reported = False
         if checkpoint or stop:
             save_run(self)
         if stop:
-            raise RunError(
+            raise RunStopped(
                 f"stopped by {stop} after step {self.step}; go on with resume={self.folder.path}"
             )
+        self._report()
+
+    def _report(self) -> None:
+        """Log and evaluate what is due at this step."""
+        if self._due(self.config.log_every):
+            self._log_training()
+        if self._due(self.config.evaluate_every or self.steps_per_epoch):
+            self._validate()
+        self.reported = True
 
     def _log_training(self) -> None:
         now, (then, step) = time.perf_counter(), self.clock
         samples = (self.step - step) * self.config.batch_size * self.config.accumulate
         metrics = {
-            "loss": float(self.window[0]) / self.window[1],
+            "loss": float(self.world.mean(self.window[0])) / max(1, self.window[1]),
             "lr": self.optimizer.param_groups[0]["lr"],
             "epoch": self.step / self.steps_per_epoch,
             "samples_per_second": samples / (now - then),
         }
-        self._log("train", metrics)
+        self.log("train", metrics)
         self.window = [torch.zeros_like(self.window[0]), 0]
         self.clock = now, self.step
 
@@ -192,10 +205,15 @@ class Trainer:
         metrics = self.evaluate(self.splits.validation, self.evaluated)
         for callback in self.callbacks:
             callback.evaluate(self, metrics)
-        self._log("validation", metrics)
+        self.log("validation", metrics)
+        if not math.isfinite(metrics["loss"]):
+            raise RunError(
+                f"the validation loss is {metrics['loss']} at step {self.step}; nothing saved "
+                f"before is lost. Lower optim.lr={self.optimizer.param_groups[0]['initial_lr']:g}"
+            )
         if better(metrics, self.best):
-            self.best = metrics
-            self.folder.write_best(self.evaluated)
+            self.best, self.best_step = metrics, self.step
+            self.folder.write_best(self.evaluated, self.step)
         self.console.say(
             f"step {self.step}/{self.total_steps} (epoch {self.step / self.steps_per_epoch:.1f}): "
             f"validation {describe(metrics)}; {self.console.eta()} to go"
@@ -205,13 +223,24 @@ class Trainer:
     def _finish(self) -> dict[str, dict[str, float]]:
         """Rebuild the best model from its file, test it and save it for `create_model`."""
         self.world.share(None)  # no process reads the best weights before they are written
-        best = self.folder.rebuild_best(self.model, self.world.device)
+        best = self._rebuild_best()
         result = {"validation": self.best, "test": self.evaluate(self.splits.test, best)}
-        self._log("test", result["test"])
+        self.log("test", result["test"])
         self.folder.write_final(best)
         for callback in self.callbacks:
             callback.end(self, best)
         return result
+
+    def _rebuild_best(self) -> Network:
+        """The best model from its file; where that is lost, the last one, evaluated again."""
+        try:
+            return self.folder.rebuild_best(self.model, self.best_step, self.world.device)
+        except ValueError as error:
+            self.console.say(f"the best weights are lost, the last ones take their place: {error}")
+            self.best = {}
+            self._validate()
+            self.world.share(None)
+            return self.folder.rebuild_best(self.model, self.best_step, self.world.device)
 
     def _batches(self, fold: Fold, epoch: int | None, start: int = 0) -> Batches:
         """The batches of a training epoch, or of an evaluation where the epoch is None."""
@@ -240,9 +269,14 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.total_steps
 
-    def _log(self, split: str, metrics: dict[str, float]) -> None:
+    def log(self, split: str, metrics: Mapping[str, float]) -> None:
+        """Give metrics of this step to every logger.
+
+        Raises:
+            RunError: the disk refused.
+        """
         for logger in self.loggers:
-            logger.log(self.step, split, metrics)
+            self.folder.guard(lambda each=logger: each.log(self.step, split, metrics))
 
     def _refuse_nan(self, loss: Tensor) -> None:
         if not math.isfinite(float(loss)):

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..layers.modes import evaluating
+
 __all__ = ["IGNORE", "better", "cross_entropy", "evaluate", "headline"]
 
 IGNORE = -100  # the target of a padded position, which no loss or metric counts
@@ -59,7 +61,7 @@ def evaluate(
     """Return the means over every counted target, on all processes together.
 
     Args:
-        model: Put into eval mode and back.
+        model: Put into eval mode; every module gets its own mode back.
         batches: Inputs and integer targets; `IGNORE` is not counted.
         kind: `image`, `features`, `tokens` or `nodes`; tokens give bits per byte, loss / ln 2.
         device: Where the model is.
@@ -70,21 +72,21 @@ def evaluate(
     """
     from torchmetrics import MeanMetric  # seconds to import
 
-    was_training = model.training
-    model.eval()
     # Sums in float64: the mean of a large fold must not depend on the batch size.
     loss = MeanMetric(sync_on_compute=True).set_dtype(torch.float64).to(device)
     accuracy = MeanMetric(sync_on_compute=True).set_dtype(torch.float64).to(device)
-    for inputs, targets in batches:
-        inputs, targets = inputs.to(device), targets.to(device)
-        with autocast():
-            logits = model(inputs)
-        counted = int((targets != IGNORE).sum())
-        summed = cross_entropy(logits, targets, reduction="sum")
-        right = (logits.argmax(-1) == targets).sum()
-        loss.update(summed.double() / counted, counted)
-        accuracy.update(right.double() / counted, counted)
-    model.train(was_training)
+    with evaluating(model):
+        for inputs, targets in batches:
+            inputs, targets = inputs.to(device), targets.to(device)
+            with autocast():
+                logits = model(inputs)
+            counted = int((targets != IGNORE).sum())
+            if not counted:  # nothing here has a mean
+                continue
+            summed = cross_entropy(logits, targets, reduction="sum")
+            right = (logits.argmax(-1) == targets).sum()
+            loss.update(summed.double() / counted, counted)
+            accuracy.update(right.double() / counted, counted)
     result = {"loss": float(loss.compute()), "accuracy": float(accuracy.compute())}
     if kind == "tokens":
         result["bits_per_byte"] = result["loss"] / math.log(2)

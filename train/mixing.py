@@ -28,4 +28,13 @@ def make_mixing(mixup: float, cutmix: float, num_classes: int) -> Mixing:
         mixings.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
     if cutmix:
         mixings.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
-    return v2.RandomChoice(mixings) if len(mixings) > 1 else mixings[0]
+    mix = v2.RandomChoice(mixings) if len(mixings) > 1 else mixings[0]
+
+    def mix_any(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        # torchvision mixes images; rows of a table are images of one pixel.
+        shape = inputs.shape
+        images = inputs if inputs.dim() == 4 else inputs[..., None, None]
+        mixed, shares = mix(images, targets)
+        return mixed.view(shape), shares
+
+    return mix_any

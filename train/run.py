@@ -3,58 +3,73 @@
 import dataclasses
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
 from ..zoo.models import build_model
 from .callbacks import Callback, LowRankTraining, callbacks
 from .check import check_run, model_options
 from .checkpoint import load_run
+from .claim import Claim
 from .config import RunConfig, options_of
 from .console import describe
 from .data import Splits, data_sets
 from .errors import RunError
-from .folder import RunFolder, fingerprint, unfinished
+from .folder import RunFolder
 from .loggers import loggers
 from .loop import Trainer
 from .metrics import headline
 from .optim import make_optimizer
+from .resume import continued, run_config_of
 from .schedule import learning_rate_factor
 from .world import World, connect, disconnect
 
 __all__ = ["run"]
 
 
-def run(config: RunConfig) -> float:
+def run(config: RunConfig, given: Collection[str] | None = None, *, sweep: bool = False) -> float:
     """Train as a config says and return the best validation metric, for a sweeper.
 
     That is bits per byte for tokens, less is better, and accuracy otherwise, more is better; a
     sweeper must be told which (`hydra.sweeper.direction`).
 
+    Args:
+        config: The run. With `resume=FOLDER` it is that of the folder, except for what is given.
+        given: The keys and groups that the command named; None is all.
+        sweep: Whether the run is a point of a sweep, which `resume=auto` knows by its config.
+
     Raises:
         RunError: the run cannot start, or stopped; nothing saved is lost.
     """
+    if config.resume not in (None, "auto"):
+        config = _recorded_config(Path(config.resume), config, given)
     check_run(config)
     world = connect(config.trainer.device)
+    claim = Claim(config, sweep)
     try:
-        return _run(config, world)
+        return _run(config, world, world.lead(claim.take))
     finally:
+        claim.release()
         disconnect()
 
 
-def _run(config: RunConfig, world: World) -> float:
-    plain = dataclasses.asdict(config)
-    # Each process reads its own clock, so the leader decides on the folder.
-    run_dir = Path(world.share(str(_choose_folder(config, plain))))
+def _recorded_config(path: Path, asked: RunConfig, given: Collection[str] | None) -> RunConfig:
+    """The config of the run that goes on, with what the command may change of it."""
+    recorded = RunFolder(path).read_config()
+    plain = continued(recorded, dataclasses.asdict(asked), given)
+    return run_config_of({**plain, "run_dir": str(path), "resume": str(path)})
+
+
+def _run(config: RunConfig, world: World, run_dir: Path) -> float:
+    plain = {**dataclasses.asdict(config), "run_dir": str(run_dir)}
     folder = RunFolder(run_dir, writes=world.leader)
     metric = headline(data_sets[config.data["name"]].kind)
-    if config.resume and (ended := folder.read_result()):
+    if config.resume and (ended := folder.read_result()) and not _is_longer(folder, plain):
         _say(world, f"{run_dir} ended before: {describe(ended['test'])} on the test fold")
         return ended["validation"][metric]
 
@@ -90,20 +105,30 @@ def _run(config: RunConfig, world: World) -> float:
     if config.trainer.grad_checkpointing:
         model.set_grad_checkpointing()
 
-    if config.resume:
+    if config.resume and (folder.checkpoints() or config.resume != "auto"):
         _resume(config, trainer, world)
-    folder.write_text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
-    folder.write_text("data.json", json.dumps(splits.about, indent=2, default=str) + "\n")
-    folder.write_environment()
+    elif folder.config.is_file():  # killed before its first checkpoint
+        for logger in logged:
+            logger.resume(0)
+    folder.write_start(plain, splits.about, trainer.step)
     _say(
         world,
         f"{config.model['name']} ({_count(model)}) on {config.data['name']} "
-        f"({len(splits.train):,} / {len(splits.validation):,} / {len(splits.test):,} samples), "
+        f"({len(splits.train):,} to train, {len(splits.validation):,} to validate, "
+        f"{len(splits.test):,} to test), "
         f"{trainer.total_steps:,} steps on {world.device}, into {run_dir}",
     )
-    result = trainer.fit()
+    if model.lowrank is not None:
+        _say(world, model.lowrank.summary())
+    try:
+        result = trainer.fit()
+    except ValueError as error:
+        # A layer's, a method's or a file's word on what it was given. One that a worker process
+        # raised holds that process's traceback, and the word in its last line.
+        word = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+        raise RunError(f"step {trainer.step}: {word}; nothing saved before is lost") from error
     for logger in logged:
-        logger.close()
+        folder.guard(logger.close)
     folder.write_text("result.json", json.dumps(result, indent=2) + "\n")
     _say(world, f"test {describe(result['test'])}; the best model is in {run_dir}")
     return result["validation"][metric]
@@ -115,35 +140,21 @@ def _count(model: nn.Module) -> str:
     return f"{parameters:,} parameters" + (f", {trained:,} trained" * (trained < parameters))
 
 
-def _choose_folder(config: RunConfig, plain: Mapping[str, Any]) -> Path:
-    """The run's folder, or the one that `resume` means."""
-    run_dir = Path(config.run_dir)
-    if config.resume is None:
-        if RunFolder(run_dir).checkpoint.exists():
-            raise RunError(
-                f"run_dir={run_dir} holds a run already; add resume=auto to go on with it, "
-                f"or name another folder"
-            )
-        return run_dir
-    if config.resume != "auto":
-        return Path(config.resume)
-    wanted = fingerprint(plain)
-
-    def same(path: Path) -> bool:
-        other = OmegaConf.to_container(OmegaConf.load(path))
-        return (
-            isinstance(other, dict) and fingerprint({str(k): v for k, v in other.items()}) == wanted
-        )
-
-    return unfinished(run_dir, same) or run_dir
+def _is_longer(folder: RunFolder, plain: Mapping[str, Any]) -> bool:
+    """Whether a config asks a run that ended for more steps."""
+    before, now = folder.read_config()["trainer"], plain["trainer"]
+    return any(before.get(name) != now[name] for name in ("steps", "epochs"))
 
 
 def _resume(config: RunConfig, trainer: Trainer, world: World) -> None:
-    """Load the checkpoint; `auto` starts anew where there is none."""
-    path = trainer.folder.checkpoint
-    if path.is_file() or config.resume != "auto":
-        load_run(trainer, path)
-        _say(world, f"going on from step {trainer.step} in {trainer.folder.path}")
+    """Load the newest whole checkpoint of the same data."""
+    folder = trainer.folder
+    if not config.other_data:
+        folder.check_data(trainer.splits.about)
+    for passed in load_run(trainer, folder.checkpoint):
+        _say(world, f"passed over: {passed}")
+    folder.set_result_aside(trainer.step)
+    _say(world, f"going on from step {trainer.step} in {folder.path}")
 
 
 def _load_data(config: RunConfig, world: World) -> Splits:

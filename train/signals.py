@@ -1,33 +1,55 @@
-"""Turn Ctrl-C and a scheduler's SIGTERM into a request to stop after the current step."""
+"""Turn Ctrl-C, a scheduler's signal or the end of the time into a request to stop after a step."""
 
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
-__all__ = ["StopRequest", "stop_request"]
+__all__ = ["STOPPING", "StopRequest", "stop_request"]
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""Ctrl-C, a scheduler's end, a terminal that closes, and a scheduler's warning before its end."""
 
 
 class StopRequest:
-    """Holds the name of the signal that arrived, or None."""
+    """What asked for the stop.
 
-    signal: str | None = None
+    Args:
+        minutes: After which the run stops by itself; None is never.
+    """
+
+    def __init__(self, minutes: float | None = None) -> None:
+        """Start the clock."""
+        self.received: str | None = None
+        self.minutes = minutes
+        self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
+
+    @property
+    def signal(self) -> str | None:
+        """The name of the signal that arrived, or of the limit that was reached, or None."""
+        if self.received is None and self.deadline is not None:
+            return f"trainer.max_time={self.minutes:g}" * (time.monotonic() > self.deadline) or None
+        return self.received
 
 
 @contextlib.contextmanager
-def stop_request() -> Iterator[StopRequest]:
-    """Catch SIGINT and SIGTERM inside the block; a second one acts at once, as it would outside.
+def stop_request(minutes: float | None = None) -> Iterator[StopRequest]:
+    """Catch the stopping signals inside the block; a second one acts at once, as it would outside.
 
     Signals reach the main thread only, so in another thread nothing is caught.
+
+    Args:
+        minutes: As in `StopRequest`.
     """
-    request = StopRequest()
+    request = StopRequest(minutes)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOPPING}
 
     def note(number: int, _frame: object) -> None:
-        request.signal = signal.Signals(number).name
+        request.received = signal.Signals(number).name
         for each, handler in before.items():
             signal.signal(each, handler)
 

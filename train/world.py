@@ -2,12 +2,13 @@
 
 import gc
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import RunError
 
@@ -37,6 +38,29 @@ class World:
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
+
+    def lead(self, work: Callable[[], T]) -> T:
+        """Return on every process what the leader's work returns, or raise its RunError on all."""
+        if self.size == 1:
+            return work()
+        box: list[Any] = [None, None]
+        if self.leader:
+            try:
+                box[0] = work()
+            except RunError as error:
+                box[1] = str(error)
+        dist.broadcast_object_list(box, src=0)
+        if box[1] is not None:
+            raise RunError(box[1])
+        return box[0]
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Return the mean of a tensor over all processes, which must all call."""
+        if self.size == 1:
+            return value
+        total = value.clone()
+        dist.all_reduce(total)
+        return total / self.size
 
     def gather(self, value: T) -> list[T]:
         """Return the values of all processes, in order of rank."""

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..layers.hyperbolic import PoincareMLR
+from ..layers.hyperbolic import PoincareMLR, check_geometry
 from ..layers.lipschitz import LinearWeight, LipschitzLayer
 from ..layers.lipschitz.norms import gamma, product_up, root_up
 from .attack import attack as search_ball
@@ -83,13 +83,14 @@ def certify(
         seed: Of attack and search.
 
     Raises:
-        ValueError: NaN weights, a number or shape out of range, or no x where the input's shape is
-            not known.
+        ValueError: NaN weights, a number or shape out of range, no x where the input's shape is not
+            known, or layers of the ball that exchange other coordinates or balls than they read.
     """
     started = time.perf_counter()
     radii = tuple(float(e) for e in eps)
     _check(x, y, radii, method, batch_size)
     refuse_nan(model)
+    check_geometry(model)
     wide = deployed(model)
     hooked = hooked_modules(wide)
     samples, shown = _samples(model, x)

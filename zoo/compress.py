@@ -62,7 +62,7 @@ def decompose(
             on, or what `reparametrize` would choose in a dense model.
         ordered: Whether the order of the model's own components is kept, which ordered dropout
             trained; else the components are those of the singular value decomposition. None is
-            true after Maestro.
+            true after Maestro, if it ordered them.
 
     Raises:
         ValueError: not exactly one of ranks, energy and threshold; a rank or a name that does not
@@ -104,7 +104,8 @@ def factorize(
     if controller is not None:
         scheme = scheme or controller.method.scheme
         targets = targets or list(controller.targets)
-        ordered = isinstance(controller.method, Maestro) if ordered is None else ordered
+        if ordered is None:
+            ordered = isinstance(controller.method, Maestro) and controller.method.orders
     targets = targets or [name for name, _, _ in found] or None
     trained: set[Scheme] = {
         layer.settings.unfolding.scheme

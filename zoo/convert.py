@@ -9,7 +9,6 @@ are therefore moved to the new scale.
 
 import copy
 import functools
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from ..layers.decay import decay_exclusions
-from ..layers.residual import Add, Context, Residual, Site
+from ..layers.residual import Add, Context, Residual
+from .converted import Converted, TimmTrunk, install, timm_trunk
 from .network import Network
+from .recipe import record
 from .residuals import ResidualSpec, make_residual
 from .trunk import Trunk
 
@@ -34,9 +34,8 @@ def with_residual(
     Accepted are models of the zoo whose residual is `add`, and timm's `VisionTransformer` (its
     `vit_*` and `deit*`) with pre-norm blocks, whose LayerScale becomes part of the branch. Drop
     path, dtype, device and mode are kept. A converted timm model keeps timm's methods, but has one
-    entry in `blocks` where it had one for each block: there is no stream between two branches to
-    return, so intermediate features are those of the last. Its state dict has other names: load
-    weights first and convert then.
+    entry in `blocks` where it had one for each block; its intermediate features are what the next
+    block reads. Its state dict has other names: load weights first and convert then.
 
     Args:
         model: The model; it is copied and left as it was.
@@ -47,7 +46,8 @@ def with_residual(
 
     Returns:
         A model of the same class, or for timm's of a subclass, with fresh parameters for the
-        mechanism only. One that `create_model` built can be saved by `save_model`.
+        mechanism only. One that `create_model`, the zoo's or timm's, built can be saved by
+        `save_model`.
 
     Raises:
         ValueError: a model of another kind, one whose residual is not `add`, or outputs that would
@@ -68,12 +68,13 @@ def with_residual(
                 f"before the branches can be converted (activation='pre')"
             )
     if not trunks:
-        trunks = [_timm_trunk(model)]
+        trunks = [timm_trunk(model)]
     like = next(model.parameters())
     new = []
     for trunk in trunks:
         sites, dim = trunk.residual.sites, trunk.residual.channel_dim
-        made = make_residual(spec, trunk.residual.width, sites, channel_dim=dim)
+        shared = model.shared if isinstance(model, Network) else None
+        made = make_residual(spec, trunk.residual.width, sites, channel_dim=dim, shared=shared)
         if not made.equals_prenorm_at_init and not allow_change:
             raise ValueError(
                 f"residual={_name(spec, made)!r} does not start equal to 'add', so the outputs "
@@ -86,12 +87,11 @@ def with_residual(
         trunk.residual.to(like.device, like.dtype)
         trunk.check_branches()
         if isinstance(trunk, TimmTrunk):
-            _install(model, trunk)
+            install(model, trunk, spec)
         else:
             _replace(model, old, trunk)
-    if isinstance(model, Network) and model.recipe is not None:
-        name, changed = model.recipe
-        model.recipe = (name, {**changed, "residual": spec})
+    if not isinstance(model, Converted):
+        record(model, residual=spec)
     return model
 
 
@@ -205,118 +205,3 @@ def _final_norm(model: nn.Module) -> nn.Module:
         if norm is not None and not isinstance(norm, nn.Identity):
             return norm
     return nn.Identity()
-
-
-# timm's Vision Transformer.
-
-
-class ScaledBranch(nn.Module):
-    """A branch and the LayerScale behind it."""
-
-    def __init__(self, branch: nn.Module, scale: nn.Module) -> None:
-        """Keep both."""
-        super().__init__()
-        self.branch = branch
-        self.scale = scale
-
-    def forward(self, x: Tensor, *extras: Any) -> Tensor:
-        """Scale what the branch returns."""
-        return self.scale(self.branch(x, *extras))
-
-
-class TimmTrunk(Trunk):
-    """A trunk that is called as timm calls a block."""
-
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
-    ) -> Tensor:
-        """Run all branches, with timm's mask in the attentions."""
-        if attn_mask is None and not is_causal:
-            return super().forward(x)
-        extras = [(attn_mask, is_causal) if i % 2 == 0 else () for i in range(len(self.branches))]
-        return super().forward(x, extras)
-
-
-class Converted:
-    """What a converted timm model does otherwise than its class."""
-
-    def no_weight_decay(self: Any) -> set[str]:
-        """Timm's names and those that the residual excludes."""
-        return set(super().no_weight_decay()) | decay_exclusions(self)  # pyright: ignore
-
-    def set_grad_checkpointing(self: Any, enable: bool = True) -> None:
-        """Recompute each branch in the backward pass, and not the trunk as a whole."""
-        super().set_grad_checkpointing(enable)  # pyright: ignore
-        self.grad_checkpointing = False
-        self.blocks[0].grad_checkpointing = enable
-
-    def group_matcher(self: Any, coarse: bool = False) -> Any:
-        """Order parameters as in the unconverted model, for layer-wise learning rates."""
-        stem = re.compile(super().group_matcher(coarse)["stem"])  # pyright: ignore
-
-        def order(name: str) -> tuple[float, ...]:
-            if stem.match(name):
-                return (0.0,)
-            site = re.match(r"blocks\.0\.(?:branches|norms)\.(\d+)\.", name)
-            return (1.0 + int(site[1]) // 2,) if site else (float("inf"),)
-
-        return order
-
-    def __reduce__(self) -> Any:
-        """Pickle and copy by the class that was converted: the subclass is made at run time."""
-        return _empty, (type(self).__mro__[2],), self.__dict__
-
-
-@functools.cache
-def _converted(kind: type[nn.Module]) -> type[nn.Module]:
-    return type(kind.__name__, (Converted, kind), {"__module__": kind.__module__})
-
-
-def _empty(kind: type[nn.Module]) -> nn.Module:
-    made = _converted(kind)
-    return made.__new__(made)
-
-
-def _timm_trunk(model: nn.Module) -> "TimmTrunk":
-    """Take the branches and norms out of a timm model's blocks.
-
-    Raises:
-        ValueError: it is no pre-norm Vision Transformer of timm's.
-    """
-    from timm.models.vision_transformer import Block, VisionTransformer
-
-    kind = type(model).__name__
-    accepted = (
-        "with_residual takes a model of archzoo, or a timm VisionTransformer (vit_*, deit*) whose "
-        "blocks are its pre-norm Block"
-    )
-    if not isinstance(model, VisionTransformer):
-        raise ValueError(f"{kind} cannot be converted: {accepted}")
-    odd = [type(block).__name__ for block in model.blocks if type(block) is not Block]
-    if odd or not len(model.blocks):
-        found = f"has blocks of type {odd[0]}" if odd else "has no blocks"
-        raise ValueError(f"this {kind} {found} and cannot be converted: {accepted}")
-    sites, branches, norms, rates = [], [], [], []
-    for i, block in enumerate(model.blocks):
-        assert isinstance(block, Block)
-        for site, branch, scale, norm, drop in (
-            (Site("attention", i), block.attn, block.ls1, block.norm1, block.drop_path1),
-            (Site("mlp", i), block.mlp, block.ls2, block.norm2, block.drop_path2),
-        ):
-            plain = isinstance(scale, nn.Identity)
-            sites.append(site)
-            branches.append(branch if plain else ScaledBranch(branch, scale))
-            norms.append(norm)
-            rates.append(float(getattr(drop, "drop_prob", None) or 0.0))
-    trunk = TimmTrunk(Add(model.embed_dim, sites), branches, norms, rates)
-    trunk.grad_checkpointing = model.grad_checkpointing
-    return trunk.train(model.training)
-
-
-def _install(model: Any, trunk: "TimmTrunk") -> None:
-    """Put the trunk where the blocks were."""
-    model.blocks = nn.Sequential(trunk).train(model.training)
-    model.feature_info = [{**model.feature_info[-1], "module": "blocks.0"}]
-    model.grad_checkpointing = False
-    if not isinstance(model, Converted):
-        model.__class__ = _converted(type(model))

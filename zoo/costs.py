@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.lowrank import Controller, Factors, merge
+from ..layers.modes import evaluating
 
 __all__ = ["METRICS", "Cost", "Costs", "Metric", "costs_of", "count_macs", "latencies"]
 
@@ -94,10 +95,10 @@ def costs_of(controller: Controller, metric: Metric, sample: Tensor | None = Non
 
 
 def count_macs(model: nn.Module, *inputs: Tensor) -> int:
-    """Return the multiply-accumulates of a forward pass: matrix products and convolutions."""
+    """Return the multiply-accumulates of a pass in evaluation: products and convolutions."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with evaluating(model), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(*inputs)
     return counter.get_total_flops() // 2
 

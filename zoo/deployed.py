@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from ..layers.lipschitz import LipschitzLayer
 from ..layers.lowrank import Factors, merge, remove_parametrization, structures
+from ..layers.lowrank.replace import replace_module
 from .bounds import Seen
 
 __all__ = ["Scaled", "deployed", "hooked_modules", "look", "refuse_nan"]
@@ -60,10 +61,10 @@ def deployed(model: nn.Module) -> nn.Module:
     stored = [next(layer.parameters()).dtype for layer in layers]
     wide.double()
     merge(wide, strict=False)
-    for name, module, structure in list(structures(wide)):
+    for _, module, structure in list(structures(wide)):
         # What is left has an activation between its factors; a mere chain is plain layers.
         if isinstance(structure, Factors) and structure.extra is None:
-            wide.set_submodule(name, module.to_sequence())  # type: ignore[operator]
+            replace_module(wide, module, module.to_sequence())  # type: ignore[operator]
     for layer, dtype in zip(layers, stored, strict=True):
         layer.forget()
         vars(layer)["_map"] = functools.partial(_stored_weights, layer, dtype)

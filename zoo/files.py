@@ -2,10 +2,13 @@
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["replacing"]
+__all__ = ["remove_unfinished", "replacing"]
+
+SUFFIX = ".unfinished"
 
 
 @contextlib.contextmanager
@@ -13,12 +16,14 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success flush it to disk and rename it.
 
     A rename within a folder is atomic, so a reader sees the old file or the new one. On any error
-    the temporary file goes and what stood at `path` stays.
+    the temporary file goes and what stood at `path` stays. The temporary name is drawn, and the
+    file made by this call, so that no link that someone put there is followed.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{SUFFIX}")
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    mode = os.fstat(handle).st_mode  # the user's umask; a library may write with another
+    os.close(handle)
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # the user's umask; a library may write with another
         yield temporary
         temporary.chmod(mode)
         with open(temporary, "rb") as file:
@@ -33,3 +38,9 @@ def replacing(path: Path) -> Iterator[Path]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes left of their writes; only for the owner of a folder."""
+    for temporary in folder.glob(f".*{SUFFIX}"):
+        temporary.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..layers.modes import evaluating
 from ..layers.residual import Site
 from .attention import CausalAttention, KeyValueCache, rotation
 from .models import register_model
@@ -179,23 +180,21 @@ class GPT(Network):
             raise ValueError(f"temperature must be at least 0, got {temperature}")
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
-        was_training = self.training
-        self.eval()
         cache = KeyValueCache(self.context_length)
         feed = tokens[:, -self.context_length :]
-        for _ in range(max_new_tokens):
-            features = self.forward_features(feed, cache)
-            logits = self.forward_head(features[:, -1]).float()
-            if temperature == 0:
-                feed = logits.argmax(-1, keepdim=True)
-            else:
-                logits = logits / temperature
-                if top_k is not None:
-                    kth = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
-                    logits = logits.masked_fill(logits < kth, -torch.inf)
-                feed = torch.multinomial(logits.softmax(-1), 1, generator=generator)
-            tokens = torch.cat([tokens, feed], dim=1)
-        self.train(was_training)
+        with evaluating(self):
+            for _ in range(max_new_tokens):
+                features = self.forward_features(feed, cache)
+                logits = self.forward_head(features[:, -1]).float()
+                if temperature == 0:
+                    feed = logits.argmax(-1, keepdim=True)
+                else:
+                    logits = logits / temperature
+                    if top_k is not None:
+                        kth = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
+                        logits = logits.masked_fill(logits < kth, -torch.inf)
+                    feed = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+                tokens = torch.cat([tokens, feed], dim=1)
         return tokens
 
 

@@ -9,7 +9,7 @@ import functools
 from typing import Any
 
 from ..layers.hyperbolic import BallCurvature, PoincareMLR
-from .models import register_model
+from .models import heads, register_model, use_named_head
 from .network import Network
 from .vit import VisionTransformer, vit_tiny
 
@@ -40,9 +40,22 @@ def use_hyperbolic_head(
     Raises:
         ValueError: a curvature or a clip that is not positive.
     """
+    settings = {"curvature": curvature, "learned_curvature": learned_curvature, "clip": clip}
+    use_named_head(model, {"name": "hyperbolic", **settings})
+    return model
+
+
+@heads.register(kind="classifier", source=CLIPPED, given=("model",))
+def hyperbolic(
+    model: Network,
+    *,
+    curvature: float = 1.0,
+    learned_curvature: bool = False,
+    clip: float | None = 1.0,
+) -> None:
+    """Distances to hyperplanes of the ball, of features that are clipped."""
     ball = BallCurvature(curvature, learned=learned_curvature)
     model.use_head(functools.partial(PoincareMLR, curvature=ball, clip=clip))
-    return model
 
 
 @register_model(source=CLIPPED, kind="image", geometry=GEOMETRY, extends=vit_tiny)

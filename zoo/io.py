@@ -1,20 +1,25 @@
 """Save and share a model as a folder of two files, and rebuild it. Nothing is ever unpickled.
 
 `config.json` holds the registered name and the changed keywords, `model.safetensors` the weights.
-Both are written under a temporary name and renamed, so a folder never holds half a file.
+Both are written under temporary names and renamed, so a folder never holds half a file, and a model
+that would not come back as it is is refused before the first byte.
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from .converted import TIMM, build_converted
 from .files import replacing
+from .finetune import take_weights
 from .lowrank import saved_lowrank
 from .models import build_model, models
-from .network import Network
+from .recipe import Recipe, first_difference
 from .residuals import residual_config
 
 __all__ = [
@@ -27,6 +32,9 @@ __all__ = [
 ]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+RESHAPING = ("num_classes", "in_chans")
+
+logger = logging.getLogger(__name__)
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -41,11 +49,18 @@ def save_weights(model: nn.Module, path: Path) -> None:
         write(model, str(temporary))
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path, *, built_curvature: bool = False) -> None:
     """Read weights that `save_weights` wrote.
 
+    Args:
+        model: What they belong to.
+        path: The file.
+        built_curvature: Whether a file of a version that did not record curvatures is read in the
+            ball that the model was built with, where the caller knows that it is the right one.
+
     Raises:
-        ValueError: the file is missing, damaged, or of another architecture.
+        ValueError: the file is missing, damaged, or of another architecture, or does not say in
+            which ball its weights lie.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_model as read
@@ -53,46 +68,119 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"no weights at {path}")
     try:
-        read(model, str(path))
+        missing, unexpected = read(model, str(path), strict=False)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     except RuntimeError as error:
         raise ValueError(f"{path} holds weights of another model: {error}") from error
+    unknown = [key for key in missing if key.endswith("curvature._extra_state")]
+    other = sorted({*missing, *unexpected} - set(unknown))
+    if other:
+        raise ValueError(f"{path} holds weights of another model: {', '.join(other)} differ")
+    if unknown and not built_curvature:
+        raise ValueError(
+            f"{path} does not say in which ball its weights lie: it is of a version that did not "
+            f"record curvatures ({unknown[0]}); build the model with the curvature it was trained "
+            f"from and pass built_curvature=True"
+        )
 
 
-def save_model(model: Network, folder: str | Path) -> Path:
+def save_model(model: nn.Module, folder: str | Path) -> Path:
     """Write a model that `create_model` built as `config.json` and `model.safetensors`.
 
+    Before anything is written, the model is built again from that config, without memory for
+    weights, and compared; both files are written in full before either takes its place.
+
+    Args:
+        model: Of the zoo, or a timm model that `with_residual` converted.
+        folder: Made where it is missing.
+
     Returns:
-        The folder, made where it was missing.
+        The folder.
 
     Raises:
-        ValueError: the model has no recipe, a keyword that JSON cannot hold, or weights with a
-            structure that the recipe does not know.
+        ValueError: the model has no recipe, a keyword that JSON cannot hold, or anything that its
+            recipe does not rebuild; the message names the first difference.
+        OSError: the disk refused; what was in the folder is untouched.
     """
-    if model.recipe is None:
-        raise ValueError("only a model made by create_model can be saved: its name is unknown")
-    name, options = model.recipe
-    config: dict[str, Any] = {"name": name, "options": dict(options)}
-    if "residual" in options:
-        config["options"]["residual"] = residual_config(options["residual"])
-    lowrank = saved_lowrank(model, config["options"].pop("lowrank", None))
-    if lowrank is not None:
-        config["options"]["lowrank"] = lowrank
-    try:
-        text = json.dumps(config, indent=2) + "\n"
-    except TypeError as error:
-        raise ValueError(f"{name}: the keywords {dict(options)} are not JSON: {error}") from error
+    from safetensors.torch import save_model as write
+
+    text = json.dumps(_checked_config(model), indent=2) + "\n"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(model, folder / WEIGHTS)
-    with replacing(folder / CONFIG) as temporary:
-        temporary.write_text(text)
+    with replacing(folder / WEIGHTS) as weights, replacing(folder / CONFIG) as config:
+        write(model, str(weights))
+        config.write_text(text)
     return folder
 
 
-def load_model(folder: str | Path, overrides: Mapping[str, Any]) -> Network:
-    """Rebuild a saved model; overrides change keywords that leave the weights' shapes alone.
+def _checked_config(model: nn.Module) -> dict[str, Any]:
+    """Write a model's recipe as JSON holds it, after a look at what is built from it.
+
+    Raises:
+        ValueError: as `save_model`.
+    """
+    recipe: Recipe | None = getattr(model, "recipe", None)
+    if recipe is None:
+        because = getattr(model, "lost_recipe", None) or "its name is unknown"
+        raise ValueError(f"only a model made by create_model can be saved: {because}")
+    name, options = recipe.name, dict(recipe.options)
+    if "residual" in options:
+        options["residual"] = residual_config(options["residual"])
+    lowrank = saved_lowrank(model, options.pop("lowrank", None))
+    if lowrank is not None:
+        options["lowrank"] = lowrank
+    try:
+        config = json.loads(json.dumps({"name": name, "options": options}))
+    except TypeError as error:
+        raise ValueError(f"{name}: the keywords {options} are not JSON: {error}") from error
+    for place, tensor in model.state_dict().items():
+        if tensor.is_meta:
+            raise ValueError(f"{name}: {place} is on the meta device and has no values to save")
+    try:
+        difference = first_difference(model, _empty(config["name"], config["options"]))
+    except ValueError as error:
+        difference = str(error)
+    if difference is not None:
+        raise ValueError(
+            f"this {name} cannot be saved, because its recipe does not rebuild it: {difference}. "
+            f"Change models by their own functions (reset_classifier, set_global_pool, "
+            f"use_hyperbolic_head, with_residual, apply_lowrank), or register a model of your own"
+        )
+    return config
+
+
+def _build(name: str, options: Mapping[str, Any]) -> nn.Module:
+    """Build what a config names.
+
+    Raises:
+        ValueError: an unknown name or keyword, or a value out of range.
+    """
+    if name.startswith(TIMM):
+        return build_converted(name, options)
+    return build_model(name, **options)
+
+
+def _empty(name: str, options: Mapping[str, Any]) -> nn.Module:
+    """Build a model without memory for weights, and without touching the random state."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return _build(name, options)
+        except (NotImplementedError, RuntimeError):
+            return _build(name, options)  # a builder that looks at numbers needs some
+
+
+def load_model(folder: str | Path, **overrides: Any) -> Any:
+    """Rebuild a saved model; overrides change keywords, of which two may change weights' shapes.
+
+    Another `num_classes` leaves the classifier fresh. With another `in_chans` the first layer takes
+    its weights over, if it is a plain convolution: their sum for one channel, else repeated and
+    scaled, as timm does; another kind of first layer stays fresh. What stays fresh is logged.
+
+    Args:
+        folder: That `save_model` wrote.
+        overrides: Keywords of the builder.
 
     Raises:
         ValueError: the folder, its config or its weights are missing, damaged or of another model.
@@ -105,17 +193,37 @@ def load_model(folder: str | Path, overrides: Mapping[str, Any]) -> Network:
         name, options = config["name"], dict(config["options"])
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    if name not in models:
+    if name not in models and not str(name).startswith(TIMM):
         raise ValueError(f"{path} names the model {name!r}, which this version does not have")
     try:
-        model = build_model(name, **{**options, **overrides})
+        model = _build(name, {**options, **overrides})
+        changed = [key for key in RESHAPING if _changes(name, options, overrides, key)]
+        source = _build(name, options) if changed else model
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    load_weights(model, Path(folder) / WEIGHTS)
+    # The recipe beside the weights says where they lie, unless an override says otherwise.
+    load_weights(source, Path(folder) / WEIGHTS, built_curvature="curvature" not in overrides)
+    if changed:
+        try:
+            head, stem = (key in changed for key in RESHAPING)
+            fresh = take_weights(model, source, head=head, stem=stem)
+        except ValueError as error:
+            raise ValueError(f"{Path(folder) / WEIGHTS} {error}") from error
+        for part in fresh:
+            logger.warning(
+                "%s: %s is fresh, because %s changed", folder, part, " and ".join(changed)
+            )
     return model
 
 
-def load_from_hub(repository: str, overrides: Mapping[str, Any]) -> Network:
+def _changes(name: str, options: Mapping[str, Any], overrides: Mapping[str, Any], key: str) -> bool:
+    if key not in overrides:
+        return False
+    default = models[name].options[key].default if name in models else None
+    return overrides[key] != options.get(key, default)
+
+
+def load_from_hub(repository: str, **overrides: Any) -> Any:
     """Download `config.json` and `model.safetensors` of a hub repository and rebuild the model.
 
     Args:
@@ -126,24 +234,27 @@ def load_from_hub(repository: str, overrides: Mapping[str, Any]) -> Network:
 
     name, _, revision = repository.partition("@")
     folder = snapshot_download(name, revision=revision or None, allow_patterns=[CONFIG, WEIGHTS])
-    return load_model(folder, overrides)
+    return load_model(folder, **overrides)
 
 
-def push_to_hub(model: Network, repository: str, *, private: bool = False) -> str:
+def push_to_hub(model: nn.Module, repository: str, *, private: bool = False) -> str:
     """Upload a model to the Hugging Face hub and return the commit's address.
 
     Args:
-        model: A model that `create_model` built.
+        model: As in `save_model`.
         repository: `OWNER/NAME`; made where it is missing.
         private: Whether a new repository is private.
+
+    Raises:
+        ValueError: as `save_model`; nothing is made on the hub then.
     """
     import tempfile
 
     from huggingface_hub import HfApi
 
     api = HfApi()
-    api.create_repo(repository, private=private, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        save_model(model, folder)
+        save_model(model, folder)  # first, so that a refusal leaves no empty repository behind
+        api.create_repo(repository, private=private, exist_ok=True)
         commit = api.upload_folder(repo_id=repository, folder_path=folder)
     return str(commit)

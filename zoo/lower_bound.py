@@ -26,7 +26,12 @@ def lipschitz_estimate(
         power: Power iterations at the start.
         steps: Of Adam.
         seed: Of the first directions.
+
+    Raises:
+        ValueError: no points.
     """
+    if len(x) < 1:
+        raise ValueError(f"x must be points (N, …) with N >= 1, got shape {tuple(x.shape)}")
     x = x[:points].detach().double()
     generator = torch.Generator().manual_seed(seed)
     scale = float(x.flatten(1).norm(dim=1).mean()) or 1.0

@@ -14,6 +14,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from ..layers import lowrank as layers
 from ..layers.lowrank.cola import CoLA
 from ..layers.lowrank.fixed_ranks import FixedRanks
@@ -27,6 +29,7 @@ from ..layers.lowrank.sst import SST
 from ..layers.lowrank.switchlora import SwitchLoRA
 from ..layers.lowrank.trp import TRP
 from .network import Network
+from .recipe import record
 from .registry import Entry, Option, Registry
 
 __all__ = [
@@ -133,9 +136,7 @@ def apply_lowrank(model: Network, spec: LowRankSpec) -> layers.Controller:
         model.lowrank = layers.reparametrize(model, method, excluded=_excluded(model), **common)
     except ValueError as error:
         raise ValueError(f"lowrank={name}: {error}") from error
-    if model.recipe is not None:
-        recipe, options = model.recipe
-        model.recipe = (recipe, {**options, "lowrank": lowrank_config(spec)})
+    record(model, lowrank=lowrank_config(spec))
     return model.lowrank
 
 
@@ -156,13 +157,11 @@ def merge_lowrank(model: Network, *, strict: bool = True) -> list[str]:
     merged = layers.merge(model, strict=strict)
     if not any(layers.structures(model)):
         model.lowrank = None
-        if model.recipe is not None:
-            name, options = model.recipe
-            model.recipe = (name, {k: v for k, v in options.items() if k != "lowrank"})
+        record(model, drop=("lowrank",))
     return merged
 
 
-def saved_lowrank(model: Network, spec: LowRankSpec | None) -> str | dict[str, Any] | None:
+def saved_lowrank(model: nn.Module, spec: LowRankSpec | None) -> str | dict[str, Any] | None:
     """Return the spec that rebuilds the structures that a model has now.
 
     Some may have become dense since they were made.
@@ -182,13 +181,16 @@ def saved_lowrank(model: Network, spec: LowRankSpec | None) -> str | dict[str, A
                 f"create_model(…, lowrank=…) or apply_lowrank(model, …)"
             )
         return None
-    controller = model.lowrank
+    controller = model.lowrank if isinstance(model, Network) else None
     made = [] if controller is None else [name for name, _ in controller.structures()]
+    name, settings = _split(spec)
     if set(found) == set(made):
-        return lowrank_config(spec)
+        if controller is None or layers.FROZEN not in controller.skipped.values():
+            return lowrank_config(spec)
+        # Nothing is frozen in the model that is rebuilt: only the names leave out what was.
+        return {"name": name, **settings, "targets": list(controller.targets)}
     if not found:
         return None
-    name, settings = _split(spec)
     return {"name": name, **settings, "targets": found}
 
 

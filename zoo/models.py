@@ -1,18 +1,34 @@
 """The registry of models: a builder function each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from ..layers.hyperbolic import check_geometry
 from .lowrank import apply_lowrank
 from .network import Network
+from .recipe import Recipe, record
 from .registry import Entry, Registry
 from .trunk import Trunk
 
-__all__ = ["build_model", "list_models", "model_info", "models", "register_model"]
+__all__ = [
+    "HeadSpec",
+    "build_model",
+    "heads",
+    "list_models",
+    "model_info",
+    "models",
+    "register_model",
+    "use_named_head",
+]
 
 Build = TypeVar("Build", bound=Callable[..., Network])
 
+HeadSpec = str | Mapping[str, Any]
+
 models = Registry("model")
+
+heads = Registry("classifier")
+"""Functions `(model, **settings)` that give a model a fresh head of their kind."""
 
 
 def register_model(
@@ -40,6 +56,28 @@ def register_model(
     )
 
 
+def use_named_head(model: Network, spec: HeadSpec) -> None:
+    """Give a model a fresh head of a registered kind, and note it on the model.
+
+    Args:
+        model: Changed in place.
+        spec: A name, or a mapping with `name` and settings.
+
+    Raises:
+        ValueError: an unknown name or setting, or one out of range.
+    """
+    settings: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
+    if "name" not in settings:
+        raise ValueError(
+            f"classifier={settings!r} has no 'name'; give one of {', '.join(heads.names())}"
+        )
+    name = settings.pop("name")
+    heads.build(name, model, **settings)
+    defaults = {key: option.default for key, option in heads[name].options.items()}
+    changed = {key: value for key, value in settings.items() if value != defaults[key]}
+    record(model, classifier={"name": name, **changed} if changed else name)
+
+
 def list_models(pattern: str = "*") -> list[str]:
     """List the names that match a shell pattern, such as `"vit_*attnres"`."""
     return models.names(pattern)
@@ -59,20 +97,25 @@ def build_model(name: str, **overrides: Any) -> Network:
 
     Args:
         name: Of the model.
-        overrides: Keywords of its builder, and `lowrank`, which every model takes.
+        overrides: Keywords of its builder, and two that every model takes: `classifier`, the
+            kind of its head, and `lowrank`.
 
     Raises:
-        ValueError: unknown name or keyword, or a value of another type or out of range.
+        ValueError: unknown name or keyword, a value of another type or out of range, or layers in
+            a sequence that do not read what the one before returns.
     """
     entry = models[name]
-    lowrank = overrides.pop("lowrank", None)
+    classifier, lowrank = overrides.pop("classifier", None), overrides.pop("lowrank", None)
     entry.check(overrides)
     model = entry.build(**overrides)
+    check_geometry(model)
     for module in model.modules():
         if isinstance(module, Trunk):
             module.check_branches()
     changed = {k: v for k, v in overrides.items() if v != entry.options[k].default}
-    model.recipe = (name, changed)
+    model.recipe = Recipe(name, changed)
+    if classifier is not None:
+        use_named_head(model, classifier)
     if lowrank is not None:
         apply_lowrank(model, lowrank)
     return model

@@ -1,12 +1,13 @@
 """What every model of the zoo answers, under the names that timm's users know."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..layers.decay import decay_exclusions
 from ..layers.lowrank import Controller
+from .recipe import Recipe, record
 from .trunk import Trunk
 
 __all__ = [
@@ -35,7 +36,9 @@ class Network(nn.Module):
         num_classes: Length of the logits; 0 means that the features come out.
         num_features: Length of the pooled features.
         default_cfg: Input size, statistics and layer names, as timm writes them.
-        recipe: Name and changed keywords, set by `create_model`; what `save_model` writes.
+        recipe: How `create_model` would build it; what `save_model` writes. None where no recipe
+            leads to it; `lost_recipe` says what was done to it, if it had one.
+        shared: What its layers have in common and a residual may take, such as their curvature.
         lowrank: What happens to factored weights in training, or None where all weights are dense
             and stay as the optimiser leaves them. A copy of the model has a controller of its own.
     """
@@ -49,7 +52,9 @@ class Network(nn.Module):
         """Keep the facts that timm's data and training tools read off a model."""
         super().__init__()
         self.default_cfg: dict[str, Any] = {"classifier": "head", **default_cfg}
-        self.recipe: tuple[str, Mapping[str, Any]] | None = None
+        self.recipe: Recipe | None = None
+        self.lost_recipe: str | None = None
+        self.shared: dict[str, Any] = {}
         self.lowrank: Controller | None = None
         self.make_head = linear_head
 
@@ -88,12 +93,7 @@ class Network(nn.Module):
         if global_pool is not None:
             self.set_global_pool(global_pool)
         self._set_head(num_classes)
-        if self.recipe is not None:
-            name, options = self.recipe
-            changed: dict[str, Any] = {"num_classes": num_classes}
-            if global_pool is not None:
-                changed["global_pool"] = global_pool
-            self.recipe = (name, {**options, **changed})
+        record(self, num_classes=num_classes)
 
     def set_global_pool(self, global_pool: str) -> None:
         """Choose the pooling; models with one kind refuse."""
@@ -102,11 +102,15 @@ class Network(nn.Module):
     def use_head(self, make_head: HeadBuilder) -> None:
         """Classify by another kind of head, now and after every `reset_classifier`.
 
+        `save_model` refuses it, unless it is the kind that the recipe makes: a kind that is known
+        by name, as in `archzoo.zoo.models.heads`, is recorded by the function that calls this one.
+
         Args:
             make_head: Makes a head with `in_features` and `out_features` of these two numbers.
         """
         self.make_head = make_head
         self._set_head(self.num_classes)
+        record(self, drop=("classifier",))
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that weight decay must leave alone, for timm's optimisers."""

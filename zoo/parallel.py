@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ..layers.residual import Add, Parallel, Site, as_parallel
 from .models import model_info
 from .network import Network
+from .recipe import Recipe, forget, record
 from .residuals import residual_config
 from .trunk import Trunk
 
@@ -90,12 +91,14 @@ def to_parallel(model: Module, group: int | None) -> Module:
     made = copy.deepcopy(model, memo)
     if isinstance(made, Network) and made.recipe is not None:
         spec = _spec(made.recipe, group, residuals[0])
-        name, options = made.recipe
-        made.recipe = None if spec is None else (name, {**options, "residual": spec})
+        if spec is None:
+            forget(made, "to_parallel grouped the branches of a residual without a name")
+        else:
+            record(made, residual=spec)
     return made
 
 
-def _spec(recipe: tuple[str, Any], group: int | None, residual: nn.Module) -> dict[str, Any] | None:
+def _spec(recipe: Recipe, group: int | None, residual: nn.Module) -> dict[str, Any] | None:
     """Write the residual of a recipe as options of `parallel`; None where it is not registered."""
     name, changed = recipe
     try:
@@ -133,7 +136,7 @@ def fuse_parallel(model: Module) -> Module:
     memo: dict[int, Any] = {id(trunk): _fused_trunk(trunk) for trunk in trunks_of(model)}
     made = copy.deepcopy(model, memo).eval()
     if isinstance(made, Network):
-        made.recipe = None
+        forget(made, "fuse_parallel made its weights; save what was fused, and fuse after loading")
     return made
 
 

@@ -7,6 +7,9 @@ import torch
 from torch import nn
 
 from ..layers.lowrank import FactoredConv2d, FactoredLinear, Factors, structures
+from ..layers.lowrank.replace import replace_module
+from .network import Network
+from .recipe import forget
 
 __all__ = ["plain_layers"]
 
@@ -26,7 +29,7 @@ def plain_layers(model: Model) -> Model:
         model: Left as it is.
     """
     result = copy.deepcopy(model)
-    for name, layer, structure in list(structures(result)):
+    for _, layer, structure in list(structures(result)):
         if not isinstance(structure, Factors) or structure.extra is not None:
             continue
         if structure.between is not None or structure.rank == 0:
@@ -53,7 +56,9 @@ def plain_layers(model: Model) -> Model:
             )
         else:
             continue
-        result.set_submodule(name, nn.Sequential(*pair).train(layer.training))
+        replace_module(result, layer, nn.Sequential(*pair).train(layer.training))
+        if isinstance(result, Network):
+            forget(result, "plain_layers exchanged its factors; save first, exchange after loading")
     return result
 
 

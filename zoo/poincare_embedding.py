@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..layers.decay import exclude_from_decay
 from ..layers.hyperbolic import PoincareEmbedding, distance_logits, poincare
 from .models import register_model
-from .network import Network, check_sizes
+from .network import HeadBuilder, Network, check_sizes
 
 __all__ = ["NodeEmbedding"]
 
@@ -107,6 +107,14 @@ class NodeEmbedding(Network):
             ValueError: always.
         """
         raise ValueError(f"{type(self).__name__} ranks candidates and has no classifier to replace")
+
+    def use_head(self, make_head: HeadBuilder) -> None:
+        """Refuse: there is no classifier.
+
+        Raises:
+            ValueError: always.
+        """
+        self.reset_classifier(0)
 
 
 @register_model(

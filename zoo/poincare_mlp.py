@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..layers.hyperbolic import check_one_ball
+from ..layers.hyperbolic import keep_one_ball
 from ..layers.residual import Site
 from .geometry import GeometryName, HeadName, Init, make_geometry
 from .models import register_model
@@ -76,6 +76,7 @@ class PoincareMLP(Network):
             geometry, curvature=curvature, learned_curvature=learned_curvature, init=init
         )
         super().__init__(input_size=(in_features,))
+        self.shared = space.shared
         self.in_features = in_features
         self.num_features = width
         self.stem = space.linear(in_features, width)
@@ -99,7 +100,7 @@ class PoincareMLP(Network):
         self.norm = space.norm(width)
         self.num_classes = num_classes
         self.use_head(space.head(head))
-        check_one_ball(self)
+        keep_one_ball(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the normed features (B, width), tangents in the ball."""

@@ -15,13 +15,13 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from ..layers.hyperbolic import check_one_ball
+from ..layers.hyperbolic import keep_one_ball
 from ..layers.residual import Site
 from .geometry import Geometry, GeometryName, HeadName, Init, make_geometry
 from .models import register_model
 from .network import Network, check_sizes, image_cfg
 from .residuals import ResidualSpec, make_residual
-from .stages import run_stages
+from .stages import run_stages, strided
 from .trunk import Trunk, drop_path_rates
 
 __all__ = ["PoincareResNet"]
@@ -94,13 +94,16 @@ class PoincareResNet(Network):
             averaging=averaging,
         )
         super().__init__(**image_cfg(in_chans, img_size, "stem.0"))
+        self.shared = space.shared
         self.stem = space.normed_conv(in_chans, widths[0], 3)
         rates = drop_path_rates(drop_path_rate, sum(depths))
         stages, shortcuts, in_width = [], [], widths[0]
+        self.strides = [1] + [2] * (len(widths) - 1)
         for i, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-            stride = 1 if i == 0 else 2
+            stride = self.strides[i]
             changes = stride > 1 or width != in_width
-            shortcuts.append(space.conv(in_width, width, 1, stride) if changes else nn.Identity())
+            # Of stride 1: it is given the pixels that one with a stride would read.
+            shortcuts.append(space.conv(in_width, width, 1) if changes else nn.Identity())
             first = sum(depths[:i])
             sites = [Site("conv", first + j) for j in range(depth)]
             mechanism = make_residual(residual, width, sites, channel_dim=1, shared=space.shared)
@@ -127,11 +130,12 @@ class PoincareResNet(Network):
             stage.apply_branch_gain()
         self.num_classes = num_classes
         self.use_head(space.head(head))
-        check_one_ball(self)
+        keep_one_ball(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last feature map (B, num_features, H', W'), tangents in the ball."""
-        return self.norm(run_stages(self.stem(x), self.shortcuts, self.stages))
+        carries = [strided(*pair) for pair in zip(self.shortcuts, self.strides, strict=True)]
+        return self.norm(run_stages(self.stem(x), carries, self.stages))
 
     def pool(self, x: Tensor) -> Tensor:
         """Return one point for each image (B, num_features), as its tangent."""

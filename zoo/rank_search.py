@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from ..layers.lowrank import Controller, Factors, allocate, merge, rank_for_energy, tail_energy
+from ..layers.modes import evaluating
 from .costs import Costs
 
 __all__ = ["search_ranks", "spectrum_ranks"]
@@ -194,16 +195,13 @@ def _check_budget(costs: Costs, budget: float, lowest: dict[str, int]) -> None:
 @contextlib.contextmanager
 def _own_statistics(model: nn.Module) -> Iterator[None]:
     """Let batch norms use the statistics of what they see, and keep those they have."""
-    before = {module: module.training for module in model.modules()}
-    norms = [m for m in before if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
-    model.eval()
     for norm in norms:
-        norm.training, norm.momentum = True, 0.0
+        norm.momentum = 0.0
     try:
-        yield
+        with evaluating(model, training=norms):
+            yield
     finally:
-        for module, training in before.items():
-            module.training = training
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from ..layers.modes import evaluating
 from ..layers.residual import Context, Read, Residual, Site, State, frozen_routing
 from ..layers.residual.stream import working_dtype
 from .trunk import Trunk
@@ -93,11 +94,11 @@ def depth_mixing_matrix(
         raise ValueError(f"{type(model).__name__} has {len(trunks)} stages; give stage=0, 1, …")
     if stage is not None and not 0 <= stage < len(trunks):
         raise ValueError(f"stage must lie in 0, …, {len(trunks) - 1}, got {stage}")
-    with torch.no_grad(), _evaluating(model), _recording(trunks) as records:
+    with torch.no_grad(), evaluating(model), _recording(trunks) as records:
         model(x)
     record = records[stage or 0]
     columns = []
-    with torch.no_grad(), _evaluating(model), frozen_routing(), _quiet():
+    with torch.no_grad(), evaluating(model), frozen_routing(), _quiet():
         for source in range(len(record.writes) + 1):
             with forward_ad.dual_level():
                 columns.append(_replay(record, source, view))
@@ -120,7 +121,7 @@ def trace(model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor] = torch.
         ValueError: no trunk.
     """
     trunks = _trunks(model)
-    with torch.enable_grad(), _evaluating(model), _recording(trunks, lift=True) as records:
+    with torch.enable_grad(), evaluating(model), _recording(trunks, lift=True) as records:
         value = loss(model(x))
     writes = [write for record in records for write in record.writes]
     outputs = [y for _, y, _ in writes]
@@ -148,18 +149,6 @@ def _trunks(model: nn.Module) -> list[Trunk]:
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module into eval mode, and back into its own."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Torch's forward mode uses its own deprecated torch.jit.script when it is first needed."""
     with warnings.catch_warnings():
@@ -175,7 +164,8 @@ def _recording(trunks: list[Trunk], lift: bool = False) -> Iterator[list[Record]
     with contextlib.ExitStack() as stack:
         for record in records:
             residual = record.trunk.residual
-            hook = record.trunk.register_forward_pre_hook(_note_input(record))
+            note = _note_input(record)
+            hook = record.trunk.register_forward_pre_hook(note, with_kwargs=True)
             stack.callback(hook.remove)
             stack.enter_context(shadowing(residual, "open", _noting_open(residual, starts)))
             stack.enter_context(shadowing(residual, "handoff", _noting_handoff(residual, starts)))
@@ -193,8 +183,10 @@ def shadowing(residual: Residual, verb: str, by: Callable[..., Any]) -> Iterator
         del residual.__dict__[verb]
 
 
-def _note_input(record: Record) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    def note(trunk: nn.Module, inputs: tuple[Any, ...]) -> None:
+def _note_input(record: Record) -> Callable[..., None]:
+    def note(trunk: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if "through" in named:
+            return  # a stage starts from what it is handed beside its input
         record.start = lambda lift: record.trunk.residual.open(lift(inputs[0]))
         record.given = False
 
@@ -217,9 +209,11 @@ def _noting_handoff(
 ) -> Callable[..., State]:
     original = residual.handoff
 
-    def handoff(state: State, fn: Callable[[Tensor], Tensor]) -> State:
-        after = original(state, fn)
-        starts.append(lambda lift: original(state, lambda x: lift(fn(x))))
+    def handoff(
+        state: State, fn: Callable[[Tensor], Tensor], closed: Tensor | None = None
+    ) -> State:
+        after = original(state, fn, closed)
+        starts.append(lambda lift: original(state, lambda x: lift(fn(x)), closed))
         return after
 
     return handoff

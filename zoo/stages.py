@@ -1,17 +1,57 @@
 """Stages of a CNN: trunks of different shape, each with a residual of its own."""
 
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 
 from ..layers.residual import Residual, State
+from ..layers.subsample import subsample
 from .trunk import Trunk
 
-__all__ = ["run_stages"]
+__all__ = ["Carry", "Handover", "run_stages", "strided"]
+
+Carry = Callable[[Tensor], Tensor]
 
 
-def run_stages(h: Tensor, shortcuts: Iterable[nn.Module], stages: Iterable[nn.Module]) -> Tensor:
+def strided(shortcut: Carry, stride: int) -> Carry:
+    """Return what maps every s-th pixel by a shortcut: a 1×1 convolution with a stride."""
+    return lambda h: shortcut(subsample(h, (stride, stride)))
+
+
+class Handover:
+    """What goes from stage to stage beside the output: the state, and whose it is.
+
+    With it a stage is a call of its module that takes and returns one tensor, so that hooks on
+    `stages[i]` see what closed the stage before and what closes this one.
+    """
+
+    def __init__(self) -> None:
+        """Start before the first stage."""
+        self.shortcut: Carry = nn.Identity()
+        self.residual: Residual | None = None
+        self.state: State = ()
+
+    def through(self, stage: Trunk, h: Tensor) -> Tensor:
+        """Run a stage and return what closes it.
+
+        Args:
+            stage: The next one.
+            h: What closed the one before, or what a hook has put in its place.
+        """
+        if self.residual is None:
+            (h,) = stage.settle((h,), 0)
+            state = stage.residual.open(self.shortcut(h))
+        else:
+            state = stage.settle(self.state, 0, closed=h)
+            if stage.norm_position == "post":
+                h = self.residual.close(state)
+            state = self.residual.handoff(state, self.shortcut, closed=h)
+        self.residual = stage.residual
+        self.state = stage.run(stage.enter(state, h, self.shortcut), start=1)
+        return self.residual.close(self.state)
+
+
+def run_stages(h: Tensor, shortcuts: Iterable[Carry], stages: Iterable[nn.Module]) -> Tensor:
     """Run trunks one after the other and close the last.
 
     The first branch of a stage reads at the old resolution and writes at the new one; the shortcut
@@ -22,17 +62,8 @@ def run_stages(h: Tensor, shortcuts: Iterable[nn.Module], stages: Iterable[nn.Mo
         shortcuts: One map for each stage, from the old shape to the new.
         stages: A `Trunk` for each stage, at least one.
     """
-    residual: Residual | None = None
-    state: State = ()
-    for shortcut, stage in zip(shortcuts, cast(Iterable[Trunk], stages), strict=True):
-        if residual is None:
-            (h,) = stage.settle((h,), 0)
-            state = stage.residual.open(shortcut(h))
-        else:
-            state = stage.settle(state, 0)
-            h = residual.close(state)
-            state = residual.handoff(state, shortcut)
-        residual = stage.residual
-        state = stage.run(stage.enter(state, h, shortcut), start=1)
-    assert residual is not None
-    return residual.close(state)
+    handover = Handover()
+    for shortcut, stage in zip(shortcuts, stages, strict=True):
+        handover.shortcut = shortcut
+        h = stage(h, through=handover.through)
+    return h

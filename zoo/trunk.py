@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,7 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ..layers.hyperbolic import MidpointBatchNorm
-from ..layers.residual import Context, Past, Read, Residual, State
+from ..layers.residual import Context, Past, Read, Residual, State, frozen_routing
+from ..layers.residual.stream import routing_is_frozen
 
 __all__ = ["Trunk", "drop_path_rates"]
 
@@ -113,21 +114,22 @@ class Trunk(nn.Module):
         y = self.branches[0](normed)
         context = Context(h, normed, self._keep(y, 0))
         if self.residual.uses_context:
-            assert isinstance(normed, Tensor)
+            assert not isinstance(normed, Mapping)
             context = context._replace(read=carry(h), normed=carry(normed))
         return self.residual.write(state, 0, y, context)
 
-    def settle(self, state: State, site: int) -> State:
+    def settle(self, state: State, site: int, closed: Tensor | None = None) -> State:
         """Norm the stream before a site reads it, where norms stand on the stream."""
         if self.norm_position == "pre":
             return state
-        return self.residual.handoff(state, self.norms[site])
+        return self.residual.handoff(state, self.norms[site], closed)
 
     def _normed(self, h: Read, site: int) -> Read:
         norm = self.norms[site]
-        if isinstance(norm, nn.ModuleDict) and not isinstance(h, Tensor):
+        # Not whether h is a tensor: where fx traces, a stand-in is no tensor either.
+        if isinstance(norm, nn.ModuleDict) and isinstance(h, Mapping):
             return {view: one(h[view]) for view, one in norm.items()}
-        x = h if isinstance(h, Tensor) else h["input"]
+        x = h["input"] if isinstance(h, Mapping) else h
         return x if self.norm_position == "post" else norm(x)
 
     def run(
@@ -138,12 +140,14 @@ class Trunk(nn.Module):
     ) -> State:
         """Run the branches from `start` on, with one tuple of extra arguments for each site."""
         for site in range(start, len(self.branches)):
-            more = () if extras is None else extras[site]
-            if self._recomputes():
-                state = self._checkpointed(self.step, site, state, site, more)
-            else:
-                state = self.step(state, site, more)
+            state = self.recomputed_step(state, site, () if extras is None else extras[site])
         return state
+
+    def recomputed_step(self, state: State, site: int, extras: tuple[Any, ...] = ()) -> State:
+        """Run one branch, and again in the backward pass if `grad_checkpointing` asks for it."""
+        if self._recomputes():
+            return self._checkpointed(self.step, site, state, site, extras)
+        return self.step(state, site, extras)
 
     def _recomputes(self) -> bool:
         return self.grad_checkpointing and self.training and torch.is_grad_enabled()
@@ -153,8 +157,9 @@ class Trunk(nn.Module):
         found = [m for part in parts for m in part.modules() if isinstance(m, BatchNorm)]
         options: dict[str, Any] = {}
         # A compiled graph recomputes values only; there the running statistics move once anyway.
-        if found and not torch.compiler.is_compiling():
-            options["context_fn"] = lambda: (contextlib.nullcontext(), _statistics_at_rest(found))
+        if not torch.compiler.is_compiling():
+            frozen = routing_is_frozen()
+            options["context_fn"] = lambda: (contextlib.nullcontext(), _again(found, frozen))
         return checkpoint(function, *given, use_reentrant=False, **options)
 
     def forward(
@@ -162,8 +167,27 @@ class Trunk(nn.Module):
         x: Tensor,
         extras: Sequence[tuple[Any, ...]] | None = None,
         past: Past | None = None,
+        *,
+        through: "Callable[[Trunk, Tensor], Tensor] | None" = None,
     ) -> Tensor:
-        """Open, run every branch, close; `past` is a decoder's memory of earlier tokens."""
+        """Open, run every branch, close.
+
+        Args:
+            x: The embedding, or what closed the stage before.
+            extras: Further arguments of each branch.
+            past: A decoder's memory of earlier tokens.
+            through: What runs a stage of several, which starts from more than x.
+
+        Raises:
+            ValueError: fx traces a residual that it cannot follow.
+        """
+        if isinstance(x, torch.fx.Proxy) and not self.residual.traces_in_fx:
+            raise ValueError(
+                f"torch.fx cannot trace {type(self.residual).__name__}; take features by forward "
+                f"hooks instead, or trace with this trunk as a leaf module, or use torch.export"
+            )
+        if through is not None:
+            return through(self, x)
         state = self.residual.open(x, past)
         return self.residual.close(self.run(state, extras=extras))
 
@@ -171,8 +195,7 @@ class Trunk(nn.Module):
         rate = self.drop_path[site]
         if rate == 0.0 or not self.training:
             return None
-        shape = (y.shape[0], *[1] * (y.dim() - 1))
-        return y.new_empty(shape).bernoulli_(1.0 - rate) / (1.0 - rate)
+        return _keep_mask(y, rate)
 
     def apply_branch_gain(self) -> None:
         """Scale fresh branch weights by what the residual asks for; call once, after the init."""
@@ -205,13 +228,24 @@ class Trunk(nn.Module):
 
 
 @contextlib.contextmanager
-def _statistics_at_rest(norms: Sequence[BatchNorm]) -> Iterator[None]:
-    """Normalise by the batch as in training, but move no running statistics."""
+def _again(norms: Sequence[BatchNorm], frozen: bool) -> Iterator[None]:
+    """Compute what the forward did, in whatever thread, but move no running statistics.
+
+    Batch norms normalise by the batch as in training; routing is frozen where it was.
+    """
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
-        yield
+        with frozen_routing(frozen):
+            yield
     finally:
         for norm, momentum, count in before:
             norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+@torch.fx.wrap
+def _keep_mask(y: Tensor, rate: float) -> Tensor:
+    """Draw which samples keep their branch, (B, 1, …), scaled so that the mean stays."""
+    shape = (y.shape[0], *[1] * (y.dim() - 1))
+    return y.new_empty(shape).bernoulli_(1.0 - rate) / (1.0 - rate)

@@ -16,6 +16,7 @@ from ..layers.residual import Site
 from .attention import SelfAttention
 from .models import register_model
 from .network import Network, check_sizes, image_cfg
+from .recipe import record
 from .residuals import ResidualSpec, make_residual
 from .trunk import Trunk, drop_path_rates
 
@@ -122,6 +123,7 @@ class VisionTransformer(Network):
         if global_pool not in ("token", "avg"):
             raise ValueError(f"global_pool must be 'token' or 'avg', got {global_pool!r}")
         self.global_pool = global_pool
+        record(self, global_pool=global_pool)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the normed tokens (B, 1 + registers + patches, width)."""

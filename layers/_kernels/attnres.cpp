@@ -14,9 +14,12 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include "checks.h"
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <string>
 #include <vector>
 
 using torch::stable::Tensor;
@@ -227,12 +230,49 @@ void phase_two(const Tensor& mixed, const Tensor& levels, const Tensor& later, c
   });
 }
 
-bool is_double(const Tensor& tensor) {
-  return tensor.scalar_type() == torch::headeronly::ScalarType::Double;
+using checks::is_double;
+
+// Laid out like a contiguous tensor; where `absent` is set, an empty tensor stands for none.
+void check_rows(const char* name, const std::vector<Tensor>& tensors, const Tensor& like,
+                bool absent = false) {
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const std::string one = std::string(name) + "[" + std::to_string(i) + "]";
+    if (absent && !tensors[i].numel())
+      checks::matches(one.c_str(), tensors[i], like);
+    else
+      checks::laid_out_like(one.c_str(), tensors[i], like);
+  }
+}
+
+// Sources and one query, or several; returns the number of rows.
+int64_t check_sources(const std::vector<Tensor>& sources, const Tensor& query) {
+  if (sources.empty()) checks::refuse("sources is empty");
+  const Tensor& first = sources[0];
+  checks::leads("sources[0]", first);
+  if (first.dim() < 1) checks::refuse("sources[0] needs an axis of channels");
+  const int64_t width = first.size(first.dim() - 1);
+  if (width < 1) checks::refuse("sources[0] has no channels");
+  checks::holds("sources[0]", first, first, first.numel());
+  check_rows("sources", sources, first);
+  checks::matches("query", query, first);
+  if (query.dim() == 1) checks::dense("query", query, first, {width});
+  else checks::dense("queries", query, first, {query.dim() ? query.size(0) : 0, width});
+  return first.numel() / width;
+}
+
+void check_count(const char* name, const std::vector<Tensor>& tensors, size_t count) {
+  if (tensors.size() != count)
+    checks::refuse(name, " holds ", tensors.size(), " tensors, expected ", count);
 }
 
 void depth_mix(std::vector<Tensor> sources, Tensor query, Tensor bias, double eps, Tensor mixed,
                Tensor weights, Tensor statistics) {
+  const int64_t rows = check_sources(sources, query), count = rows * sources.size();
+  checks::dense("query", query, query, {query.size(query.dim() - 1)});
+  checks::holds("bias", bias, query, bias.numel() ? count : 0);
+  check_rows("mixed", {mixed}, sources[0]);
+  checks::holds("weights", weights, query, count);
+  checks::holds("statistics", statistics, query, count);
   (is_double(query) ? forward<double> : forward<float>)(sources, query, bias, eps, mixed, weights,
                                                         statistics);
 }
@@ -240,17 +280,38 @@ void depth_mix(std::vector<Tensor> sources, Tensor query, Tensor bias, double ep
 void depth_mix_backward(std::vector<Tensor> sources, Tensor query, Tensor weights,
                         Tensor statistics, Tensor gradient, std::vector<Tensor> before,
                         std::vector<Tensor> after, Tensor query_gradient) {
-  (is_double(query) ? backward<double> : backward<float>)(sources, query, weights, statistics, gradient,
-                                                          before, after, query_gradient);
+  const int64_t rows = check_sources(sources, query), count = rows * sources.size();
+  const int64_t width = query.size(query.dim() - 1);
+  checks::dense("query", query, query, {width});
+  checks::holds("weights", weights, query, count);
+  checks::holds("statistics", statistics, query, count);
+  check_rows("gradient", {gradient}, sources[0]);
+  check_count("before", before, sources.size());
+  check_count("after", after, sources.size());
+  check_rows("before", before, sources[0], true);
+  check_rows("after", after, sources[0]);
+  checks::dense("query_gradient", query_gradient, query, {width});
+  (is_double(query) ? backward<double> : backward<float>)(sources, query, weights, statistics,
+                                                          gradient, before, after, query_gradient);
 }
 
 void depth_phase_one(std::vector<Tensor> sources, Tensor queries, double eps,
                      std::vector<Tensor> mixed, Tensor levels) {
+  const int64_t rows = check_sources(sources, queries);
+  if (queries.dim() != 2) checks::refuse("queries must have two axes");
+  check_count("mixed", mixed, queries.size(0));
+  check_rows("mixed", mixed, sources[0]);
+  checks::holds("levels", levels, queries, queries.size(0) * rows);
   (is_double(queries) ? phase_one<double> : phase_one<float>)(sources, queries, eps, mixed, levels);
 }
 
 void depth_phase_two(Tensor mixed, Tensor levels, Tensor later, Tensor query, double eps,
                      Tensor merged) {
+  const int64_t rows = check_sources({later}, query);
+  checks::dense("query", query, query, {query.size(query.dim() - 1)});
+  check_rows("mixed", {mixed}, later);
+  check_rows("merged", {merged}, later);
+  checks::holds("levels", levels, query, rows);
   (is_double(query) ? phase_two<double> : phase_two<float>)(mixed, levels, later, query, eps,
                                                             merged);
 }

@@ -51,7 +51,7 @@ T inner(const T* x, const T* y, int64_t width) {
 template <typename T>
 void write(const Tensor& state, const Tensor& branch, const Tensor& beta, const Tensor& value,
            bool erase, double eps, const Tensor& next, const Tensor& readout) {
-  const int64_t m = value.size(value.dim() - 1), width = state.size(state.dim() - 1);
+  const int64_t m = state.size(state.dim() - 2), width = state.size(state.dim() - 1);
   const int64_t rows = branch.numel() / width;
   const T *X = data<T>(state), *H = data<T>(branch), *b = data<T>(beta), *v = data<T>(value);
   T *Y = data<T>(next), *saved = data<T>(readout);
@@ -78,7 +78,7 @@ void write_backward(const Tensor& state, const Tensor& branch, const Tensor& bet
                     const Tensor& value, bool erase, const Tensor& readout, const Tensor& gradient,
                     const Tensor& to_state, const Tensor& to_branch, const Tensor& to_beta,
                     const Tensor& to_value) {
-  const int64_t m = value.size(value.dim() - 1), width = state.size(state.dim() - 1);
+  const int64_t m = state.size(state.dim() - 2), width = state.size(state.dim() - 1);
   const int64_t rows = branch.numel() / width;
   const T *X = data<T>(state), *H = data<T>(branch), *b = data<T>(beta), *v = data<T>(value);
   const T *G = data<T>(gradient), *saved = data<T>(readout);
@@ -176,8 +176,40 @@ void compress_backward(const Tensor& state, const Tensor& weight, const Tensor& 
 
 using checks::is_double;
 
+// A state (..., m, D) of rows, contiguous; returns the number of rows.
+int64_t check_state(const Tensor& state) {
+  checks::leads("state", state);
+  if (state.dim() < 2) checks::refuse("state needs the axes of columns and channels");
+  const int64_t m = state.size(-2), width = state.size(-1);
+  if (m < 1 || width < 1) checks::refuse("state has no columns or no channels");
+  checks::holds("state", state, state, state.numel());
+  return state.numel() / (m * width);
+}
+
+// One vector (..., D) for every row of the state.
+void check_branch(const char* name, const Tensor& branch, const Tensor& state) {
+  bool same = branch.dim() + 1 == state.dim() && branch.size(-1) == state.size(-1);
+  for (int64_t axis = 0; same && axis + 1 < branch.dim(); ++axis)
+    same = branch.size(axis) == state.size(axis);
+  if (!same)
+    checks::refuse(name, " has shape ", checks::shape(branch), ", not that of a column of the state, ",
+                   checks::shape(state));
+  checks::holds(name, branch, state, branch.numel());
+}
+
+void check_write(const Tensor& state, const Tensor& branch, const Tensor& beta, const Tensor& value,
+                 const Tensor& readout) {
+  const int64_t rows = check_state(state), m = state.size(-2);
+  check_branch("branch", branch, state);
+  checks::holds("beta", beta, state, rows);
+  checks::holds("value", value, state, rows * m);
+  checks::holds("readout", readout, state, rows * (m + 1));
+}
+
 void delta_write(Tensor state, Tensor branch, Tensor beta, Tensor value, bool erase, double eps,
                  Tensor next, Tensor readout) {
+  check_write(state, branch, beta, value, readout);
+  checks::laid_out_like("next", next, state);
   (is_double(state) ? write<double> : write<float>)(state, branch, beta, value, erase, eps, next,
                                                     readout);
 }
@@ -185,22 +217,30 @@ void delta_write(Tensor state, Tensor branch, Tensor beta, Tensor value, bool er
 void delta_write_backward(Tensor state, Tensor branch, Tensor beta, Tensor value, bool erase,
                           Tensor readout, Tensor gradient, Tensor to_state, Tensor to_branch,
                           Tensor to_beta, Tensor to_value) {
+  check_write(state, branch, beta, value, readout);
+  checks::laid_out_like("gradient", gradient, state);
+  checks::laid_out_like("to_state", to_state, state);
+  checks::laid_out_like("to_branch", to_branch, branch);
+  checks::holds("to_beta", to_beta, state, beta.numel());
+  checks::holds("to_value", to_value, state, value.numel());
   (is_double(state) ? write_backward<double> : write_backward<float>)(
       state, branch, beta, value, erase, readout, gradient, to_state, to_branch, to_beta, to_value);
 }
 
 void compress_channels(Tensor state, Tensor weight, Tensor compressed) {
-  checks::leads("state", state);
-  if (state.dim() < 2) checks::refuse("state needs the axes of columns and channels");
-  const int64_t m = state.size(-2), width = state.size(-1);
-  checks::holds("state", state, state, state.numel());
-  checks::dense("weight", weight, state, {m, width});
-  checks::holds("compressed", compressed, state, m ? state.numel() / m : 0);
+  check_state(state);
+  checks::dense("weight", weight, state, {state.size(-2), state.size(-1)});
+  check_branch("compressed", compressed, state);
   (is_double(state) ? compress<double> : compress<float>)(state, weight, compressed);
 }
 
 void compress_channels_backward(Tensor state, Tensor weight, Tensor gradient, Tensor to_state,
                                 Tensor to_weight) {
+  check_state(state);
+  checks::dense("weight", weight, state, {state.size(-2), state.size(-1)});
+  check_branch("gradient", gradient, state);
+  checks::laid_out_like("to_state", to_state, state);
+  checks::laid_out_like("to_weight", to_weight, weight);
   (is_double(state) ? compress_backward<double> : compress_backward<float>)(
       state, weight, gradient, to_state, to_weight);
 }

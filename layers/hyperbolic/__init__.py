@@ -12,8 +12,9 @@ from .coordinates import (
     velocity_to_ball,
     velocity_to_tangent,
 )
-from .curvature import BallCurvature, ChangeBall, check_one_ball
+from .curvature import BallCurvature, ChangeBall, check_one_ball, keep_one_ball
 from .embedding import PoincareEmbedding, distance_logits
+from .exchange import check_geometry
 from .head import PoincareMLR, poincare_mlr
 from .linear import PoincareLinear, poincare_linear
 from .midpoint import MidpointPool, midpoint_pool, velocity_midpoint
@@ -37,11 +38,13 @@ __all__ = [
     "ToBall",
     "ball_to_velocity",
     "check_curvature",
+    "check_geometry",
     "check_one_ball",
     "check_points",
     "clip_tangent",
     "default_margin",
     "distance_logits",
+    "keep_one_ball",
     "lorentz",
     "midpoint_batch_norm",
     "midpoint_pool",

@@ -62,6 +62,9 @@ class PointActivation(nn.Module):
         dim: The axis of D.
     """
 
+    # What `exchange` compares with the layers beside it.
+    input, output = "point", "point"
+
     def __init__(
         self, activation: nn.Module, *, curvature: float | BallCurvature = 1.0, dim: int = -1
     ) -> None:

@@ -7,16 +7,22 @@ A margin keeps rounding from putting a point on the boundary, where distances ar
 are held at or below (1 − margin)/√c, which limits the distance from the origin to
 2 atanh(1 − margin)/√c. Half precision is computed in float32 and rounded at the end, so its margin
 is what one rounding of the result needs.
+
+Results are held at the margin; a point that is read may lie beyond it by half of it, which is more
+than rounding moves a result; what lies further out is taken there, along its radius. Distances only
+take the room 1 − c‖x‖² there and grow on as log‖x − y‖. So points of a wider dtype, or of an
+optimiser that knows no ball, keep a large finite distance.
 """
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+
+from ..autocast import without_autocast
 
 __all__ = ["MARGINS", "check_curvature", "check_points", "default_margin", "project"]
 
@@ -31,6 +37,13 @@ MARGINS = {
 """Margin of each dtype; the farthest points lie 21, 12, 6.9 and 5.3 radii from the origin."""
 
 HALF = (torch.float16, torch.bfloat16)
+
+# Where a space part of the hyperboloid ends in float16: below its largest number, 65504.
+HALF_REACH = 6e4
+
+# Powers of a dtype's largest number: how long a vector may be so that products of two are numbers,
+# and what a direction is read from, so that gradients of such products are numbers too.
+RANGE, DIRECTION_RANGE = 0.44, 0.3
 
 Function = TypeVar("Function", bound=Callable[..., Tensor])
 
@@ -115,15 +128,12 @@ def in_float32(function: Function) -> Function:
         named = {name: widen(value) for name, value in kwargs.items()}
         if half and "margin" in function.__annotations__ and named.get("margin") is None:
             named["margin"] = MARGINS[dtype]
+        if dtype == torch.float16 and "reach" in function.__annotations__:
+            named["reach"] = HALF_REACH if named.get("reach") is None else named["reach"]
         with without_autocast(x):
             return function(widen(x), *others, **named).to(dtype)
 
     return cast(Function, computed)
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """Return a context with autocast off for the device of x; tensors without data know none."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def squared_norm(x: Tensor, dim: int) -> Tensor:
@@ -146,6 +156,25 @@ def as_number(x: Curvature) -> float:
     return x.detach().item() if isinstance(x, Tensor) else x
 
 
+def in_range(x: Tensor, dim: int, power: float = DIRECTION_RANGE) -> Tensor:
+    """Shorten vectors whose square is no finite number, keeping their direction.
+
+    Only for what depends on the direction alone so far out: the factor takes no gradient.
+    """
+    if x.shape[dim] == 0:
+        return x
+    longest = torch.finfo(x.dtype).max ** power
+    size = x.detach().abs().amax(dim, keepdim=True)
+    return x * torch.where(size > longest, longest / size, 1.0)
+
+
+def shorten(x: Tensor, square: Tensor, longest: float) -> Tensor:
+    """Return vectors x with the given squares of their norms, none longer than `longest`."""
+    # A tensor, since a number over a tensor is a reciprocal: 1 within must be 1 to the last digit.
+    limit = square.new_full((), longest**2)
+    return x * (limit / square.clamp_min(limit)).sqrt()
+
+
 def project(
     x: Tensor, curvature: Curvature, *, dim: int = -1, margin: float | None = None
 ) -> Tensor:
@@ -160,7 +189,27 @@ def project(
     margin = default_margin(x.dtype) if margin is None else margin
     if margin == 0.0:
         return x
+    x = in_range(x, dim)
+    return shorten(x, squared_norm(x, dim) * curvature, 1 - margin)
+
+
+def furthest_read(dtype: torch.dtype, margin: float | None = None) -> float:
+    """Return the largest √c‖x‖ that a point is read at: half the margin is left, or an epsilon."""
+    margin = default_margin(dtype) if margin is None else margin
+    return 1 - (margin / 2 if margin > 0 else torch.finfo(dtype).eps)
+
+
+def room(x: Tensor, curvature: Curvature, dim: int, margin: float | None = None) -> Tensor:
+    """Return 1 − c‖x‖² > 0 of points as they are read, with size 1 on `dim`."""
     square = squared_norm(x, dim) * curvature
-    outside = square > (1 - margin) ** 2
-    scale = torch.where(outside, (1 - margin) * torch.where(outside, square, 1.0).rsqrt(), 1.0)
-    return x * scale
+    return 1 - square.clamp_max(furthest_read(x.dtype, margin) ** 2)
+
+
+def read(
+    x: Tensor, curvature: Curvature, dim: int, margin: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return points as they are read, and their room."""
+    furthest = furthest_read(x.dtype, margin)
+    x = in_range(x, dim)
+    square = squared_norm(x, dim) * curvature
+    return shorten(x, square, furthest), 1 - square.clamp_max(furthest**2)

@@ -21,6 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..subsample import pixels_first
 from .ball import Curvature, check_curvature, in_float32, root
 from .coordinates import (
     Coordinates,
@@ -87,6 +88,9 @@ def poincare_conv2d(
     check_shape("t", t, "B", weight.shape[1] * groups, "H", "W")
     place = Place(_pair(stride), _pair(padding), _pair(dilation))
     check_place(t, weight, place, groups)
+    kernel = (weight.shape[2], weight.shape[3])
+    t, step = pixels_first(t, kernel, place.stride, place.padding)
+    place = place._replace(stride=step)
     gain = patch_gain(t.shape[1], weight)
     planes = scaled_hyperplanes(weight, offset, curvature, gain)
     coefficient = 4 * curvature * gain**2

@@ -68,6 +68,9 @@ class ToBall(nn.Module):
         dim: The axis of D.
     """
 
+    # What `exchange` compares with the layers beside it.
+    input, output = "tangent", "point"
+
     def __init__(self, *, curvature: float | BallCurvature = 1.0, dim: int = -1) -> None:
         """Keep the ball."""
         super().__init__()
@@ -80,6 +83,8 @@ class ToBall(nn.Module):
 
 class FromBall(ToBall):
     """Points to tangents at the origin: log₀, the inverse of `ToBall`."""
+
+    input, output = "point", "tangent"
 
     def forward(self, x: Tensor) -> Tensor:
         """Return tangents."""

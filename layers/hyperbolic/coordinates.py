@@ -18,7 +18,16 @@ from typing import Literal
 
 from torch import Tensor
 
-from .ball import Curvature, check_curvature, in_float32, project, root, squared_norm
+from .ball import (
+    Curvature,
+    check_curvature,
+    in_float32,
+    in_range,
+    project,
+    read,
+    root,
+    squared_norm,
+)
 from .radial import asinhc, sinhc
 
 __all__ = [
@@ -37,7 +46,7 @@ grow like e^τ, so that float16, which ends at τ = 11.8, has no room for them."
 
 @in_float32
 def tangent_to_velocity(t: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
-    """Return ω = 2√c sinh(τ)/τ t.
+    """Return ω = 2√c sinh(τ)/τ t; no number beyond τ = 88 in float32.
 
     Raises:
         ValueError: a curvature that is not positive, or a dtype other than a float's.
@@ -67,6 +76,7 @@ def velocity_to_ball(
         ValueError: a curvature that is not positive, or a dtype other than a float's.
     """
     check_curvature(curvature)
+    velocity = in_range(velocity, dim)
     point = velocity / (root(curvature) * (1 + (1 + squared_norm(velocity, dim)).sqrt()))
     return project(point, curvature, dim=dim, margin=margin)
 
@@ -75,14 +85,14 @@ def velocity_to_ball(
 def ball_to_velocity(
     x: Tensor, curvature: Curvature, *, dim: int = -1, margin: float | None = None
 ) -> Tensor:
-    """Return ω = √c λ_x x, points beyond the margin taken at it.
+    """Return ω = √c λ_x x, points read as in `poincare`.
 
     Raises:
         ValueError: a curvature that is not positive, or a dtype other than a float's.
     """
     check_curvature(curvature)
-    x = project(x, curvature, dim=dim, margin=margin)
-    return 2 * root(curvature) * x / (1 - curvature * squared_norm(x, dim))
+    x, room = read(x, curvature, dim, margin)
+    return 2 * root(curvature) * x / room
 
 
 def check_coordinates(name: str, coordinates: str) -> None:

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from ..decay import exclude_from_decay
 from . import poincare
 from .ball import Curvature, check_curvature
+from .curvature import curvature_from_state, curvature_state
 
 __all__ = ["PoincareEmbedding", "distance_logits"]
 
@@ -48,9 +49,14 @@ class PoincareEmbedding(nn.Module):
 
     The table `points` is a `geoopt.ManifoldParameter` on our `Ball`: `geoopt.optim.RiemannianSGD`
     and `RiemannianAdam` keep it inside the ball. Any other optimiser takes Euclidean steps that may
-    leave it. Copies, casts, moves to another device, DDP and an average of weights keep the
-    manifold; a state dict holds plain numbers, which are loaded in place. FSDP2 drops it, and the
-    trainer refuses that.
+    leave it; distances then stay large and finite (`poincare`). Copies, casts, moves to another
+    device, DDP and an average of weights keep the manifold; FSDP2 drops it, and the trainer refuses
+    that. A cast to a narrower dtype and loading move points beyond the margin of the table's dtype
+    onto it, with `assign=True` in a copy of what was assigned.
+
+    A state dict holds plain numbers and the curvature, which loading restores, since points of one
+    ball are no points of another. A state of an earlier version lacks it: it is a missing key, and
+    `strict=False` keeps the curvature that was built.
 
     Precision: float32 reaches a distance of 12.2/√c from the origin and places a point there to
     3e-3/√c; float64 reaches 21.4/√c, and places a point there to 6e-8/√c.
@@ -117,12 +123,40 @@ class PoincareEmbedding(nn.Module):
         return F.embedding(nodes, self.points)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Keep the manifold where torch makes a new parameter, as `to_empty` does from `meta`."""
-        manifold, kind = self.points.manifold, type(self.points)
+        """Keep the manifold where torch makes a new parameter, and the ball where it casts."""
+        kept, dtype = self.points, self.points.dtype
         super()._apply(fn, recurse)
-        if not isinstance(self.points, kind):
-            self.points = kind(self.points.data, manifold=manifold)
+        self._restore(kept, moves=self.points.dtype != dtype)
         return self
+
+    def get_extra_state(self) -> Tensor:
+        """Return c as a number that no cast rounds."""
+        return curvature_state(self.curvature)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Restore c."""
+        self.curvature = curvature_from_state(state)
+
+    def _load_from_state_dict(self, *arguments: Any, **named: Any) -> None:
+        """Load points and curvature, and hold the points in the ball of both."""
+        kept = self.points
+        super()._load_from_state_dict(*arguments, **named)
+        self._restore(kept, moves=True)
+
+    @torch.no_grad()
+    def _restore(self, kept: Any, *, moves: bool) -> None:
+        """Make the table a parameter of this ball, and move points that lie beyond the margin."""
+        from .manifold import Ball
+
+        manifold, points = Ball(self.curvature), self.points
+        held = manifold.held(points.data) if moves and not points.is_meta else points.data
+        if points is kept:
+            # The same object, which an optimiser may hold.
+            points.manifold = manifold
+            points.copy_(held)
+        else:
+            # Of a tensor that was assigned, what had to move is a copy.
+            self.points = type(kept)(held, manifold=manifold, requires_grad=kept.requires_grad)
 
     def extra_repr(self) -> str:
         """Show the sizes and the curvature."""

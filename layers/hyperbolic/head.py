@@ -73,6 +73,8 @@ class PoincareMLR(nn.Module):
     """
 
     matrix_parameters = ("weight",)
+    # What `exchange` compares with the layers beside it: no point.
+    output = "logits"
 
     def __init__(
         self,

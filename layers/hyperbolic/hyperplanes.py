@@ -18,7 +18,8 @@ convolution, and ‖p‖² is κ² times a box filter of the squared norms of th
 Source: Shimizu et al. 2021, "Hyperbolic neural networks++", arXiv:2006.08210, eq. 6–8; Ganea et al.
 2018, arXiv:1805.09112.
 Differs from them: written from tangents to velocities, which needs no exponential map and no
-logarithm of a patch. `angle` is the map ω = u of Yang et al. 2026, arXiv:2601.21529.
+logarithm of a patch. The scale `angle` is the layer of van der Klis et al. 2026, arXiv:2601.21529,
+with U_k = 2z_k: ω_k = a_k u_k, of which sinh(a_k asinh(u_k)) is the same to first order.
 """
 
 # Shape letters: M outputs. A scalar per point has size 1 on the axis of M.
@@ -106,12 +107,12 @@ def hyperplane_velocity(
         dim: The axis of M.
         largest: A closer cap on τ, of the input and of the output: the ball projection of other
             libraries. None is none.
-        scale: `distance` is the layer above; `angle` leaves out a: ω = u.
+        scale: `distance` is the layer above; `angle` is linear in u: ω = a u.
     """
     capped, factor = cap(square, LIMIT if largest is None else largest)
     u = factor * sinhc(capped) * product - cosh_of_square(capped) * planes.shift
     if scale == "angle":
-        velocity = u
+        velocity = planes.stretch * u
     else:
         angle = planes.stretch * u.asinh()
         velocity = angle.clamp(-LIMIT, LIMIT).sinh()

@@ -46,7 +46,7 @@ def poincare_linear(
         curvature: c.
         largest: Cap on τ = √c · distance from the origin, before and after, in (0, 30]; None is 30
             before only.
-        scale: `distance`, or `angle` for the variant without the factor 2‖z‖ inside sinh.
+        scale: `distance`, or `angle` for velocities 2‖z‖ u, linear in u (`hyperplanes`).
         output: `tangent`, or `velocity` for a layer that takes those (`MidpointBatchNorm`).
 
     Raises:

@@ -5,9 +5,15 @@ inner product is ⟨X, Y⟩ = ⟨s, s'⟩ − x₀ x₀' and ⟨X, X⟩ = −1/c
 exp₀(v) is ‖v‖, on the ball it is twice the tangent's norm: `to_poincare(expmap0(v))` is
 `poincare.expmap0(v / 2)`.
 
-A space part may be any vector, so there is no margin here: what limits a point is that sinh
-overflows, at distance 89/√c in float32. A result's time is computed from its space part, which
-keeps it on the hyperboloid. Half precision is computed in float32.
+A space part may be any vector, so there is no margin here: what limits a point is that products of
+two of them must be numbers. Results are held where √c‖s‖ or ‖s‖ reaches `reach` (an argument;
+`REACHES` of the dtype by default), 40/√c from the origin in float32, along their radius. Points are
+read as they are. A result's time is computed from its space part, which keeps it on the
+hyperboloid. Half precision is computed in float32.
+
+Away from the origin a tangent vector's coordinates are longer than the vector by up to x₀, so that
+ε x₀ is lost of it, and ε x₀² of its length: `expmap` and `logmap` undo each other up to about 6/√c
+in float32 and 15/√c in float64, and `poincare.expmap` and `poincare.logmap` up to the margin.
 
 Source: Nickel & Kiela 2018, "Learning continuous hierarchies in the Lorentz model of hyperbolic
 geometry", arXiv:1806.03417.
@@ -17,13 +23,28 @@ digits are lost for close points.
 
 # Symbols: X, Y points, V a tangent vector at X, v a space vector at the origin.
 
+import math
+
 import torch
 from torch import Tensor
 
-from .ball import Curvature, check_curvature, in_float32, project, root, squared_norm
-from .radial import asinhc, cosh_of_square, sinhc
+from .ball import (
+    HALF_REACH,
+    RANGE,
+    Curvature,
+    check_curvature,
+    in_float32,
+    in_range,
+    project,
+    read,
+    root,
+    shorten,
+    squared_norm,
+)
+from .radial import asinhc, cosh_of_square, length, sinhc
 
 __all__ = [
+    "REACHES",
     "distance",
     "expmap",
     "expmap0",
@@ -39,6 +60,13 @@ __all__ = [
 ]
 
 
+REACHES = {
+    dtype: torch.finfo(dtype).max ** RANGE
+    for dtype in (torch.float64, torch.float32, torch.bfloat16)
+} | {torch.float16: HALF_REACH}
+"""Where √c‖s‖ ends in each dtype: at 314, 40, 40 and 11.7 radii from the origin."""
+
+
 def time_of(x: Tensor, dim: int) -> Tensor:
     """Return x₀ with size 1 on `dim`."""
     return x.narrow(dim, 0, 1)
@@ -50,13 +78,20 @@ def space_of(x: Tensor, dim: int) -> Tensor:
 
 
 @in_float32
-def from_space(s: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
-    """Return the point (√(1/c + ‖s‖²), s) over a space part.
+def from_space(
+    s: Tensor, curvature: Curvature, *, dim: int = -1, reach: float | None = None
+) -> Tensor:
+    """Return the point (√(1/c + ‖s‖²), s) over a space part, held within reach.
 
     Raises:
         ValueError: a curvature that is not positive, or a dtype other than a float's.
     """
     check_curvature(curvature)
+    longest = REACHES[s.dtype] if reach is None else reach
+    s = in_range(s, dim, RANGE)
+    # In flat space a space part is a vector of ordinary length, and must stay a number too.
+    scale = curvature.clamp_min(1.0) if isinstance(curvature, Tensor) else max(curvature, 1.0)
+    s = shorten(s, squared_norm(s, dim) * scale, longest)
     return torch.cat([(1 / curvature + squared_norm(s, dim)).sqrt(), s], dim)
 
 
@@ -83,26 +118,38 @@ def to_poincare(
 
 @in_float32
 def from_poincare(
-    x: Tensor, curvature: Curvature, *, dim: int = -1, margin: float | None = None
+    x: Tensor,
+    curvature: Curvature,
+    *,
+    dim: int = -1,
+    margin: float | None = None,
+    reach: float | None = None,
 ) -> Tensor:
-    """Return the isometric point of the hyperboloid: s = λ_x x.
+    """Return the isometric point of the hyperboloid, s = λ_x x, read as in `poincare`.
 
     Raises:
         ValueError: a curvature that is not positive, or a dtype other than a float's.
     """
-    x = project(x, curvature, dim=dim, margin=margin)
-    space = 2 * x / (1 - curvature * squared_norm(x, dim))
-    return from_space(space, curvature, dim=dim)
+    check_curvature(curvature)
+    x, room = read(x, curvature, dim, margin)
+    return from_space(2 * x / room, curvature, dim=dim, reach=reach)
 
 
 @in_float32
-def expmap0(v: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
+def expmap0(
+    v: Tensor, curvature: Curvature, *, dim: int = -1, reach: float | None = None
+) -> Tensor:
     """Return exp₀(v): the point at distance ‖v‖ from (1/√c, 0) along the space vector v.
 
     Raises:
         ValueError: a curvature that is not positive, or a dtype other than a float's.
     """
-    return from_space(sinhc(curvature * squared_norm(v, dim)) * v, curvature, dim=dim)
+    check_curvature(curvature)
+    v = in_range(v, dim)
+    square = curvature * squared_norm(v, dim)
+    furthest = _furthest_angle(v.dtype)
+    space = sinhc(square.clamp_max(furthest**2)) * shorten(v, square, furthest)
+    return from_space(space, curvature, dim=dim, reach=reach)
 
 
 @in_float32
@@ -118,17 +165,22 @@ def logmap0(x: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
 
 
 @in_float32
-def expmap(x: Tensor, v: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
+def expmap(
+    x: Tensor, v: Tensor, curvature: Curvature, *, dim: int = -1, reach: float | None = None
+) -> Tensor:
     """Return exp_X(V) = cosh(√c|V|) X + sinh(√c|V|)/(√c|V|) V with |V|² = ⟨V, V⟩.
 
     Raises:
         ValueError: a curvature that is not positive, or a dtype other than a float's.
     """
     check_curvature(curvature)
+    v = in_range(v, dim)
     # A tangent has ⟨V, V⟩ ≥ 0 up to rounding; a series in a square takes no tiny negative one.
     square = (curvature * minkowski(v, v, dim=dim)).clamp_min(0.0)
-    moved = cosh_of_square(square) * x + sinhc(square) * v
-    return from_space(space_of(moved, dim), curvature, dim=dim)
+    furthest = _furthest_angle(v.dtype)
+    held = square.clamp_max(furthest**2)
+    moved = cosh_of_square(held) * x + sinhc(held) * shorten(v, square, furthest)
+    return from_space(space_of(moved, dim), curvature, dim=dim, reach=reach)
 
 
 @in_float32
@@ -165,9 +217,7 @@ def distance(x: Tensor, y: Tensor, curvature: Curvature, *, dim: int = -1) -> Te
     Raises:
         ValueError: a curvature that is not positive, or a dtype other than a float's.
     """
-    square = squared_distance(x, y, curvature, dim=dim)
-    apart = square > 0
-    return torch.where(apart, torch.where(apart, square, 1.0).sqrt(), 0.0)
+    return length(squared_distance(x, y, curvature, dim=dim))
 
 
 @in_float32
@@ -178,6 +228,7 @@ def midpoint(
     *,
     over: int | tuple[int, ...] = 0,
     dim: int = -1,
+    reach: float | None = None,
 ) -> Tensor:
     """Return the weighted centre of mass Σ w X / (√c |Σ w X|), the ball's gyro-midpoint.
 
@@ -187,6 +238,7 @@ def midpoint(
         weights: Non-negative, broadcast over x with size 1 on `dim`; None are equal weights.
         over: The axis or axes that are averaged away.
         dim: The axis of the points, counted in x.
+        reach: Where √c‖s‖ of the result ends.
 
     Raises:
         ValueError: a curvature that is not positive, or a dtype other than a float's.
@@ -203,7 +255,8 @@ def midpoint(
     time = root(curvature) * time_of(centre, dim)
     square = 1 + spread * (2 + spread / time.square())
     space = space_of(centre, dim) / square.sqrt()
-    return from_space(space, curvature, dim=dim).squeeze(tuple(axis % x.dim() for axis in axes))
+    mean = from_space(space, curvature, dim=dim, reach=reach)
+    return mean.squeeze(tuple(axis % x.dim() for axis in axes))
 
 
 @in_float32
@@ -239,3 +292,8 @@ def _squared_angle(excess: Tensor) -> Tensor:
     """Return ρ² for cosh ρ − 1 = excess."""
     half = excess / 2
     return 4 * half * asinhc(half).square()
+
+
+def _furthest_angle(dtype: torch.dtype) -> float:
+    """Return ρ where sinh ρ is what a dtype's coordinates reach."""
+    return math.asinh(REACHES[dtype])

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import poincare
-from .ball import check_curvature, in_float32, project
+from .ball import check_curvature, furthest_read, in_float32, project
 
 __all__ = ["Ball"]
 
@@ -78,6 +78,16 @@ class Ball(geoopt.Manifold):
     def projx(self, x: Tensor) -> Tensor:
         """Return x, held inside the margin of its dtype."""
         return _retract(x, torch.zeros_like(x), self.curvature)
+
+    def held(self, x: Tensor) -> Tensor:
+        """Return x with the points that nothing reads as they are moved onto the margin.
+
+        Those between the margin and what is still read, where rounding leaves them, stay bit for
+        bit, so that a table is loaded as it was saved.
+        """
+        square = self.curvature * x.double().square().sum(-1, keepdim=True)
+        inside = square <= furthest_read(x.dtype) ** 2
+        return x if bool(inside.all()) else torch.where(inside, x, self.projx(x))
 
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """Return u: every vector is tangent to an open ball."""

@@ -13,6 +13,7 @@ parameter, so that it stays positive.
 import torch
 from torch import Tensor, distributed, nn
 
+from ..autocast import without_autocast
 from ..decay import exclude_from_decay
 from .ball import (
     Curvature,
@@ -22,7 +23,6 @@ from .ball import (
     in_float32,
     root,
     squared_norm,
-    without_autocast,
 )
 from .coordinates import (
     Coordinates,

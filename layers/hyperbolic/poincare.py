@@ -4,26 +4,41 @@ For c > 0 the ball {x : c‖x‖² < 1} with the metric λ_x² ⟨·,·⟩, λ_x
 curvature −c. The distance from the origin of exp₀(t) is 2‖t‖. Every function
 
 - takes D on axis `dim`, a curvature that is a float or a tensor, and points that broadcast;
-- has no data-dependent branch, and finite gradients at the origin and up to the margin;
+- has no data-dependent branch, and finite values and gradients for any finite input;
 - computes half precision in float32 and returns the dtype it was given;
-- holds a result that is a point inside the margin (`ball.MARGINS`), which is an argument.
+- reads points beyond the margin (`ball.MARGINS`, an argument) at half of it, along their radius,
+  and holds a result that is a point at the margin. So `distance`, `distance0` and the lengths of
+  `logmap` and `logmap0` are the same numbers, and maps undo each other, up to the margin.
+  Beyond it distances stay large and finite.
 
 Sources: Ungar 2008, "A gyrovector space approach to hyperbolic geometry"; Ganea et al. 2018,
 "Hyperbolic neural networks", arXiv:1805.09112; Shimizu et al. 2021, "Hyperbolic neural networks++",
 arXiv:2006.08210.
 Differs from them: written in squares of norms, so that the origin needs no clamp; distances by the
-inverse hyperbolic sine, which keeps its digits near the boundary where the inverse tangent of a
-Möbius difference loses them.
+inverse hyperbolic sine, and Möbius sums in x + y and the rooms 1 − c‖·‖², which keep their digits
+near the boundary where the published forms lose them.
 """
 
-# Symbols: x, y, z points, v a tangent vector at x, t one at the origin, λ the conformal factor.
+# Symbols: x, y, z points, v a tangent vector at x, t one at the origin, λ the conformal factor,
+# R_x = 1 − c‖x‖² = 2/λ_x the room of a point.
 
 import torch
 from torch import Tensor
 
 from . import lorentz
-from .ball import Curvature, check_curvature, in_float32, inner, project, root, squared_norm
-from .radial import asinhc, atanhc, tanhc
+from .ball import (
+    Curvature,
+    check_curvature,
+    in_float32,
+    in_range,
+    inner,
+    project,
+    read,
+    room,
+    root,
+    squared_norm,
+)
+from .radial import asinhc, atanhc, cosh_of_square, length, tanhc
 
 __all__ = [
     "conformal_factor",
@@ -42,14 +57,24 @@ __all__ = [
     "squared_distance",
 ]
 
-# Denominators vanish at the boundary only; this is far below what a margin leaves there.
+# The length that a normal of a hyperplane has at least.
 TINY = 1e-30
+
+# Where tanh is 1 in every dtype; cosh of it and its square are still numbers.
+SATURATED = 40.0
 
 
 @in_float32
-def conformal_factor(x: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
-    """Return λ_x = 2/(1 − c‖x‖²), with size 1 on `dim`."""
-    return 2 / (1 - curvature * squared_norm(x, dim)).clamp_min(TINY)
+def conformal_factor(
+    x: Tensor, curvature: Curvature, *, dim: int = -1, margin: float | None = None
+) -> Tensor:
+    """Return λ_x = 2/(1 − c‖x‖²), with size 1 on `dim`.
+
+    Raises:
+        ValueError: a curvature that is not positive, or a dtype without a margin.
+    """
+    check_curvature(curvature)
+    return 2 / room(x, curvature, dim, margin)
 
 
 @in_float32
@@ -62,6 +87,7 @@ def expmap0(
         ValueError: a curvature that is not positive, or a dtype without a margin.
     """
     check_curvature(curvature)
+    t = in_range(t, dim)
     point = tanhc(curvature * squared_norm(t, dim)) * t
     return project(point, curvature, dim=dim, margin=margin)
 
@@ -70,14 +96,14 @@ def expmap0(
 def logmap0(
     x: Tensor, curvature: Curvature, *, dim: int = -1, margin: float | None = None
 ) -> Tensor:
-    """Return log₀(x) = artanh(√c‖x‖)/(√c‖x‖) x, points beyond the margin taken at it.
+    """Return log₀(x) = artanh(√c‖x‖)/(√c‖x‖) x.
 
     Raises:
         ValueError: a curvature that is not positive, or a dtype without a margin.
     """
     check_curvature(curvature)
-    x = project(x, curvature, dim=dim, margin=margin)
-    return atanhc(curvature * squared_norm(x, dim)) * x
+    x, room_x = read(x, curvature, dim, margin)
+    return atanhc(1 - room_x) * x
 
 
 @in_float32
@@ -87,18 +113,23 @@ def mobius_add(
     """Return x ⊕ y, the left translation of y by x; not commutative, not associative.
 
         x ⊕ y = ((1 + 2c⟨x,y⟩ + c‖y‖²) x + (1 − c‖x‖²) y) / (1 + 2c⟨x,y⟩ + c²‖x‖²‖y‖²)
+              = (R_x w + c‖w‖² x) / (R_x R_y + c‖w‖²),   w = x + y
 
     Raises:
         ValueError: a curvature that is not positive, or a dtype without a margin.
     """
     check_curvature(curvature)
-    return project(_mobius_add(x, y, curvature, dim), curvature, dim=dim, margin=margin)
+    (x, room_x), (y, room_y) = (read(z, curvature, dim, margin) for z in (x, y))
+    total = _mobius_add(x, room_x, y, room_y, curvature, dim)
+    return project(total, curvature, dim=dim, margin=margin)
 
 
-def _mobius_add(x: Tensor, y: Tensor, c: Curvature, dim: int) -> Tensor:
-    xx, yy, xy = squared_norm(x, dim), squared_norm(y, dim), inner(x, y, dim)
-    numerator = (1 + 2 * c * xy + c * yy) * x + (1 - c * xx) * y
-    return numerator / (1 + 2 * c * xy + c * c * xx * yy).clamp_min(TINY)
+def _mobius_add(
+    x: Tensor, room_x: Tensor, y: Tensor, room_y: Tensor, c: Curvature, dim: int
+) -> Tensor:
+    both = x + y
+    square = c * squared_norm(both, dim)
+    return (room_x * both + square * x) / (room_x * room_y + square)
 
 
 @in_float32
@@ -129,9 +160,13 @@ def expmap(
         ValueError: a curvature that is not positive, or a dtype without a margin.
     """
     check_curvature(curvature)
-    scaled = conformal_factor(x, curvature, dim=dim) / 2 * v
-    step = tanhc(curvature * squared_norm(scaled, dim)) * scaled
-    return project(_mobius_add(x, step, curvature, dim), curvature, dim=dim, margin=margin)
+    x, room_x = read(x, curvature, dim, margin)
+    scaled = in_range(in_range(v, dim) / room_x, dim)
+    square = curvature * squared_norm(scaled, dim)
+    # The room of the step by cosh: 1 − tanh² has no digits far out.
+    left = cosh_of_square(square.clamp_max(SATURATED**2)).square().reciprocal()
+    end = _mobius_add(x, room_x, tanhc(square) * scaled, left, curvature, dim)
+    return project(end, curvature, dim=dim, margin=margin)
 
 
 @in_float32
@@ -140,17 +175,27 @@ def logmap(
 ) -> Tensor:
     """Return log_x(y) = (2/λ_x) log₀((−x) ⊕ y): the tangent at x whose geodesic ends in y.
 
+    With d = y − x, q of `squared_distance` and S(r²) = asinh(r)/r, it is
+
+        R_x S(q) (R_x d − c‖d‖² x) / √(R_x R_y (R_x R_y + c‖d‖²))
+
+    whose length λ_x‖log_x(y)‖ is d(x, y) however far apart the two lie.
+
     Raises:
         ValueError: a curvature that is not positive, or a dtype without a margin.
     """
     check_curvature(curvature)
-    difference = _mobius_add(-x, y, curvature, dim)
-    t = logmap0(difference, curvature, dim=dim, margin=margin)
-    return 2 / conformal_factor(x, curvature, dim=dim) * t
+    (x, room_x), (y, room_y) = (read(z, curvature, dim, margin) for z in (x, y))
+    apart, rooms = y - x, room_x * room_y
+    square = curvature * squared_norm(apart, dim)
+    scale = room_x * asinhc(square / rooms) * (rooms * (rooms + square)).rsqrt()
+    return scale * (room_x * apart - square * x)
 
 
 @in_float32
-def squared_distance(x: Tensor, y: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
+def squared_distance(
+    x: Tensor, y: Tensor, curvature: Curvature, *, dim: int = -1, margin: float | None = None
+) -> Tensor:
     """Return d(x, y)², smooth everywhere; D is summed away.
 
         d = (2/√c) asinh √q,   q = c‖x − y‖² / ((1 − c‖x‖²)(1 − c‖y‖²))
@@ -159,73 +204,90 @@ def squared_distance(x: Tensor, y: Tensor, curvature: Curvature, *, dim: int = -
         ValueError: a curvature that is not positive, or a dtype without a margin.
     """
     check_curvature(curvature)
-    q = curvature / 4 * squared_norm(x - y, dim)
-    q = q * conformal_factor(x, curvature, dim=dim) * conformal_factor(y, curvature, dim=dim)
+    room_x, room_y = (room(z, curvature, dim, margin) for z in (x, y))
+    # Ended before it is divided: an infinite quotient has no gradient.
+    square = (curvature * squared_norm(x - y, dim)).clamp_max(torch.finfo(x.dtype).max ** 0.6)
+    q = square / (room_x * room_y)
     return (4 * q * asinhc(q).square() / curvature).squeeze(dim)
 
 
 @in_float32
-def distance(x: Tensor, y: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
+def distance(
+    x: Tensor, y: Tensor, curvature: Curvature, *, dim: int = -1, margin: float | None = None
+) -> Tensor:
     """Return the geodesic distance d(x, y); D is summed away, the gradient at x = y is zero.
 
     Raises:
         ValueError: a curvature that is not positive, or a dtype without a margin.
     """
-    square = squared_distance(x, y, curvature, dim=dim)
-    apart = square > 0
-    return torch.where(apart, torch.where(apart, square, 1.0).sqrt(), 0.0)
+    return length(squared_distance(x, y, curvature, dim=dim, margin=margin))
 
 
 @in_float32
-def distance0(x: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
+def distance0(
+    x: Tensor, curvature: Curvature, *, dim: int = -1, margin: float | None = None
+) -> Tensor:
     """Return the distance from the origin, 2‖log₀(x)‖; the gradient at the origin is zero.
 
     Raises:
         ValueError: a curvature that is not positive, or a dtype without a margin.
     """
-    return distance(x, torch.zeros_like(x), curvature, dim=dim)
+    return distance(x, torch.zeros_like(x), curvature, dim=dim, margin=margin)
 
 
 @in_float32
-def gyration(x: Tensor, y: Tensor, v: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
+def gyration(
+    x: Tensor,
+    y: Tensor,
+    v: Tensor,
+    curvature: Curvature,
+    *,
+    dim: int = -1,
+    margin: float | None = None,
+) -> Tensor:
     """Return gyr[x, y] v, the rotation by which ⊕ fails to be associative.
 
-    gyr[x, y] v = v + 2 (A x + B y)/D with, for c and ⟨·,·⟩ over D,
+    Written in w = x + y, so that points that nearly cancel lose no digits near the boundary:
 
-        A = −c²⟨x,v⟩‖y‖² + c⟨y,v⟩ + 2c²⟨x,y⟩⟨y,v⟩,   B = −c²⟨y,v⟩‖x‖² − c⟨x,v⟩,
-        D = 1 + 2c⟨x,y⟩ + c²‖x‖²‖y‖²
-    """
-    check_curvature(curvature)
-    c = curvature
-    xx, yy, xy = squared_norm(x, dim), squared_norm(y, dim), inner(x, y, dim)
-    xv, yv = inner(x, v, dim), inner(y, v, dim)
-    along_x = -c * c * xv * yy + c * yv + 2 * c * c * xy * yv
-    along_y = -c * c * yv * xx - c * xv
-    return v + 2 * (along_x * x + along_y * y) / (1 + 2 * c * xy + c * c * xx * yy).clamp_min(TINY)
-
-
-@in_float32
-def parallel_transport(
-    x: Tensor, y: Tensor, v: Tensor, curvature: Curvature, *, dim: int = -1
-) -> Tensor:
-    """Return the tangent v at x carried to y along their geodesic: (λ_x/λ_y) gyr[y, −x] v.
-
-    Written in the difference d = y − x, so that close points near the boundary lose no digits:
-
-        gyr[y, −x] v = v + 2c (P x − Q d) / ((1 − c‖x‖²)(1 − c‖y‖²) + c‖d‖²)
-        P = (1 − c‖x‖²)⟨d,v⟩ − c‖d‖²⟨x,v⟩,   Q = c‖x‖²⟨d,v⟩ + (1 − c‖x‖² − 2c⟨x,d⟩)⟨x,v⟩
+        gyr[x, y] v = v + 2c (P y − Q w) / (R_x R_y + c‖w‖²)
+        P = −R_y⟨w,v⟩ − c‖w‖²⟨y,v⟩,   Q = c‖y‖²⟨w,v⟩ − (R_y + 2c⟨y,w⟩)⟨y,v⟩
 
     Raises:
         ValueError: a curvature that is not positive, or a dtype without a margin.
     """
     check_curvature(curvature)
-    c, d = curvature, y - x
-    room_x, room_y = 1 - c * squared_norm(x, dim), 1 - c * squared_norm(y, dim)
-    dd, dv, xv = squared_norm(d, dim), inner(d, v, dim), inner(x, v, dim)
-    along_x = room_x * dv - c * dd * xv
-    along_d = (1 - room_x) * dv + (room_x - 2 * c * inner(x, d, dim)) * xv
-    turn = 2 * c * (along_x * x - along_d * d) / (room_x * room_y + c * dd).clamp_min(TINY)
-    return room_y / room_x.clamp_min(TINY) * (v + turn)
+    (x, room_x), (y, room_y) = (read(z, curvature, dim, margin) for z in (x, y))
+    return _gyration(x, room_x, y, room_y, v, curvature, dim)
+
+
+def _gyration(
+    x: Tensor, room_x: Tensor, y: Tensor, room_y: Tensor, v: Tensor, c: Curvature, dim: int
+) -> Tensor:
+    both = x + y
+    square, along, inside = c * squared_norm(both, dim), inner(both, v, dim), inner(y, v, dim)
+    along_y = -room_y * along - square * inside
+    along_both = (1 - room_y) * along - (room_y + 2 * c * inner(y, both, dim)) * inside
+    return v + 2 * c * (along_y * y - along_both * both) / (room_x * room_y + square)
+
+
+@in_float32
+def parallel_transport(
+    x: Tensor,
+    y: Tensor,
+    v: Tensor,
+    curvature: Curvature,
+    *,
+    dim: int = -1,
+    margin: float | None = None,
+) -> Tensor:
+    """Return the tangent v at x carried to y along their geodesic: (λ_x/λ_y) gyr[y, −x] v.
+
+    Raises:
+        ValueError: a curvature that is not positive, or a dtype without a margin.
+    """
+    check_curvature(curvature)
+    (x, room_x), (y, room_y) = (read(z, curvature, dim, margin) for z in (x, y))
+    return room_y / room_x * _gyration(y, room_y, -x, room_x, v, curvature, dim)
 
 
 @in_float32
@@ -236,6 +298,7 @@ def midpoint(
     *,
     over: int | tuple[int, ...] = 0,
     dim: int = -1,
+    margin: float | None = None,
 ) -> Tensor:
     """Return the weighted gyro-midpoint, the centre of mass in hyperboloid coordinates.
 
@@ -249,6 +312,7 @@ def midpoint(
         weights: Non-negative, broadcast over x with size 1 on `dim`; None are equal weights.
         over: The axis or axes that are averaged away.
         dim: The axis of D, counted in x.
+        margin: Share of the radius kept free.
 
     Raises:
         ValueError: a curvature that is not positive, or a dtype without a margin.
@@ -256,17 +320,23 @@ def midpoint(
     Source: Ungar 2010; Shimizu et al. 2021, arXiv:2006.08210, §3.5.
     """
     check_curvature(curvature)
-    point = lorentz.from_poincare(x, curvature, dim=dim, margin=0.0)
+    point = lorentz.from_poincare(x, curvature, dim=dim, margin=margin)
     mean = lorentz.midpoint(point, curvature, weights, over=over, dim=dim)
     axes = (over,) if isinstance(over, int) else over
     # The axis of D may have another number now that axes before it are gone.
     gone = sum(axis % x.dim() < dim % x.dim() for axis in axes)
-    return lorentz.to_poincare(mean, curvature, dim=dim % x.dim() - gone)
+    return lorentz.to_poincare(mean, curvature, dim=dim % x.dim() - gone, margin=margin)
 
 
 @in_float32
 def hyperplane_distance(
-    x: Tensor, normal: Tensor, offset: Tensor, curvature: Curvature, *, dim: int = -1
+    x: Tensor,
+    normal: Tensor,
+    offset: Tensor,
+    curvature: Curvature,
+    *,
+    dim: int = -1,
+    margin: float | None = None,
 ) -> Tensor:
     """Return 2‖z_k‖ times the signed distance of x to hyperplane k: the logits of an MLR.
 
@@ -280,6 +350,7 @@ def hyperplane_distance(
         offset: r (K,).
         curvature: c.
         dim: The axis of D, and of K in the result.
+        margin: Share of the radius kept free.
 
     Raises:
         ValueError: a curvature that is not positive, or a dtype without a margin.
@@ -287,11 +358,11 @@ def hyperplane_distance(
     Source: Shimizu et al. 2021, arXiv:2006.08210, eq. 6.
     """
     check_curvature(curvature)
-    point, scale = x.movedim(dim, -1), root(curvature)
+    point, room_x = read(x.movedim(dim, -1), curvature, -1, margin)
+    scale, factor = root(curvature), 2 / room_x
     square = normal.square().sum(-1)
-    length = square.clamp_min(TINY).sqrt()
-    factor = conformal_factor(point, curvature)
+    size = square.clamp_min(TINY).sqrt()
     angle = 2 * scale * offset
-    along = (point @ (normal / length[:, None]).mT) * (scale * factor * angle.cosh())
-    signed = 2 * length / scale * (along - (factor - 1) * angle.sinh()).asinh()
+    along = (point @ (normal / size[:, None]).mT) * (scale * factor * angle.cosh())
+    signed = 2 * size / scale * (along - (factor - 1) * angle.sinh()).asinh()
     return signed.movedim(-1, dim)

@@ -23,6 +23,7 @@ __all__ = [
     "asinhc_value",
     "atanhc",
     "cosh_of_square",
+    "length",
     "sinhc",
     "sinhc_slope",
     "sinhc_value",
@@ -87,6 +88,12 @@ def atanhc(square: Tensor) -> Tensor:
 def cosh_of_square(square: Tensor) -> Tensor:
     """Return cosh(r) for r² = square ≥ 0."""
     return (1 + square * sinhc(square).square()).sqrt()
+
+
+def length(square: Tensor) -> Tensor:
+    """Return r for r² = square ≥ 0, with the gradient zero at 0."""
+    none = square == 0
+    return torch.where(none, 0.0, torch.where(none, 1.0, square).sqrt())
 
 
 # `torch.sinh` and `torch.asinh` are some ten times slower on a CPU than what these are made of.

@@ -65,6 +65,9 @@ def apply_frequencies(weight: Tensor, x: Tensor) -> Tensor:
     Half precision is transformed in float32, and rounded once at the end.
     """
     real = torch.float64 if weight.dtype == torch.complex128 else torch.float32
+    if len(x) == 0:  # which no library of transforms takes
+        nothing = x.to(weight.dtype).reshape(*weight.shape[:2], weight.shape[3], 0)
+        return (weight @ nothing).real.to(x.dtype).reshape(0, weight.shape[2], *x.shape[-2:])
     spectrum = torch.fft.rfft2(x.to(real)).permute(2, 3, 1, 0)
     y = torch.fft.irfft2((weight @ spectrum).permute(3, 2, 0, 1), s=x.shape[-2:])
     return y.to(x.dtype)
@@ -293,7 +296,8 @@ class LDLTCircularConv2d(LipschitzLayer):
         block = self.block((x.shape[-2], x.shape[-1]))
         w = image = pad(x, self.padding)
         for k, c in enumerate(block.inner, start=1):
-            bias = self.get_parameter(f"bias{k}")
+            bias = self._own(f"bias{k}")
+            assert bias is not None
             w = self.activation(apply_frequencies(c, w) + bias[:, None, None])
         tap = block.taps[-1]
         assert tap is not None

@@ -139,8 +139,23 @@ def contraction(k: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Q (…, R, S) with ‖Q‖ < 1, and N (…, R, R).
     """
+    if transformed():
+        return _definition(k)
     q, n = _Contraction.apply(k)  # type: ignore[misc]
     return q, n
+
+
+def transformed() -> bool:
+    """Whether the code runs inside a transform of `torch.func`, which takes definitions alone."""
+    return torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore
+
+
+def _definition(k: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `contraction` does, in operators that have every derivative and vmap rule."""
+    gram = k @ k.mH
+    eye = torch.eye(k.shape[-2], dtype=k.dtype, device=k.device)
+    n = torch.linalg.cholesky(gram + eye + slack(gram, sum(k.shape[-2:])) * eye)
+    return solve_left(n, k), n
 
 
 def bounded(k: Tensor) -> Tensor:

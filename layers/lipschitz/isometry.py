@@ -37,8 +37,11 @@ class SpaceToDepth(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Move, after zeros up to a multiple of s."""
-        below, right = (-x.shape[-2] % self.factor, -x.shape[-1] % self.factor)
-        return F.pixel_unshuffle(F.pad(x, (0, right, 0, below)), self.factor)
+        s = self.factor
+        x = F.pad(x, (0, -x.shape[-1] % s, 0, -x.shape[-2] % s))
+        # `F.pixel_unshuffle`, which gives an empty batch the wrong shape.
+        squares = x.unflatten(-1, (-1, s)).unflatten(-3, (-1, s))  # (…, C, H/s, s, W/s, s)
+        return squares.movedim((-3, -1), (-4, -3)).flatten(-5, -3)
 
     def extra_repr(self) -> str:
         """Show the factor."""

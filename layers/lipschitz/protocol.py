@@ -8,12 +8,14 @@ never the parameters or `lipschitz`.
 
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+
+from ..autocast import without_autocast
+from .contraction import transformed
+from .kept import Kept, readable, untraced
 
 __all__ = ["ConvWeight", "FrequencyWeight", "LinearWeight", "LipschitzLayer", "ShearWeight"]
 
@@ -60,9 +62,9 @@ class LipschitzLayer(nn.Module):
 
     A subclass implements `compute`, which receives its parameters in float64 by name and returns a
     tuple of weights; `weights` returns these in the parameters' dtype. In evaluation they are kept
-    while no gradient to the parameters is asked for, and dropped by `train`, by a load, by a move
-    and by any in-place change of a parameter (through `.data`, which PyTorch does not count as a
-    change, only if the storage moves: call `forget` after it).
+    while no gradient to the parameters is asked for, and never serve other parameters than those
+    they were computed from: each call compares the numbers, so that a load, a move and any change
+    in place, through `.data` too, count. `train` drops them; copies and pickles do not hold them.
 
     Attributes:
         lipschitz: The constant that the construction gives in real arithmetic.
@@ -73,7 +75,7 @@ class LipschitzLayer(nn.Module):
     def __init__(self) -> None:
         """Start without cached weights."""
         super().__init__()
-        self._cached: tuple[list[Any], tuple[Tensor, ...]] | None = None
+        self._kept: Kept | None = None
 
     def compute(self, parameters: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Map float64 parameters to weights."""
@@ -109,27 +111,35 @@ class LipschitzLayer(nn.Module):
         Args:
             key: Whatever else the map depends on, such as the image size.
         """
-        # A cached layer is to cost no more than a plain one, so this is short where it is frequent.
-        stored = self._stored()
-        learns = torch.is_grad_enabled() and any(t.requires_grad for t in stored)
-        if self.training or learns or torch.compiler.is_compiling():
-            return self._map(self._free_parameters())
+        if not self.training and torch.jit.is_tracing():
+            with untraced():
+                return self.weights(key)
+        # A layer with kept weights is to cost no more than a plain one.
+        own = self._free_parameters()
+        if self.training or torch.compiler.is_compiling() or self._learns(own):
+            return self._map(own)
+        sources = own | {n: b for n, b in self._buffers.items() if b is not None}
+        if not readable(sources):
+            return self._map(own)
         # What inference mode makes cannot serve a later backward pass.
-        state: list[Any] = [key, torch.is_inference_mode_enabled()]
-        for t in stored:
-            state += (t.data_ptr(), t._version, t.dtype, t.device)
-        if self._cached is None or self._cached[0] != state:
-            self._cached = state, self._map(self._free_parameters())
-        return self._cached[1]
+        whole = key, self.lipschitz, torch.is_inference_mode_enabled()
+        kept = self._kept
+        if kept is None or not kept.serves(whole, sources):
+            self._kept = kept = Kept(whole, sources, self._map(own))
+        return kept.weights
 
     def forget(self) -> None:
         """Drop the cached weights."""
-        self._cached = None
+        self._kept = None
 
     def train(self, mode: bool = True) -> "LipschitzLayer":
         """Switch the mode and drop the cached weights."""
         self.forget()
         return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the kept weights out of copies and pickles: a copy makes its own."""
+        return self.__dict__ | {"_kept": None}
 
     @property
     def matrix_parameters(self) -> tuple[str, ...]:
@@ -141,27 +151,22 @@ class LipschitzLayer(nn.Module):
     def _free_parameters(self) -> dict[str, Tensor]:
         """Return the layer's own parameters, those with a parametrisation included."""
         own: dict[str, Tensor] = {n: p for n, p in self._parameters.items() if p is not None}
-        if parametrize.is_parametrized(self):
+        if "parametrizations" in self._modules:
             own |= {name: getattr(self, name) for name in self.parametrizations}  # type: ignore
         return own
-
-    def _stored(self) -> list[Tensor]:
-        """Return all that the weights follow from, down to the factors of a parameter."""
-        own: list[Tensor] = [p for p in self._parameters.values() if p is not None]
-        faces = self._modules.get("parametrizations")
-        return own if faces is None else [*own, *faces.parameters(), *faces.buffers()]
 
     def _learns(self, own: Mapping[str, Tensor]) -> bool:
         return torch.is_grad_enabled() and any(p.requires_grad for p in own.values())
 
     def _map(self, own: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         like = next(iter(own.values()))
-        # Tensors without data know no autocast, and have no values to look at.
-        wide = nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False)
-        with wide:
+        with without_autocast(like):
+            # Tensors without data have no values to look at.
             plain = not (like.is_meta or torch.compiler.is_compiling())
-            if plain:
+            if plain and readable(own):
                 refuse_nan(type(self).__name__, own)
+            # Transforms of torch.func differentiate and vectorise the definition.
+            plain = plain and not transformed()
             if plain and like.dtype != torch.float64 and self._learns(own):
                 narrow = self.compute_narrow(own)
                 if narrow is not None:

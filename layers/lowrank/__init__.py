@@ -52,6 +52,7 @@ from .rank_budget import welore_ranks as welore_ranks
 from .relora import ReLoRA as ReLoRA
 from .relora import merge_factors as merge_factors
 from .reparametrize import EXCLUDED as EXCLUDED
+from .reparametrize import FROZEN as FROZEN
 from .reparametrize import Targets as Targets
 from .reparametrize import merge as merge
 from .reparametrize import reparametrize as reparametrize

@@ -1,11 +1,13 @@
 """Running statistics of normalisation layers, taken anew after the weights before them changed."""
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ..modes import evaluating
 from .moments import forward_batch
 
 __all__ = ["reestimate_batch_norm"]
@@ -33,7 +35,7 @@ def reestimate_batch_norm(
         Names of the layers: whatever has `reset_running_stats`, `momentum` and statistics to keep.
 
     Raises:
-        ValueError: no batches, where there is a layer to run them for.
+        ValueError: no batches, or one without samples, where there is a layer to run them for.
     """
     layers: dict[str, Any] = {
         name: module
@@ -44,19 +46,21 @@ def reestimate_batch_norm(
     }
     if not layers:
         return []
-    flags = {module: module.training for module in model.modules()}
     momenta = {name: layer.momentum for name, layer in layers.items()}
     before = {name: [b.clone() for b in layer.buffers()] for name, layer in layers.items()}
-    model.eval()
+    handles = [
+        layer.register_forward_pre_hook(functools.partial(_refuse_empty, name))
+        for name, layer in layers.items()
+    ]
     ran = 0
     try:
         for layer in layers.values():
             layer.reset_running_stats()
             layer.momentum = None  # the cumulative mean
-            layer.training = True
-        for batch in batches:
-            forward(model, batch)
-            ran += 1
+        with evaluating(model, training=layers.values()):
+            for batch in batches:
+                forward(model, batch)
+                ran += 1
         if not ran:
             raise ValueError("batches is empty: there are no statistics to take")
     except BaseException:
@@ -65,8 +69,17 @@ def reestimate_batch_norm(
                 buffer.copy_(old)
         raise
     finally:
-        for module, training in flags.items():
-            module.training = training
+        for handle in handles:
+            handle.remove()
         for name, layer in layers.items():
             layer.momentum = momenta[name]
     return list(layers)
+
+
+def _refuse_empty(name: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
+    # It would count as a batch, though it moved no statistics.
+    if isinstance(args[0], Tensor) and args[0].numel() == 0:
+        raise ValueError(
+            f"{name} was given an empty batch of shape {tuple(args[0].shape)}, which has no "
+            f"statistics; leave it out"
+        )

@@ -1,4 +1,4 @@
-"""Carries a low-rank method through training, on the hooks of the optimiser's step.
+"""Carries a low-rank method through training, around the optimiser's updates.
 
     controller = reparametrize(model, SST(rank=32))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -6,71 +6,28 @@
 
 Only steps that the optimiser takes count: neither accumulated micro-batches nor steps that a
 gradient scaler skips. Every random choice follows from the seed, the target's name and the step, so
-all processes draw alike and a resumed run draws what it would have drawn.
+all processes draw alike and a resumed run draws what it would have drawn. A checkpoint's parts are
+loaded in any order, before `attach` or after it; only the state of an optimiser whose groups
+`attach` splits must come after it. A target whose parameters are all frozen is left alone.
 """
 
+import contextlib
 import copy
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .factors import Factors
-from .method import Method, unfold
-from .structure import WeightStructure, assign, stored_in
-from .unfolding import Unfolding
+from .method import Method
+from .optimizer_step import surround_updates
+from .resize import drop_misfitting_state
+from .structure import WeightStructure
+from .target import DenseWeights, Target
 
 __all__ = ["Controller", "Target"]
-
-
-@dataclass
-class Target:
-    """One weight that a method works on.
-
-    Attributes:
-        name: Of its module, or `module:parameter` for a raw matrix.
-        module: The layer that holds it.
-        structure: What it is made of, or None where it is dense.
-        weight: The dense parameter, or None where it has a structure.
-        unfolding: How a kernel is a matrix, or None for a matrix.
-    """
-
-    name: str
-    module: nn.Module
-    structure: WeightStructure | None
-    weight: nn.Parameter | None
-    unfolding: Unfolding | None
-
-    @property
-    def parameter(self) -> str:
-        """Name of the dense parameter in its module."""
-        return self.name.partition(":")[2] or "weight"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(..., rows, columns) of the matrix."""
-        if self.structure is not None:
-            return self.structure.shape
-        return tuple(self.matrix().shape)
-
-    def matrix(self) -> Tensor:
-        """Return the matrix of a dense target, gathered where it is sharded, without a graph."""
-        assert self.weight is not None
-        return unfold(stored_in(self.weight), self.unfolding)
-
-    def assign(self, matrix: Tensor) -> None:
-        """Write the matrix of a dense target."""
-        assert self.weight is not None
-        assign(self.weight, matrix if self.unfolding is None else self.unfolding.to_kernel(matrix))
-
-    def parameters(self) -> list[nn.Parameter]:
-        """Return what is trained of the weight, without the layer's bias."""
-        if self.structure is None:
-            return [self.weight] if self.weight is not None else []
-        return [p for p in self.structure.parameters() if p.requires_grad]
 
 
 class Controller:
@@ -85,6 +42,9 @@ class Controller:
         skipped: Candidates that were left out, by name, with the reason.
         step: Optimiser steps so far.
         state: What the method must remember, tensors and plain values.
+        scratch: What it remembers within a step; no checkpoint holds it.
+        gradient_scale: What multiplies all gradients in `before_step`, where a fused optimiser is
+            to divide by it, or None.
         learning_rate_ratio: Multiplies the learning rate of the targets at every step.
         twins: Copies of the model, such as an average of its weights, whose ranks follow.
         resized: Counts the changes of a parameter's size; after one, DDP must be built anew.
@@ -108,54 +68,116 @@ class Controller:
         self.seed, self.learning_rate_ratio = seed, learning_rate_ratio
         self.step = 0
         self.state: dict[str, Any] = {}
+        self.scratch: dict[Any, Any] = {}
+        self.gradient_scale: Tensor | None = None
         self.optimizers: list[torch.optim.Optimizer] = []
         self.twins: list[nn.Module] = []
         self.resized = 0
-        self._rates: list[float] = []
+        self._started = False  # or resumed
+        self._own: set[int] = set()  # targets' parameters, by id
+        self._fixed: list[nn.Parameter] = []
+        self._written: DenseWeights | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Controller":
-        """Watch the copy of the model; the optimiser and the twins stay with the original."""
+        """Watch the copy of the model; the optimiser and the twins stay with the original.
+
+        Attached to an optimiser of its own, the copy goes on where the original was.
+        """
         copied = object.__new__(type(self))
         memo[id(self)] = copied
+        left: dict[str, Any] = {
+            "optimizers": [],
+            "twins": [],
+            "_own": set(),
+            "_fixed": [],
+            "_written": None,
+        }
         for name, value in vars(self).items():
-            left = name in ("optimizers", "twins")
-            setattr(copied, name, [] if left else copy.deepcopy(value, memo))
+            setattr(copied, name, left[name] if name in left else copy.deepcopy(value, memo))
         return copied
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Act around every step of an optimiser from now on.
+        """Act around every update of an optimiser from now on.
 
         Groups that hold both targets and other parameters are split in two, so that the targets can
         have a learning rate of their own; make a learning-rate scheduler after this.
 
         Raises:
-            ValueError: an optimiser that the method cannot work with, or a second one.
+            ValueError: an optimiser that the method cannot work with, one that holds no target, or
+                a second one. Nothing is changed then.
         """
         if self.optimizers:
             raise ValueError("the controller is attached already; make one optimiser for the model")
+        _check_optimizer(optimizer)
         self.method.check_optimizer(optimizer)
         for target in self.targets.values():
             if target.weight is not None:  # sharding replaces parameters
                 target.weight = target.module._parameters[target.parameter]
-        _split_groups(optimizer, {id(p) for t in self.targets.values() for p in t.parameters()})
+        own = {id(p) for target in self.targets.values() for p in target.parameters()}
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not own & held and not all(target.frozen for target in self.targets.values()):
+            raise ValueError(
+                f"the optimiser holds no parameter of {next(iter(self.targets))} or another "
+                f"target; make it of model.parameters() after the model was reparametrised"
+            )
+        self._fixed = list(self.fixed().values())
+        self._check_fixed()
+        self.method.check(self)
+        if not self._started:
+            self._start()
+        self._own = own
+        _split_groups(optimizer, own)
         self.optimizers.append(optimizer)
-        optimizer.register_step_pre_hook(self._before_step)
-        optimizer.register_step_post_hook(self._after_step)
-        self.method.start(self)
+        surround_updates(optimizer, lambda: self._update(optimizer))
 
     def penalty(self) -> Tensor | None:
         """Return what the method adds to the loss, or None."""
         return self.method.penalty(self)
 
-    def structures(self) -> Iterator[tuple[str, WeightStructure]]:
-        """Iterate over the targets that have a structure."""
+    def structures(self, *, frozen: bool = True) -> Iterator[tuple[str, WeightStructure]]:
+        """Iterate over the targets that have a structure.
+
+        Args:
+            frozen: Whether those are among them that are frozen, which events must leave alone.
+        """
         for name, target in self.targets.items():
-            if target.structure is not None:
+            if target.structure is not None and (frozen or not target.frozen):
                 yield name, target.structure
 
-    def factors(self) -> dict[str, Factors]:
-        """Return the targets whose structure is a product of two factors."""
-        return {name: s for name, s in self.structures() if isinstance(s, Factors)}
+    def factors(self, *, frozen: bool = True) -> dict[str, Factors]:
+        """Return the targets whose structure is a product of two factors.
+
+        Args:
+            frozen: As in `structures`.
+        """
+        return {n: s for n, s in self.structures(frozen=frozen) if isinstance(s, Factors)}
+
+    def fixed(self) -> dict[str, nn.Parameter]:
+        """Return what structures are made of and never train, such as what ReLoRA merges into."""
+        return {n: p for target in self.targets.values() for n, p in target.fixed().items()}
+
+    def holds_targets(self, group: Mapping[str, Any]) -> bool:
+        """Whether a group of the optimiser is one of targets, with their learning rate."""
+        return bool(group["params"]) and id(group["params"][0]) in self._own
+
+    def as_gradient(self, value: Tensor) -> Tensor:
+        """Return what a gradient is to be added to as it is stored now, in `before_step`."""
+        if self.gradient_scale is None:
+            return value
+        return value * torch.as_tensor(self.gradient_scale).to(value.device)
+
+    def summary(self) -> str:
+        """Say in a line what is a target, and what was left out and why."""
+        frozen = [name for name, target in self.targets.items() if target.frozen]
+        reasons: dict[str, list[str]] = {"is frozen now": frozen} if frozen else {}
+        for name, reason in self.skipped.items():
+            reasons.setdefault(reason, []).append(name)
+        method, count = type(self.method).__name__, len(self.targets) - len(frozen)
+        text = f"{method} on {count} weight{'s' * (count != 1)}"
+        if not reasons:
+            return text
+        each = [f"{_some(names)} ({reason})" for reason, names in reasons.items()]
+        return f"{text}; left alone: {', '.join(each)}"
 
     def generator(self, name: str = "") -> torch.Generator:
         """Return a generator for one target at this step, the same on every process."""
@@ -176,6 +198,14 @@ class Controller:
             structure.truncate(rank)
         self.resized += 1
 
+    def select(self, name: str, components: Tensor) -> None:
+        """Keep some components of a target for good, as `truncate` keeps the first ones."""
+        self.factors()[name].select(components, self.optimizers)
+        for structure in self.twins_of(name):
+            assert isinstance(structure, Factors)
+            structure.select(components)
+        self.resized += 1
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must keep beside the model and the optimiser."""
         return {
@@ -184,7 +214,8 @@ class Controller:
             "targets": list(self.targets),
             "step": self.step,
             "seed": self.seed,
-            "state": dict(self.state),
+            "started": self._started,
+            "state": copy.deepcopy(self.state),  # a run that goes on must not change it
         }
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -213,31 +244,71 @@ class Controller:
             )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` returned; the model is loaded before.
+        """Take back what `state_dict` returned, before or after the model, and before `attach` too.
 
         Raises:
             ValueError: as `check_state_dict`.
         """
         self.check_state_dict(state)
+        if self._written is not None:
+            self._written.take_back()
+            self._written = None
         self.step, self.seed = state["step"], state["seed"]
-        self.state = dict(state["state"])
+        self.state = copy.deepcopy(dict(state["state"]))
         self.resized += 1  # loading may have changed ranks
-        self.method.resumed(self)
+        self._started = state.get("started", True)  # not there before it could be loaded first
+        if self._started:
+            self.method.resumed(self)
+        elif self.optimizers:
+            self._start()
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        self._rates = [group["lr"] for group in optimizer.param_groups]
-        factor = self.learning_rate_ratio * self.method.learning_rate_factor(self)
-        for group in optimizer.param_groups:
-            if group["lowrank"]:
-                group["lr"] = group["lr"] * factor
-        self.method.before_step(self, optimizer)
+    @contextlib.contextmanager
+    def _update(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        """Surround one update; where it fails, the learning rates are again what they were."""
+        self._check_fixed()
+        self._written, self.scratch = None, {}
+        for factors in self.factors().values():
+            if factors.refitted:
+                drop_misfitting_state(optimizer, factors.left)
+                drop_misfitting_state(optimizer, factors.right)
+                factors.refitted = False
+        rates = [(group, group["lr"]) for group in optimizer.param_groups]
+        try:
+            factor = self.learning_rate_ratio * self.method.learning_rate_factor(self)
+            for group, rate in rates:
+                if self.holds_targets(group):
+                    group["lr"] = rate * factor
+            self.gradient_scale = getattr(optimizer, "grad_scale", None)
+            self.method.before_step(self, optimizer)
+            yield
+        finally:
+            # What a scheduler or a trainer set must be found again by it.
+            for group, rate in rates:
+                group["lr"] = rate
+            self.gradient_scale = None
+        self._after_step(optimizer)
 
-    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        # What a scheduler or a trainer set must be found again by it, so the factor is undone.
-        for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate
+    def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.step += 1
         self.method.after_step(self, optimizer)
+        self.scratch = {}
+
+    def _check_fixed(self) -> None:
+        """Refuse to train what only events may change; `model.requires_grad_(True)` asks for it."""
+        if any(p.requires_grad for p in self._fixed):
+            name = next(name for name, p in self.fixed().items() if p.requires_grad)
+            raise ValueError(
+                f"{name} was made trainable, which {type(self.method).__name__} changes itself and "
+                f"never trains; after model.requires_grad_(True), set requires_grad to False for "
+                f"every p in controller.fixed().values()"
+            )
+
+    def _start(self) -> None:
+        """Begin a run; until its first step, what that wrote into dense weights can be undone."""
+        written = DenseWeights(self.targets)
+        self.method.start(self)
+        written.note_changes()
+        self._written, self._started = written, True
 
     @staticmethod
     def _find(model: nn.Module, name: str) -> WeightStructure:
@@ -250,12 +321,33 @@ class Controller:
         return structure
 
 
+def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimiser that no method can work with."""
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError(
+            "LBFGS takes one group of parameters and evaluates its closure many times a step, so "
+            "no low-rank method can act around its updates; use an optimiser such as "
+            "torch.optim.AdamW, or merge(model) and make LBFGS of the dense weights"
+        )
+    base = getattr(optimizer, "_base_optimizer", None)
+    if isinstance(base, torch.optim.Optimizer):  # what is known of a parameter is not found in it
+        raise ValueError(
+            f"{type(optimizer).__name__} wraps {type(base).__name__}, which keeps the state of the "
+            f"parameters; attach the controller to that {type(base).__name__}, and step the wrapper"
+        )
+
+
 def _split_groups(optimizer: torch.optim.Optimizer, targets: set[int]) -> None:
-    """Give the targets groups of their own, marked `lowrank`."""
+    """Give the targets groups of their own."""
     for group in list(optimizer.param_groups):
         inside = [p for p in group["params"] if id(p) in targets]
-        group["lowrank"] = bool(inside)
         if inside and len(inside) < len(group["params"]):
             rest = [p for p in group["params"] if id(p) not in targets]
             group["params"] = inside
-            optimizer.param_groups.append({**group, "params": rest, "lowrank": False})
+            optimizer.param_groups.append({**group, "params": rest})
+
+
+def _some(names: list[str]) -> str:
+    """Name the first few of some weights."""
+    more = len(names) - 3
+    return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")

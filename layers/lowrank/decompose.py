@@ -184,6 +184,20 @@ def refuse_infinite(tensor: Tensor, name: str) -> None:
         raise ValueError(f"{name} holds NaN or infinite values, which have no decomposition")
 
 
+def refuse_diverged(name: str, step: int, *tensors: Tensor) -> None:
+    """Refuse to let a method act on a weight that training has ruined.
+
+    Raises:
+        ValueError: NaN or infinite values, with the weight's name and the step.
+    """
+    for tensor in tensors:
+        if not tensor.is_meta and not torch.isfinite(tensor).all():
+            raise ValueError(
+                f"{name} holds NaN or infinite values after {step} steps; lower the learning rate, "
+                f"or clip the gradients"
+            )
+
+
 def _root(
     moment: Tensor, shape: tuple[int, ...], name: str, damping: float
 ) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .decompose import product_svd
-from .resize import resize_parameter
+from .resize import permute_parameter, resize_parameter
 from .structure import ConvSettings, WeightStructure, no_matrix
 
 __all__ = ["Factors", "stop_sampling"]
@@ -34,6 +34,9 @@ class Factors(WeightStructure):
 
     Attributes:
         rank: Active prefix r, at most R; kept in the state dict.
+        capacity: Largest R so far. A state dict may have fewer components, since a run may have
+            removed some, but not more.
+        refitted: Whether a state dict changed R since the last step.
         sampled: Prefix of the running training step, or None; ignored in evaluation, never saved.
 
     Raises:
@@ -71,7 +74,8 @@ class Factors(WeightStructure):
         self.extra = extra
         self.is_matrix = between is None and (extra is None or extra.is_matrix)
         self.register_buffer("active", torch.tensor(left.shape[-1], device=left.device))
-        self._rank = left.shape[-1]
+        self._rank = self.capacity = left.shape[-1]
+        self.refitted = False
         self.sampled: int | None = None
 
     @property
@@ -156,6 +160,31 @@ class Factors(WeightStructure):
         self.rank = rank
 
     @torch.no_grad()
+    def select(self, components: Tensor, optimizers: Sequence[torch.optim.Optimizer] = ()) -> None:
+        """Keep some active components for good, in a given order, with their optimiser state.
+
+        Args:
+            components: Places (r',), all different.
+            optimizers: As in `truncate`.
+
+        Raises:
+            ValueError: places that repeat, or outside [0, rank).
+        """
+        chosen = components.to(device="cpu", dtype=torch.int64)
+        known = chosen.unique()
+        if len(known) < len(chosen) or (len(known) and not 0 <= known[0] <= known[-1] < self._rank):
+            raise ValueError(
+                f"components must be different places in [0, {self._rank}), got {chosen.tolist()}"
+            )
+        rest = torch.ones(self.allocated, dtype=torch.bool, device="cpu")
+        rest[chosen] = False
+        order = torch.cat([chosen, rest.nonzero().flatten()])
+        if not torch.equal(order, torch.arange(self.allocated, device="cpu")):
+            permute_parameter(self.left, -1, order, optimizers)
+            permute_parameter(self.right, -2, order, optimizers)
+        self.truncate(len(chosen), optimizers)
+
+    @torch.no_grad()
     def grow(
         self, left: Tensor, right: Tensor, optimizers: Sequence[torch.optim.Optimizer] = ()
     ) -> None:
@@ -179,6 +208,7 @@ class Factors(WeightStructure):
             raise ValueError(f"truncate({self._rank}) before growing: a suffix is inactive")
         old, rank = self.allocated, self.allocated + left.shape[-1]
         self._resize(rank, optimizers)
+        self.capacity = max(rank, self.capacity)
         self.left[..., old:] = left
         self.right[..., old:, :] = right
         self.rank = rank
@@ -196,12 +226,24 @@ class Factors(WeightStructure):
         self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         """Take the number of components from what is loaded: a run may have removed some."""
+        errors: list[str] = args[-1]
         loaded = state_dict.get(f"{prefix}left")
         if loaded is not None and loaded.dim() == self.left.dim():
+            count = loaded.shape[-1]
+            if count > self.capacity:
+                errors.append(
+                    f"{prefix}left: {count} components were saved, and this weight was made with "
+                    f"rank={self.capacity}; make it with rank={count}"
+                )
+                return
+            self.refitted |= count != self.allocated
             with torch.no_grad():
-                self._resize(loaded.shape[-1], ())
+                self._resize(count, ())
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._rank = min(int(self.active), self.allocated)
+        self._rank = int(self.active)
+        if not 0 <= self._rank <= self.allocated:
+            errors.append(f"{prefix}active: {self._rank} of {self.allocated} components")
+            self.rank = self.allocated
 
     def extra_repr(self) -> str:
         """Show the sizes."""

@@ -27,6 +27,7 @@ class FixedRanks(Method):
     """
 
     skips_uneconomic = False
+    takes_frozen = True  # a compressed model may be one for inference
 
     def __init__(self, *, ranks: dict[str, int] | None = None, scheme: Scheme = "channel") -> None:
         """Keep the ranks."""

@@ -1,12 +1,12 @@
 """Linear and convolutional layers whose weight has a structure, and the face for raw matrices."""
 
-from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..autocast import without_autocast
 from .factors import Factors
 from .structure import ConvSettings, WeightStructure
 from .unfolding import Scheme, Unfolding
@@ -61,7 +61,8 @@ class FactoredLinear(nn.Module):
     @torch.no_grad()
     def to_dense(self) -> nn.Linear:
         """Return a plain linear layer with the same outputs."""
-        return _linear(self.weight, self.bias).train(self.training)
+        linear = _linear(self.weight, self.bias, self.structure.trained)
+        return linear.train(self.training)
 
     @torch.no_grad()
     def to_sequence(self) -> nn.Sequential:
@@ -71,7 +72,8 @@ class FactoredLinear(nn.Module):
             ValueError: the structure is more than a chain of two factors.
         """
         first, between, second = _chain(self.structure)
-        layers = [_linear(first, None), between, _linear(second, self.bias)]
+        trained = self.structure.trained
+        layers = [_linear(first, None, trained), between, _linear(second, self.bias, trained)]
         return nn.Sequential(*layers).train(self.training)
 
     def extra_repr(self) -> str:
@@ -106,6 +108,7 @@ class FactoredConv2d(nn.Module):
         self.in_channels = inputs * self.groups
         self.stride, self.padding = settings.stride, settings.padding
         self.dilation, self.padding_mode = settings.dilation, settings.padding_mode
+        self.memory_format = torch.contiguous_format  # of the kernel, once it is dense again
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
 
     @classmethod
@@ -114,6 +117,9 @@ class FactoredConv2d(nn.Module):
     ) -> "FactoredConv2d":
         """Put a structure in the place of a convolution's kernel; the bias is kept as it is."""
         layer = cls(structure, conv_settings(conv, scheme))
+        channels_last = conv.weight.is_contiguous(memory_format=torch.channels_last)
+        if channels_last and not conv.weight.is_contiguous():
+            layer.memory_format = torch.channels_last
         layer.bias = conv.bias
         return layer.train(conv.training)
 
@@ -133,8 +139,9 @@ class FactoredConv2d(nn.Module):
     @torch.no_grad()
     def to_dense(self) -> nn.Conv2d:
         """Return a plain convolution with the same outputs."""
-        conv = _conv(self.weight, self.bias, self.groups, **self.settings.arguments())
-        return conv.train(self.training)
+        how, trained = self.settings.arguments(), self.structure.trained
+        conv = _conv(self.weight, self.bias, trained, self.groups, **how)
+        return conv.to(memory_format=self.memory_format).train(self.training)
 
     @torch.no_grad()
     def to_sequence(self) -> nn.Sequential:
@@ -148,10 +155,11 @@ class FactoredConv2d(nn.Module):
         right, between, left = _chain(self.structure)
         first, second = unfolding.kernels(left, right)
         before, after = unfolding.movements(**self.settings.arguments())
+        trained = self.structure.trained
         layers = [
-            _conv(first, None, self.groups, **before.arguments()),
+            _conv(first, None, trained, self.groups, **before.arguments()),
             between,
-            _conv(second, self.bias, unfolding.second_groups, **after.arguments()),
+            _conv(second, self.bias, trained, unfolding.second_groups, **after.arguments()),
         ]
         return nn.Sequential(*layers).train(self.training)
 
@@ -187,8 +195,7 @@ class FactoredParameter(nn.Module):
 
         Autocast would send the products that make it up to half precision.
         """
-        known = not original.is_meta  # the meta device has no autocast
-        with torch.autocast(original.device.type, enabled=False) if known else nullcontext():
+        with without_autocast(original):
             dense = self.structure.dense()
         return dense if self.unfolding is None else self.unfolding.to_kernel(dense)
 
@@ -202,12 +209,16 @@ def remove_parametrization(module: nn.Module, name: str) -> None:
 
     Copies of a module share the class that PyTorch made for it, and
     `torch.nn.utils.parametrize.remove_parametrizations` takes the property off that class, which
-    would break the others; here the module gets a class of its own first.
+    would break the others; here the module gets a class of its own first. The parameter is then
+    trained if anything of its structure was.
     """
+    face = cast(Any, module.parametrizations)[name][0]
     kind = type(module)
     body = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
     module.__class__ = cast(Any, type(kind))(kind.__name__, kind.__bases__, body)
     parametrize.remove_parametrizations(module, name)
+    if isinstance(face, FactoredParameter):
+        cast(nn.Parameter, getattr(module, name)).requires_grad_(face.structure.trained)
 
 
 def conv_settings(conv: nn.Conv2d, scheme: Scheme) -> ConvSettings:
@@ -233,16 +244,18 @@ def _chain(structure: WeightStructure) -> tuple[Tensor, nn.Module, Tensor]:
     return right, between or nn.Identity(), structure.scale * left
 
 
-def _linear(weight: Tensor, bias: nn.Parameter | None) -> nn.Linear:
+def _linear(weight: Tensor, bias: nn.Parameter | None, trained: bool) -> nn.Linear:
     like: Any = {"device": weight.device, "dtype": weight.dtype}
     linear = nn.utils.skip_init(nn.Linear, *weight.shape[::-1], bias is not None, **like)
     assert isinstance(linear, nn.Linear)
-    linear.weight.copy_(weight)
+    linear.weight.copy_(weight).requires_grad_(trained)
     linear.register_parameter("bias", bias)
     return linear
 
 
-def _conv(weight: Tensor, bias: nn.Parameter | None, groups: int, **arguments: Any) -> nn.Conv2d:
+def _conv(
+    weight: Tensor, bias: nn.Parameter | None, trained: bool, groups: int, **arguments: Any
+) -> nn.Conv2d:
     outputs, inputs, *kernel = weight.shape
     like: Any = {"device": weight.device, "dtype": weight.dtype}
     conv = nn.utils.skip_init(
@@ -256,6 +269,6 @@ def _conv(weight: Tensor, bias: nn.Parameter | None, groups: int, **arguments: A
         **like,
     )
     assert isinstance(conv, nn.Conv2d)
-    conv.weight.copy_(weight)
+    conv.weight.copy_(weight).requires_grad_(trained)
     conv.register_parameter("bias", bias)
     return conv

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
-from .decompose import rebalance, weighted_svd
+from .decompose import rebalance, refuse_diverged, weighted_svd
 from .draw import uniform
 from .factors import Factors
 from .method import Method, check_rank, rank_of
@@ -138,7 +138,7 @@ class LowRank(Method):
         right = uniform((*batch, rank, columns), columns**-0.5, weight, generator)
         return Factors(weight.new_zeros(*batch, rows, rank), right)
 
-    def start(self, controller: Controller) -> None:
+    def check(self, controller: Controller) -> None:
         """Check that the schedule is known.
 
         Raises:
@@ -150,7 +150,10 @@ class LowRank(Method):
         """Return frobenius · Σ ‖B A‖² over the targets."""
         if not self.frobenius:
             return None
-        squares = [product_square(*s.prefix()) for s in controller.factors().values()]
+        found = controller.factors(frozen=False).values()
+        if not found:
+            return None
+        squares = [product_square(*structure.prefix()) for structure in found]
         return self.frobenius * torch.stack(squares).sum()
 
     def after_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
@@ -158,8 +161,10 @@ class LowRank(Method):
         period = self._period()
         if not period or controller.step % period:
             return
-        for name, structure in controller.factors().items():
-            new = agreed(rebalance(stored_in(structure.left), stored_in(structure.right)))
+        for name, structure in controller.factors(frozen=False).items():
+            parts = stored_in(structure.left), stored_in(structure.right)
+            refuse_diverged(name, controller.step, *parts)
+            new = agreed(rebalance(*parts))
             _assign_factors(structure, *new)
             for twin in controller.twins_of(name):
                 assert isinstance(twin, Factors)

@@ -64,7 +64,11 @@ class Maestro(Method):
             1 / (1 - μ) times stronger than the proximal step of the same λ.
         sampler: `pairs`, as released, `uniform` or `independent`; see `ordered_dropout`.
         sample: Whether prefixes are sampled; without, every step runs at the whole ranks.
-        threshold: ε, at least 0: a suffix of a smaller importance is removed.
+        threshold: ε, at least 0: a suffix of a smaller importance is removed. Where nothing orders
+            the components, with the `flat` lasso and without sampling, every single component of a
+            smaller one is, wherever it stands. A lasso in the loss leaves dead components near
+            (learning rate · λ)² under SGD, `loss` up to R² times that, and no zeros: ε must lie
+            above it.
         shrink_every: Steps from one removal to the next; 0 never removes. The paper does it after
             every epoch.
         warmup: Steps that run at full rank, without prefixes, lasso or removal, before all of it
@@ -126,6 +130,11 @@ class Maestro(Method):
         """Whether components are ever removed."""
         return self.shrink_every > 0
 
+    @property
+    def orders(self) -> bool:
+        """Whether the components end up in order, so that a prefix of them is what is best kept."""
+        return self.sample or (self.lasso != "flat" and self.group_lasso > 0)
+
     def rank_for(self, name: str, shape: tuple[int, ...]) -> int:
         """Return the full rank."""
         return min(shape[-2:])
@@ -136,8 +145,8 @@ class Maestro(Method):
         left, right = weighted_svd(weight, rank, split="balanced", generator=generator)[:2]
         return Factors(left, right)
 
-    def start(self, controller: Controller) -> None:
-        """Draw for the first step.
+    def check(self, controller: Controller) -> None:
+        """Check that sizes can change.
 
         Raises:
             ValueError: parameters that are sharded, which cannot shrink.
@@ -148,6 +157,9 @@ class Maestro(Method):
                 "sharded parameters cannot shrink in training; set shrink_every=0, or use "
                 "trainer.parallel=ddp"
             )
+
+    def start(self, controller: Controller) -> None:
+        """Draw for the first step."""
         controller.state.update(sampler={}, drawn={})
         self._draw(controller)
 
@@ -160,10 +172,10 @@ class Maestro(Method):
         lasso = LASSOS[self.lasso]
         if lasso is None or not self.group_lasso or not self._searches(controller, controller.step):
             return None
-        terms = []
-        for factors in controller.factors().values():
-            left, right = _active(factors)
-            terms.append(lasso(left, right))
+        found = controller.factors(frozen=False).values()
+        if not found:
+            return None
+        terms = [lasso(*_active(factors)) for factors in found]
         return self.group_lasso * torch.stack(terms).sum()
 
     def after_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
@@ -172,7 +184,7 @@ class Maestro(Method):
             if self.lasso == "prox" and self.group_lasso:
                 self._proximal_step(controller, optimizer)
             if self.shrink_every and controller.step % self.shrink_every == 0:
-                shrink(controller, self.threshold, min_rank=self.min_rank)
+                shrink(controller, self.threshold, min_rank=self.min_rank, ordered=self.orders)
         self._draw(controller)
 
     def _searches(self, controller: Controller, step: int) -> bool:
@@ -191,12 +203,12 @@ class Maestro(Method):
         rates = {
             id(p): float(group["lr"]) * controller.learning_rate_ratio
             for group in optimizer.param_groups
-            if group["lowrank"]
+            if controller.holds_targets(group)
             for p in group["params"]
         }
         parts = [
             (part, dim, self.group_lasso * rates[id(whole)])
-            for factors in controller.factors().values()
+            for factors in controller.factors(frozen=False).values()
             for whole, part, dim in zip(
                 (factors.left, factors.right), _active(factors), (-1, -2), strict=True
             )
@@ -218,20 +230,25 @@ class Maestro(Method):
         if not self._searches(controller, controller.step):
             controller.state.update(drawn={})
         elif self.sample:
-            ranks = {name: factors.rank for name, factors in controller.factors().items()}
+            found = controller.factors(frozen=False).items()
+            ranks = {name: factors.rank for name, factors in found}
             sampler = dict(controller.state["sampler"])  # a state that was saved must not change
             drawn = SAMPLERS[self.sampler](ranks, sampler, controller.generator)
             controller.state.update(sampler=sampler, drawn=drawn)
         _set_prefixes(controller)
 
 
-def shrink(controller: Controller, threshold: float, *, min_rank: int = 1) -> dict[str, int]:
-    """Remove the components of every target whose suffix importance is below a threshold.
+def shrink(
+    controller: Controller, threshold: float, *, min_rank: int = 1, ordered: bool = True
+) -> dict[str, int]:
+    """Remove the components whose suffix importance is below a threshold, but of frozen targets.
 
     Args:
         controller: Of a run, or fresh from `reparametrize`.
         threshold: ε, at least 0.
         min_rank: Components that every target keeps.
+        ordered: Whether a prefix is kept. If not, every component counts by its own importance,
+            and those that stay keep their order.
 
     Returns:
         The new ranks of the targets that changed.
@@ -240,8 +257,8 @@ def shrink(controller: Controller, threshold: float, *, min_rank: int = 1) -> di
         ValueError: factors that hold NaN or infinite values.
     """
     changed = {}
-    for name, factors in controller.factors().items():
-        importance = factors.importance("suffix")
+    for name, factors in controller.factors(frozen=False).items():
+        importance = factors.importance("suffix" if ordered else "component")
         if not torch.isfinite(importance).all():
             raise ValueError(
                 f"the factors of {name} hold NaN or infinite values, so no rank can be read off "
@@ -249,7 +266,9 @@ def shrink(controller: Controller, threshold: float, *, min_rank: int = 1) -> di
             )
         rank = min(max(int((importance >= threshold).sum()), min_rank), factors.rank)
         if rank < factors.rank:
-            controller.truncate(name, rank)
+            # The suffix importance never grows, so its largest values are those of a prefix.
+            largest = importance.argsort(descending=True, stable=True)[:rank]
+            controller.select(name, largest.sort().values)
             changed[name] = rank
     return changed
 

@@ -27,12 +27,15 @@ class Method:
         is_matrix: Whether every structure it makes stands for one matrix.
         replaces: Whether it gives weights a structure; false where they stay dense in training.
         skips_uneconomic: Whether a weight whose structure would be larger is left out by default.
+        takes_frozen: Whether a weight that is not trained gets a structure, which is not trained
+            either; false where it is left out.
     """
 
     scheme: Scheme = "channel"
     is_matrix: bool = True
     replaces: bool = True
     skips_uneconomic: bool = True
+    takes_frozen: bool = False
 
     @property
     def resizes(self) -> bool:
@@ -59,11 +62,24 @@ class Method:
         """Return what stands for a fresh or pretrained matrix (..., rows, columns)."""
         raise NotImplementedError
 
+    def check(self, controller: Controller) -> None:
+        """Refuse a run that cannot be carried through, before it begins or goes on.
+
+        Raises:
+            ValueError: what is missing.
+        """
+
     def start(self, controller: Controller) -> None:
-        """Before the first step of a run, and before a checkpoint is loaded."""
+        """Before the first step of a new run; what it does to the state, a checkpoint replaces.
+
+        So it does with dense weights; of a structure nothing may be changed here.
+        """
 
     def resumed(self, controller: Controller) -> None:
-        """After a checkpoint was loaded, to rebuild what it does not hold."""
+        """After the state of a checkpoint was loaded, to rebuild what it does not hold.
+
+        The model's own may be loaded later, and `attach` called.
+        """
 
     def penalty(self, controller: Controller) -> Tensor | None:
         """Return what is added to the loss, or None."""
@@ -74,7 +90,11 @@ class Method:
         return 1.0
 
     def before_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
-        """With the final gradients, after any clipping, before the optimiser reads them."""
+        """With the final gradients, after any clipping, before the optimiser reads them.
+
+        What is added to one goes through `controller.as_gradient`. Targets that are frozen now are
+        left alone here and in `after_step`.
+        """
 
     def after_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
         """After the optimiser's step; `controller.step` counts it already."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..modes import evaluating
 from .decompose import refuse_infinite
 from .layers import FactoredConv2d, FactoredLinear, conv_settings
 from .movement import Movement
@@ -126,33 +127,33 @@ def collect_moments(
 
         return hook
 
-    flags = {module: module.training for module in model.modules()}
     handles = [
         layer.register_forward_pre_hook(watch(name), with_kwargs=True)
         for name, layer in layers.items()
     ]
     squares: list[Tensor] = []
     ran = 0
-    model.eval()
     try:
-        for batch in batches:
-            ran += 1
-            with torch.set_grad_enabled(fisher):
-                loss = forward(model, batch)
-            if fisher:
+        with evaluating(model):
+            for batch in batches:
+                ran += 1
+                with torch.set_grad_enabled(fisher):
+                    loss = forward(model, batch)
+                if not fisher:
+                    continue
                 gradients = torch.autograd.grad(loss, [cast(Tensor, w) for w in weights.values()])
                 new = [g.double().square() for g in gradients]
                 squares = [a + b for a, b in zip(squares, new, strict=True)] if squares else new
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in flags.items():
-            module.training = training
     if not ran:
         raise ValueError("batches is empty: there is nothing to take moments of")
     for name in names:
         if name not in found:
             raise ValueError(f"{name} did not run in the forward pass, so it has no inputs")
+        if not found[name].count:
+            raise ValueError(f"{name} was given empty batches only, which have no moments")
         refuse_infinite(found[name].second, f"the input of {name}")
     for name, square in zip(weights, squares, strict=True):
         found[name].fisher = _matrix(layers[name], square / ran)

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, TypeAlias
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..subsample import pixels_first
+
 __all__ = ["Movement", "Pair"]
 
 Pair: TypeAlias = int | tuple[int, int]
@@ -107,7 +109,9 @@ class Movement(NamedTuple):
         (top, bottom), (left, right) = self.margins
         if self.padding_mode != "zeros" or top != bottom or left != right:
             x, top, left = self.pad(x), 0, 0
-        return F.conv2d(x, kernel, bias, self.stride, (top, left), self.dilation, groups)
+        size = (kernel.shape[2], kernel.shape[3])
+        x, stride = pixels_first(x, size, self.stride, (top, left))
+        return F.conv2d(x, kernel, bias, stride, (top, left), self.dilation, groups)
 
 
 def pair(value: Pair) -> tuple[int, int]:

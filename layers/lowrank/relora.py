@@ -20,22 +20,25 @@ train dense first and reparametrise then.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from .decompose import refuse_diverged
 from .draw import uniform
 from .factors import Factors
 from .method import Method, check_rank, rank_of
 from .resize import reset_state
-from .schedule import check_steps, rewarmed, steps_of
+from .schedule import check_rewarm, check_steps, rewarm_steps, rewarmed, steps_of
 from .structure import FrozenDense, assign, stored_in
 
 if TYPE_CHECKING:
     from .controller import Controller
 
 __all__ = ["ReLoRA", "merge_factors"]
+
+USUAL_REWARM = 100  # steps, as in the paper
 
 
 @torch.no_grad()
@@ -62,7 +65,9 @@ class ReLoRA(Method):
         scale: s.
         merge_every: Steps from one merge to the next, or a share of the run; 0 never merges, which
             is LoRA on a frozen matrix.
-        rewarm: Steps of the linear warm-up of the factors' learning rate after a merge; 0 is none.
+        rewarm: Steps of the linear warm-up of the factors' learning rate after a merge, below those
+            from one merge to the next; 0 is none. None is 100, as in the paper, where 5,000 lie
+            between merges, and at most a tenth of them.
         total_steps: Steps of the run; required where `merge_every` is a share.
 
     Raises:
@@ -75,7 +80,7 @@ class ReLoRA(Method):
         rank: int | float = 0.25,
         scale: float = 1.0,
         merge_every: int | float = 5000,
-        rewarm: int = 100,
+        rewarm: int | None = None,
         total_steps: int | None = None,
     ) -> None:
         """Check and keep the settings."""
@@ -84,8 +89,7 @@ class ReLoRA(Method):
             raise ValueError(f"scale must be above 0, got {scale}")
         if merge_every != 0 or isinstance(merge_every, bool):
             check_steps(merge_every, "merge_every")
-        if rewarm < 0:
-            raise ValueError(f"rewarm must be at least 0 steps, got {rewarm}")
+        check_rewarm(rewarm, merge_every if isinstance(merge_every, int) else None, "merge_every")
         if total_steps is not None and total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, got {total_steps}")
         self.rank, self.scale, self.merge_every = rank, scale, merge_every
@@ -104,34 +108,45 @@ class ReLoRA(Method):
         left = weight.new_zeros(*batch, rows, rank)
         return Factors(left, right, scale=self.scale, extra=FrozenDense(weight))
 
-    def start(self, controller: Controller) -> None:
-        """Check that the schedule is known.
+    def check(self, controller: Controller) -> None:
+        """Check that the schedule is known and the warm-up fits into it.
 
         Raises:
-            ValueError: `merge_every` is a share and `total_steps` unknown.
+            ValueError: `merge_every` is a share and `total_steps` unknown, or a share of fewer
+                steps than the warm-up has.
         """
-        self._period()
+        check_rewarm(self.rewarm, self._period(), "merge_every")
 
     def learning_rate_factor(self, controller: Controller) -> float:
         """Climb back after a merge; the start of the run is left to its own schedule."""
         period = self._period()
         if not period or controller.step < period:
             return 1.0
-        return rewarmed(controller.step % period, self.rewarm)
+        steps = rewarm_steps(self.rewarm, period, USUAL_REWARM)
+        return rewarmed(controller.step % period, steps)
 
     def after_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
         """Merge where it is time."""
         period = self._period()
         if not period or controller.step % period:
             return
-        for name, structure in controller.factors().items():
+        for name, structure in controller.factors(frozen=False).items():
             shape, generator = tuple(structure.right.shape), controller.generator(f"{name}/merge")
             right = uniform(shape, shape[-1] ** -0.5, structure.right, generator)
             for twin in (structure, *controller.twins_of(name)):
                 assert isinstance(twin, Factors)
+                parts = stored_in(twin.left), stored_in(twin.right)
+                refuse_diverged(name, controller.step, *parts)
                 merge_factors(twin, right)
             reset_state(optimizer, structure.left)
             reset_state(optimizer, structure.right)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings, with the steps that the warm-up has."""
+        found = super().settings()
+        if self.total_steps is not None or isinstance(self.merge_every, int):
+            found["rewarm"] = rewarm_steps(self.rewarm, self._period(), USUAL_REWARM)
+        return found
 
     def _period(self) -> int:
         if self.merge_every == 0:

@@ -17,15 +17,19 @@ from .controller import Controller, Target
 from .factors import stop_sampling
 from .layers import FactoredConv2d, FactoredLinear, FactoredParameter, remove_parametrization
 from .method import Method, break_even
+from .replace import computed, fastened, replace_module
 from .structure import WeightStructure
 from .unfolding import Unfolding
 
-__all__ = ["EXCLUDED", "Targets", "merge", "reparametrize", "structures"]
+__all__ = ["EXCLUDED", "FROZEN", "Targets", "merge", "reparametrize", "structures"]
 
 Targets = Sequence[str] | Callable[[str, nn.Module], bool] | None
 
 EXCLUDED = ("head", "*.head", "*head.*", "*lm_head", "*classifier", "*embed*", "stem", "stem.*")
 """Names that are left dense unless they are targeted by name: little to gain, much to lose."""
+
+FROZEN = "it is frozen, with requires_grad=False; make it trainable before it gets a structure"
+"""Why a weight is left out that nothing trains."""
 
 
 def reparametrize(
@@ -57,7 +61,7 @@ def reparametrize(
             it cannot have, or NaN in a weight. The model is then as it was.
     """
     candidates = _candidates(model, method)
-    chosen, named = _choose(candidates, targets, excluded, model)
+    chosen, named = _choose(candidates, targets, excluded, model, method)
     made: list[tuple[Target, WeightStructure | None]] = []
     controller = Controller(
         model, method, {}, {}, seed=seed, learning_rate_ratio=learning_rate_ratio
@@ -134,11 +138,10 @@ def merge(
     for name, module, structure in found:
         if not structure.is_matrix:
             continue
-        path, _, parameter = name.partition(":")
         if isinstance(module, (FactoredLinear, FactoredConv2d)):
-            _set(model, path, module.to_dense())
+            replace_module(model, module, module.to_dense())
         else:
-            remove_parametrization(module, parameter)
+            remove_parametrization(module, name.partition(":")[2])
         merged.append(name)
     return merged
 
@@ -153,12 +156,16 @@ def _candidates(model: nn.Module, method: Method) -> dict[str, tuple[Target, str
     for path, module in model.named_modules():
         if isinstance(module, nn.MultiheadAttention):
             inside.update(module.modules())
+        whole = _kind(module) in (nn.Linear, nn.Conv2d)
         for parameter in _weights(module):
-            weight = getattr(module, parameter)
-            whole = type(module) in (nn.Linear, nn.Conv2d)
             name = path if whole else f"{path}:{parameter}"
-            reason = ""
+            weight = module._parameters.get(parameter)
+            reason = fastened(module) if whole and method.replaces else ""
+            reason = reason or _computed(module, parameter)
             unfolding = None
+            if reason or weight is None:
+                found[name] = (Target(name, module, None, None, None), reason)
+                continue
             if len(names[id(weight)]) > 1:
                 others = [n for n in names[id(weight)] if n != f"{path}.{parameter}"]
                 reason = f"its weight is tied to {others[0]}; untie it first"
@@ -166,6 +173,8 @@ def _candidates(model: nn.Module, method: Method) -> dict[str, tuple[Target, str
                 reason = "nn.MultiheadAttention reads the raw weights of its children"
             elif hasattr(weight, "manifold"):
                 reason = "the parameter is a point of a manifold, not a matrix"
+            elif _left_frozen(weight, method):
+                reason = FROZEN
             elif weight.dim() == 4:
                 reason, unfolding = _unfolding(module, weight, method)
             elif weight.dim() != 2:
@@ -176,10 +185,24 @@ def _candidates(model: nn.Module, method: Method) -> dict[str, tuple[Target, str
 
 def _weights(module: nn.Module) -> tuple[str, ...]:
     """Names of a module's parameters that are matrices: known for torch's layers, else declared."""
-    if type(module) in (nn.Linear, nn.Conv2d) and not parametrize.is_parametrized(module):
+    if _kind(module) in (nn.Linear, nn.Conv2d):
         return ("weight",)
     declared = getattr(module, "matrix_parameters", ())
-    return tuple(name for name in declared if name in module._parameters)
+    return tuple(name for name in declared if module._parameters.get(name, module) is not None)
+
+
+def _computed(module: nn.Module, parameter: str) -> str:
+    if parametrize.is_parametrized(module, parameter):
+        faces = module.parametrizations[parameter]  # type: ignore[index, union-attr]
+        if isinstance(faces[0], FactoredParameter):  # type: ignore[index]
+            return "it has a structure already; call merge first"
+    return computed(module, parameter)
+
+
+def _kind(module: nn.Module) -> type:
+    """Class of a module before PyTorch made one of its own for its parametrisations."""
+    kind = type(module)
+    return kind.__bases__[0] if parametrize.is_parametrized(module) else kind
 
 
 def _unfolding(module: nn.Module, weight: Tensor, method: Method) -> tuple[str, Unfolding | None]:
@@ -194,6 +217,7 @@ def _choose(
     targets: Targets,
     excluded: Sequence[str],
     model: nn.Module,
+    method: Method,
 ) -> tuple[list[str], set[str]]:
     """Names that are wanted, and those of them that were named without a pattern."""
     if targets is None:
@@ -208,7 +232,7 @@ def _choose(
     wanted, named = [], set()
     for pattern in targets:
         if ":" in pattern and pattern not in candidates:
-            _add_parameter(candidates, pattern, model)
+            _add_parameter(candidates, pattern, model, method)
         matches = [name for name in candidates if fnmatch.fnmatchcase(name, pattern)]
         if not matches:
             near = difflib.get_close_matches(pattern, candidates, n=3, cutoff=0.4)
@@ -227,19 +251,29 @@ def _choose(
     return wanted, named
 
 
-def _add_parameter(candidates: dict[str, tuple[Target, str]], name: str, model: nn.Module) -> None:
+def _add_parameter(
+    candidates: dict[str, tuple[Target, str]], name: str, model: nn.Module, method: Method
+) -> None:
     """Admit a matrix that its layer does not declare but the user names."""
     path, _, parameter = name.partition(":")
-    modules = dict(model.named_modules())
-    weight = modules[path]._parameters.get(parameter) if path in modules else None
-    if weight is None:
+    module = dict(model.named_modules()).get(path)
+    if module is None or not hasattr(module, parameter):
         return
-    reason = ""
-    if hasattr(weight, "manifold"):
+    weight = module._parameters.get(parameter)
+    reason = _computed(module, parameter)
+    if reason or weight is None:
+        pass
+    elif hasattr(weight, "manifold"):
         reason = "the parameter is a point of a manifold, not a matrix"
     elif weight.dim() != 2:
         reason = f"its shape {tuple(weight.shape)} is not that of a matrix"
-    candidates[name] = (Target(name, modules[path], None, weight, None), reason)
+    elif _left_frozen(weight, method):
+        reason = FROZEN
+    candidates[name] = (Target(name, module, None, weight, None), reason)
+
+
+def _left_frozen(weight: Tensor, method: Method) -> bool:
+    return not (weight.requires_grad or method.takes_frozen)
 
 
 def _unfit(method: Method, target: Target, *, economic: bool) -> str:
@@ -275,9 +309,11 @@ def _replace(
 ) -> Target:
     if structure is None:
         return target
-    path, _, parameter = target.name.partition(":")
+    parameter = target.name.partition(":")[2]
     module, weight = target.module, target.weight
     assert weight is not None
+    if not weight.requires_grad:
+        structure.requires_grad_(False)
     if parameter:
         face = FactoredParameter(structure, target.unfolding)
         parametrize.register_parametrization(module, parameter, face, unsafe=True)
@@ -285,15 +321,9 @@ def _replace(
         layer = module
     elif isinstance(module, nn.Linear):
         layer = FactoredLinear.from_dense(module, structure)
-        _set(model, path, layer)
+        replace_module(model, module, layer)
     else:
         assert isinstance(module, nn.Conv2d)
         layer = FactoredConv2d.from_dense(module, structure, method.scheme)
-        _set(model, path, layer)
+        replace_module(model, module, layer)
     return Target(target.name, layer, structure, None, target.unfolding)
-
-
-def _set(model: nn.Module, path: str, module: nn.Module) -> None:
-    if not path:
-        raise ValueError("the model is a single layer; put it in an nn.Sequential first")
-    model.set_submodule(path, module)

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..modes import evaluating
 from ..saved_bytes import saved_bytes
+from .decompose import refuse_infinite
 from .factors import Factors
 from .layers import FactoredConv2d
 from .method import break_even
@@ -183,10 +185,15 @@ def spectra(model: nn.Module) -> dict[str, Tensor]:
     """Return the singular values of every weight with a structure that stands for a matrix.
 
     Those of a batch of matrices, one a group of a convolution, are sorted into one row.
+
+    Raises:
+        ValueError: NaN or infinite values, with the name of the weight.
     """
     values = {}
     with torch.no_grad():
         for name, _, structure in structures(model):
+            for p in structure.parameters():
+                refuse_infinite(p, name)
             if isinstance(structure, Factors) and structure.extra is None and structure.is_matrix:
                 found = structure.singular_values()
             elif structure.is_matrix:
@@ -229,13 +236,10 @@ def _macs(model: nn.Module, sample: Tensor) -> tuple[dict[str, int], dict[str, i
     for name, module, _ in structures(model):
         if ":" not in name:
             handles.append(module.register_forward_hook(count(name)))
-    training = model.training
-    model.eval()
     try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with evaluating(model), FlopCounterMode(display=False) as counter, torch.no_grad():
             model(sample)
     finally:
-        model.train(training)
         for handle in handles:
             handle.remove()
     root = f"{type(model).__name__}."

@@ -1,13 +1,14 @@
 """Change the size of a parameter in place, and all that an optimiser keeps of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .structure import assign, stored_in
 
-__all__ = ["reset_state", "resize_parameter"]
+__all__ = ["drop_misfitting_state", "permute_parameter", "reset_state", "resize_parameter"]
 
 
 @torch.no_grad()
@@ -32,7 +33,6 @@ def resize_parameter(
         return
     if hasattr(parameter, "full_tensor"):
         raise ValueError("a sharded parameter cannot change its size; use trainer.parallel=ddp")
-    shape = parameter.shape
     parameter.grad = None
     data = _resized(parameter.data, dim, size)
     # A graph that is still held, such as that of the last loss, keeps the node alive that collects
@@ -40,13 +40,45 @@ def resize_parameter(
     other = torch.float32 if data.dtype == torch.float16 else torch.float16
     parameter.data = data.new_empty(0, dtype=other)
     parameter.data = data
-    for optimizer in optimizers:
-        state = optimizer.state.get(parameter, {})
-        for key, value in state.items():
-            if not isinstance(value, Tensor) or value.dim() == 0:
-                continue
-            if value.shape == shape or (value.dim() == len(shape) and value.shape[dim] == old):
-                state[key] = _resized(value, dim, size)
+    for state, key in _per_entry(parameter, dim, old, optimizers):
+        state[key] = _resized(state[key], dim, size)
+
+
+@torch.no_grad()
+def permute_parameter(
+    parameter: nn.Parameter,
+    dim: int,
+    order: Tensor,
+    optimizers: Sequence[torch.optim.Optimizer] = (),
+) -> None:
+    """Put the entries along a dimension into another order, in a parameter and its state.
+
+    Args:
+        parameter: Not sharded.
+        dim: The dimension.
+        order: A permutation of its places.
+        optimizers: Those that keep something of the parameter.
+    """
+    order = order.to(parameter.device)
+    parameter.copy_(parameter.index_select(dim, order))
+    if parameter.grad is not None:
+        parameter.grad = parameter.grad.index_select(dim, order)
+    for state, key in _per_entry(parameter, dim, parameter.shape[dim], optimizers):
+        state[key] = state[key].index_select(dim, order.to(state[key].device))
+
+
+def drop_misfitting_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> None:
+    """Drop what an optimiser keeps of a parameter that has had another size since.
+
+    A state dict that was loaded may have changed it. The next step then begins anew.
+    """
+    for value in optimizer.state.get(parameter, {}).values():
+        if not isinstance(value, Tensor) or value.dim() != parameter.dim():
+            continue
+        sizes = zip(value.shape, parameter.shape, strict=True)
+        if any(own not in (1, size) for own, size in sizes):
+            reset_state(optimizer, parameter)
+            return
 
 
 @torch.no_grad()
@@ -69,11 +101,15 @@ def reset_state(
 
     Raises:
         ValueError: entries of a state that has one count of steps for the whole parameter, or a
-            tensor of a shape that says nothing about entries.
+            tensor of a shape that says nothing about entries; a momentum with dampening in a fused
+            `torch.optim.SGD`.
     """
     state = optimizer.state.get(parameter, {})
     if dim is None or index is None:
-        optimizer.state.pop(parameter, None)  # rebuilt by the next step
+        if state and _needs_momentum(optimizer, parameter):
+            state["momentum_buffer"].zero_()
+        else:
+            optimizer.state.pop(parameter, None)  # rebuilt by the next step
         return
     for key, value in state.items():
         per_entry = isinstance(value, Tensor) and value.dim() == parameter.dim()
@@ -86,6 +122,36 @@ def reset_state(
             assign(value, stored_in(value).index_fill(dim, index.to(value.device), 0))
         else:
             value.index_fill_(dim, index.to(value.device), 0)
+
+
+def _per_entry(
+    parameter: nn.Parameter, dim: int, size: int, optimizers: Sequence[torch.optim.Optimizer]
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Iterate over the tensors in the states of a parameter that have `size` entries along dim."""
+    for optimizer in optimizers:
+        state = optimizer.state.get(parameter, {})
+        for key, value in state.items():
+            tensor = isinstance(value, Tensor) and value.dim() == parameter.dim()
+            if tensor and value.shape[dim] == size:
+                yield state, key
+
+
+def _needs_momentum(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> bool:
+    """Whether a step fails without a momentum, which zeros are then as good as.
+
+    A fused SGD takes a group in which all have one, or none.
+    """
+    if not isinstance(optimizer, torch.optim.SGD):
+        return False
+    group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
+    if not (group["fused"] and group["momentum"]):
+        return False
+    if group["dampening"]:
+        raise ValueError(
+            f"SGD(fused=True, dampening={group['dampening']}) cannot begin a single momentum anew; "
+            f"use foreach=True, or no dampening"
+        )
+    return True
 
 
 def _resized(value: Tensor, dim: int, size: int) -> Tensor:

@@ -1,6 +1,6 @@
 """When the events of a method happen: numbers of steps, given as such or as shares of a run."""
 
-__all__ = ["check_steps", "rewarmed", "steps_of"]
+__all__ = ["check_rewarm", "check_steps", "rewarm_steps", "rewarmed", "steps_of"]
 
 
 def check_steps(value: int | float | None, what: str) -> None:
@@ -50,6 +50,42 @@ def known(total_steps: int | None, because: str) -> int:
             f"epochs"
         )
     return total_steps
+
+
+def check_rewarm(rewarm: int | None, interval: int | None, what: str) -> None:
+    """Refuse a warm-up that is not over before the next one begins: the rate would be capped.
+
+    Args:
+        rewarm: Steps, or None for a default that fits.
+        interval: Steps from one warm-up to the next; None or 0 where there is none, or not known.
+        what: Name of the setting of the interval.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if rewarm is None:
+        return
+    if isinstance(rewarm, bool) or rewarm < 0:
+        raise ValueError(f"rewarm must be at least 0 steps, got {rewarm}")
+    if interval and rewarm >= interval:
+        raise ValueError(
+            f"rewarm={rewarm} must be below {what}, which is {interval} steps, or the learning "
+            f"rate would never stay at its full value; lower it, or leave it out for a tenth of "
+            f"the interval at most"
+        )
+
+
+def rewarm_steps(rewarm: int | None, interval: int, usual: int) -> int:
+    """Return the steps of a warm-up: as set, or the usual ones, at most a tenth of the interval.
+
+    Args:
+        rewarm: Steps, or None.
+        interval: Steps from one warm-up to the next; 0 where there is none.
+        usual: Steps of a long interval.
+    """
+    if rewarm is not None:
+        return rewarm
+    return min(usual, interval // 10) if interval else usual
 
 
 def rewarmed(since: int, steps: int) -> float:

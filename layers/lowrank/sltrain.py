@@ -1,6 +1,6 @@
 """SLTrain: low rank plus a sparse term on a random support that never changes.
 
-    W = s left right + S,    S[I] = values, zero elsewhere,    |I| = int(δ rows columns)
+    W = s left right + S,    S[I] = values, zero elsewhere,    |I| = max(1, int(δ rows columns))
 
 left starts at 0, right and values as U(±1/√columns): the layer starts as S alone and what the
 matrix was is not used. W is of full rank almost surely, at r (rows + columns) + |I| numbers.
@@ -10,9 +10,16 @@ does without. In a convolution and in a raw matrix autograd keeps W, as it does 
 
 Source: Han et al. 2024, "SLTrain: a sparse plus low-rank approach for parameter and memory
 efficient pretraining", arXiv:2406.02214; s = α / r is 0.25 in its recipe for 60 M parameters.
-Differs from it: indices are int32 where they fit, the support is drawn without a temporary of the
-matrix's size, no compiled extension is needed, and few rows are multiplied without forming W.
+Differs from it: a small matrix has one entry at least, where the paper's int(δ rows columns) would
+be 0 and the layer would start as zero; the values are a column (|I|, 1), so that an optimiser that
+exempts vectors from weight decay lets them decay as entries of W; indices are int32 where they fit,
+the support is drawn without a temporary of the matrix's size, no compiled extension is needed, and
+few rows are multiplied without forming W.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +29,9 @@ from .factors import Factors
 from .method import Method, check_rank, rank_of
 from .sparse_linear import sparse_linear, sparse_plus_low_rank
 from .structure import ConvSettings, WeightStructure
+
+if TYPE_CHECKING:
+    from .controller import Controller
 
 __all__ = [
     "SLTrain",
@@ -63,7 +73,7 @@ class SparseTerm(WeightStructure):
     """A matrix that is zero outside a support.
 
     Args:
-        values: (n,).
+        values: (n,); kept as a column (n, 1), which weight decay takes for a matrix.
         index: Positions in the flattened matrices (n,), ascending.
         shape: (..., rows, columns).
     """
@@ -74,13 +84,22 @@ class SparseTerm(WeightStructure):
         """Keep copies."""
         super().__init__()
         self.shape = shape
-        self.values = nn.Parameter(values.detach().clone())
+        self.values = nn.Parameter(values.detach().clone().unsqueeze(-1))
         self.register_buffer("index", index)
 
     def dense(self) -> Tensor:
         """Return the matrix."""
         zeros = self.values.new_zeros(torch.Size(self.shape).numel())
-        return zeros.index_add(0, self.index, self.values).view(self.shape)
+        return zeros.index_add(0, self.index, self.values.squeeze(-1)).view(self.shape)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Take values that were saved as a vector."""
+        saved = state_dict.get(f"{prefix}values")
+        if saved is not None and saved.dim() == 1:
+            state_dict[f"{prefix}values"] = saved.unsqueeze(-1)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 class SparseFactors(Factors):
@@ -133,7 +152,7 @@ class SLTrain(Method):
     Args:
         rank: Components, or a share of the full rank.
         scale: s; the paper's α / r.
-        density: δ, share of the entries that the support has, in (0, 1).
+        density: δ, share of the entries that the support has, in (0, 1); at least one is.
 
     Raises:
         ValueError: a setting out of its range.
@@ -156,7 +175,18 @@ class SLTrain(Method):
 
     def beside(self, shape: tuple[int, ...]) -> int:
         """Return |I|."""
-        return int(self.density * torch.Size(shape).numel())
+        return max(1, int(self.density * torch.Size(shape).numel()))
+
+    def resumed(self, controller: Controller) -> None:
+        """Take what an optimiser knew of values that were saved as vectors."""
+        for _, structure in controller.structures():
+            assert isinstance(structure, SparseFactors)
+            values = structure.sparse.values
+            for optimizer in controller.optimizers:
+                state = optimizer.state.get(values, {})
+                for key, known in state.items():
+                    if isinstance(known, Tensor) and known.shape == values.shape[:1]:
+                        state[key] = known.unsqueeze(-1)
 
     def structure(self, name: str, weight: Tensor, generator: torch.Generator) -> SparseFactors:
         """Draw the support, the right factor and the values."""

@@ -30,6 +30,8 @@ from torch.nn import functional as F
 
 from ..fast_path import (
     differentiates_backward,
+    differentiates_forward,
+    is_transformed,
     one_plain_dtype,
     records_gradients,
     through_definition,
@@ -50,12 +52,15 @@ def sparse_plus_low_rank(
     Args:
         left: (..., rows, r).
         right: (..., r, columns).
-        values: (n,).
+        values: (n,), or a column (n, 1).
         index: (n,), positions in the flattened W.
         scale: s.
     """
     product = (scale * left) @ right  # of the factors, the one that is scaled is small
-    product.view(-1).index_add_(0, index, values.to(product.dtype))  # autocast makes it half
+    values = values.flatten().to(product.dtype)  # autocast makes it half
+    if is_transformed():  # vmap changes no tensor that has fewer dimensions than what is added
+        return product.flatten().index_add(0, index, values).view(product.shape)
+    product.view(-1).index_add_(0, index, values)
     return product
 
 
@@ -74,11 +79,14 @@ def sparse_linear(
         x: (..., columns).
         left: (rows, r).
         right: (r, columns).
-        values: (n,).
+        values: (n,), or a column (n, 1).
         index: (n,), positions in the flattened W, ascending.
         bias: (rows,) or None.
         scale: s.
     """
+    if differentiates_forward():  # neither way carries tangents
+        weight = sparse_plus_low_rank(left, right, values, index, scale)
+        return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
     apart = torch.is_grad_enabled() and records_gradients() and _suits(x, left, right, values, bias)
     way = ApartLinear if apart else SparseLinear
     return way.apply(x, left, right, values, index, bias, scale)  # type: ignore[no-any-return]
@@ -128,7 +136,7 @@ class SparseLinear(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             d_right = (left.mT @ whole) * ctx.scale
         if ctx.needs_input_grad[3]:
-            d_values = whole.view(-1).index_select(0, index).to(values.dtype)
+            d_values = whole.view(-1).index_select(0, index).to(values.dtype).view(values.shape)
         if ctx.bias_dtype is not None:
             d_bias = gradient.sum(0).to(ctx.bias_dtype)
         return d_x, d_left, d_right, d_values, None, d_bias, None
@@ -184,6 +192,7 @@ class ApartLinear(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             support = _compressed(values, index, rows, columns)
             d_values = torch.sparse.sampled_addmm(support, turned, flat, beta=0.0).values()
+            d_values = d_values.view(values.shape)
         return d_x, d_left, d_right, d_values, None, d_bias, None
 
 
@@ -212,7 +221,7 @@ def _compressed(values: Tensor, index: Tensor, rows: int, columns: int) -> Tenso
     starts = torch.arange(0, rows * columns + 1, columns, dtype=index.dtype)
     starts = torch.searchsorted(index, starts, out_int32=index.dtype == torch.int32)
     return torch.sparse_csr_tensor(
-        starts, index % columns, values, (rows, columns), check_invariants=False
+        starts, index % columns, values.flatten(), (rows, columns), check_invariants=False
     )
 
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..decay import exclude_from_decay
+from ..fast_path import differentiates_forward, is_transformed
 from .decompose import at_least_float32, refuse_infinite
 from .structure import WeightStructure, assign, stored_in
 
@@ -50,9 +51,10 @@ def in_order(active: Tensor, waiting: Tensor, order: Tensor, dim: int) -> Tensor
 class EnhancedMatrix(torch.autograd.Function):
     """W, with the enhanced gradient."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
-        ctx: Any,
         left: Tensor,
         right: Tensor,
         sigma: Tensor,
@@ -60,10 +62,15 @@ class EnhancedMatrix(torch.autograd.Function):
         waiting_right: Tensor,
         order: Tensor,
     ) -> Tensor:
-        """Form W; nothing is kept but the parameters."""
-        ctx.save_for_backward(left, right, waiting_left, waiting_right, order)
+        """Form W."""
         all_left = in_order(left, waiting_left, order, -1)
         return (all_left * sigma) @ in_order(right, waiting_right, order, -2)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep nothing but the parameters."""
+        left, right, _, waiting_left, waiting_right, order = inputs
+        ctx.save_for_backward(left, right, waiting_left, waiting_right, order)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -74,6 +81,32 @@ class EnhancedMatrix(torch.autograd.Function):
         d_sigma = (in_order(left, waiting_left, order, -1) * moved).sum(-2, keepdim=True)
         d_left = moved.index_select(-1, order[: left.shape[-1]])
         return d_left, left.mT @ gradient, d_sigma, None, None, None
+
+
+class EnhancedTangent(EnhancedMatrix):
+    """The same for forward differentiation too; `torch.compile` takes no function with a `jvp`.
+
+    W moves by dU_a V_a + U_a dV_a + U diag(dσ) V, the transpose of the enhanced gradient.
+    """
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep the parameters for both directions."""
+        EnhancedMatrix.setup_context(ctx, inputs, output)
+        left, right, _, waiting_left, waiting_right, order = inputs
+        ctx.save_for_forward(left, right, waiting_left, waiting_right, order)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        """Return what W moves by; the waiting vectors count as constants, as in the gradient."""
+        d_left, d_right, d_sigma, *_ = tangents
+        left, right, waiting_left, waiting_right, order = ctx.saved_tensors
+        all_left = in_order(left, waiting_left, order, -1)
+        all_right = in_order(right, waiting_right, order, -2)
+        parts = [] if d_sigma is None else [(all_left * d_sigma) @ all_right]
+        parts += [] if d_left is None else [d_left @ right]
+        parts += [] if d_right is None else [left @ d_right]
+        return sum(parts[1:], parts[0]) if parts else torch.zeros_like(all_left @ all_right)
 
 
 class EnhancedLinear(torch.autograd.Function):
@@ -102,6 +135,8 @@ class EnhancedLinear(torch.autograd.Function):
         """Return the gradients of x, U_a, V_a and σ."""
         (gradient,) = gradients
         x, hidden, left, right, sigma, waiting_left, waiting_right, order = ctx.saved_tensors
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            hidden = x @ in_order(right, waiting_right, order, -2).mT  # it was kept without a graph
         active = order[: left.shape[-1]]
         moved = gradient @ in_order(left, waiting_left, order, -1)
         d_sigma = (moved * hidden).sum(0, keepdim=True)
@@ -135,7 +170,8 @@ def spectral_matrix(
         enhanced: Whether the gradients of U_a and V_a leave σ out.
     """
     if enhanced:
-        return _apply(EnhancedMatrix, left, right, sigma, waiting_left, waiting_right, order)
+        function = EnhancedTangent if differentiates_forward() else EnhancedMatrix
+        return _apply(function, left, right, sigma, waiting_left, waiting_right, order)
     all_left = in_order(left, waiting_left, order, -1)
     return (all_left * sigma) @ in_order(right, waiting_right, order, -2)
 
@@ -151,10 +187,15 @@ def spectral_linear(
     *,
     enhanced: bool = True,
 ) -> Tensor:
-    """Return x Wᵀ (..., m) for x (..., n) without forming W; arguments as in `spectral_matrix`."""
+    """Return x Wᵀ (..., m) for x (..., n); arguments as in `spectral_matrix`.
+
+    W is formed only under the transforms of `torch.func` and in forward differentiation.
+    """
+    parts = left, right, sigma, waiting_left, waiting_right, order
+    if enhanced and is_transformed():
+        return F.linear(x, spectral_matrix(*parts))
     rows = x.reshape(-1, x.shape[-1])
     if enhanced:
-        parts = left, right, sigma, waiting_left, waiting_right, order
         y = _apply(EnhancedLinear, rows, *parts)
     else:
         hidden = F.linear(rows, in_order(right, waiting_right, order, -2))
@@ -179,6 +220,7 @@ class Spectral(WeightStructure):
         waiting_right: The other rows, not trained.
     """
 
+    fixed = ("waiting_left", "waiting_right")
     order: Tensor
 
     def __init__(self, weight: Tensor, rank: int, *, enhanced: bool = True) -> None:

@@ -19,14 +19,15 @@ the paper's.
 from __future__ import annotations
 
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from .decompose import refuse_diverged
 from .method import Method, check_rank, rank_of
 from .resize import reset_state
-from .schedule import check_steps, rewarmed, steps_of
+from .schedule import check_rewarm, check_steps, rewarm_steps, rewarmed, steps_of
 from .spectral import Spectral
 from .structure import agreed, stored_in
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from .controller import Controller
 
 __all__ = ["SST", "draw_order", "pair_probabilities"]
+
+USUAL_REWARM = 20  # steps
 
 
 def pair_probabilities(sigma: Tensor) -> Tensor:
@@ -74,7 +77,8 @@ class SST(Method):
         rank: Active pairs r, or a share of the full rank.
         resample_every: Steps from one draw of pairs to the next, or a share of the run.
         iterations: Draws from one SVD to the next; None is k / r, rounded up.
-        rewarm: Steps of the linear warm-up of the learning rate after a draw; 0 is none.
+        rewarm: Steps of the linear warm-up of the learning rate after a draw, below those from one
+            draw to the next; 0 is none. None is 20, and at most a tenth of the steps between draws.
         enhanced: Whether the gradients of vectors leave σ out.
         total_steps: Steps of the run; required where `resample_every` is a share.
 
@@ -88,7 +92,7 @@ class SST(Method):
         rank: int | float = 0.25,
         resample_every: int | float = 200,
         iterations: int | None = None,
-        rewarm: int = 20,
+        rewarm: int | None = None,
         enhanced: bool = True,
         total_steps: int | None = None,
     ) -> None:
@@ -98,8 +102,8 @@ class SST(Method):
         for name, value in {"iterations": iterations, "total_steps": total_steps}.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if rewarm < 0:
-            raise ValueError(f"rewarm must be at least 0 steps, got {rewarm}")
+        interval = resample_every if isinstance(resample_every, int) else None
+        check_rewarm(rewarm, interval, "resample_every")
         self.rank, self.resample_every, self.iterations = rank, resample_every, iterations
         self.rewarm, self.enhanced, self.total_steps = rewarm, enhanced, total_steps
 
@@ -114,41 +118,52 @@ class SST(Method):
         structure.choose(draw_order(structure.sigma, rank, generator))
         return structure
 
-    def start(self, controller: Controller) -> None:
-        """Check that the schedule is known.
+    def check(self, controller: Controller) -> None:
+        """Check that the schedule is known and the warm-up fits into it.
 
         Raises:
-            ValueError: `resample_every` is a share and `total_steps` unknown.
+            ValueError: `resample_every` is a share and `total_steps` unknown, or a share of fewer
+                steps than the warm-up has.
         """
-        self._interval()
+        check_rewarm(self.rewarm, self._interval(), "resample_every")
 
     def learning_rate_factor(self, controller: Controller) -> float:
         """Climb back after a draw; the start of the run is left to its own schedule."""
         interval = self._interval()
         if controller.step < interval:
             return 1.0
-        return rewarmed(controller.step % interval, self.rewarm)
+        steps = rewarm_steps(self.rewarm, interval, USUAL_REWARM)
+        return rewarmed(controller.step % interval, steps)
 
     def after_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
         """Keep vectors and values in their sets, and draw where it is time."""
         draws, early = divmod(controller.step, self._interval())
-        for name, structure in controller.structures():
+        for name, structure in controller.structures(frozen=False):
             assert isinstance(structure, Spectral)
             structure.constrain()
             if early:
                 continue
+            parts = structure.left, structure.right, structure.sigma
+            refuse_diverged(name, controller.step, *map(stored_in, parts))
             twins = [twin for twin in controller.twins_of(name) if isinstance(twin, Spectral)]
             reset_state(optimizer, structure.left)
             reset_state(optimizer, structure.right)
             if draws % self._iterations(structure) == 0:
                 reset_state(optimizer, structure.sigma)
-                parts = agreed(structure.decompose())
+                found = agreed(structure.decompose())
                 for each in (structure, *twins):  # an average of other vectors means nothing now
-                    each.rebase(*parts)
+                    each.rebase(*found)
             generator = controller.generator(f"{name}/draw")
             order = draw_order(stored_in(structure.sigma), structure.rank, generator)
             for each in (structure, *twins):
                 each.choose(order)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings, with the steps that the warm-up has."""
+        found = super().settings()
+        if self.total_steps is not None or isinstance(self.resample_every, int):
+            found["rewarm"] = rewarm_steps(self.rewarm, self._interval(), USUAL_REWARM)
+        return found
 
     def _interval(self) -> int:
         return steps_of(self.resample_every, self.total_steps, "resample_every")

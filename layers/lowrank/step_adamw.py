@@ -114,7 +114,8 @@ class StepAdamW(torch.optim.Optimizer):
         """Take back a state; counts follow their parameter to its device.
 
         Raises:
-            ValueError: a state of another optimiser, whose counts are not one a vector.
+            ValueError: a state of another optimiser, whose counts are not one a vector, or of
+                parameters whose size is another one.
         """
         super().load_state_dict(state_dict)
         for p, state in self.state.items():
@@ -129,7 +130,8 @@ class StepAdamW(torch.optim.Optimizer):
             if not fits:
                 raise ValueError(
                     f"counts of shape {tuple(step.shape)} do not fit a parameter of "
-                    f"{tuple(p.shape)}; this state is not of StepAdamW"
+                    f"{tuple(p.shape)}; load the model first where its ranks have changed, else "
+                    f"this state is not of StepAdamW"
                 )
             state["step"] = step
 

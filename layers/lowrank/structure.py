@@ -50,10 +50,12 @@ class WeightStructure(nn.Module):
     Attributes:
         shape: (..., rows, columns) of W.
         is_matrix: Whether W exists; false where an activation stands between two factors.
+        fixed: Names of its own parameters that are never trained.
     """
 
     shape: tuple[int, ...]
     is_matrix: bool = True
+    fixed: tuple[str, ...] = ()
 
     def dense(self) -> Tensor:
         """Return W, with a graph to the parameters.
@@ -74,6 +76,15 @@ class WeightStructure(nn.Module):
         movement = Movement.of(unfolding.kernel_shape[2:], **settings.arguments())
         return movement.convolve(x, kernel, bias, unfolding.groups)
 
+    @property
+    def trained(self) -> bool:
+        """Whether any of its parameters has a gradient."""
+        # Its own come first: they decide nearly always, and every training step asks.
+        own = self._parameters.values()
+        return any(p is not None and p.requires_grad for p in own) or any(
+            p.requires_grad for p in self.parameters()
+        )
+
     def parameter_count(self) -> int:
         """Return the number of stored numbers, trained or not, without indices."""
         return sum(p.numel() for p in self.parameters())
@@ -85,6 +96,8 @@ class FrozenDense(WeightStructure):
     Args:
         weight: W.
     """
+
+    fixed = ("weight",)
 
     def __init__(self, weight: Tensor) -> None:
         """Keep a copy."""

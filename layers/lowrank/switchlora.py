@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from .decompose import refuse_diverged
 from .draw import uniform
 from .factors import Factors
 from .method import Method, check_rank, rank_of
@@ -90,6 +91,7 @@ class SwitchedFactors(Factors):
         selected_right: Places (r,) of those of A.
     """
 
+    fixed = ("pool_left", "pool_right")
     selected_left: Tensor
     selected_right: Tensor
 
@@ -230,13 +232,16 @@ class SwitchLoRA(Method):
                 f"optim=step_adamw (archzoo.layers.lowrank.StepAdamW)"
             )
 
-    def start(self, controller: Controller) -> None:
-        """Let no vector rest.
+    def check(self, controller: Controller) -> None:
+        """Check that the length of the run is known.
 
         Raises:
-            ValueError: `total_steps` is unknown.
+            ValueError: it is not.
         """
         known(self.total_steps, "SwitchLoRA's rate of exchanges")
+
+    def start(self, controller: Controller) -> None:
+        """Let no vector rest."""
         controller.state["resting"] = {
             name: {side: torch.zeros(structure.rank, dtype=torch.int64) for side in DIMENSION}
             for name, structure in controller.factors().items()
@@ -252,9 +257,9 @@ class SwitchLoRA(Method):
     @torch.no_grad()
     def before_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
         """Exchange vectors, reset their counterparts, and mask the gradients of what rests."""
-        held = controller.state["held"] = {}
+        held = controller.scratch
         state = controller.state["resting"] = dict(controller.state["resting"])
-        for name, structure in controller.factors().items():
+        for name, structure in controller.factors(frozen=False).items():
             assert isinstance(structure, SwitchedFactors)
             # Copied, never changed in place: a checkpoint may still hold the old ones.
             resting = state[name] = dict(state[name])
@@ -274,7 +279,7 @@ class SwitchLoRA(Method):
     def after_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
         """Undo what weight decay did to resting vectors, and count their rest down."""
         factors = controller.factors()
-        for (name, side), (index, values) in controller.state.pop("held").items():
+        for (name, side), (index, values) in controller.scratch.items():
             structure = factors[name]
             assert isinstance(structure, SwitchedFactors)
             write_entries(structure.vectors(side), DIMENSION[side], index, values)
@@ -307,6 +312,8 @@ class SwitchLoRA(Method):
         candidates = spare[torch.randperm(len(spare), generator=generator)[:count]]
         for twin in (structure, *controller.twins_of(name)):
             assert isinstance(twin, SwitchedFactors)
+            parts = stored_in(twin.left), stored_in(twin.right)
+            refuse_diverged(name, controller.step, *parts)
             twin.switch(side, live, candidates)
         other = COUNTERPART[side]
         reset_state(optimizer, structure.vectors(other), DIMENSION[other], live)

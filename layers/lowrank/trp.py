@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .decompose import at_least_float32
+from .decompose import at_least_float32, refuse_diverged
 from .method import Method
 from .spectrum import rank_for_energy
 from .structure import assign, stored_in
@@ -144,17 +144,18 @@ class TRP(Method):
         for name, (left, right) in controller.state["pending"].items():
             target = controller.targets[name]
             assert target.weight is not None
-            if target.weight.grad is None:
+            if target.frozen or target.weight.grad is None:
                 continue
             gradient = stored_in(target.weight.grad)
             added = nuclear_subgradient(left.to(gradient.device), right.to(gradient.device))
             if target.unfolding is not None:
                 added = target.unfolding.to_kernel(added)
-            assign(target.weight.grad, gradient + self.nuclear * added.to(gradient.dtype))
-        controller.state["pending"] = {}
+            added = controller.as_gradient(self.nuclear * added.to(gradient.dtype))
+            assign(target.weight.grad, gradient + added)
 
     def after_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
         """Project before the forward pass of the next step."""
+        controller.state["pending"] = {}
         self._project_if_due(controller)
 
     @torch.no_grad()
@@ -164,12 +165,10 @@ class TRP(Method):
             return
         discarded = self.energy_at(step)
         for name, target in controller.targets.items():
+            if target.frozen:
+                continue
             matrix = target.matrix()
-            if not torch.isfinite(matrix).all():
-                raise ValueError(
-                    f"{name} holds NaN or infinite values after {step} steps, and has no singular "
-                    f"values; lower the learning rate, or clip the gradients"
-                )
+            refuse_diverged(name, step, matrix)
             projected, left, right = project_energy(matrix, discarded)
             if discarded > 0.0:
                 target.assign(projected)

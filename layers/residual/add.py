@@ -16,6 +16,7 @@ class Add(Residual):
 
     equals_prenorm_at_init = True
     keeps_only_the_stream = True
+    traces_in_fx = True
 
     def read(self, state: State, site: int) -> Tensor:
         """Return the stream."""

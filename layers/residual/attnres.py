@@ -154,7 +154,9 @@ class AttnRes(DepthReader):
         """Mix the whole history with the readout query; an additive read closes with the stream."""
         return self.read(state, len(self.sites))
 
-    def handoff(self, state: State, fn: Callable[[Tensor], Tensor]) -> State:
+    def handoff(
+        self, state: State, fn: Callable[[Tensor], Tensor], closed: Tensor | None = None
+    ) -> State:
         """Restart the next stage from fn(n · readout).
 
         The factor n, the number of sources alive, makes the hand-off the plain sum at zero
@@ -168,7 +170,8 @@ class AttnRes(DepthReader):
         else:
             dtype = sources.values[0].dtype
             count = sum(1.0 if mask is None else mask.to(dtype) for mask in sources.alive)
-        return self.open(fn(count * self.close(state)))
+        closed = self.close(state) if closed is None else closed
+        return self.open(fn(count * closed))
 
     def extra_repr(self) -> str:
         """Show the sizes."""

@@ -39,6 +39,7 @@ class DeepNorm(Residual):
     """
 
     norm_position = "post"
+    traces_in_fx = True
 
     def __init__(
         self,

@@ -122,6 +122,11 @@ class Columns(Residual):
                 self.taps.zero_()
                 self.taps[:, -1 if self.compresses_tokens else (m - 1) // 2] = 1.0
 
+    def stream_shape(self, first: Tensor) -> torch.Size:
+        """Leave out the axis of the columns."""
+        axis = first.dim() - 2 if self.channel_dim == -1 else 1
+        return first.shape[:axis] + first.shape[axis + 1 :]
+
     def open(self, x: Tensor, past: Past | None = None) -> State:
         """Make m columns of the embedding."""
         if self.along_tokens and x.dim() != 3:
@@ -134,6 +139,8 @@ class Columns(Residual):
             repeats = [-1] * (x.dim() + 1)
             repeats[axis] = self.value_channels
             return DeltaState(x.unsqueeze(axis).expand(repeats).contiguous(), past)
+        if x.shape[-1] != self.width:
+            raise ValueError(f"x has shape {tuple(x.shape)}, expected width {self.width}")
         window = preceded(x, TAPS - 1, past, "expansion")
         weight = self.expansion.to(x.dtype)
         parts = [window[:, tap : tap + x.shape[1], None] * weight[tap] for tap in range(TAPS)]

@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ..fast_path import differentiates_backward, through_definition
 from .fast_path import kernel_reads, records_references
 from .stream import routing, working_dtype
 
@@ -79,14 +79,23 @@ def delta_write(
     channel_dim: int = -1,
 ) -> Tensor:
     """Return the state after one delta write, by the compiled kernel where it runs."""
-    if channel_dim == -1 and records_references() and kernel_reads("delta", state, branch):
+    given = state, branch, beta, value
+    if channel_dim == -1 and _of_one_state(*given) and records_references(*given):
         if mode == "erase_only":
             value = torch.zeros_like(value)
-        beta, value = beta.to(state.dtype).contiguous(), value.to(state.dtype).contiguous()
-        return _DeltaWrite.apply(state, branch, beta, value, mode != "write_only", eps)  # type: ignore[return-value]
+        heads = [x.to(state.dtype).contiguous() for x in (beta, value)]
+        if kernel_reads("delta", state, branch, *heads):
+            return _DeltaWrite.apply(state, branch, *heads, mode != "write_only", eps)  # type: ignore[return-value]
     return delta_write_definition(
         state, branch, beta, value, mode=mode, eps=eps, channel_dim=channel_dim
     )
+
+
+def _of_one_state(state: Tensor, branch: Tensor, beta: Tensor, value: Tensor) -> bool:
+    """Whether nothing broadcasts: X (…, m, D), h (…, D), β (…, 1) and v (…, m)."""
+    *tokens, m, width = state.shape
+    shapes = (*tokens, width), (*tokens, 1), (*tokens, m)
+    return all(x.shape == shape for x, shape in zip((branch, beta, value), shapes, strict=True))
 
 
 class _DeltaWrite(torch.autograd.Function):
@@ -106,13 +115,20 @@ class _DeltaWrite(torch.autograd.Function):
             state, branch, beta, value, erase, eps, following, readout
         )
         ctx.save_for_backward(state, branch, beta, value, readout)
-        ctx.erase = erase
+        ctx.erase, ctx.eps = erase, eps
         return following
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
         saved = ctx.saved_tensors
+        if differentiates_backward():
+
+            def definition(*inputs: Tensor) -> Tensor:
+                mode = "full" if ctx.erase else "write_only"
+                return delta_write_definition(*inputs, mode=mode, eps=ctx.eps)
+
+            found = through_definition(definition, saved[:4], gradients[0])
+            return *found, None, None
         results = [torch.empty_like(tensor) for tensor in saved[:4]]
         torch.ops.archzoo_delta.delta_write_backward(
             *saved[:4], ctx.erase, saved[4], gradients[0].contiguous(), *results
@@ -130,11 +146,17 @@ def compress(state: Tensor, weight: Tensor, channel_dim: int = -1) -> Tensor:
     """
     if channel_dim == -1:
         weight = weight.to(state.dtype)
-        if records_references() and kernel_reads("delta", state):
-            return _Compress.apply(state, weight.contiguous())  # type: ignore[return-value]
-        return (state * routing(weight)).sum(-2)
+        if weight.shape == state.shape[-2:] and records_references(state, weight):
+            dense = weight.contiguous()
+            if kernel_reads("delta", state, dense):
+                return _Compress.apply(state, dense)  # type: ignore[return-value]
+        return _sum_columns(state, routing(weight))
     shaped = weight.to(state.dtype).view(*weight.shape, *[1] * (state.dim() - 3))
     return (state * routing(shaped)).sum(1)
+
+
+def _sum_columns(state: Tensor, weight: Tensor) -> Tensor:
+    return (state * weight).sum(-2)
 
 
 class _Compress(torch.autograd.Function):
@@ -146,9 +168,10 @@ class _Compress(torch.autograd.Function):
         return compressed
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
         state, weight = ctx.saved_tensors
+        if differentiates_backward():
+            return tuple(through_definition(_sum_columns, [state, weight], gradients[0]))
         to_state, to_weight = torch.empty_like(state), torch.zeros_like(weight)
         torch.ops.archzoo_delta.compress_backward(
             state, weight, gradients[0].contiguous(), to_state, to_weight

@@ -32,8 +32,12 @@ Competition = Literal["softmax", "sigmoid"]
 
 
 def key_statistic(source: Tensor, channel_dim: int, eps: float) -> Tensor:
-    """Return r of a source, with size 1 on the axis of D."""
-    return torch.rsqrt(source.square().mean(channel_dim, keepdim=True) + eps)
+    """Return r of a source, with size 1 on the axis of D, in float32 or the source's wider dtype.
+
+    Its derivative goes with r³, which float16 cannot hold for r above 40.
+    """
+    wide = source.to(working_dtype(source))
+    return torch.rsqrt(wide.square().mean(channel_dim, keepdim=True) + eps)
 
 
 def depth_logits(
@@ -121,12 +125,17 @@ def depth_mix(
         competition=competition,
         alive=alive,
     )
+    inner = channel_dim if channel_dim < 0 else channel_dim + 1
+    mixed = None
+    for weight, value in zip(weights.unbind(), sources, strict=True):
+        part = value
+        if heads > 1:
+            weight, part = weight.unsqueeze(inner), value.unflatten(channel_dim, (heads, -1))
+        mixed = weight * part if mixed is None else mixed + weight * part
+    assert mixed is not None
     if heads > 1:
-        axis = channel_dim if channel_dim < 0 else channel_dim + 1
-        weights = weights.repeat_interleave(sources[0].shape[channel_dim] // heads, axis)
-    mixed = weights[0] * sources[0]
-    for weight, value in zip(weights[1:], sources[1:], strict=True):
-        mixed = mixed + weight * value
+        first = channel_dim if channel_dim > 0 else channel_dim - 1
+        mixed = mixed.flatten(first, first + 1)
     return mixed.to(sources[0].dtype)
 
 

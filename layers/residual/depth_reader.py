@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..autocast import without_autocast
 from .depth_autograd import (
     combine,
     fused_mix,
@@ -113,7 +114,15 @@ class DepthReader(Residual):
         return len(sources.values) - bool(self.additive and site % self.block_size)
 
     def mix(self, sources: Sources, site: int) -> Tensor:
-        """The definition: what a site reads, from the history alone."""
+        """The definition: what a site reads, from the history alone.
+
+        Branches may have written in half precision; logits and weights are formed in float32, here
+        and wherever a site looks ahead, and a read has the embedding's dtype.
+        """
+        with without_autocast(sources.values[0]):
+            return self._mix(sources, site)
+
+    def _mix(self, sources: Sources, site: int) -> Tensor:
         if self.additive and (site == 0 or site == len(self.sites)):
             assert sources.stream is not None
             return sources.stream
@@ -133,11 +142,18 @@ class DepthReader(Residual):
 
     def look_ahead(self, sources: Sources) -> Sources:
         """Mix what the next site reads, unless another tool follows the definition."""
+        with without_autocast(sources.values[0]):
+            return self._look_ahead(sources)
+
+    def _look_ahead(self, sources: Sources) -> Sources:
         site = sources.site
-        if not records_references() or (self.additive and site == len(self.sites)):
+        if self.additive and site == len(self.sites):
+            return sources
+        if not records_references(self.query, *sources.values):
             return sources
         count = self._readable(sources, site)
-        values, alive = sources.values[:count], sources.alive[:count]
+        values = passed = sources.values[:count]
+        alive = sources.alive[:count]
         basic = self.heads == 1 and self.competition == "softmax" and self.channel_dim == -1
         basic = basic and self.query_weight is None
         kernel = basic and kernel_reads("attnres", *values)
@@ -146,20 +162,21 @@ class DepthReader(Residual):
         batched = self.block_size > 1 and self.window is None and not self.additive
         if whole and batched and not torch.is_grad_enabled():
             return self._two_phases(sources, kernel)
-        open_sum = bool(site % self.block_size) and count == len(sources.values)
         if whole and public_kernel_takes(*values):
             mixed = public_mix(values, self._query(site, values[-1]), self.eps)
         elif kernel:
             query = self._query(site, values[-1])
-            mixed, values = fused_mix(values, query, self.eps, alive, open_sum)
+            mixed, passed = fused_mix(values, query, self.eps, alive)
         else:
             sources = self._push_scores(sources)
             logits = self._logits(sources, site, count)
             weights = compete(logits, self.competition)
-            mixed, values = combine(weights, values, self.channel_dim, open_sum)
+            mixed, passed = combine(weights, values, self.channel_dim)
         if sources.stream is not None:
             mixed = sources.stream + mixed
-        return sources._replace(values=(*values, *sources.values[count:]), ready=mixed)
+        if site == len(self.sites):
+            passed = values  # nobody reads after the readout
+        return sources._replace(values=(*passed, *sources.values[count:]), ready=mixed)
 
     def _push_scores(self, sources: Sources) -> Sources:
         """Score every source that has been finished since against all queries to come."""
@@ -217,4 +234,4 @@ class DepthReader(Residual):
         elif begun:
             (logit,) = self._scores(later, site, site + 1)
             ready = merge(ready, level[site - first], later, logit)
-        return sources._replace(ready=ready.to(later.dtype), ahead=ahead)
+        return sources._replace(ready=ready.to(sources.values[0].dtype), ahead=ahead)

@@ -134,7 +134,8 @@ class ElcBert(BlockHistory):
     def write(self, state: State, site: int, y: Tensor, context: Context) -> State:
         """Add the branch output to its block, and the block to the history when it ends."""
         outputs, entry, partial, kept = ElcState(*state)
-        y = keep_branch(y, context.keep)
+        # Outputs are all that later blocks read, so they keep the embedding's dtype under autocast.
+        y = keep_branch(y, context.keep).to(outputs[0].dtype)
         mask = None if context.keep is None else context.keep > 0
         if partial is None or entry is None:
             assert isinstance(context.read, Tensor)

@@ -8,9 +8,10 @@ from .stream import routing_is_frozen
 __all__ = ["kernel_reads", "public_kernel_takes", "records_references"]
 
 
-def records_references() -> bool:
-    """Whether hand-written gradients may run: not while another tool traces the definition."""
-    return records_gradients() and not routing_is_frozen()
+def records_references(*tensors: Tensor) -> bool:
+    """Whether hand-written gradients of such tensors may run: as `records_gradients` says, and not
+    while routing is frozen."""
+    return records_gradients(*tensors) and not routing_is_frozen()
 
 
 def kernel_reads(family: str, *tensors: Tensor) -> bool:

@@ -95,7 +95,7 @@ class HyperConnections(Streams):
             moved = F.linear(streams, self.weight[site].to(streams.dtype)).to(scales.dtype)
             moved = (moved * key_statistic(streams, -1, EPS).to(moved.dtype)).tanh()
             weights = torch.addcmul(weights, scales, moved)
-        return Mixing(weights[..., 0], weights[..., -1], weights[..., 1:-1].mT)
+        return Mixing(weights[..., 0], weights[..., -1], weights[..., 1:-1].transpose(-1, -2))
 
     def extra_repr(self) -> str:
         """Show the sizes."""

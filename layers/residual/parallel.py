@@ -56,6 +56,7 @@ class Parallel(Scaled):
     """
 
     keeps_only_the_stream = False
+    traces_in_fx = True
 
     def __init__(
         self,

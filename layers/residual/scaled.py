@@ -53,6 +53,7 @@ class Scaled(Residual):
     """
 
     keeps_only_the_stream = True
+    traces_in_fx = True
 
     def __init__(
         self,

@@ -18,12 +18,16 @@ and decoding see the same history.
 # Shape letters: B batch, D width (axis `channel_dim`), T tokens, ... token or pixel axes.
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .checks import VERBS, checked
 
 __all__ = [
     "Context",
@@ -88,7 +92,9 @@ class Residual(nn.Module):
         with `views`, `read` returns a mapping of such tensors.
 
     Raises:
-        ValueError: width < 1, no sites, or a channel_dim other than -1 or 1.
+        ValueError: width < 1, no sites, or a channel_dim other than -1 or 1. The verbs of every
+            mechanism refuse a stream of another width, and a branch output that has not exactly the
+            stream's shape or holds no real numbers (`checks`): nothing broadcasts.
     """
 
     equals_prenorm_at_init: bool = False
@@ -110,9 +116,20 @@ class Residual(nn.Module):
     sites, such as a ReLU after every sum, leaves the mechanism what it is. A history would end
     there."""
 
+    traces_in_fx: bool = False
+    """Whether `torch.fx.symbolic_trace` can follow the verbs: no branch depends on a shape or a
+    value. A trunk refuses the others by name."""
+
     branch_gain: float = 1.0
     """What the backbone multiplies its branches' fresh weights by, except the projections that
     make attention's queries and keys."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let the verbs that a mechanism defines check what they are given."""
+        super().__init_subclass__(**options)
+        for verb in VERBS:
+            if verb in vars(cls):
+                setattr(cls, verb, checked(verb, vars(cls)[verb]))
 
     def __init__(self, width: int, sites: Sequence[Site], *, channel_dim: int = -1) -> None:
         """Keep the sizes; subclasses add parameters."""
@@ -141,8 +158,19 @@ class Residual(nn.Module):
         """
         return ()
 
+    def stream_shape(self, first: Tensor) -> torch.Size:
+        """Return the stream's shape, given the first tensor of a state.
+
+        It is that tensor's own, unless a mechanism whose states begin otherwise says so here.
+        """
+        return first.shape
+
+    @functools.partial(checked, "open")
     def open(self, x: Tensor, past: Past | None = None) -> State:
-        """Make the state from the embedding or stem output; a decoder also gives its past."""
+        """Make the state from the embedding or stem output; a decoder also gives its past.
+
+        A hand-off opens at the next stage's width, so the verbs that follow check the width.
+        """
         return (x,)
 
     def read(self, state: State, site: int) -> Read:
@@ -157,16 +185,26 @@ class Residual(nn.Module):
         """Return the features, before the backbone's final norm."""
         raise NotImplementedError
 
-    def handoff(self, state: State, fn: Callable[[Tensor], Tensor]) -> State:
+    def handoff(
+        self, state: State, fn: Callable[[Tensor], Tensor], closed: Tensor | None = None
+    ) -> State:
         """Map the state across a stage change; the next stage's residual reads the result.
 
-        `fn` changes resolution or width and must be linear for a fresh network to equal `add`.
+        Args:
+            state: At the end of the stage.
+            fn: Changes resolution or width; linear, for a fresh network to equal `add`.
+            closed: What `close` gave, or what a hook has put in its place; None closes anew.
         """
-        return self.open(fn(self.close(state)))
+        return self.open(fn(self.close(state) if closed is None else closed))
 
     def along_channels(self, vector: Tensor, like: Tensor) -> Tensor:
         """Shape a vector (D,) so that it broadcasts over `like`."""
-        return vector if self.channel_dim == -1 else vector.view(-1, *[1] * (like.dim() - 2))
+        return vector if self.channel_dim == -1 else _along_axis_1(vector, like)
+
+
+@torch.fx.wrap
+def _along_axis_1(vector: Tensor, like: Tensor) -> Tensor:
+    return vector.view(-1, *[1] * (like.dim() - 2))
 
 
 def preceded(x: Tensor, length: int, past: Past | None, name: str) -> Tensor:
@@ -176,28 +214,34 @@ def preceded(x: Tensor, length: int, past: Past | None, name: str) -> Tensor:
     return F.pad(x, (*(0, 0) * (x.dim() - 2), length, 0))
 
 
-_frozen = False
+_frozen: ContextVar[bool] = ContextVar("frozen_routing", default=False)
 
 
 @contextlib.contextmanager
-def frozen_routing() -> Iterator[None]:
-    """Differentiate through values only: what `routing` marks counts as constant inside."""
-    global _frozen
-    before, _frozen = _frozen, True
+def frozen_routing(frozen: bool = True) -> Iterator[None]:
+    """Differentiate through values only: what `routing` marks counts as constant inside.
+
+    It holds for the thread, or the task, that enters it and for no other. A recomputation in a
+    backward pass may run in a thread of autograd's own, which enters what the forward ran in.
+
+    Args:
+        frozen: False leaves an outer context for a while.
+    """
+    token = _frozen.set(frozen)
     try:
         yield
     finally:
-        _frozen = before
+        _frozen.reset(token)
 
 
 def routing_is_frozen() -> bool:
     """Whether the code runs inside `frozen_routing`."""
-    return _frozen
+    return _frozen.get()
 
 
 def routing(weights: Tensor) -> Tensor:
     """Mark what decides how much of each source is mixed; values pass through unchanged."""
-    return weights.detach() if _frozen else weights
+    return weights.detach() if _frozen.get() else weights
 
 
 def keep_branch(y: Tensor, keep: Tensor | None) -> Tensor:

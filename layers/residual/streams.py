@@ -9,13 +9,13 @@ their mean, which is the plain sum of a network whose streams are equal.
 
 # Shape letters: B batch, D width, n streams, ... token or pixel axes. Inside, channels are last.
 
-import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..autocast import without_autocast
 from .stream import Context, Past, Residual, State, keep_branch, routing
 
 __all__ = ["Mixing", "Streams", "StreamsState"]
@@ -36,14 +36,6 @@ class StreamsState(NamedTuple):
     mixing: Mixing | None = None
 
 
-def _without_autocast(streams: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Keep the streams in their own precision: products of small matrices are no branch's work."""
-    device = streams.device.type
-    if not torch.amp.is_autocast_available(device):
-        return contextlib.nullcontext()
-    return torch.autocast(device, enabled=False)
-
-
 class Streams(Residual):
     """Read, mix and write n streams; a subclass says by which weights."""
 
@@ -52,6 +44,12 @@ class Streams(Residual):
     def mixing(self, streams: Tensor, site: int) -> Mixing:
         """Return a site's weights for streams (B, …, n, D)."""
         raise NotImplementedError
+
+    def stream_shape(self, first: Tensor) -> torch.Size:
+        """Leave out the axis of the streams, and put that of D where it was."""
+        *tokens, _, width = first.shape
+        axis = 1 if self.channel_dim == 1 else len(tokens)
+        return torch.Size([*tokens[:axis], width, *tokens[axis:]])
 
     def open(self, x: Tensor, past: Past | None = None) -> State:
         """Copy the embedding into every stream."""
@@ -62,7 +60,8 @@ class Streams(Residual):
         """Return the site's mixture of the streams."""
         streams, mixing = StreamsState(*state)
         pre = routing((mixing or self.mixing(streams, site)).pre).unsqueeze(-2)
-        with _without_autocast(streams):
+        # In the streams' own precision: products of small matrices are no branch's work.
+        with without_autocast(streams):
             mixed = (pre.to(streams.dtype) @ streams).squeeze(-2)
         return mixed.movedim(-1, self.channel_dim)
 
@@ -71,7 +70,7 @@ class Streams(Residual):
         streams, mixing = StreamsState(*state)
         _, post, res = mixing or self.mixing(streams, site)
         y = keep_branch(y, context.keep).movedim(self.channel_dim, -1).unsqueeze(-2)
-        with _without_autocast(streams):
+        with without_autocast(streams):
             mixed = routing(res).to(streams.dtype) @ streams
         post = routing(post).to(mixed.dtype).unsqueeze(-1)
         streams = torch.addcmul(mixed, post, y.to(mixed.dtype))
@@ -82,6 +81,9 @@ class Streams(Residual):
         """Return the sum of the streams."""
         return StreamsState(*state).streams.sum(-2).movedim(-1, self.channel_dim)
 
-    def handoff(self, state: State, fn: Callable[[Tensor], Tensor]) -> State:
+    def handoff(
+        self, state: State, fn: Callable[[Tensor], Tensor], closed: Tensor | None = None
+    ) -> State:
         """Map the mean of the streams."""
-        return self.open(fn(self.close(state) / self.streams))
+        closed = self.close(state) if closed is None else closed
+        return self.open(fn(closed / self.streams))

@@ -20,12 +20,12 @@ def build(
         return make_residual(spec, width, sites, channel_dim=channel_dim).double()
 
 
-def trained(residual: Residual, seed: int = 0) -> Residual:
+def trained(residual: Residual, seed: int = 0, scale: float = 1.0) -> Residual:
     """Return the mechanism with random parameters, as if it had been trained."""
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in residual.parameters():
-            parameter += torch.randn(parameter.shape, generator=g, dtype=parameter.dtype)
+            parameter += scale * torch.randn(parameter.shape, generator=g, dtype=parameter.dtype)
     return residual
 
 

@@ -10,6 +10,7 @@ from archzoo.layers.hyperbolic import (
     MidpointBatchNorm,
     PoincareConv2d,
     PoincareLinear,
+    lorentz,
     poincare,
     tangent_to_velocity,
 )
@@ -123,6 +124,61 @@ def test_gradients_are_those_of_differences():
     inputs = [x.requires_grad_() for x in (t, z, r, c)]
     assert gradcheck(lambda *a: poincare_conv2d(*a, padding=1), inputs)
     assert gradcheck(lambda *a: poincare_conv2d(*a, scale="angle"), inputs)
+
+
+def literal_angle(t: Tensor, u: Tensor, a: Tensor, c: float | Tensor) -> Tensor:
+    """The layer of arXiv:2601.21529 on the hyperboloid: s_k = ⟨X, V_k⟩, of velocities √c s.
+
+    V_k = (sinh(√c a_k/‖u_k‖) ‖u_k‖, cosh(√c a_k/‖u_k‖) u_k) and ⟨·,·⟩ is Minkowski's; tangents in
+    and out are of the ball, half as long as the hyperboloid's.
+    """
+    point = lorentz.expmap0(2 * t, c)
+    length = u.norm(dim=1, keepdim=True)
+    angle = c**0.5 * a[:, None] / length
+    normals = torch.cat([angle.sinh() * length, angle.cosh() * u], 1)
+    space = lorentz.minkowski(point[:, None], normals).squeeze(-1)
+    return lorentz.logmap0(lorentz.from_space(space, c), c) / 2
+
+
+def test_angle_is_the_layer_of_the_paper_in_outputs_and_gradients():
+    t = draw(5, 4, size=0.5).requires_grad_()
+    z = draw(6, 4, seed=1, size=0.3).requires_grad_()
+    r = draw(6, seed=2, size=0.4).requires_grad_()
+    c = torch.tensor(C, dtype=torch.float64, requires_grad=True)
+    ours = poincare_linear(t, z, r, c, scale="angle")
+    # Their offset counts arc length of the hyperboloid, twice the tangent's, times the normal's.
+    theirs = literal_angle(t, 2 * z, 2 * r * (2 * z).norm(dim=1), c)
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
+    for found, expected in zip(grads(ours, t, z, r, c), grads(theirs, t, z, r, c), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: PoincareLinear(4, 6, init="normal", scale="angle", output="velocity"),
+        lambda: PoincareConv2d(4, 6, 3, init="normal", scale="angle", output="velocity"),
+    ],
+    ids=["linear", "conv"],
+)
+def test_angle_velocities_are_linear_in_the_weight_and_teach_it(build):
+    layer = build().double()
+    t = draw(2, 4) if isinstance(layer, PoincareLinear) else draw(2, 4, 5, 5)
+    once = layer(t)
+    (gradient,) = torch.autograd.grad(once.square().sum(), layer.weight)
+    along = (gradient * layer.weight).flatten(1).sum(1)
+    # Without offsets ω is linear in z, so that ⟨dL/dz_k, z_k⟩ = 2 L_k.
+    expected = 2 * once.square().transpose(0, 1).flatten(1).sum(1)
+    torch.testing.assert_close(along, expected, rtol=1e-10, atol=1e-12)
+    with torch.no_grad():
+        layer.weight.mul_(3)
+    torch.testing.assert_close(layer(t), 3 * once, rtol=1e-10, atol=1e-12)
+
+
+def test_angle_and_distance_agree_to_first_order():
+    t, z, r = draw(5, 4, size=1e-4), draw(6, 4, seed=1, size=0.3), draw(6, seed=2, size=1e-4)
+    distance, angle = (poincare_linear(t, z, r, C, scale=s) for s in ("distance", "angle"))
+    torch.testing.assert_close(distance, angle, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("outputs", [4, 7])

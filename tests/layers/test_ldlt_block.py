@@ -215,12 +215,16 @@ def test_evaluation_maps_once_and_any_change_maps_anew(name):
     module.train().eval()
     assert count() == 1 and count() == 0
     module.load_state_dict(copy.deepcopy(module.state_dict()))
+    assert count() == 0  # the same numbers
+    module.load_state_dict({n: 0.9 * t for n, t in module.state_dict().items()})
     assert count() == 1 and count() == 0
     for p in module.parameters():
         p.grad = torch.ones_like(p)
     torch.optim.SGD(module.parameters(), lr=0.1).step()
     assert count() == 1 and count() == 0
     module.double().float()
+    assert count() == 0
+    module.bfloat16().float()
     assert count() == 1
     module.train()
     assert count() == 2  # training never keeps

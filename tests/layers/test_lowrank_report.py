@@ -143,3 +143,12 @@ def test_spectra_are_those_of_the_merged_weights() -> None:
     for name, matrix in {"0": model[0].weight.flatten(1), "3": model[3].weight}.items():
         expected = torch.linalg.svdvals(matrix)
         torch.testing.assert_close(found[name], expected[:4])
+
+
+def test_a_ruined_weight_without_a_spectrum_is_named() -> None:
+    model = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 8))
+    reparametrize(model, LowRank(rank=2), ["0", "1"])
+    with torch.no_grad():
+        model[1].structure.left.fill_(torch.nan)  # type: ignore[union-attr, operator]
+    with pytest.raises(ValueError, match="^1 holds NaN or infinite values"):
+        spectra(model)

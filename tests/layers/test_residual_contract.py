@@ -226,13 +226,33 @@ def test_a_fresh_hand_off_carries_the_plain_sum(name, options, dropped):
     torch.testing.assert_close(residual.close(state), residual.close(residual.open(plain)), **TOL)
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - {"elc_bert"}))  # it sums branch outputs only
-def test_autocast_does_not_narrow_the_stream(name):
-    residual = build(name).float()
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
+def test_autocast_does_not_narrow_the_stream(name, options, mode):
+    residual = build(name, **options).float()
     x = normal(2, 3, WIDTH).float()
-    with torch.autocast("cpu", torch.bfloat16):
-        state = fill(residual, x, normal(len(SITES), 2, 3, WIDTH, seed=1).bfloat16())
+    with mode(), torch.autocast("cpu", torch.bfloat16):
+        state = residual.open(x)
+        for site, y in enumerate(normal(len(SITES), 2, 3, WIDTH, seed=1).bfloat16()):
+            h = residual.read(state, site)
+            views = [h] if isinstance(h, torch.Tensor) else [*h.values()]
+            assert all(view.dtype == torch.float32 for view in views)
+            state = residual.write(state, site, y, Context(h, h))
         assert residual.close(state).dtype == torch.float32
+
+
+@pytest.mark.parametrize("wide", [[0, 1], [0, 3, 4], [2, 5], [1, 2, 3, 4]], ids=str)
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
+def test_branches_of_two_dtypes_join_one_stream(name, options, wide):
+    residual = build(name, **options).float()
+    x, ys = normal(2, 3, WIDTH).float(), normal(len(SITES), 2, 3, WIDTH, seed=1)
+    outputs = [y.float() if site in wide else y.bfloat16() for site, y in enumerate(ys)]
+    expected = residual.close(fill(residual, x, [y.float() for y in outputs]))
+    for mode in (torch.enable_grad, torch.no_grad):
+        with mode(), torch.autocast("cpu", torch.bfloat16):
+            found = residual.close(fill(residual, x, outputs))
+        # Sums of two branches, and products that autocast makes, are rounded to eight bits.
+        torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
 
 
 @every

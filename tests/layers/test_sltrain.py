@@ -112,7 +112,8 @@ def test_outputs_and_gradients_are_those_of_the_whole_matrix(
     x = torch.randn(*shape, 96, dtype=torch.float64, requires_grad=True)
     y = structure.linear(x, given)
     dense = structure.scale * structure.left @ structure.right
-    dense = dense.flatten().index_add(0, structure.sparse.index, structure.sparse.values)
+    sparse = structure.sparse
+    dense = dense.flatten().index_add(0, sparse.index, sparse.values.squeeze(-1))
     expected = F.linear(x, dense.view(64, 96), given)
     torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
     trained = [x, structure.left, structure.right, structure.sparse.values]

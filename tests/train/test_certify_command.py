@@ -46,7 +46,7 @@ def test_one_command_prints_and_writes_the_certificate(run, monkeypatch, capsys)
     assert out.splitlines()[0].startswith("ldlt_mlp_nano on digits, 40 test samples")
     assert out.splitlines()[-1] == str(run / "certificate.json")
     assert (run / "certificate.png").read_bytes().startswith(b"\x89PNG")
-    assert not list(run.rglob("*.tmp"))
+    assert not list(run.rglob("*.unfinished"))
 
 
 def test_radii_are_in_pixels(run):

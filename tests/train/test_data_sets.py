@@ -271,7 +271,7 @@ def test_a_photograph_that_cannot_be_decoded_is_named(tmp_path):
     broken = tmp_path / "val" / "cat" / "1.png"
     broken.write_bytes(broken.read_bytes()[:40])
     splits = data_sets.build(
-        "imagefolder", root=str(tmp_path), img_size=8, resize=8, validation=0.3
+        "imagefolder", root=str(tmp_path), img_size=8, resize=8, validation=0.5
     )
     with pytest.raises(ValueError, match=r"val/cat/1.png cannot be decoded"):
         everything(splits.test)

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 from archzoo.train.data import data_sets
-from archzoo.train.data.corpus import read_standard_library, split_files, split_text
+from archzoo.train.data.corpus import read_standard_library, split_files, split_texts
 
 FOLDS = ("train", "validation", "test")
 
@@ -40,7 +40,7 @@ def test_a_file_keeps_its_fold_whatever_the_others():
 
 def test_a_single_file_is_cut_in_order(tmp_path):
     text = bytes(range(256)) * 4
-    assert b"".join(split_text(text).values()) == text
+    assert b"".join(split_texts({"a": text}).values()) == text
     (tmp_path / "a.txt").write_bytes(text)
     splits = build(tmp_path / "a.txt")
     assert splits.about["sizes"] == {"train": 921, "validation": 51, "test": 52}

@@ -51,6 +51,13 @@ def test_the_folder_holds_a_model_of_the_wanted_size_and_what_was_measured(
     assert [row["batch"] for row in found["exported"]["latency"]] == [1, 64]
 
 
+def test_the_folder_of_a_run_is_not_overwritten(runs: dict[str, Path]) -> None:
+    before = (runs["trp"] / "model.safetensors").read_bytes()
+    with pytest.raises(RunError, match="holds a run, which an export would overwrite"):
+        export(config(runs["dense"], runs["trp"], parameters=1.0))
+    assert (runs["trp"] / "model.safetensors").read_bytes() == before
+
+
 def test_a_model_that_is_only_counted_keeps_its_accuracy(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -19,12 +19,12 @@ def test_a_new_metric_adds_a_column_and_loses_no_row(tmp_path):
     ]
 
 
-def test_resuming_drops_the_rows_after_the_checkpoint_only(tmp_path):
+def test_resuming_drops_the_rows_that_will_be_logged_again_only(tmp_path):
     log = loggers.build("csv", tmp_path, ABOUT)
     for step in range(1, 6):
         log.log(step, "train", {"loss": float(step)})
     again = loggers.build("csv", tmp_path, ABOUT)
-    again.resume(3)
+    again.resume(4)
     again.log(4, "train", {"loss": 40.0})
     assert [row["loss"] for row in again.rows()] == ["1.0", "2.0", "3.0", "40.0"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from archzoo.train import loop
 from archzoo.train.errors import RunError
-from archzoo.train.folder import RunFolder, fingerprint, unfinished
+from archzoo.train.run import run
 from archzoo.zoo import create_model
 
 from .common import configure, equal_weights, train, weights
@@ -42,6 +42,16 @@ def stop_after(monkeypatch, step):
             raise Stop
 
     monkeypatch.setattr(loop.Trainer, "_after_step", stopping)
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_the_default_run_trains_validates_and_saves_in_mixed_precision(tmp_path, amp):
+    steps = ["trainer.epochs=null", "trainer.steps=2", "trainer.evaluate_every=1"]
+    quiet = ["trainer.progress=false", "logger=[csv]", f"trainer.amp={amp}"]
+    metric = run(configure(*steps, *quiet, folder=tmp_path, base=[]))
+    assert 0.0 <= metric <= 1.0
+    assert json.loads((tmp_path / "config.json").read_text())["name"] == "vit_nano_block_attnres"
+    assert all(value.isfinite().all() for value in weights(tmp_path).values())
 
 
 @OVERRIDES
@@ -118,7 +128,7 @@ def test_a_run_folder_holds_all_that_is_needed_to_trust_it(tmp_path):
     ]
     assert splits.count("validation") == 2
     assert splits.count("test") == 1
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob("*.unfinished"))
 
 
 def test_the_saved_model_is_the_best_one_and_gives_the_tested_accuracy(tmp_path):
@@ -178,21 +188,8 @@ def test_another_model_cannot_go_on_from_a_checkpoint(tmp_path, monkeypatch):
     stop_after(monkeypatch, 7)
     with pytest.raises(Stop):
         train(tmp_path / "a")
-    with pytest.raises(RunError, match="the checkpoint is of another model or optimiser"):
+    with pytest.raises(RunError, match="model.name=mlp_tiny, but the run has model.name=mlp_nano"):
         train(tmp_path / "b", "model=mlp_tiny", f"resume={tmp_path / 'a'}")
-
-
-def test_auto_finds_the_unfinished_run_of_the_same_config_only(tmp_path):
-    for name, text, done in (("old", "x", False), ("other", "y", False), ("done", "x", True)):
-        folder = RunFolder(tmp_path / name)
-        folder.write_text("config.yaml", text)
-        folder.write_text("checkpoints/last.pt", "")
-        if done:
-            folder.write_text("result.json", "{}")
-    found = unfinished(tmp_path / "new", lambda path: path.read_text() == "x")
-    assert found == tmp_path / "old"
-    assert unfinished(tmp_path / "new", lambda path: path.read_text() == "z") is None
-    assert unfinished(tmp_path / "done", lambda path: False) == tmp_path / "done"
 
 
 def test_auto_goes_on_in_the_folder_that_an_earlier_process_chose(tmp_path, monkeypatch):
@@ -206,12 +203,6 @@ def test_auto_goes_on_in_the_folder_that_an_earlier_process_chose(tmp_path, monk
     assert not (tmp_path / "10-00").exists()
     train(tmp_path / "11-00", "seed=5", "resume=auto")
     assert (tmp_path / "11-00" / "result.json").exists()
-
-
-def test_the_fingerprint_sees_everything_but_where_the_run_goes():
-    config = {"seed": 0, "run_dir": "a", "resume": None}
-    assert fingerprint(config) == fingerprint({**config, "run_dir": "b", "resume": "auto"})
-    assert fingerprint(config) != fingerprint({**config, "seed": 1})
 
 
 def test_a_disk_that_refuses_the_best_weights_ends_the_run_with_a_sentence(tmp_path, monkeypatch):

@@ -219,12 +219,12 @@ def test_another_method_cannot_go_on_and_nothing_is_lost(tmp_path, monkeypatch):
 
 
 def test_a_run_from_before_low_rank_is_found_again():
-    from archzoo.train.folder import fingerprint
+    from archzoo.train.resume import difference
 
     new = {"name": "a", "seed": 0, "lowrank": None}
     old = {key: value for key, value in new.items() if key != "lowrank"}
-    assert fingerprint(new) == fingerprint(old)
-    assert fingerprint(new) != fingerprint({**new, "lowrank": {"name": "maestro"}})
+    assert difference(old, new) is None
+    assert difference(new, {**new, "lowrank": {"name": "maestro"}}) is not None
 
 
 # What must be added to the command line of the default run, and what its refusal says of it.
@@ -252,7 +252,7 @@ def test_muon_trains_under_every_method_whose_optimiser_it_can_be(method, tmp_pa
     assert all(torch.isfinite(value).all() for value in weights(tmp_path).values())
 
 
-@pytest.mark.parametrize("method", ["low_rank", "maestro", "sst", "trp"])
+@pytest.mark.parametrize("method", ["low_rank", "maestro", "relora", "sst", "trp"])
 def test_a_weight_without_a_decomposition_ends_the_run_in_one_line(method, tmp_path, monkeypatch):
     before = Controller._after_step
 

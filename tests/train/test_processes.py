@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from .common import equal_weights, train, weights
 from .processes import call, command, environment
@@ -26,6 +27,7 @@ def start_and_wait_for_checkpoint(place: Path, *overrides: str) -> subprocess.Po
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
     until = time.monotonic() + 100
     while not (place / "run" / "checkpoints" / "last.pt").exists():
@@ -49,16 +51,54 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     assert equal_weights(tmp_path / "run", tmp_path / "whole")
 
 
-def test_a_terminated_run_saves_its_step_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_a_run_that_gets_a_signal_saves_its_step_and_says_how_to_go_on(tmp_path, name):
     process = start_and_wait_for_checkpoint(tmp_path, *LONG)
-    process.terminate()
+    process.send_signal(getattr(signal, name))
     said = process.communicate(timeout=60)[0]
-    assert process.returncode == 1
-    assert "archzoo-train: stopped by SIGTERM after step" in said
+    assert process.returncode == 75, said
+    assert_saved_where_it_stopped(tmp_path, said, name)
+
+
+def test_a_signal_to_the_whole_group_saves_the_step_of_a_run_with_workers(tmp_path):
+    process = start_and_wait_for_checkpoint(tmp_path, *LONG, "trainer.workers=2")
+    os.killpg(process.pid, signal.SIGTERM)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 75, said
+    assert_saved_where_it_stopped(tmp_path, said, "SIGTERM")
+
+
+def assert_saved_where_it_stopped(place: Path, said: str, name: str) -> None:
+    assert f"archzoo-train: stopped by {name} after step" in said
     assert "go on with resume=run" in said
     step = int(said.rpartition("after step ")[2].split(";")[0])
-    state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
+    state = torch.load(place / "run" / "checkpoints" / "last.pt", weights_only=True)
     assert state["step"] == step
+
+
+def test_a_killed_run_with_workers_can_go_on_at_once_and_a_live_one_cannot(tmp_path):
+    many = [*LONG, "trainer.workers=2"]
+    process = start_and_wait_for_checkpoint(tmp_path, *many)
+    second = call(command(*many, "run_dir=run", "resume=auto"), tmp_path)
+    assert second.returncode == 1
+    assert f"run is used by process {process.pid} on " in second.stderr
+    assert second.stderr.count("\n") == 1
+    process.kill()
+    process.communicate()
+    # The advice of a stopped run as it is typed: no key but the folder.
+    short = [sys.executable, "-m", "archzoo.train", "resume=run", "trainer.max_time=0"]
+    done = call(short, tmp_path)
+    assert done.returncode == 75, done.stderr
+    assert "going on from step" in done.stdout
+
+
+def test_runs_that_start_together_have_a_folder_each(tmp_path):
+    each = command("trainer.steps=2", "hydra.run.dir=.")
+    place = {"cwd": tmp_path, "env": environment(tmp_path / "path")}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    started = [subprocess.Popen(each, **place, **quiet) for _ in range(3)]
+    assert [process.wait(timeout=120) for process in started] == [0, 0, 0]
+    assert len(list(tmp_path.glob("runs/*/*/result.json"))) == 3
 
 
 def test_help_lists_groups_and_models(tmp_path):
@@ -95,25 +135,47 @@ def test_a_multirun_trains_every_point_into_its_own_folder(tmp_path):
     assert results[0] != results[1]
 
 
-def test_optuna_searches_over_the_validation_metric(tmp_path):
+def test_a_bad_point_ends_alone_and_the_sweep_says_which(tmp_path):
+    done = call(sweep("optim.lr=0.01,-1,0.02"), tmp_path)
+    assert done.returncode == 1
+    assert [(tmp_path / "sweep" / n / "result.json").is_file() for n in "012"] == [
+        True,
+        False,
+        True,
+    ]
+    assert "sweep: 2 of 3 points ended, in sweep" in done.stdout
+    assert "archzoo-train: 1 point of the sweep failed\n  optim.lr=-1: " in done.stderr
+    assert "Traceback" not in done.stderr
+    # Once more without it, from another start of the grid: every point is found again.
+    again = call(sweep("optim.lr=0.02,0.01,0.03", "resume=auto"), tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("ended before") == 2
+    rates = [read_rate(tmp_path / "sweep" / str(n)) for n in (0, 1, 2)]
+    assert rates[0] == 0.01 and rates[2] == 0.02
+    assert "sweep: 3 of 3 points ended" in again.stdout
+
+
+def read_rate(folder: Path) -> float | None:
+    config = folder / "config.yaml"
+    return OmegaConf.load(config).optim.lr if config.is_file() else None
+
+
+def test_optuna_searches_over_the_validation_metric_and_goes_on_with_its_study(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    done = call(
-        sweep(
-            "hydra/sweeper=optuna",
-            "hydra.sweeper.n_trials=2",
-            "hydra.sweeper.n_jobs=1",
-            "hydra.sweeper.direction=maximize",
-            "optim.lr=interval(0.0001,0.01)",
-        ),
-        tmp_path,
-    )
+    search = ["sweep=optuna", "optim.lr=interval(0.0001,0.01)"]
+    done = call(sweep(*search, "hydra.sweeper.n_trials=2"), tmp_path)
     assert done.returncode == 0, done.stderr
-    best = (tmp_path / "sweep" / "optimization_results.yaml").read_text()
+    more = call(sweep(*search, "hydra.sweeper.n_trials=3", "resume=auto"), tmp_path)
+    assert more.returncode == 0, more.stderr
+    assert more.stdout.count("ended before") == 2
     metrics = [
         json.loads((tmp_path / "sweep" / n / "result.json").read_text())["validation"]["accuracy"]
-        for n in "01"
+        for n in "012"
     ]
-    assert f"best_value: {max(metrics)}" in best
+    best = OmegaConf.load(tmp_path / "sweep" / "optimization_results.yaml")
+    assert best.best_value == max(metrics)
+    rate = read_rate(tmp_path / "sweep" / str(metrics.index(max(metrics))))
+    assert best.best_params["optim.lr"] == pytest.approx(rate, rel=1e-12)
 
 
 def torchrun(place: Path, *overrides: str) -> subprocess.CompletedProcess[str]:

@@ -51,7 +51,7 @@ def test_one_command_measures_the_best_model_on_the_whole_test_fold(run, monkeyp
     assert ["clean", f"{100 * found['clean']:.2f}"] in cells
     assert ["32", f"{100 * thirty:.2f}"] in cells
     assert lines[-1] == str(run / "robustness.json")
-    assert not list(run.rglob("*.tmp"))
+    assert not list(run.rglob("*.unfinished"))
 
 
 def test_the_figures_are_those_of_the_functions(run):

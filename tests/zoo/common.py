@@ -22,6 +22,17 @@ SMALL = [name for name in ALL if _count(name) < 3_000_000]
 BACKBONES = [name for name in ALL if "residual" in model_info(name).options]
 HEADED = [name for name in ALL if "num_classes" in model_info(name).options]
 NANO = [name for name in list_models("*_nano") if name in BACKBONES]
+
+
+def _kind(name: str) -> tuple[type, tuple[str, ...]]:
+    """Return a model's class and the choices by name that make it: residual, geometry, block, …"""
+    defaults = [option.default for option in model_info(name).options.values()]
+    with torch.device("meta"):
+        return type(create_model(name)), tuple(d for d in defaults if isinstance(d, str))
+
+
+# The smallest model of each kind.
+KINDS = list({_kind(name): name for name in sorted(SMALL, key=_count, reverse=True)}.values())
 # Those whose branches are added to a stream of vectors behind a norm of their own.
 ADDITIVE = [name for name in NANO if model_info(name).options["residual"].default == "add"]
 

@@ -213,6 +213,18 @@ def test_a_full_disk_leaves_the_old_weights_and_no_other_file(saved, monkeypatch
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
 
 
+def test_a_disk_that_fills_up_at_the_config_leaves_the_old_weights_too(saved, monkeypatch):
+    before = {name: (saved / name).read_bytes() for name in FILES}
+
+    def full(self, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_model(build("mlp_nano", depth=3), saved)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
 def test_a_full_disk_leaves_nothing_where_nothing_was(tmp_path, monkeypatch):
     monkeypatch.setattr("safetensors.torch.save_model", fail(b"half"))
     with pytest.raises(OSError, match="No space left"):
@@ -282,6 +294,18 @@ def test_pushing_uploads_the_two_files(monkeypatch):
     ]
 
 
+def test_a_model_that_is_refused_leaves_no_repository(monkeypatch):
+    class Api:
+        def create_repo(self, repo_id, **options):
+            raise AssertionError("nothing is made on the hub")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    model = build("mlp_nano")
+    model.head = torch.nn.Linear(32, 7)
+    with pytest.raises(ValueError, match="head.out_features is 7 where the recipe makes 10"):
+        push_to_hub(model, "someone/thing")
+
+
 def unpicklers(tree):
     """Return what a source could unpickle with: modules, `torch.load`, `torch.save`."""
     banned = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -309,3 +333,36 @@ def test_nothing_is_ever_unpickled(folder):
 def test_the_search_for_unpicklers_finds_them():
     source = "import pickle\nfrom joblib import load\nimport torch\ntorch.load('x')"
     assert unpicklers(ast.parse(source)) == ["pickle", "joblib", "torch.load"]
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_saved_model_keeps_its_curvature_and_an_old_folder_that_of_its_recipe(tmp_path, learned):
+    from safetensors.torch import load_file, save_file
+
+    ball = {"curvature": 0.1157, "learned_curvature": learned}
+    model = create_model("poincare_mlp_nano", **ball)
+    save_model(model, tmp_path)
+    again = create_model(f"local-dir:{tmp_path}", curvature=0.7)
+    assert again.head.curvature.initial == 0.1157
+    weights = load_file(tmp_path / "model.safetensors")
+    old = {k: v for k, v in weights.items() if not k.endswith("_extra_state")}
+    assert len(old) < len(weights)
+    save_file(old, tmp_path / "model.safetensors")
+    assert create_model(f"local-dir:{tmp_path}").head.curvature.initial == 0.1157
+    with pytest.raises(ValueError, match="does not say in which ball its weights lie"):
+        create_model(f"local-dir:{tmp_path}", curvature=0.7)
+
+
+def test_a_model_whose_layers_do_not_fit_is_neither_built_nor_certified(monkeypatch):
+    from types import SimpleNamespace
+
+    from archzoo.layers.hyperbolic import PoincareLinear
+    from archzoo.zoo import certify
+    from torch import nn
+
+    mine = nn.Sequential(PoincareLinear(4, 4, output="velocity"), nn.ReLU(), PoincareLinear(4, 4))
+    entry = SimpleNamespace(check=lambda _: None, build=lambda: mine, options={})
+    monkeypatch.setattr("archzoo.zoo.models.models", {"mine": entry})
+    for refused in (lambda: create_model("mine"), lambda: certify(mine, torch.randn(2, 4))):
+        with pytest.raises(ValueError, match="reads input='tangent', but '0' before it returns"):
+            refused()

@@ -11,6 +11,7 @@ from archzoo.zoo import apply_lowrank, create_model, merge_lowrank, save_model
 from archzoo.zoo.lowrank import lowrank_config, make_method, method_info, methods
 from torch import nn
 
+from ..close import assert_close_in_scale
 from .common import build, example, loss_of, on_meta
 
 NETWORKS = ["mlp_nano", "vit_nano", "resnet_nano", "gpt_nano"]
@@ -75,7 +76,7 @@ def test_merging_keeps_the_outputs_and_gives_the_names_of_the_dense_network(name
         return
     merge_lowrank(model)
     # float32, and two products in the place of one.
-    torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-5)
+    assert_close_in_scale(model(x), before, 3e-5)
     dense = on_meta(name)
     assert list(model.state_dict()) == list(dense.state_dict())
     assert model.recipe == dense.recipe
@@ -232,3 +233,18 @@ def test_the_command_line_lists_the_methods(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:3] == ["low-rank", "method", "source"]
     assert [line.split()[0] for line in lines[1:]] == methods.names()
+
+
+@EACH
+def test_a_model_with_frozen_weights_comes_back_with_the_same_structures(name, method, tmp_path):
+    model = build(name)
+    frozen = next(iter(original(name, method).lowrank.targets))
+    model.get_submodule(frozen).requires_grad_(False)
+    apply_lowrank(model, spec_of(method))
+    loaded = create_model(f"local-dir:{save_model(model, tmp_path)}")
+    assert list(loaded.lowrank.targets) == list(model.lowrank.targets)
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+    if not model.lowrank.method.takes_frozen:
+        assert "requires_grad=False" in model.lowrank.skipped[frozen]

@@ -69,3 +69,14 @@ def test_an_activation_between_factors_is_part_of_the_bound() -> None:
         plain[0].weight, plain[2].weight = nn.Parameter(right), nn.Parameter(left)
     sample = torch.zeros(1, 3)
     assert certify(model, sample).lipschitz == certify(plain, sample).lipschitz < math.inf
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_a_hook_on_a_factored_layer_is_in_the_bound(method: str) -> None:
+    torch.manual_seed(0)
+    dense = {"min_kernel": 1} if "min_kernel" in methods[method].options else {}
+    model = create_model("mlp_nano", lowrank={"name": method, **dense})
+    layer = model.get_submodule("trunk.branches.0.0")
+    layer.register_forward_hook(lambda module, inputs, output: 1e6 * output)
+    found = certify(model, method="product", estimate=False)
+    assert found.lipschitz == math.inf and "hook" in " ".join(found.reasons)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...layers.hyperbolic import BallCurvature
+from ...layers.modes import evaluating
 from ...zoo.routing import shadowing
 from ...zoo.trunk import Trunk
 from ..errors import RunError
@@ -65,16 +66,14 @@ def stream_norms(model: nn.Module, x: Tensor) -> dict[str, tuple[float, float]]:
 
         return close
 
-    was_training = model.training
-    model.eval()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(evaluating(model))
         # Hooks need the Python code: a compiled graph would not see them.
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         for name, trunk in trunks.items():
             close = noting(name, trunk.residual.close)
             stack.enter_context(shadowing(trunk.residual, "close", close))
         model(x)
-    model.train(was_training)
     norms = {}
     for name, stream in closed.items():
         residual = trunks[name].residual
@@ -128,8 +127,7 @@ class Geometry(Callback):
         values = _named("curvature", curvatures(trainer.evaluated))
         values |= _named("norm_mean", {name: mean for name, (mean, _) in norms.items()})
         values |= _named("norm_max", {name: largest for name, (_, largest) in norms.items()})
-        for logger in trainer.loggers:
-            logger.log(trainer.step, "geometry", values)
+        trainer.log("geometry", values)
 
 
 def _named(what: str, values: dict[str, float]) -> dict[str, float]:

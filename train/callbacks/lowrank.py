@@ -107,8 +107,7 @@ class LowRankTraining(Callback):
         ranks = ranks_of(self.controller)
         if ranks:
             values["mean_rank"] = sum(ranks.values()) / len(ranks)
-        for logger in trainer.loggers:
-            logger.log(trainer.step, "lowrank", values)
+        trainer.log("lowrank", values)
         if trainer.world.leader:
             spectra = {} if is_sharded(trainer.model) else spectra_of(self.controller)
             row = {"step": trainer.step, **values, "ranks": ranks, "spectra": spectra}

@@ -29,7 +29,7 @@ class Sample(Callback):
         seed: Seed of the draw.
 
     Raises:
-        ValueError: an empty prompt or a negative length.
+        ValueError: an empty prompt, or a number below 0.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class Sample(Callback):
         seed: int = 0,
     ) -> None:
         """Keep the settings."""
-        if not prompt or length < 0:
-            raise ValueError(
-                f"callbacks.sample needs a prompt and a length of at least 0, "
-                f"got prompt={prompt!r}, length={length}"
-            )
+        if not prompt:
+            raise ValueError("callbacks.sample.prompt must hold at least one byte, got ''")
+        for name, value in {"length": length, "temperature": temperature, "top_k": top_k}.items():
+            if not value >= 0:
+                raise ValueError(f"callbacks.sample.{name} must be at least 0, got {value}")
         self.prompt, self.length, self.seed = prompt, length, seed
         self.temperature, self.top_k = temperature, top_k or None
 
@@ -60,7 +60,7 @@ class Sample(Callback):
             return
         prompt = torch.frombuffer(bytearray(self.prompt.encode()), dtype=torch.uint8).long()
         device = trainer.world.device
-        tokens = model.eval().generate(
+        tokens = model.generate(
             prompt[None].to(device),
             self.length,
             temperature=self.temperature,

@@ -7,7 +7,7 @@ import sysconfig
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-__all__ = ["read_folder", "read_standard_library", "split_files", "split_text"]
+__all__ = ["read_folder", "read_standard_library", "split_files", "split_texts"]
 
 FOLDS = ("train", "validation", "test")
 
@@ -72,7 +72,19 @@ def split_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
     return {fold: b"".join(contents) for fold, contents in parts.items()}
 
 
-def split_text(content: bytes) -> dict[str, bytes]:
-    """Cut one text in three: the first 90 % train, the next 5 % validate, the rest tests."""
-    first, second = len(content) * 18 // 20, len(content) * 19 // 20
-    return dict(zip(FOLDS, (content[:first], content[first:second], content[second:]), strict=True))
+def split_texts(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Cut each file in three: its first 90 % train, the next 5 % validate, the rest tests.
+
+    Args:
+        files: Contents by relative path.
+
+    Returns:
+        The joined parts of each fold, in the order given.
+    """
+    parts: dict[str, list[bytes]] = {fold: [] for fold in FOLDS}
+    for content in files.values():
+        first, second = len(content) * 18 // 20, len(content) * 19 // 20
+        cuts = (content[:first], content[first:second], content[second:])
+        for fold, cut in zip(FOLDS, cuts, strict=True):
+            parts[fold].append(cut)
+    return {fold: b"".join(contents) for fold, contents in parts.items()}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .counter import counter_hash, counter_uniform, seeded
+from .decode import decode_image
 from .splits import Key
 
 __all__ = ["ArrayFold", "Augment", "FileFold", "TokenFold"]
@@ -109,23 +110,10 @@ class FileFold:
         rounds, indices = _unzip(keys)
         images = []
         for seed, index in zip(counter_hash(rounds, indices).tolist(), indices, strict=True):
-            image = self._decode(int(index))
+            image = decode_image(self.root / os.fsdecode(self.paths[int(index)]))
             with seeded(seed):
                 images.append(self.transform(image))
         return torch.stack(images), self.targets[indices]
-
-    def _decode(self, index: int) -> Any:
-        from PIL import Image
-
-        path = self.root / os.fsdecode(self.paths[index])
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        # PIL reports a broken PNG chunk as a SyntaxError.
-        except (OSError, SyntaxError) as error:
-            raise ValueError(
-                f"{path} cannot be decoded: {error}; replace or remove the file"
-            ) from error
 
 
 class TokenFold:

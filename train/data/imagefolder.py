@@ -1,6 +1,7 @@
 """Photographs in folders, one folder per class: ImageNet's layout."""
 
 import hashlib
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from .augment import policy_steps
 from .files import require
 from .folds import FileFold
-from .partition import split_off
+from .partition import held_out, split_off
 from .splits import Splits, data_sets
 
 __all__ = ["imagefolder"]
@@ -28,17 +29,67 @@ def _list(root: Path, part: str, classes: list[str]) -> tuple[list[str], Tensor]
     for target, name in enumerate(classes):
         before = len(paths)
         for folder, folders, files in os.walk(root / part / name):
-            folders.sort()
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
             relative = Path(folder).relative_to(root)
-            paths += [str(relative / f) for f in sorted(files) if f.lower().endswith(SUFFIXES)]
+            paths += [str(relative / file) for file in sorted(files) if _is_image(file)]
         targets += [target] * (len(paths) - before)
     if not paths:
         raise ValueError(f"{root / part} holds no images ({' '.join(SUFFIXES)})")
     return paths, torch.tensor(targets)
 
 
+def _is_image(file: str) -> bool:
+    """Whether a name is an image's; hidden files, such as `._1.jpg` of a Mac, are not."""
+    return file.lower().endswith(SUFFIXES) and not file.startswith(".")
+
+
 def _classes(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+Files = tuple[list[str], Tensor]
+
+
+def _given(base: Path, parts: dict[str, Path], validation: float) -> tuple[list[str], Any]:
+    """The classes and the files of each fold, where folders say which is which."""
+    classes = _classes(base / "train")
+    for folder in parts.values():
+        unknown = set(_classes(folder)) - set(classes)
+        if unknown:
+            raise ValueError(f"{folder} holds the class {min(unknown)!r}, which train lacks")
+    listed = {part: _list(base, part, classes) for part in parts}
+    empty = set(range(len(classes))) - set(listed["train"][1].tolist())
+    if empty:
+        raise ValueError(f"{base / 'train' / classes[min(empty)]} holds no images")
+    if "test" in listed:
+        names = {"train": "train", "validation": "val", "test": "test"}
+        return classes, {fold: listed[part] for fold, part in names.items()}
+    train, held = _share(listed["train"], validation, classes)
+    return classes, {"train": train, "validation": held, "test": listed["val"]}
+
+
+def _cut(images: Files, validation: float, classes: list[str]) -> dict[str, Files]:
+    """Cut the images of classes without parts: a fifth tests, a share of the rest validates."""
+    rest, test = held_out(images[1], 0)
+    train, held = _share(_chosen(images, rest), validation, classes)
+    return {"train": train, "validation": held, "test": _chosen(images, test)}
+
+
+def _share(images: Files, share: float, classes: list[str]) -> tuple[Files, Files]:
+    """Take a stratified share of the images to validate on."""
+    total = len(images[0])
+    size = round(share * total)
+    if size < len(classes):
+        raise ValueError(
+            f"data.validation={share} of {total} images is {size}, fewer than the {len(classes)} "
+            f"classes; give at least {math.ceil(100 * len(classes) / total) / 100:g}"
+        )
+    rest, chosen = split_off(images[1], size)
+    return _chosen(images, rest), _chosen(images, chosen)
+
+
+def _chosen(images: Files, rows: Tensor) -> Files:
+    return [images[0][i] for i in rows], images[1][rows]
 
 
 def _pipeline(
@@ -78,20 +129,24 @@ def imagefolder(
 
     With a folder `root/test` as well, `val` validates and `test` tests. Without one, as for
     ImageNet, whose test labels are not public, `val` tests and a fixed stratified share of
-    `train` validates.
+    `train` validates. A folder of classes alone, `root/<class>/*.jpg`, is cut as tables are: a
+    fixed stratified fifth tests, and the share validates. What begins with a dot is no class and
+    no image.
 
     Args:
-        root: Folder that holds `train` and `val`.
+        root: Folder that holds `train` and `val`, or the classes.
         img_size: Side of the square that the model sees, in pixels.
         resize: Shorter side before the central crop, in pixels, at least img_size.
-        validation: Share of `train` to validate on where there is no `test`, in (0, 1).
+        validation: Share of the training images to validate on where no folder does, in (0, 1);
+            it must be as many images as there are classes.
         policy: Augmentation: `none` (the central crop), `crop_flip` (a random resized crop,
             mirrored or not), or that followed by `trivial_augment` or `rand_augment`.
         jitter: Strength of random brightness, contrast and saturation, at least 0.
         erasing: Probability of erasing a random rectangle, in [0, 1].
 
     Raises:
-        ValueError: a folder is missing or empty, or a class occurs only outside `train`.
+        ValueError: a folder is missing or empty, a class occurs only outside `train`, or the
+            share is too small to validate on.
     """
     if resize < img_size or img_size < 1:
         raise ValueError(f"resize must be at least img_size={img_size}, got {resize}")
@@ -99,25 +154,20 @@ def imagefolder(
         raise ValueError(f"validation must lie in (0, 1), got {validation}")
     policy_steps(policy)
     base = Path(root).absolute()
-    for part in ("train", "val"):
-        require("imagefolder", base / part)
-    classes = _classes(base / "train")
+    require("imagefolder", base)
     parts = {part: base / part for part in ("train", "val", "test") if (base / part).is_dir()}
-    for folder in parts.values():
-        unknown = set(_classes(folder)) - set(classes)
-        if unknown:
-            raise ValueError(f"{folder} holds the class {min(unknown)!r}, which train lacks")
-    listed = {part: _list(base, part, classes) for part in parts}
-    empty = set(range(len(classes))) - set(listed["train"][1].tolist())
-    if empty:
-        raise ValueError(f"{base / 'train' / classes[min(empty)]} holds no images")
-    if "test" in listed:
-        files = {"train": listed["train"], "validation": listed["val"], "test": listed["test"]}
+    if not parts:
+        classes = _classes(base)
+        files = _cut(_list(base, ".", classes), validation, classes)
+    elif "train" not in parts or "val" not in parts:
+        missing = "train" if "train" not in parts else "val"
+        raise ValueError(
+            f"imagefolder was not found in {base}: {missing}/ is missing; the layout is "
+            f"train/CLASS/*.jpg and val/CLASS/*.jpg, with or without test/CLASS/*.jpg, or "
+            f"CLASS/*.jpg alone"
+        )
     else:
-        paths, targets = listed["train"]
-        rest, chosen = split_off(targets, max(1, round(validation * len(paths))))
-        train, held = (([paths[i] for i in rows], targets[rows]) for rows in (rest, chosen))
-        files = {"train": train, "validation": held, "test": listed["val"]}
+        classes, files = _given(base, parts, validation)
     folds: dict[str, Any] = {
         name: FileFold(
             base,

@@ -1,5 +1,6 @@
 """Which samples form which batch, and the loader that fetches them."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -103,6 +104,11 @@ def _identity(batch: Any) -> Any:
     return batch
 
 
+def _leave_the_group(_worker: int) -> None:
+    """Keep a signal to the trainer's whole process group from its workers: the trainer decides."""
+    os.setpgid(0, 0)
+
+
 def loader(
     fold: Fold, batches: Batches, *, workers: int = 0, pin_memory: bool = False
 ) -> DataLoader[Any]:
@@ -119,6 +125,7 @@ def loader(
         batch_sampler=batches,
         collate_fn=_identity,  # a fold returns whole batches
         num_workers=workers,
+        worker_init_fn=_leave_the_group,
         pin_memory=pin_memory,
         # Its own generator: DataLoader draws a seed for its workers even without any.
         generator=torch.Generator().manual_seed(0),

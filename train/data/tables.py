@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,14 @@ from ...zoo.registry import nearest
 from .files import require
 
 __all__ = ["BUNDLED", "Table", "read_bundled", "read_csv", "table_of"]
+
+log = logging.getLogger("archzoo")
+
+MISSING = ("", "na", "n/a", "nan", "null", "?", "inf", "+inf", "-inf", "infinity", "-infinity")
+"""Cells that hold no value, in lower case."""
+
+MOST_CLASSES = 20
+"""Different numbers that may be classes without being looked at."""
 
 BUNDLED = ("breast_cancer", "digits", "iris", "wine")
 INDEX = "index.json"
@@ -50,14 +59,14 @@ def table_of(
 
     Args:
         header: Name of each column.
-        columns: Cells of each column; empty where missing.
+        columns: Cells of each column; what stands in `MISSING` is missing.
         labels: Class of each row.
         categorical: Names of the columns that hold categories; None takes every column for one
-            that has a cell which is not a finite number.
+            that has a cell which is neither a number nor missing.
         source: Where the table comes from.
 
     Raises:
-        ValueError: a column that should hold numbers does not.
+        ValueError: a column that should hold numbers does not, or targets that are no classes.
     """
     numbers: dict[str, np.ndarray] = {}
     words: dict[str, np.ndarray] = {}
@@ -65,13 +74,14 @@ def table_of(
         parsed = None if categorical is not None and name in categorical else _numbers(column)
         if parsed is not None:
             numbers[name] = parsed
+            _say_missing(source, name, column)
         elif categorical is None or name in categorical:
             words[name] = np.array(column, dtype=object)
         else:
             raise ValueError(
                 f"{source}: column {name!r} holds text but is not declared categorical"
             )
-    classes, targets = np.unique(np.array(labels), return_inverse=True)
+    classes, targets = np.unique(np.array(class_names(labels, source)), return_inverse=True)
     rows = len(labels)
     return Table(
         np.stack(list(numbers.values()), 1) if numbers else np.empty((rows, 0)),
@@ -83,20 +93,50 @@ def table_of(
     )
 
 
-def _numbers(column: Sequence[str]) -> np.ndarray | None:
-    """Read a column as finite numbers, NaN where empty; None if a cell is anything else."""
+def class_names(labels: Sequence[str], source: str) -> list[str]:
+    """Return the class of each row: whole numbers are one class however they are written.
+
+    Raises:
+        ValueError: the labels are measurements, numbers of which most rows have one of their own.
+    """
     try:
-        values = np.array([float(cell) if cell else np.nan for cell in column])
+        values = [float(label) for label in labels]
+    except ValueError:
+        return list(labels)
+    whole = all(value.is_integer() for value in values)
+    distinct = len(set(values))
+    if distinct > MOST_CLASSES and (not whole or 2 * distinct > len(values)):
+        raise ValueError(
+            f"{source}: the target has {distinct} different numbers in {len(values)} rows: "
+            f"measurements and no classes; name another column by data.target=…"
+        )
+    return [str(int(value)) for value in values] if whole else list(labels)
+
+
+def _numbers(column: Sequence[str]) -> np.ndarray | None:
+    """Read a column as finite numbers, NaN where missing; None if a cell is anything else."""
+    try:
+        return np.array([np.nan if cell.lower() in MISSING else float(cell) for cell in column])
     except ValueError:
         return None
-    return None if np.isinf(values).any() else values
 
 
-def read_csv(root: str, name: str) -> Table:
-    """Read `root/name.csv`: a header, the last column `target`, empty cells missing.
+def _say_missing(source: str, name: str, column: Sequence[str]) -> None:
+    words = sorted({cell for cell in column if cell and cell.lower() in MISSING})
+    if words:
+        log.warning("%s: column %r: %s are missing values", source, name, ", ".join(words))
+
+
+def read_csv(root: str, name: str, target: str | None = None) -> Table:
+    """Read `root/name.csv`: a header, the target in its last column, empty cells missing.
 
     Where `root/index.json` describes the table, it says which columns are categorical and how
     many rows there are; otherwise a column is categorical if a cell of it is not a number.
+
+    Args:
+        root: The folder.
+        name: Of the file, without its ending.
+        target: Name of the column with the classes; None is the last one.
 
     Raises:
         ValueError: no such folder, no such table (with the nearest), or a malformed one.
@@ -111,28 +151,66 @@ def read_csv(root: str, name: str) -> Table:
             else f"tabular: no CSV files were found in {folder}; give data.root=…"
         )
     path = folder / f"{name}.csv"
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        if header[-1:] != ["target"]:
-            raise ValueError(f"{path}: the last column must be named 'target', got {header[-1:]}")
-        rows = []
-        for row in reader:
-            if len(row) != len(header):
-                raise ValueError(
-                    f"{path}: line {reader.line_num} has {len(row)} cells, not {len(header)}"
-                )
-            if not row[-1].strip():
-                raise ValueError(f"{path}: line {reader.line_num} has no target")
-            rows.append([cell.strip() for cell in row])
-    facts: dict[str, Any] = {}
-    if (folder / INDEX).is_file():
-        facts = json.loads((folder / INDEX).read_text(encoding="utf-8")).get(name, {})
+    header, rows = _read_rows(path, target)
+    facts = _facts(folder / INDEX, name)
     if facts.get("rows", len(rows)) != len(rows):
         raise ValueError(f"{path} has {len(rows)} rows where {INDEX} states {facts['rows']}")
     *columns, labels = zip(*rows, strict=True) if rows else [()] * len(header)
     declared = set(facts["categorical"]) if "categorical" in facts else None
     return table_of(header[:-1], columns, labels, declared, facts.get("source", str(path)))
+
+
+def _read_rows(path: Path, target: str | None) -> tuple[list[str], list[list[str]]]:
+    """Read header and cells, the target's column last."""
+    rows = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # a mark of the byte order or not
+            reader = csv.reader(file)
+            header = [cell.strip() for cell in next(reader, [])]
+            place = _place(path, header, target)
+            for row in reader:
+                if not row:
+                    continue  # an empty line
+                if len(row) != len(header):
+                    raise ValueError(
+                        f"{path}: line {reader.line_num} has {len(row)} cells, not {len(header)}"
+                    )
+                label = row.pop(place).strip()
+                if label.lower() in MISSING:
+                    said = f" but {label!r}" if label else ""
+                    raise ValueError(f"{path}: line {reader.line_num} has no target{said}")
+                rows.append([*(cell.strip() for cell in row), label])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as a table in UTF-8: {error}") from error
+    return [*header[:place], *header[place + 1 :], header[place]], rows
+
+
+def _place(path: Path, header: list[str], target: str | None) -> int:
+    """Find the target among the names of the columns, which must be told apart."""
+    twice = [name for name in header if header.count(name) > 1]
+    if twice or not header:
+        what = f"two columns named {twice[0]!r}" if twice else "no header"
+        raise ValueError(f"{path} has {what}; give every column a name of its own")
+    if target is None:
+        if "target" in header[:-1]:
+            raise ValueError(
+                f"{path}: is the column 'target' or the last one, {header[-1]!r}, to be predicted? "
+                f"Say data.target=…"
+            )
+        return len(header) - 1
+    if target not in header:
+        raise ValueError(f"{path} has no column data.target={target}{nearest(target, header)}")
+    return header.index(target)
+
+
+def _facts(index: Path, name: str) -> dict[str, Any]:
+    """What an index says of a table."""
+    if not index.is_file():
+        return {}
+    try:
+        return json.loads(index.read_text(encoding="utf-8")).get(name, {})
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{index} is damaged: {error}") from error
 
 
 def read_bundled(name: str) -> Table:

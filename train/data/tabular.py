@@ -3,9 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
+from .encoder import TableEncoder
 from .files import fingerprint
 from .folds import ArrayFold
 from .openml import read_openml
@@ -13,41 +13,7 @@ from .partition import held_out, split_off
 from .splits import Splits, data_sets
 from .tables import Table, read_bundled, read_csv
 
-__all__ = ["encode", "subsample", "tabular"]
-
-
-def encode(table: Table, rows: np.ndarray) -> np.ndarray:
-    """Turn a table into numbers, learning how from some of its rows only.
-
-    A missing number becomes the median; numbers are then brought to mean 0 and variance 1. A
-    category becomes an indicator, and "missing" counts as a category; one that these rows lack
-    becomes all zeros elsewhere. A numeric column without any value in these rows is dropped.
-
-    Args:
-        table: What to encode.
-        rows: Numbers of the rows to learn from.
-
-    Returns:
-        float32, shape (all rows, F); numeric columns first.
-
-    Raises:
-        ValueError: no column is left.
-    """
-    from sklearn.impute import SimpleImputer
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder, StandardScaler
-
-    blocks = []
-    numeric = table.numeric[:, ~np.isnan(table.numeric[rows]).all(0)]
-    if numeric.shape[1]:
-        scaler = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
-        blocks.append(scaler.fit(numeric[rows]).transform(numeric))
-    if table.nominal.shape[1]:
-        encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
-        blocks.append(encoder.fit(table.nominal[rows]).transform(table.nominal))
-    if not blocks:
-        raise ValueError(f"{table.source} has no column with a value to learn from")
-    return np.concatenate(blocks, 1).astype(np.float32)
+__all__ = ["subsample", "tabular"]
 
 
 def subsample(table: Table, rows: int) -> Table:
@@ -77,6 +43,7 @@ def tabular(
     *,
     table: str = "breast_cancer",
     root: str | None = None,
+    target: str | None = None,
     split: int = 0,
     max_rows: int | None = None,
 ) -> Splits:
@@ -89,8 +56,9 @@ def tabular(
     Args:
         table: `breast_cancer`, `digits`, `iris` or `wine`; with a root, the name of a CSV file;
             or `openml:` followed by a number or a name.
-        root: Folder of CSV files whose last column is `target`, with or without an
-            `index.json`; for OpenML, the folder to cache in.
+        root: Folder of CSV files, with or without an `index.json`; for OpenML, the folder to
+            cache in.
+        target: Name of the column of a CSV file that holds the classes; None is the last one.
         split: Which fold to test on, in [0, 4].
         max_rows: Of a larger table, this many rows are kept before anything else: a fixed
             choice, every class in proportion. None keeps all.
@@ -98,10 +66,12 @@ def tabular(
     Raises:
         ValueError: no such table, fewer than ten rows or two classes in it, or max_rows < 1.
     """
+    if target is not None and (root is None or table.startswith("openml:")):
+        raise ValueError(f"target={target} names a column of a CSV file; give data.root=… too")
     if table.startswith("openml:"):
         raw = read_openml(table.removeprefix("openml:"), root)
     else:
-        raw = read_bundled(table) if root is None else read_csv(root, table)
+        raw = read_bundled(table) if root is None else read_csv(root, table, target)
     if max_rows is not None:
         raw = subsample(raw, max_rows)
     rows = len(raw.targets)
@@ -114,7 +84,8 @@ def tabular(
     rest, test = held_out(targets, split)
     train, validation = split_off(targets[rest], max(1, len(rest) // 8))
     numbers = {"train": rest[train], "validation": rest[validation], "test": test}
-    features = torch.from_numpy(encode(raw, numbers["train"].numpy()))
+    encoder = TableEncoder.fit(raw, numbers["train"].numpy())
+    features = torch.from_numpy(encoder.encode(raw))
     folds: dict[str, Any] = {
         key: ArrayFold(features[rows], targets[rows]) for key, rows in numbers.items()
     }
@@ -122,6 +93,7 @@ def tabular(
         "source": raw.source,
         "classes": raw.classes,
         "columns": raw.columns,
+        "encoder": encoder.as_json(),
         "split": split,
         "sizes": {key: len(fold) for key, fold in folds.items()},
         "sha256": {key: fingerprint(fold.inputs, fold.targets) for key, fold in folds.items()},

@@ -10,11 +10,15 @@ from typing import Any
 
 import torch
 
-from .corpus import read_folder, read_standard_library, split_files, split_text
+from .corpus import read_folder, read_standard_library, split_files, split_texts
 from .folds import TokenFold
 from .splits import Splits, data_sets
 
 __all__ = ["bytes"]
+
+
+FEW = 20
+"""Files too few to deal whole: on average less than one would test."""
 
 
 # A builder's name is the data set's name, so this one shadows the built-in, here only: nothing
@@ -23,9 +27,9 @@ __all__ = ["bytes"]
 def bytes(*, path: str | None = None, pattern: str = "*.py", context_length: int = 256) -> Splits:
     """Bytes of text to predict, one after another.
 
-    Whole files are dealt to the folds by a hash of path and content, 90 : 5 : 5 on average; a
-    single file is cut in that proportion. Training windows move by a random offset every
-    epoch; evaluation predicts every byte once.
+    Whole files are dealt to the folds by a hash of path and content, 90 : 5 : 5 on average; where
+    they are fewer than 20, or a fold came out too short, each is cut in that proportion. Training
+    windows move by a random offset every epoch; evaluation predicts every byte once.
 
     Args:
         path: A file or a folder; None for the standard library of the running Python, whose
@@ -46,7 +50,9 @@ def bytes(*, path: str | None = None, pattern: str = "*.py", context_length: int
         files = read_folder(Path(path), pattern)
     else:
         raise ValueError(f"bytes was not found in {Path(path).absolute()}; give data.path=…")
-    texts = split_text(next(iter(files.values()))) if len(files) == 1 else split_files(files)
+    texts = split_files(files)
+    if len(files) < FEW or not all(len(text) > context_length for text in texts.values()):
+        texts = split_texts(files)
     folds: dict[str, Any] = {}
     for name, text in texts.items():
         # A bytearray, because torch warns of buffers that cannot be written to; and the extra

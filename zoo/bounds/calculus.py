@@ -120,12 +120,13 @@ class Walk:
             self.because(name, f"{kind.__name__} has a hook, which may change what it computes")
             return None
         for base in kind.__mro__:
-            if base in RULES:
+            found = RULES.get(base) or RULES.get(f"{base.__module__}.{base.__qualname__}")
+            if found is not None:
                 # A subclass or an instance with a forward of its own is another layer.
                 forward = getattr(base, "forward", None)
                 same = kind.forward is forward and "forward" not in vars(module)
                 if same or base in TRUSTED:
-                    return RULES[base]
+                    return found
                 break
         self.because(name, f"{kind.__name__} is a layer that the calculus has no rule for")
         return None
@@ -153,21 +154,24 @@ class Walk:
 Rule = Callable[[Walk, Any, str], Bound]
 Decorated = TypeVar("Decorated", bound=Rule)
 
-RULES: dict[type[nn.Module], Rule] = {}
+RULES: dict[type[nn.Module] | str, Rule] = {}
 TRUSTED: set[type[nn.Module]] = set()
 
 
-def rule(*kinds: type[nn.Module], subclasses: bool = False) -> Callable[[Decorated], Decorated]:
+def rule(
+    *kinds: type[nn.Module] | str, subclasses: bool = False
+) -> Callable[[Decorated], Decorated]:
     """Decorate the rule of some types: (walk, module, name) -> Bound.
 
     It also serves subclasses that keep the forward of the type, and with `subclasses` all of them,
-    for a base class whose contract is what the rule reads.
+    for a base class whose contract is what the rule reads. A type whose import takes seconds is
+    given by the name it has there, `module.Class`, so that all rules stand once this is imported.
     """
 
     def decorate(function: Decorated) -> Decorated:
         for kind in kinds:
             RULES[kind] = function
-            if subclasses:
+            if subclasses and not isinstance(kind, str):
                 TRUSTED.add(kind)
         return function
 

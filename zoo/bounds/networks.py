@@ -150,22 +150,17 @@ def poincare_resnet(walk: Walk, model: PoincareResNet, x: Value) -> Value:
     return _chain(walk, [("norm", model.norm), ("global_pool", model.global_pool)], x)
 
 
-def timm_layers() -> None:
-    """Give timm's MLP its rule; timm takes seconds to import, and such a network has done so."""
-    from timm.layers import Mlp
-
-    @rule(Mlp)
-    def mlp_layers(walk: Walk, module: Any, name: str) -> Bound:
-        """Bound the layers that timm's forward runs, in its order."""
-        names = ("fc1", "act", "drop1", "norm", "fc2", "drop2")
-        chain = chain_of(walk, [(f"{name}.{n}", getattr(module, n)) for n in names])
-        return Bound(chain.bound(walk)[0], chain.error)
+@rule("timm.layers.mlp.Mlp")
+def timm_mlp(walk: Walk, module: Any, name: str) -> Bound:
+    """Bound the layers that timm's forward runs, in its order."""
+    names = ("fc1", "act", "drop1", "norm", "fc2", "drop2")
+    chain = chain_of(walk, [(f"{name}.{n}", getattr(module, n)) for n in names])
+    return Bound(chain.bound(walk)[0], chain.error)
 
 
 @backbone(VisionTransformer)
 def vision_transformer(walk: Walk, model: VisionTransformer, x: Value) -> Value:
     """Patches, trunk, norm and pool; positions and the class token are constants."""
-    timm_layers()
     x = _chain(walk, [("patch_embed.proj", model.patch_embed.proj)], x)
     x = through_trunk(walk, model.trunk, "trunk", x)
     x = _chain(walk, [("norm", model.norm)], x)
