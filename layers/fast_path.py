@@ -87,7 +87,7 @@ def differentiates_backward(*gradients: Tensor) -> bool:
     return (
         torch.is_grad_enabled()
         or not records_gradients()
-        or any(is_legacy_batchedtensor(g) for g in gradients)
+        or any(map(is_legacy_batchedtensor, gradients))
     )
 
 

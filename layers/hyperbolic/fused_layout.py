@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..autocast import without_autocast
-from ..fast_path import one_plain_dtype, records_gradients
+from ..fast_path import records_gradients
 from .ball import Curvature
 
 __all__ = ["as_forward", "by_hand", "laid_out", "matched", "tensor_or_none"]
@@ -53,8 +53,9 @@ def laid_out(x: Tensor, groups: int = 1, *, like: Tensor | None = None) -> Tenso
 
 
 def matched(gradient: Tensor, like: Tensor) -> Tensor:
-    """Return a gradient in the layout of a map of its shape; nothing is recorded."""
-    if gradient.stride() == like.stride() and one_plain_dtype(like, gradient):
+    """Return a gradient in the layout of a map of its shape and dtype; nothing is recorded."""
+    plain = type(gradient) is Tensor and not gradient.is_neg() and not gradient._is_zerotensor()
+    if plain and gradient.stride() == like.stride():
         return gradient
     return torch.empty_like(like).copy_(gradient)
 

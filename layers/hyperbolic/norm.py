@@ -214,7 +214,7 @@ class MidpointBatchNorm(nn.Module):
         if not isinstance(seen, Tensor) and seen == 0:
             return
         if self.num_batches_tracked is not None:  # None while activations are recomputed
-            self.num_batches_tracked += int(seen) if isinstance(seen, float) else seen.long()
+            self.num_batches_tracked += seen.long() if isinstance(seen, Tensor) else 1
         if self.momentum == 0.0:
             return
         if self.momentum is None:
