@@ -22,7 +22,7 @@ GEOMETRY = "Euclidean, head in the Poincaré ball"
 def use_hyperbolic_head(
     model: Network,
     *,
-    curvature: float = 1.0,
+    curvature: float | None = None,
     learned_curvature: bool = False,
     clip: float | None = 1.0,
 ) -> Network:
@@ -30,15 +30,16 @@ def use_hyperbolic_head(
 
     Args:
         model: A model of the zoo; changed in place.
-        curvature: c > 0.
-        learned_curvature: Whether c is learned.
+        curvature: c > 0; None is 1, or the ball that the model itself lies in.
+        learned_curvature: Whether c is learned; a model's own ball is learned or not as it is.
         clip: Longest feature vector that enters the ball; None is any.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: a curvature or a clip that is not positive.
+        ValueError: a curvature or a clip that is not positive, or a curvature for a model that
+            lies in a ball already.
     """
     settings = {"curvature": curvature, "learned_curvature": learned_curvature, "clip": clip}
     use_named_head(model, {"name": "hyperbolic", **settings})
@@ -49,12 +50,19 @@ def use_hyperbolic_head(
 def hyperbolic(
     model: Network,
     *,
-    curvature: float = 1.0,
+    curvature: float | None = None,
     learned_curvature: bool = False,
     clip: float | None = 1.0,
 ) -> None:
     """Distances to hyperplanes of the ball, of features that are clipped."""
-    ball = BallCurvature(curvature, learned=learned_curvature)
+    ball = model.shared.get("curvature")
+    if ball is None:
+        ball = BallCurvature(1.0 if curvature is None else curvature, learned=learned_curvature)
+    elif curvature is not None or learned_curvature:
+        raise ValueError(
+            f"{type(model).__name__} lies in a ball, and its head in the same one; leave curvature "
+            f"and learned_curvature out, got {curvature} and {learned_curvature}"
+        )
     model.use_head(functools.partial(PoincareMLR, curvature=ball, clip=clip))
 
 

@@ -199,10 +199,10 @@ def test_an_impossible_combination_is_refused_before_data_is_read(overrides, sai
 
 
 OTHERS = [
-    (["lowrank=trp", "lowrank.min_kernel=1"], "trained with Maestro, this run uses TRP; resume"),
-    (["lowrank=maestro", "lowrank.threshold=0.5"], r"threshold=0.9\), this run has threshold=0.5"),
-    ([*chosen("maestro"), "lowrank.targets=['*.0.0']"], "disagree on whether .* is a target"),
-    (["lowrank=none"], "callbacks LowRankTraining, this run has .*; resume with the same"),
+    (["lowrank=trp", "lowrank.min_kernel=1"], "name=trp, but the run has lowrank.name=maestro"),
+    (["lowrank=maestro", "lowrank.threshold=0.5"], "threshold=0.5, but the run has .*=0.9"),
+    ([*chosen("maestro"), "lowrank.targets=['*.0.0']"], r"lowrank.targets=.*, but the run has"),
+    (["lowrank=none"], "lowrank.name=null, but the run has lowrank.name=maestro"),
 ]
 
 

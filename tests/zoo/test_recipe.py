@@ -124,6 +124,7 @@ UNFIT = (
     "already has the residual",
     "cannot be converted",
     "takes one tensor",
+    "lies in a ball, and its head in the same one",
 )
 
 
