@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-__all__ = ["Kept", "readable", "untraced"]
+__all__ = ["Kept", "numbers", "readable", "untraced"]
 
 memcmp = (ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)).memcmp
 memcmp.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t
@@ -40,9 +40,11 @@ class _Copy:
         """Whether a tensor holds the same bits; NaN equals itself, and 0 is not −0."""
         if t.dtype != self.dtype or t.shape != self.shape or t.device != self.kept.device:
             return False
+        address = t.data_ptr()
+        if not address:
+            return False  # memory that was given back, which nothing may read
         if self.whole and t.stride() == self.stride and not (t.is_neg() or t.is_conj()):
-            address = t.data_ptr()
-            return bool(address) and memcmp(address, self.address, self.bytes) == 0
+            return memcmp(address, self.address, self.bytes) == 0
         return _same_bits(self.kept, t.detach())
 
 
@@ -85,6 +87,17 @@ def readable(tensors: Mapping[str, Tensor]) -> bool:
         and (forward_ad._current_level < 0 or forward_ad.unpack_dual(t).tangent is None)
         for t in tensors.values()
     )
+
+
+def numbers(t: Tensor) -> Tensor | None:
+    """Return the numbers of a tensor, those under the wrappers of `torch.func` included.
+
+    To be computed with where `torch._C._DisableFuncTorch` holds. None for a subclass, or a tensor
+    without data.
+    """
+    while torch._C._functorch.is_functorch_wrapped_tensor(t):  # type: ignore
+        t = torch._C._functorch.get_unwrapped(t)  # type: ignore
+    return t.detach() if type(t) in (Tensor, nn.Parameter) and not t.is_meta else None
 
 
 @contextlib.contextmanager

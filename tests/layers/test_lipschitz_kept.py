@@ -13,7 +13,18 @@ from archzoo.layers.lipschitz import LDLTBlock, LDLTCircularConv2d, LipschitzLay
 from archzoo.layers.lipschitz.kept import Kept
 from archzoo.layers.lowrank import LowRank, reparametrize
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, stack_module_state, vmap
+from torch.autograd import forward_ad
+from torch.func import (
+    functional_call,
+    functionalize,
+    grad,
+    hessian,
+    jacrev,
+    jvp,
+    stack_module_state,
+    vjp,
+    vmap,
+)
 from torch.nn.utils import parametrize
 
 from .lipschitz_cases import noisy
@@ -301,6 +312,44 @@ def test_the_jacobian_by_torch_func_is_that_of_autograd(name, dtype):
     tolerance = 1e-8 if dtype == torch.float64 else 1e-4
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * float(1 + b.abs().max()))
+
+
+def dual(f: Callable[[Tensor], Tensor], p: Tensor) -> Tensor:
+    with forward_ad.dual_level():
+        return f(forward_ad.make_dual(p, torch.ones_like(p)))
+
+
+TRANSFORMS: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], object]] = {
+    "none": lambda f, p: f(p),
+    "grad": lambda f, p: grad(f)(p),
+    "jvp": lambda f, p: jvp(f, (p,), (torch.ones_like(p),)),
+    "vjp": lambda f, p: vjp(f, p),
+    "vmap": lambda f, p: vmap(f)(torch.stack([p, torch.ones_like(p)])),
+    "vmap of another": lambda f, p: vmap(lambda s: s * f(p))(torch.ones(2)),
+    "vmap of grad": lambda f, p: vmap(grad(f))(torch.stack([torch.ones_like(p), p])),
+    "hessian": lambda f, p: hessian(f)(p),
+    "functionalize": lambda f, p: functionalize(f)(p),
+    "dual numbers": lambda f, p: dual(f, p),
+}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("name", ["ldlt", "contraction", "aol", "circular"])
+def test_bad_numbers_are_refused_by_name_under_every_transform(name, transform, training, bad):
+    module, x = build(name)
+    module.train(training)
+    own, parameter = next(iter(module.named_parameters()))
+    values = parameter.detach().clone()
+    values.view(-1)[-1] = bad
+
+    def loss(p: Tensor) -> Tensor:
+        return functional_call(module, {own: p}, (x,)).square().sum()
+
+    with pytest.raises(ValueError, match=f"the parameter {own} holds NaN or infinite values"):
+        TRANSFORMS[transform](loss, values)
+    TRANSFORMS[transform](loss, parameter.detach())
 
 
 @cases
