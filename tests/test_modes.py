@@ -19,6 +19,7 @@ from archzoo.train.metrics import evaluate
 from archzoo.zoo import certify, create_model, residual_expansion
 from archzoo.zoo.compress import decompose, factorize
 from archzoo.zoo.costs import costs_of, count_macs
+from archzoo.zoo.lower_bound import lipschitz_estimate
 from archzoo.zoo.plain import plain_layers
 from archzoo.zoo.plots import plot_depth_mixing, plot_magnitudes
 from archzoo.zoo.rank_search import search_ranks
@@ -31,9 +32,13 @@ X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([1, 0])
 
 
-def network(**options: Any) -> nn.Module:
-    """A ResNet in training with one frozen batch norm."""
-    model = create_model("resnet_nano", widths=(4, 6), depths=(1, 1), **options).train()
+def network(name: str = "") -> nn.Module:
+    """A ResNet in training with one frozen batch norm, as a function of EVALUATIONS takes it."""
+    depths = {"widths": (4,), "depths": (1,)} if name == "residual_expansion" else {}
+    options = {"widths": (4, 6), "depths": (1, 1)} | depths
+    model = create_model("resnet_nano", **options).train()
+    if name == "lipschitz_estimate":
+        model.double()
     next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d)).eval()
     return model
 
@@ -68,35 +73,64 @@ EVALUATIONS: dict[str, Callable[[nn.Module], Any]] = {
     "plain_layers": plain_layers,
     "export_plain": export_plain,
     "residual_expansion": lambda m: residual_expansion(m, X),
+    "lipschitz_estimate": lambda m: lipschitz_estimate(m, X.double(), power=1, steps=1),
 }
+NEVER_RUN = {
+    "memory_report": "counts bytes",
+    "decompose": "factors the weights",
+    "plain_layers": "copies the layers",
+    "export_plain": "copies the layers",
+}
+"""Functions that call no module, so that none can fail in them, and what they do instead."""
 
 
 @pytest.mark.parametrize("name", EVALUATIONS)
 def test_whatever_evaluates_leaves_every_module_in_its_own_mode(name):
-    model = network()
+    model = network(name)
     before = modes(model)
-    try:
-        EVALUATIONS[name](model)
-    except ValueError as refused:  # where a function is not for this model, it leaves it alone too
-        assert str(refused)
+    EVALUATIONS[name](model)
     assert modes(model) == before
 
 
-@pytest.mark.parametrize("name", EVALUATIONS)
-def test_an_error_in_the_forward_leaves_every_module_in_its_own_mode(name):
-    model = network()
+def place(model: nn.Module, position: int) -> nn.Module:
+    """The first or the last layer with weights."""
+    return [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)][position]
+
+
+@pytest.mark.parametrize("position", [0, -1])
+@pytest.mark.parametrize("name", [n for n in EVALUATIONS if n not in NEVER_RUN])
+def test_an_error_in_the_forward_leaves_every_module_in_its_own_mode(name, position):
+    model = network(name)
     before = modes(model)
 
     def fail(*_: Any) -> None:
         raise RuntimeError("on purpose")
 
-    next(reversed([m for m in model.modules() if isinstance(m, nn.Linear)])).register_forward_hook(
-        fail
-    )
-    try:
+    place(model, position).register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="on purpose"):
         EVALUATIONS[name](model)
-    except (RuntimeError, ValueError) as error:
-        assert str(error)
+    assert modes(model) == before
+
+
+@pytest.mark.parametrize("name", NEVER_RUN)
+def test_what_runs_no_forward_is_named_rightly(name):
+    model = network(name)
+    ran: list[nn.Module] = []
+    for position in (0, -1):
+        place(model, position).register_forward_hook(lambda m, *_: ran.append(m))
+    EVALUATIONS[name](model)
+    assert not ran
+
+
+def test_a_refusal_leaves_every_module_in_its_own_mode():
+    model = network()
+    before = modes(model)
+    with pytest.raises(ValueError, match="one trunk"):
+        residual_expansion(model, X)
+    with pytest.raises(ValueError, match="model must be in float64, .* stem.0.weight in"):
+        lipschitz_estimate(model, X)
+    with pytest.raises(ValueError, match="empty batch"):
+        reestimate_batch_norm(model, [X[:0]])
     assert modes(model) == before
 
 

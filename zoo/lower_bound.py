@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import jvp, vjp
 
+from ..layers.modes import evaluating
+
 __all__ = ["lipschitz_estimate"]
 
 
@@ -20,7 +22,7 @@ def lipschitz_estimate(
     """Return the largest ratio found.
 
     Args:
-        model: In float64 and evaluation.
+        model: In float64; it runs in evaluation mode.
         x: Points to start from, (N, …); the first `points` are used.
         points: Pairs that climb side by side, at least 1.
         power: Power iterations at the start.
@@ -28,10 +30,21 @@ def lipschitz_estimate(
         seed: Of the first directions.
 
     Raises:
-        ValueError: no points.
+        ValueError: no points, or a model in another precision.
     """
     if len(x) < 1:
         raise ValueError(f"x must be points (N, …) with N >= 1, got shape {tuple(x.shape)}")
+    for name, p in model.named_parameters():
+        if p.is_floating_point() and p.dtype != torch.float64:
+            raise ValueError(
+                f"model must be in float64, where a ratio is not rounding, got {name} in "
+                f"{p.dtype}; give copy.deepcopy(model).double()"
+            )
+    with evaluating(model):
+        return _climb(model, x, points, power, steps, seed)
+
+
+def _climb(model: nn.Module, x: Tensor, points: int, power: int, steps: int, seed: int) -> float:
     x = x[:points].detach().double()
     generator = torch.Generator().manual_seed(seed)
     scale = float(x.flatten(1).norm(dim=1).mean()) or 1.0

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..fast_path import is_transformed
+
 STRIP, LEAF = 128, 250
 """Rows of the strips of a product of which the lower triangle is used, and rows up to which a
 Cholesky factor is taken at once: LAPACK's is slow where rows are a power of two apart in memory."""
@@ -139,15 +141,11 @@ def contraction(k: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Q (…, R, S) with ‖Q‖ < 1, and N (…, R, R).
     """
-    if transformed():
+    # Transforms of torch.func, and forward differentiation, take definitions alone.
+    if is_transformed():
         return _definition(k)
     q, n = _Contraction.apply(k)  # type: ignore[misc]
     return q, n
-
-
-def transformed() -> bool:
-    """Whether the code runs inside a transform of `torch.func`, which takes definitions alone."""
-    return torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore
 
 
 def _definition(k: Tensor) -> tuple[Tensor, Tensor]:

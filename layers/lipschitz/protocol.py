@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ..autocast import without_autocast
-from .contraction import transformed
-from .kept import Kept, readable, untraced
+from ..fast_path import is_transformed
+from .kept import Kept, numbers, readable, untraced
 
 __all__ = ["ConvWeight", "FrequencyWeight", "LinearWeight", "LipschitzLayer", "ShearWeight"]
 
@@ -163,10 +163,10 @@ class LipschitzLayer(nn.Module):
         with without_autocast(like):
             # Tensors without data have no values to look at.
             plain = not (like.is_meta or torch.compiler.is_compiling())
-            if plain and readable(own):
+            if plain:
                 refuse_nan(type(self).__name__, own)
             # Transforms of torch.func differentiate and vectorise the definition.
-            plain = plain and not transformed()
+            plain = plain and not is_transformed()
             if plain and like.dtype != torch.float64 and self._learns(own):
                 narrow = self.compute_narrow(own)
                 if narrow is not None:
@@ -181,19 +181,22 @@ class LipschitzLayer(nn.Module):
 
 
 def refuse_nan(layer: str, parameters: Mapping[str, Tensor]) -> None:
-    """Refuse parameters that hold NaN or infinities.
+    """Refuse parameters that hold NaN or infinities, inside transforms of `torch.func` too.
 
     Raises:
         ValueError: naming the layer and the parameter.
     """
-    for name, p in parameters.items():
-        # A sum is finite only where its terms are, and float64 holds any sum of narrower numbers.
-        sound = math.isfinite(float(p.detach().sum()))
-        if not sound and not math.isfinite(float(p.detach().sum(dtype=torch.float64))):
-            raise ValueError(
-                f"{layer}: the parameter {name} holds NaN or infinite values, for which no weights "
-                f"exist; load sound weights or train with a lower rate"
-            )
+    with torch._C._DisableFuncTorch():
+        for name, p in parameters.items():
+            value = numbers(p)
+            # A sum is finite only where its terms are, and float64 holds any of narrower numbers.
+            if value is None or math.isfinite(float(value.sum())):
+                continue
+            if not math.isfinite(float(value.sum(dtype=torch.float64))):
+                raise ValueError(
+                    f"{layer}: the parameter {name} holds NaN or infinite values, for which no "
+                    f"weights exist; load sound weights or train with a lower rate"
+                )
 
 
 def check_lipschitz(lipschitz: float) -> float:

@@ -2,10 +2,11 @@
 
 import threading
 
+import pytest
 import torch
 from archzoo.layers.residual import frozen_routing
 from archzoo.layers.residual.stream import routing, routing_is_frozen
-from archzoo.zoo import create_model
+from archzoo.zoo import create_model, residuals
 
 
 def test_one_thread_inside_does_not_freeze_another():
@@ -52,10 +53,13 @@ def test_a_compiled_function_follows_the_context():
     assert compiled(x).requires_grad
 
 
-def gradients(recomputed: bool, thread: bool) -> dict[str, torch.Tensor]:
+def gradients(residual: str, recomputed: bool, thread: bool) -> dict[str, torch.Tensor]:
     """Of a frozen forward whose backward pass runs outside, possibly in a thread of its own."""
     torch.manual_seed(0)
-    model = create_model("mlp_nano", residual="highway")
+    model = create_model("mlp_nano", residual=residual)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
     model.set_grad_checkpointing(recomputed)
     x = torch.randn(4, *model.default_cfg["input_size"])
     with frozen_routing():
@@ -69,9 +73,10 @@ def gradients(recomputed: bool, thread: bool) -> dict[str, torch.Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_a_recomputation_runs_in_the_context_of_its_forward():
-    plain = gradients(recomputed=False, thread=False)
-    for thread in (False, True):
-        found = gradients(recomputed=True, thread=thread)
-        assert found.keys() == plain.keys()
-        assert all(torch.equal(found[name], plain[name]) for name in plain)
+@pytest.mark.parametrize("thread", [False, True])
+@pytest.mark.parametrize("residual", residuals.names())
+def test_a_recomputation_runs_in_the_context_of_its_forward(residual, thread):
+    plain = gradients(residual, recomputed=False, thread=False)
+    found = gradients(residual, recomputed=True, thread=thread)
+    assert found.keys() == plain.keys()
+    assert all(torch.equal(found[name], plain[name]) for name in plain)

@@ -10,9 +10,21 @@ import archzoo.layers.lipschitz as lipschitz
 import pytest
 import torch
 from archzoo.layers.lipschitz import LDLTBlock, LDLTCircularConv2d, LipschitzLayer, OrthogonalConv2d
+from archzoo.layers.lipschitz.kept import Kept
 from archzoo.layers.lowrank import LowRank, reparametrize
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, stack_module_state, vmap
+from torch.autograd import forward_ad
+from torch.func import (
+    functional_call,
+    functionalize,
+    grad,
+    hessian,
+    jacrev,
+    jvp,
+    stack_module_state,
+    vjp,
+    vmap,
+)
 from torch.nn.utils import parametrize
 
 from .lipschitz_cases import noisy
@@ -103,6 +115,11 @@ def _permuted(module: nn.Module) -> None:
         p.data = p.data.flip(0)
 
 
+def _negated(module: nn.Module) -> None:
+    for p in module.parameters():
+        p.data = torch._neg_view(p.data)  # same memory, same strides, other numbers
+
+
 def _bound(module: nn.Module) -> None:
     module.lipschitz = 1.5
 
@@ -120,6 +137,7 @@ CHANGES: dict[str, Callable[[nn.Module], None]] = {
     "swapped": _swapped,
     "inference mode": _inference,
     "permuted": _permuted,
+    "negative view": _negated,
     "another bound": _bound,
 }
 
@@ -146,6 +164,47 @@ def test_a_change_of_a_single_bit_is_seen_and_none_costs_nothing(name):
         last[-1] = torch.nextafter(last[-1], last[-1] + 1)
         assert torch.equal(module(x), fresh(module, x))
         assert module._kept is not kept
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda t: t,
+    "transposed": lambda t: t.transpose(0, 1),
+    "channels last": lambda t: t.contiguous(memory_format=torch.channels_last),
+    "with gaps": lambda t: t[:, ::2],
+    "at an odd offset": lambda t: t.view(-1)[1:],
+    "expanded": lambda t: t[:1].expand_as(t),
+}
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_bit_is_compared_in_every_layout(layout, dtype):
+    whole = torch.randn(3, 4, 3, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    t = LAYOUTS[layout](whole)
+    kept = Kept((), {"t": t}, ())
+    assert kept.serves((), {"t": t})
+    assert kept.serves((), {"t": t.contiguous()})
+    memory = torch.empty(0, dtype=torch.uint8).set_(t.untyped_storage())
+    size, first = t.element_size(), t.storage_offset()
+    last = first + sum((n - 1) * step for n, step in zip(t.shape, t.stride(), strict=True))
+    for place in (first * size, (last + 1) * size - 1):
+        for bit in (1, 128):
+            memory[place] ^= bit
+            assert not kept.serves((), {"t": t})
+            memory[place] ^= bit
+    assert kept.serves((), {"t": t})
+
+
+def test_zeros_of_both_signs_differ_and_nan_is_itself():
+    zero, odd = torch.zeros(4), torch.tensor([float("nan"), 1.0])
+    kept = Kept((), {"zero": zero, "odd": odd}, ())
+    assert kept.serves((), {"zero": zero.clone(), "odd": odd.clone()})
+    assert not kept.serves((), {"zero": -zero, "odd": odd})
+    assert not kept.serves((), {"zero": zero.double(), "odd": odd})
+    assert not kept.serves((), {"zero": zero[None], "odd": odd})
+    zero.untyped_storage().resize_(0)
+    assert not kept.serves((), {"zero": zero, "odd": odd})
 
 
 @pytest.mark.parametrize("name", ["ldlt", "contraction", "aol", "sll conv"])
@@ -253,6 +312,44 @@ def test_the_jacobian_by_torch_func_is_that_of_autograd(name, dtype):
     tolerance = 1e-8 if dtype == torch.float64 else 1e-4
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * float(1 + b.abs().max()))
+
+
+def dual(f: Callable[[Tensor], Tensor], p: Tensor) -> Tensor:
+    with forward_ad.dual_level():
+        return f(forward_ad.make_dual(p, torch.ones_like(p)))
+
+
+TRANSFORMS: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], object]] = {
+    "none": lambda f, p: f(p),
+    "grad": lambda f, p: grad(f)(p),
+    "jvp": lambda f, p: jvp(f, (p,), (torch.ones_like(p),)),
+    "vjp": lambda f, p: vjp(f, p),
+    "vmap": lambda f, p: vmap(f)(torch.stack([p, torch.ones_like(p)])),
+    "vmap of another": lambda f, p: vmap(lambda s: s * f(p))(torch.ones(2)),
+    "vmap of grad": lambda f, p: vmap(grad(f))(torch.stack([torch.ones_like(p), p])),
+    "hessian": lambda f, p: hessian(f)(p),
+    "functionalize": lambda f, p: functionalize(f)(p),
+    "dual numbers": lambda f, p: dual(f, p),
+}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("name", ["ldlt", "contraction", "aol", "circular"])
+def test_bad_numbers_are_refused_by_name_under_every_transform(name, transform, training, bad):
+    module, x = build(name)
+    module.train(training)
+    own, parameter = next(iter(module.named_parameters()))
+    values = parameter.detach().clone()
+    values.view(-1)[-1] = bad
+
+    def loss(p: Tensor) -> Tensor:
+        return functional_call(module, {own: p}, (x,)).square().sum()
+
+    with pytest.raises(ValueError, match=f"the parameter {own} holds NaN or infinite values"):
+        TRANSFORMS[transform](loss, values)
+    TRANSFORMS[transform](loss, parameter.detach())
 
 
 @cases

@@ -1,15 +1,20 @@
 """A certificate is a function of its arguments, and leaves everything as it found it."""
 
 import copy
-from typing import Any
+import itertools
+from typing import Any, get_args
 
 import pytest
 import torch
 from archzoo.layers.lipschitz import LDLTBlock, LDLTCircularConv2d, OrthogonalConv2d, SLLBlock
-from archzoo.zoo import certify, create_model
+from archzoo.zoo import certify, create_model, list_models, model_info
 from archzoo.zoo.bounds.calculus import RULES
 from archzoo.zoo.certificate import Certificate
+from archzoo.zoo.certify import Method
 from torch import Tensor, nn
+
+from .common import build as created
+from .common import example, on_meta
 
 
 def timm_mlp() -> nn.Module:
@@ -24,7 +29,7 @@ def seen(module: nn.Module) -> nn.Module:
     return module
 
 
-MODELS: dict[str, tuple[Any, tuple[int, ...] | None]] = {
+LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "timm's mlp": (timm_mlp, (4,)),
     "linear": (lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), (4,)),
     "ldlt": (lambda: nn.Sequential(LDLTBlock(4, (5, 5)), nn.Linear(4, 3)), (4,)),
@@ -45,25 +50,51 @@ MODELS: dict[str, tuple[Any, tuple[int, ...] | None]] = {
         lambda: nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3))),
         (4,),
     ),
-    **{
-        name: (lambda name=name: create_model(name), None)
-        for name in ("vit_nano", "mlp_nano", "resnet_nano", "ldlt_mlp_nano", "poincare_mlp_nano")
-    },
+    "flat ball": (
+        lambda: create_model(
+            "poincare_mlp_nano", geometry="euclidean", head="linear", width=8, depth=2
+        ),
+        (64,),
+    ),
 }
+SMALL = {"resnet_nano": {"img_size": 8, "widths": (4, 8), "depths": (1, 1)}}
+NANO = [name for name in list_models() if name.endswith("_nano")]
+MODELS = [*LAYERS, *NANO]
 
 
-def build(name: str) -> tuple[nn.Module, Tensor]:
-    make, shape = MODELS[name]
+def build(name: str) -> tuple[nn.Module, Tensor | None]:
+    """A fresh model, and samples where a certificate can look at such ones."""
+    if name in NANO:
+        options = SMALL.get(name, {})
+        looked_at = model_info(name).kind in ("image", "features")
+        return created(name, 3, **options), example(name, 3, **options) if looked_at else None
+    make, shape = LAYERS[name]
     torch.manual_seed(3)
-    model = make()
-    return model, torch.randn(3, *(shape or model.default_cfg["input_size"]))
+    return make(), torch.randn(3, *shape)
 
 
-def certified(name: str) -> dict[str, Any]:
+def test_every_class_of_models_is_among_the_small_ones():
+    names = {type(on_meta(name)) for name in list_models()}
+    assert names == {type(on_meta(name)) for name in NANO}
+
+
+def certified(name: str) -> dict[Any, Any]:
+    """What every method says, proved with all searches and believed without any."""
     model, x = build(name)
-    with_samples = certify(model, x, attack_steps=3)
-    alone = certify(model, x, method="product", verify=False, attack=False, estimate=False)
-    return {"auto": facts(with_samples), "product": facts(alone)}
+    return {
+        (method, proved): facts(
+            certify(
+                model,
+                x,
+                method=method,
+                verify=proved,
+                attack=proved,
+                estimate=proved,
+                attack_steps=2,
+            )  # fmt: skip
+        )
+        for method, proved in itertools.product(get_args(Method), (True, False))
+    }
 
 
 def facts(certificate: Certificate) -> dict[str, Any]:
@@ -88,7 +119,7 @@ def test_certifying_twice_or_training_between_copies_gives_the_same(name, first)
     model, x = build(name)
     torch.randn(7)  # the state of the global generator is no argument
     for _ in range(2):
-        assert facts(certify(model, x, attack_steps=3)) == first[name]["auto"]
+        assert facts(certify(model, x, attack_steps=2)) == first[name]["auto", True]
 
 
 @pytest.mark.parametrize("training", [False, True])
