@@ -1,9 +1,11 @@
 """Let the suite run from a checkout that is not installed, on one thread, and always to an end."""
 
 import faulthandler
+import getpass
 import importlib.util
 import os
 import sys
+import tempfile
 import types
 from pathlib import Path
 
@@ -14,6 +16,12 @@ if importlib.util.find_spec("archzoo") is None:
     namespace = types.ModuleType("archzoo")
     namespace.__path__ = [str(Path(__file__).parents[1])]
     sys.modules["archzoo"] = namespace
+
+# torch finds compiled code again by its source and not by the instruction set it was compiled for: a
+# run as a processor without AVX-512 would take wide code, whose results are then wrong.
+CAPABILITY = torch.backends.cpu.get_cpu_capability()
+CACHE = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}_{CAPABILITY}"
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))
 
 # Two threads on a busy two-core machine cost up to thirty times more than one.
 torch.set_num_threads(1)
