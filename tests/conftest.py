@@ -17,8 +17,8 @@ if importlib.util.find_spec("archzoo") is None:
     namespace.__path__ = [str(Path(__file__).parents[1])]
     sys.modules["archzoo"] = namespace
 
-# torch finds compiled code again by its source and not by the instruction set it was compiled for: a
-# run as a processor without AVX-512 would take wide code, whose results are then wrong.
+# torch finds compiled code again by its source and not by the instruction set it was compiled for:
+# a run as a processor without AVX-512 would take wide code, whose results are then wrong.
 CAPABILITY = torch.backends.cpu.get_cpu_capability()
 CACHE = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}_{CAPABILITY}"
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))
