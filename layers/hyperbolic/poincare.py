@@ -134,7 +134,7 @@ def _mobius_add(
     # x + R_x (w − R_y x)/whole is x to the last digit where y is 0.
     cancels = 4 * square < (1 - room_x) * whole
     taken, kept = torch.where(cancels, 0.0, room_y), torch.where(cancels, square / whole, 1.0)
-    return torch.addcmul(kept * x, room_x / whole, torch.addcmul(both, taken, x, value=-1))
+    return kept * x + room_x / whole * (both - taken * x)
 
 
 @in_float32
@@ -269,19 +269,19 @@ def gyration(
     """
     check_curvature(curvature)
     (x, room_x), (y, room_y) = (read(z, curvature, dim, margin) for z in (x, y))
-    return _gyration(x, room_x, y, room_y, v, curvature, dim)
+    return _gyration(-y, room_y, x, room_x, v, curvature, dim)
 
 
 def _gyration(
     x: Tensor, room_x: Tensor, y: Tensor, room_y: Tensor, v: Tensor, c: Curvature, dim: int
 ) -> Tensor:
-    both = x + y
-    square, along, inside = c * squared_norm(both, dim), inner(both, v, dim), inner(y, v, dim)
+    """Return gyr[y, −x] v."""
+    apart = y - x
+    square, along, inside = c * squared_norm(apart, dim), inner(apart, v, dim), inner(x, v, dim)
     scale = 2 * c / (room_x * room_y + square)
-    along_y = scale * (room_y * along + square * inside)
-    along_both = (1 - room_y) * along - (room_y + 2 * c * inner(y, both, dim)) * inside
-    turned = torch.addcmul(v, along_y, y, value=-1)
-    return torch.addcmul(turned, scale * along_both, both, value=-1)
+    along_x = scale * (room_x * along - square * inside)
+    along_apart = (1 - room_x) * along + (room_x - 2 * c * inner(x, apart, dim)) * inside
+    return v + along_x * x - scale * along_apart * apart
 
 
 @in_float32
@@ -301,7 +301,7 @@ def parallel_transport(
     """
     check_curvature(curvature)
     (x, room_x), (y, room_y) = (read(z, curvature, dim, margin) for z in (x, y))
-    return room_y / room_x * _gyration(y, room_y, -x, room_x, v, curvature, dim)
+    return room_y / room_x * _gyration(x, room_x, y, room_y, v, curvature, dim)
 
 
 @in_float32
