@@ -168,6 +168,25 @@ def in_range(x: Tensor, dim: int, power: float = DIRECTION_RANGE) -> Tensor:
     return x * range_factor(x, dim, longest)
 
 
+def longest_in_range(x: Tensor) -> float:
+    """Return the largest entry of a vector that is read as it is, in x's dtype."""
+    return torch.finfo(x.dtype).max ** DIRECTION_RANGE
+
+
+def in_range_with_squares(x: Tensor, dim: int) -> tuple[Tensor, Tensor, float | Tensor]:
+    """Return vectors as `in_range` does, the squares of their norms, and what shortened them.
+
+    Where squares can be looked at, vectors in range cost no pass of their own.
+    """
+    square = squared_norm(x, dim)
+    longest = longest_in_range(x)
+    if x.shape[dim] == 0 or is_seen_within(square, longest**2):
+        return x, square, 1.0
+    factor = range_factor(x, dim, longest)
+    x = x * factor
+    return x, squared_norm(x, dim), factor
+
+
 def range_factor(x: Tensor, dim: int, longest: float) -> Tensor:
     """Return what shortens vectors to a largest entry of `longest`, 1 within; no gradient."""
     size = x.detach().abs().amax(dim, keepdim=True)
