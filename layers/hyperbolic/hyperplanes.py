@@ -207,13 +207,13 @@ def cap(square: Tensor, largest: float) -> tuple[Tensor, Tensor]:
 def held_velocity(
     t: Tensor, curvature: Curvature, *, dim: int, largest: float = LIMIT
 ) -> tuple[Tensor, Tensor]:
-    """Return ω and cosh τ of tangents; those with τ > largest are taken there, along their radius.
+    """Return ω and τ² of tangents; those with τ > largest are taken there, along their radius.
 
     Any finite tangent has a direction, also one whose square is no number.
     """
     t, square, _ = in_range_with_squares(t, dim)
     square, factor = cap(4 * curvature * square, largest)
-    return 2 * root(curvature) * factor * sinhc(square) * t, cosh_of_square(square)
+    return 2 * root(curvature) * factor * sinhc(square) * t, square
 
 
 def check_place(t: Tensor, weight: Tensor, place: Place, groups: int) -> None:

@@ -20,6 +20,7 @@ from .ball import Curvature, check_curvature, in_float32, inner
 from .coordinates import velocity_to_tangent
 from .fused_maps import mobius_sum
 from .hyperplanes import held_velocity
+from .radial import cosh_of_square
 from .shapes import check_axis
 
 __all__ = ["mobius_add_tangents"]
@@ -75,9 +76,10 @@ def _add(left: Tensor, right: Tensor, curvature: Curvature, dim: int) -> Tensor:
 
 def _definition(left: Tensor, right: Tensor, curvature: Curvature) -> Tensor:
     """Add tangents (B, D, …)."""
-    (one, one_time), (two, two_time) = (
+    (one, one_square), (two, two_square) = (
         held_velocity(t, curvature, dim=1, largest=LARGEST) for t in (left, right)
     )
+    one_time, two_time = cosh_of_square(one_square), cosh_of_square(two_square)
     time = one_time * two_time + inner(one, two, 1)
     velocity = two + (two_time + time) / (1 + one_time) * one
     return velocity_to_tangent(velocity, curvature, dim=1)
