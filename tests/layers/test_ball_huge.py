@@ -9,7 +9,9 @@ from archzoo.layers.hyperbolic import (
     PoincareConv2d,
     PoincareLinear,
     PoincareMLR,
+    ball,
     clip_tangent,
+    poincare,
     velocity_to_tangent,
 )
 from archzoo.layers.hyperbolic.mobius import mobius_add_tangents
@@ -138,3 +140,32 @@ def test_clipped_tangents_are_as_long_as_the_radius_or_as_they_were(
     found = clip_tangent(t, radius).double().norm(dim=-1)
     expected = t.double().norm(dim=-1).clamp_max(radius)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_origin_added_and_no_step_leave_a_point_to_the_last_digit(dtype: torch.dtype) -> None:
+    sizes = torch.tensor([1e-20, 1e-3, 0.3, 0.7, 0.99, 0.9999], dtype=dtype)
+    x = sizes[:, None, None] * directions((5, 6), dtype)
+    origin = torch.zeros_like(x)
+    for found in (poincare.mobius_add(x, origin, 1.0), poincare.expmap(x, origin, 1.0)):
+        torch.testing.assert_close(found, x, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("length", [0.3, 0.999, 1.0, 3.0, 1e30])
+@pytest.mark.parametrize("name", ["mobius_add", "logmap", "expmap", "parallel_transport"])
+def test_a_look_at_points_changes_no_digit(
+    name: str, length: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y, v = (length * directions((5, 6), torch.float32).roll(k, 0) for k in range(3))
+    given = (x, y, v) if name == "parallel_transport" else (x, y)
+    function = getattr(poincare, name)
+
+    def both() -> list[Tensor]:
+        leaves = [x.clone().requires_grad_() for x in given]
+        out = function(*leaves, 1.0)
+        return [out, *torch.autograd.grad(out.sum(), leaves)]
+
+    looked = both()
+    monkeypatch.setattr(ball, "is_seen_within", lambda *_: False)
+    for found, expected in zip(looked, both(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
