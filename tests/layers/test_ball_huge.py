@@ -156,8 +156,9 @@ def test_the_origin_added_and_no_step_leave_a_point_to_the_last_digit(dtype: tor
 def test_a_look_at_points_changes_no_digit(
     name: str, length: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x, y, v = (length * directions((5, 6), torch.float32).roll(k, 0) for k in range(3))
-    given = (x, y, v) if name == "parallel_transport" else (x, y)
+    unit = directions((5, 6), torch.float32)
+    x, y = length * unit, length * unit.roll(1, 0)
+    given = (x, y, unit) if name == "parallel_transport" else (x, y)
     function = getattr(poincare, name)
 
     def both() -> list[Tensor]:
