@@ -6,6 +6,10 @@
 
 namespace points {
 
+// SQUARE_RANGE of layers/hyperbolic/fused_maps.py.
+template <typename T>
+constexpr T FAR = SINGLE<T> ? T(5.5e27) : T(8.8e221);
+
 // w = left_scale a + right_scale b is the sum's velocity, and what its gradient needs.
 template <typename T>
 struct Boost {
@@ -19,7 +23,9 @@ IN_LOOP Boost<T> boost(T left, T right, T both, T curvature, T root, T largest) 
   s.left = capped(T(4) * curvature * left, largest);
   s.right = capped(T(4) * curvature * right, largest);
   const T one = root * s.left.factor, two = root * s.right.factor;
-  const T time = s.left.cosh * s.right.cosh + one * two * both;
+  // A square too large for its gradient gives no number; the caller shortens such vectors.
+  const T none = left > FAR<T> || right > FAR<T> ? T(NAN) : T(0);
+  const T time = s.left.cosh * s.right.cosh + one * two * both + none;
   s.ratio = (s.right.cosh + time) / (T(1) + s.left.cosh);
   s.left_scale = s.ratio * one;
   s.right_scale = two;

@@ -154,7 +154,7 @@ void planes(const Tensor& product, const Tensor& square, const Tensor& stretch,
         T slant;
         const T wide = angle * asinh(std::abs(value), slant);
         to[j] = value;
-        out[j] = std::copysign(sinh(wide < T(LIMIT) ? wide : T(LIMIT)), value);
+        out[j] = std::copysign(sinh(T(LIMIT) < wide ? T(LIMIT) : wide), value);
       }
       close(to_u, tile, c, u_buffer);
       close(to_velocity, tile, c, w_buffer);
@@ -201,7 +201,7 @@ void planes_backward(const Tensor& gradient, const Tensor& u, const Tensor& velo
       for (int64_t j = 0; j < L<T>; ++j) {
         T secant;
         const T length = asinh_and_secant(std::abs(value[j]), secant);
-        const T pull = angle * length <= T(LIMIT) ? g[j] * std::sqrt(T(1) + w[j] * w[j]) : T(0);
+        const T pull = angle * length > T(LIMIT) ? T(0) : g[j] * std::sqrt(T(1) + w[j] * w[j]);
         const T du = pull * angle * secant;
         da += pull * std::copysign(length, value[j]);
         dh -= cosh[j] * du;

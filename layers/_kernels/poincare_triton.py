@@ -32,7 +32,8 @@ def _expm1(x):
 
 @triton.jit
 def _asinh(v):
-    v = tl.minimum(v, 1e18)
+    # Not `tl.minimum`, which drops NaN.
+    v = tl.where(v > 1e18, 1e18, v)
     return _log1p(v + v * v / (1.0 + tl.sqrt(1.0 + v * v)))
 
 
@@ -65,7 +66,7 @@ def _forward(
         place = (image * channels + c) * pixels + pixel
         value = factor * tl.load(product + place, inside, 0.0) - time * tl.load(shift + first + c)
         angle = tl.load(stretch + first + c) * _asinh(tl.abs(value))
-        growth = _expm1(tl.minimum(angle, limit))
+        growth = _expm1(tl.where(angle > limit, limit, angle))
         sinh = 0.5 * (growth + growth / (1.0 + growth))
         tl.store(u + place, value, inside)
         tl.store(velocity + place, tl.where(value < 0, -sinh, sinh), inside)
@@ -112,7 +113,7 @@ def _backward(
         h = tl.load(shift + first + c)
         length = _asinh(tl.abs(value))
         pull = tl.load(gradient + place, inside, 0.0) * tl.sqrt(1.0 + w * w)
-        pull = tl.where(a * length <= limit, pull, 0.0)
+        pull = tl.where(a * length > limit, 0.0, pull)
         du = pull * a / tl.sqrt(1.0 + value * value)
         tl.store(dstretch + row + c, tl.sum(pull * tl.where(value < 0, -length, length), 0))
         tl.store(dshift + row + c, tl.sum(-time * du, 0))

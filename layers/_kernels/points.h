@@ -213,11 +213,11 @@ struct Logarithm {
   T cosh, numerator, denominator, n;
 };
 
-// v ends at 1e18, whose square is a float.
+// v ends at 1e18, whose square is a float. Ends are compared so that NaN passes on.
 template <typename T>
 IN_LOOP Logarithm<T> logarithm(T v) {
   constexpr Bits<T> BIAS = SINGLE<T> ? 127 : 1023;
-  v = v < T(1e18) ? v : T(1e18);
+  v = T(1e18) < v ? T(1e18) : v;
   const T cosh = std::sqrt(T(1) + v * v), z = v + cosh, lost = v - (z - cosh);
   const Bits<T> half = bits(T(0.70710678118654752440));
   const Signed<T> e = static_cast<Signed<T>>(bits(z) - half) >> MANTISSA<T>;

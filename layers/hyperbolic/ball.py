@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..autocast import without_autocast
+from ..fast_path import records_gradients
 
 __all__ = ["MARGINS", "check_curvature", "check_points", "default_margin", "project"]
 
@@ -161,11 +162,46 @@ def in_range(x: Tensor, dim: int, power: float = DIRECTION_RANGE) -> Tensor:
 
     Only for what depends on the direction alone so far out: the factor takes no gradient.
     """
-    if x.shape[dim] == 0:
-        return x
     longest = torch.finfo(x.dtype).max ** power
+    if x.shape[dim] == 0 or is_seen_within(x, longest):
+        return x
+    return x * range_factor(x, dim, longest)
+
+
+def longest_in_range(x: Tensor) -> float:
+    """Return the largest entry of a vector that is read as it is, in x's dtype."""
+    return torch.finfo(x.dtype).max ** DIRECTION_RANGE
+
+
+def in_range_with_squares(x: Tensor, dim: int) -> tuple[Tensor, Tensor, float | Tensor]:
+    """Return vectors as `in_range` does, the squares of their norms, and what shortened them.
+
+    Where squares can be looked at, vectors in range cost no pass of their own.
+    """
+    square = squared_norm(x, dim)
+    longest = longest_in_range(x)
+    if x.shape[dim] == 0 or is_seen_within(square, longest**2):
+        return x, square, 1.0
+    factor = range_factor(x, dim, longest)
+    x = x * factor
+    return x, squared_norm(x, dim), factor
+
+
+def range_factor(x: Tensor, dim: int, longest: float) -> Tensor:
+    """Return what shortens vectors to a largest entry of `longest`, 1 within; no gradient."""
     size = x.detach().abs().amax(dim, keepdim=True)
-    return x * torch.where(size > longest, longest / size, 1.0)
+    return torch.where(size > longest, longest / size, 1.0)
+
+
+def is_seen_within(x: Tensor, most: float) -> bool:
+    """Whether a look at numbers shows all in [−most, most], so that a step that holds them may go.
+
+    False where a look would be recorded by a tracer, or would wait for an accelerator.
+    """
+    if not x.numel() or x.device.type != "cpu" or not records_gradients(x):
+        return False
+    least, greatest = x.detach().aminmax()
+    return -most <= float(least) and float(greatest) <= most
 
 
 def shorten(x: Tensor, square: Tensor, longest: float) -> Tensor:
@@ -180,6 +216,8 @@ def project(
 ) -> Tensor:
     """Move points beyond the margin onto it, along their radius; others stay as they are.
 
+    Returns x itself where no point need move.
+
     Args:
         x: Points (…, D, …) with D on axis `dim`; any vectors.
         curvature: c.
@@ -187,7 +225,7 @@ def project(
         margin: Share of the radius kept free; None is that of the dtype, 0 none.
     """
     margin = default_margin(x.dtype) if margin is None else margin
-    if margin == 0.0:
+    if margin == 0.0 or is_seen_within(squared_norm(x, dim) * curvature, (1 - margin) ** 2):
         return x
     x = in_range(x, dim)
     return shorten(x, squared_norm(x, dim) * curvature, 1 - margin)
@@ -210,6 +248,9 @@ def read(
 ) -> tuple[Tensor, Tensor]:
     """Return points as they are read, and their room."""
     furthest = furthest_read(x.dtype, margin)
+    square = squared_norm(x, dim) * curvature
+    if is_seen_within(square, furthest**2):
+        return x, 1 - square
     x = in_range(x, dim)
     square = squared_norm(x, dim) * curvature
     return shorten(x, square, furthest), 1 - square.clamp_max(furthest**2)

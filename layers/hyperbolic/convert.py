@@ -10,11 +10,11 @@ Classifiers", arXiv:2107.11472, eq. 4.
 Differs from it: nothing.
 """
 
+import torch
 from torch import Tensor, nn
 
-from .ball import in_float32, squared_norm
+from .ball import in_float32, in_range_with_squares
 from .curvature import BallCurvature, curvature_of
-from .hyperplanes import cap
 from .poincare import expmap0, logmap0
 
 __all__ = ["ClipTangent", "FromBall", "ToBall", "clip_tangent"]
@@ -29,8 +29,10 @@ def clip_tangent(t: Tensor, radius: float, *, dim: int = -1) -> Tensor:
         radius: r, above 0.
         dim: The axis of D.
     """
-    _, factor = cap(squared_norm(t, dim), radius)
-    return factor * t
+    t, square, factor = in_range_with_squares(t, dim)
+    outside = square > (radius * factor) ** 2
+    length = torch.where(outside, square, 1.0).sqrt()
+    return torch.where(outside, radius / length, 1 / factor) * t
 
 
 class ClipTangent(nn.Module):

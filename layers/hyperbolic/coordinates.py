@@ -23,6 +23,7 @@ from .ball import (
     check_curvature,
     in_float32,
     in_range,
+    in_range_with_squares,
     project,
     read,
     root,
@@ -46,7 +47,9 @@ grow like e^τ, so that float16, which ends at τ = 11.8, has no room for them."
 
 @in_float32
 def tangent_to_velocity(t: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
-    """Return ω = 2√c sinh(τ)/τ t; no number beyond τ = 88 in float32.
+    """Return ω = 2√c sinh(τ)/τ t; infinite or NaN, and never short, beyond τ = 88 in float32.
+
+    Layers take such tangents at τ = 30, where products of velocities still are numbers.
 
     Raises:
         ValueError: a curvature that is not positive, or a dtype other than a float's.
@@ -57,13 +60,18 @@ def tangent_to_velocity(t: Tensor, curvature: Curvature, *, dim: int = -1) -> Te
 
 @in_float32
 def velocity_to_tangent(velocity: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
-    """Return t = asinh(‖ω‖)/‖ω‖ ω/(2√c).
+    """Return t = asinh(‖ω‖)/‖ω‖ ω/(2√c), for any finite ω.
 
     Raises:
         ValueError: a curvature that is not positive, or a dtype other than a float's.
     """
     check_curvature(curvature)
-    return asinhc(squared_norm(velocity, dim)) / (2 * root(curvature)) * velocity
+    velocity, square, factor = in_range_with_squares(velocity, dim)
+    ratio = asinhc(square)
+    if isinstance(factor, Tensor):
+        # asinh is a logarithm out there: what shortened the vector is added again.
+        ratio = ratio - factor.log() * square.clamp_min(1.0).rsqrt()
+    return ratio / (2 * root(curvature)) * velocity
 
 
 @in_float32

@@ -24,12 +24,24 @@ import torch
 from torch import Tensor
 
 from ..fast_path import differentiates_backward, kernel_takes, through_definition
-from .ball import Curvature, as_number, inner, squared_norm
+from .ball import (
+    Curvature,
+    as_number,
+    inner,
+    is_seen_within,
+    longest_in_range,
+    range_factor,
+    squared_norm,
+)
 from .fused_layout import as_forward, by_hand, laid_out, matched, tensor_or_none
 from .fused_planes import capped, capped_slopes
 from .radial import asinhc, asinhc_slope, asinhc_value
 
 __all__ = ["mobius_sum", "scaled_tangent"]
+
+# Power of a dtype's largest number up to which the squares of tangents are read as they are; it
+# leaves wide tangents room above the square of `DIRECTION_RANGE`.
+SQUARE_RANGE = 0.72
 
 
 def scaled_tangent(velocity: Tensor, factor: Curvature, groups: int = 1) -> Tensor:
@@ -114,18 +126,16 @@ class _Mobius(torch.autograd.Function):
     ) -> Tensor:
         ctx.kernel = kernel_takes("poincare", left, right)
         ctx.number, ctx.largest, ctx.definition = as_number(curvature), largest, definition
-        dots = ()
-        if ctx.kernel:
-            norms = left.new_empty(left.numel() // left.shape[1])
-            out = torch.empty_like(left)
-            torch.ops.archzoo_poincare.mobius(left, right, ctx.number, largest, norms, out)
-        else:
-            squares = torch.stack([squared_norm(left, 1), squared_norm(right, 1)])
-            dots = squares, inner(left, right, 1)
-            boost = _Boost(*dots, ctx.number, largest)
-            out = (boost.right * right).addcmul_(boost.left, left)
-            norms = squared_norm(out, 1)
-            out.mul_(asinhc_value(norms).mul_(0.5 / math.sqrt(ctx.number)))
+        a, b = left, right
+        # An accelerator is not waited for: there vectors are always brought into range.
+        if left.device.type != "cpu":
+            a, b = _in_range(left)[0], _in_range(right)[0]
+        out, norms, *dots = _mobius(a, b, ctx.number, largest, ctx.kernel)
+        # No number where a square was too large.
+        if a is left and not is_seen_within(norms, math.inf):
+            a, b = _in_range(left)[0], _in_range(right)[0]
+            out, norms, *dots = _mobius(a, b, ctx.number, largest, ctx.kernel)
+        ctx.shortened = a is not left
         ctx.save_for_backward(left, right, tensor_or_none(curvature), norms, *dots)
         return out
 
@@ -138,6 +148,10 @@ class _Mobius(torch.autograd.Function):
             inputs = (left, right, number if curvature is None else curvature)
             return *through_definition(ctx.definition, inputs, gradients[0]), None, None
         gradient = matched(gradients[0], left)
+        factors = None
+        if ctx.shortened:
+            (left, *factors), (right, other) = _in_range(left), _in_range(right)
+            factors.append(other)
         if ctx.kernel:
             dleft, dright = torch.empty_like(left), torch.empty_like(right)
             dcurvature = left.new_empty(())
@@ -148,8 +162,34 @@ class _Mobius(torch.autograd.Function):
             dleft, dright, dcurvature = _mobius_backward(
                 gradient, left, right, number, ctx.largest, norms, *dots
             )
+        if factors is not None:
+            dleft, dright = dleft * factors[0], dright * factors[1]
         dcurvature = None if curvature is None else dcurvature.view_as(curvature)
         return dleft, dright, dcurvature, None, None
+
+
+def _in_range(t: Tensor) -> tuple[Tensor, Tensor]:
+    """Return tangents as the definition reads them, laid out as they were, and by what factor."""
+    factor = range_factor(t, 1, longest_in_range(t))
+    return laid_out(t * factor, like=t), factor
+
+
+def _mobius(
+    a: Tensor, b: Tensor, curvature: float, largest: float, kernel: bool
+) -> tuple[Tensor, ...]:
+    """Return tangents and ‖O‖², without a kernel also ‖a‖², ‖b‖² and ⟨a, b⟩."""
+    if kernel:
+        norms, out = a.new_empty(a.numel() // a.shape[1]), torch.empty_like(a)
+        torch.ops.archzoo_poincare.mobius(a, b, curvature, largest, norms, out)
+        return out, norms
+    squares, both = torch.stack([squared_norm(a, 1), squared_norm(b, 1)]), inner(a, b, 1)
+    boost = _Boost(squares, both, curvature, largest)
+    out = (boost.right * b).addcmul_(boost.left, a)
+    norms = squared_norm(out, 1)
+    if not is_seen_within(squares, torch.finfo(a.dtype).max ** SQUARE_RANGE):
+        norms = norms * math.nan
+    out.mul_(asinhc_value(norms).mul_(0.5 / math.sqrt(curvature)))
+    return out, norms, squares, both
 
 
 class _Boost:

@@ -25,9 +25,9 @@ from ..fast_path import (
     kernel_takes,
     through_definition,
 )
-from .ball import Curvature, as_number
+from .ball import Curvature, as_number, is_seen_within, longest_in_range
 from .fused_layout import as_forward, by_hand, laid_out, matched, tensor_or_none
-from .hyperplanes import LIMIT, Place, Scale, patch_velocity
+from .hyperplanes import LIMIT, Place, Scale, patch_velocity, patches_in_range
 from .radial import sinhc_slope, sinhc_value
 
 __all__ = ["Capped", "capped", "capped_slopes", "plane_map"]
@@ -68,23 +68,23 @@ class _Planes(torch.autograd.Function):
         place: Place | None,
         groups: int,
     ) -> Tensor:
-        product = (
-            F.linear(t, weight) if place is None else F.conv2d(t, weight, None, *place, groups)
-        )
         ctx.number = number = as_number(coefficient)
-        ctx.kernel = kernel_takes("poincare", t, product, stretch, shift)
+        ctx.kernel = kernel_takes("poincare", t, weight, stretch, shift)
+        # An accelerator is not waited for: there vectors are always brought into range.
+        held = t if t.device.type == "cpu" else _in_range(t, groups)[0]
+        product, square = _sums(held, weight, place, groups, number, ctx.kernel)
+        if held is t and not is_seen_within(square, number * longest_in_range(t) ** 2):
+            held, _ = _in_range(t, groups)
+            product, square = _sums(held, weight, place, groups, number, ctx.kernel)
+        ctx.shortened = held is not t
         if ctx.kernel:
-            product = laid_out(product, groups)
-            square = product.new_empty((len(product), groups, *product.shape[2:]))
             velocity = torch.empty_like(product)
-            numbers = _numbers(weight, place)
-            kernels = torch.ops.archzoo_poincare
-            kernels.patch_squares(t, groups, numbers, number, square)
             # The product becomes u in place.
-            kernels.planes(product, square, stretch, shift, groups, product, velocity)
+            torch.ops.archzoo_poincare.planes(
+                product, square, stretch, shift, groups, product, velocity
+            )
             u = product
         else:
-            square = _squares(t, weight, place, groups).mul_(number)
             u, velocity = _velocity(product, square, stretch, shift, groups)
         kept = (tensor_or_none(coefficient), square, u, velocity)
         ctx.save_for_backward(t, weight, stretch, shift, *kept)
@@ -104,7 +104,9 @@ class _Planes(torch.autograd.Function):
                 gradients[0],
             )
             return *found, None, None
-        gradient = gradients[0]
+        gradient, factor = gradients[0], None
+        if ctx.shortened:
+            t, factor = _in_range(t, groups)
         if ctx.kernel:
             gradient = matched(gradient, u)
             dproduct, dsquare = torch.empty_like(u), torch.empty_like(square)
@@ -126,10 +128,32 @@ class _Planes(torch.autograd.Function):
                 )
             else:
                 _squares_backward(dsquare, t, weight, place, groups, 2 * number, dt)
+            if factor is not None:
+                dt = (dt.unflatten(1, (groups, -1)) * factor).flatten(1, 2)
         dcoefficient = None
         if coefficient is not None and ctx.needs_input_grad[4]:
             dcoefficient = ((dsquare * square).sum() / number).view_as(coefficient)
         return dt, dweight, dstretch, dshift, dcoefficient, None, None
+
+
+def _in_range(t: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Return tangents as `patch_velocity` reads them, laid out as they were, and what factor."""
+    held, factor = patches_in_range(t, groups)
+    return laid_out(held, groups, like=t), factor
+
+
+def _sums(
+    t: Tensor, weight: Tensor, place: Place | None, groups: int, number: float, kernel: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the product ⟨ĝ, p⟩ and τ²."""
+    product = F.linear(t, weight) if place is None else F.conv2d(t, weight, None, *place, groups)
+    if not kernel:
+        return product, _squares(t, weight, place, groups).mul_(number)
+    product = laid_out(product, groups)
+    square = product.new_empty((len(product), groups, *product.shape[2:]))
+    numbers = _numbers(weight, place)
+    torch.ops.archzoo_poincare.patch_squares(t, groups, numbers, number, square)
+    return product, square
 
 
 def _numbers(weight: Tensor, place: Place | None) -> list[int]:

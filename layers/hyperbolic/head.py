@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .ball import Curvature, check_curvature, in_float32, root, squared_norm
+from .ball import Curvature, check_curvature, in_float32, in_range_with_squares, root
 from .convert import clip_tangent
 from .curvature import BallCurvature, curvature_of
 from .hyperplanes import LIMIT, cap, hyperplanes
@@ -48,7 +48,8 @@ def poincare_mlr(t: Tensor, weight: Tensor, offset: Tensor | None, curvature: Cu
     check_parameters(weight, offset, "K", "N")
     check_shape("t", t, "…", weight.shape[1])
     planes = hyperplanes(weight, offset, curvature)
-    square, factor = cap(4 * curvature * squared_norm(t, -1), LIMIT)
+    t, square, _ = in_range_with_squares(t, -1)
+    square, factor = cap(4 * curvature * square, LIMIT)
     sine = factor * sinhc(square) * F.linear(t, planes.direction)
     sine = sine - cosh_of_square(square) * planes.shift
     return planes.stretch / root(curvature) * sine.asinh()

@@ -31,7 +31,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .ball import Curvature, root, squared_norm
+from .ball import (
+    Curvature,
+    in_range_with_squares,
+    is_seen_within,
+    longest_in_range,
+    root,
+    squared_norm,
+)
 from .radial import cosh_of_square, sinhc
 
 __all__ = [
@@ -51,6 +58,9 @@ Scale = Literal["distance", "angle"]
 # Where the range of every layer ends: sinh(88) is the last float32, and squares and products of two
 # velocities must stay finite. The ball projections of other libraries end at τ = 6.2 in float32.
 LIMIT = 30.0
+
+# How far out, at least, a pixel stays that is shortened because its image holds a huge one.
+NEAR = 1e6
 
 
 class Hyperplanes(NamedTuple):
@@ -135,6 +145,9 @@ def patch_velocity(
 ) -> Tensor:
     """Return ω (B, M, …) of all patches of tangents (B, N, …); this is the definition.
 
+    Of an image with an entry beyond 3e11 (float32; 3e92), pixels are shortened as
+    `patches_in_range` says, so that any finite patch has a direction.
+
     Args:
         t: (B, N, H, W), or (B, N) without a place.
         weight: gain · ĝ, (M, N/G, kh, kw) or (M, N).
@@ -147,6 +160,8 @@ def patch_velocity(
         scale: As above.
     """
     # The squared norm of each group's patch: channels first, then pixels.
+    if not is_seen_within(t, longest_in_range(t)):
+        t = patches_in_range(t, groups)[0]
     norms = t.square().unflatten(1, (groups, -1)).sum(2)
     if place is None:
         product = F.linear(t, weight)
@@ -167,11 +182,38 @@ def patch_velocity(
     return velocity.flatten(1, 2)
 
 
+def patches_in_range(t: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Return an image (B, N, …) whose squares are numbers, and what shortens each group's pixel.
+
+    All pixels of an image shrink alike, which keeps the direction of a patch, but none that is
+    further out than `NEAR` to less than that, and others not at all: beside one huge pixel they
+    stay what they are.
+    """
+    parts = t.unflatten(1, (groups, -1))
+    size = parts.detach().abs().amax(2, keepdim=True)
+    whole = size.flatten(2).amax(2).view(*size.shape[:2], *[1] * (size.dim() - 2))
+    least = (longest_in_range(t) / whole).clamp_max(1.0)
+    factor = torch.maximum((NEAR / size).clamp_max(1.0), least)
+    return (parts * factor).flatten(1, 2), factor
+
+
 def cap(square: Tensor, largest: float) -> tuple[Tensor, Tensor]:
     """Return min(r², largest²) and the factor min(1, largest/r) for r² = square."""
     outside = square > largest**2
     factor = torch.where(outside, largest * torch.where(outside, square, 1.0).rsqrt(), 1.0)
     return square.clamp_max(largest**2), factor
+
+
+def held_velocity(
+    t: Tensor, curvature: Curvature, *, dim: int, largest: float = LIMIT
+) -> tuple[Tensor, Tensor]:
+    """Return ω and τ² of tangents; those with τ > largest are taken there, along their radius.
+
+    Any finite tangent has a direction, also one whose square is no number.
+    """
+    t, square, _ = in_range_with_squares(t, dim)
+    square, factor = cap(4 * curvature * square, largest)
+    return 2 * root(curvature) * factor * sinhc(square) * t, square
 
 
 def check_place(t: Tensor, weight: Tensor, place: Place, groups: int) -> None:

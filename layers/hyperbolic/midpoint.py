@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from .ball import Curvature, check_curvature, in_float32, inner, squared_norm
-from .coordinates import tangent_to_velocity, velocity_to_tangent
+from .coordinates import velocity_to_tangent
 from .curvature import BallCurvature, curvature_of
+from .hyperplanes import held_velocity
 from .shapes import check_axis, check_shape
 
 __all__ = [
@@ -97,6 +98,8 @@ def midpoint_pool(
 ) -> Tensor:
     """Return the tangent of the midpoint of tangents, the averaged axes gone.
 
+    Points further than 30/√c from the origin are taken there, along their radius.
+
     Args:
         t: Tangents at the origin.
         curvature: c.
@@ -113,9 +116,8 @@ def midpoint_pool(
     check_axis("t", t, dim)
     if not all(-t.dim() <= axis < t.dim() and t.shape[axis] for axis in axes):
         raise ValueError(f"t has shape {tuple(t.shape)}, expected something to average over {axes}")
-    mean = velocity_midpoint(
-        tangent_to_velocity(t, curvature, dim=dim), weights, over=over, dim=dim
-    )
+    velocity, _ = held_velocity(t, curvature, dim=dim)
+    mean = velocity_midpoint(velocity, weights, over=over, dim=dim)
     return velocity_to_tangent(mean, curvature, dim=dim).squeeze(axes)
 
 

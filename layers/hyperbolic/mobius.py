@@ -16,11 +16,11 @@ Differs from them: in velocities, so that nothing divides by 1 − c‖x‖².
 import torch
 from torch import Tensor
 
-from .ball import Curvature, check_curvature, in_float32, inner, root, squared_norm
+from .ball import Curvature, check_curvature, in_float32, inner
 from .coordinates import velocity_to_tangent
 from .fused_maps import mobius_sum
-from .hyperplanes import cap
-from .radial import cosh_of_square, sinhc
+from .hyperplanes import held_velocity
+from .radial import cosh_of_square
 from .shapes import check_axis
 
 __all__ = ["mobius_add_tangents"]
@@ -76,13 +76,10 @@ def _add(left: Tensor, right: Tensor, curvature: Curvature, dim: int) -> Tensor:
 
 def _definition(left: Tensor, right: Tensor, curvature: Curvature) -> Tensor:
     """Add tangents (B, D, …)."""
-    (one, one_time), (two, two_time) = (_velocity(t, curvature, 1) for t in (left, right))
+    (one, one_square), (two, two_square) = (
+        held_velocity(t, curvature, dim=1, largest=LARGEST) for t in (left, right)
+    )
+    one_time, two_time = cosh_of_square(one_square), cosh_of_square(two_square)
     time = one_time * two_time + inner(one, two, 1)
     velocity = two + (two_time + time) / (1 + one_time) * one
     return velocity_to_tangent(velocity, curvature, dim=1)
-
-
-def _velocity(t: Tensor, curvature: Curvature, dim: int) -> tuple[Tensor, Tensor]:
-    """Return the capped velocity and time of a tangent."""
-    square, factor = cap(4 * curvature * squared_norm(t, dim), LARGEST)
-    return 2 * root(curvature) * factor * sinhc(square) * t, cosh_of_square(square)

@@ -21,8 +21,6 @@ from .ball import (
     check_range,
     default_margin,
     in_float32,
-    root,
-    squared_norm,
 )
 from .coordinates import (
     Coordinates,
@@ -32,9 +30,8 @@ from .coordinates import (
 from .curvature import BallCurvature, curvature_of
 from .fused_norm import normalise
 from .fused_weights import move_midpoint, point_velocity
-from .hyperplanes import LIMIT, cap
+from .hyperplanes import held_velocity
 from .normalisation import MidpointStatistics, midpoint_statistics, number_of_points
-from .radial import sinhc
 from .shapes import check_axis, check_one_number, check_shape
 
 __all__ = ["MidpointBatchNorm", "MidpointStatistics", "midpoint_batch_norm", "midpoint_statistics"]
@@ -73,17 +70,11 @@ def midpoint_batch_norm(
     check_one_number("variance", variance)
     check_shape("mean", mean, "D")
     check_axis("t", t, dim, len(mean), least=2)
-    velocity = t if input == "velocity" else _velocity(t, curvature, dim)
+    velocity = t if input == "velocity" else held_velocity(t, curvature, dim=dim)[0]
     target = point_velocity(mean, curvature)
     found = (None, None) if statistics is None else (statistics.mean.flatten(), statistics.spread)
     out, *_ = normalise(velocity.movedim(dim, 1), target, variance, curvature, *found, eps)
     return out.movedim(1, dim)
-
-
-def _velocity(t: Tensor, curvature: Curvature, dim: int) -> Tensor:
-    """Return velocities; tangents further out than τ = 30 are taken there, along their radius."""
-    square, factor = cap(4 * curvature * squared_norm(t, dim), LIMIT)
-    return 2 * root(curvature) * factor * sinhc(square) * t
 
 
 class MidpointBatchNorm(nn.Module):
@@ -177,7 +168,9 @@ class MidpointBatchNorm(nn.Module):
         if isinstance(curvature, Tensor):
             curvature = curvature.to(wide.dtype)
         with without_autocast(t):
-            velocity = wide if self.input == "velocity" else _velocity(wide, curvature, self.dim)
+            velocity = wide
+            if self.input == "tangent":
+                velocity, _ = held_velocity(wide, curvature, dim=self.dim)
             velocity = velocity.movedim(self.dim, 1)
             target = point_velocity(mean, curvature)
             arguments = (velocity, target, log_variance.exp(), curvature)

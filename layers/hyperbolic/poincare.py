@@ -4,7 +4,7 @@ For c > 0 the ball {x : c‖x‖² < 1} with the metric λ_x² ⟨·,·⟩, λ_x
 curvature −c. The distance from the origin of exp₀(t) is 2‖t‖. Every function
 
 - takes D on axis `dim`, a curvature that is a float or a tensor, and points that broadcast;
-- has no data-dependent branch, and finite values and gradients for any finite input;
+- has no branch that its result depends on, and finite values and gradients for any finite input;
 - computes half precision in float32 and returns the dtype it was given;
 - reads points beyond the margin (`ball.MARGINS`, an argument) at half of it, along their radius,
   and holds a result that is a point at the margin. So `distance`, `distance0` and the lengths of
@@ -38,7 +38,7 @@ from .ball import (
     root,
     squared_norm,
 )
-from .radial import asinhc, atanhc, cosh_of_square, length, tanhc
+from .radial import asinhc, atanhc, length, tanhc
 
 __all__ = [
     "conformal_factor",
@@ -60,7 +60,7 @@ __all__ = [
 # The length that a normal of a hyperplane has at least.
 TINY = 1e-30
 
-# Where tanh is 1 in every dtype; cosh of it and its square are still numbers.
+# Where tanh is 1 in every dtype; the room beside it is still a number.
 SATURATED = 40.0
 
 
@@ -129,7 +129,12 @@ def _mobius_add(
 ) -> Tensor:
     both = x + y
     square = c * squared_norm(both, dim)
-    return (room_x * both + square * x) / (room_x * room_y + square)
+    whole = room_x * room_y + square
+    # Two forms of one sum: (R_x w + c‖w‖² x)/whole keeps its digits where x and y nearly cancel,
+    # x + R_x (w − R_y x)/whole is x to the last digit where y is 0.
+    cancels = 4 * square < (1 - room_x) * whole
+    taken, kept = torch.where(cancels, 0.0, room_y), torch.where(cancels, square / whole, 1.0)
+    return kept * x + room_x / whole * (both - taken * x)
 
 
 @in_float32
@@ -163,10 +168,17 @@ def expmap(
     x, room_x = read(x, curvature, dim, margin)
     scaled = in_range(in_range(v, dim) / room_x, dim)
     square = curvature * squared_norm(scaled, dim)
-    # The room of the step by cosh: 1 − tanh² has no digits far out.
-    left = cosh_of_square(square.clamp_max(SATURATED**2)).square().reciprocal()
-    end = _mobius_add(x, room_x, tanhc(square) * scaled, left, curvature, dim)
+    ratio = tanhc(square)
+    left = _room_of_tanh(square, ratio)
+    end = _mobius_add(x, room_x, ratio * scaled, left, curvature, dim)
     return project(end, curvature, dim=dim, margin=margin)
+
+
+def _room_of_tanh(square: Tensor, ratio: Tensor) -> Tensor:
+    """Return 1 − tanh² r = 4e^(−2r)/(1 + e^(−2r))², given r² and tanh(r)/r."""
+    # The difference has no digits far out; the exponential has no derivatives at the origin.
+    decay = (-2 * square.clamp(0.25, SATURATED**2).sqrt()).exp()
+    return torch.where(square < 0.25, 1 - square * ratio.square(), 4 * decay / (1 + decay).square())
 
 
 @in_float32
@@ -257,17 +269,19 @@ def gyration(
     """
     check_curvature(curvature)
     (x, room_x), (y, room_y) = (read(z, curvature, dim, margin) for z in (x, y))
-    return _gyration(x, room_x, y, room_y, v, curvature, dim)
+    return _gyration(-y, room_y, x, room_x, v, curvature, dim)
 
 
 def _gyration(
     x: Tensor, room_x: Tensor, y: Tensor, room_y: Tensor, v: Tensor, c: Curvature, dim: int
 ) -> Tensor:
-    both = x + y
-    square, along, inside = c * squared_norm(both, dim), inner(both, v, dim), inner(y, v, dim)
-    along_y = -room_y * along - square * inside
-    along_both = (1 - room_y) * along - (room_y + 2 * c * inner(y, both, dim)) * inside
-    return v + 2 * c * (along_y * y - along_both * both) / (room_x * room_y + square)
+    """Return gyr[y, −x] v."""
+    apart = y - x
+    square, along, inside = c * squared_norm(apart, dim), inner(apart, v, dim), inner(x, v, dim)
+    scale = 2 * c / (room_x * room_y + square)
+    along_x = scale * (room_x * along - square * inside)
+    along_apart = (1 - room_x) * along + (room_x - 2 * c * inner(x, apart, dim)) * inside
+    return v + along_x * x - scale * along_apart * apart
 
 
 @in_float32
@@ -287,7 +301,7 @@ def parallel_transport(
     """
     check_curvature(curvature)
     (x, room_x), (y, room_y) = (read(z, curvature, dim, margin) for z in (x, y))
-    return room_y / room_x * _gyration(y, room_y, -x, room_x, v, curvature, dim)
+    return room_y / room_x * _gyration(x, room_x, y, room_y, v, curvature, dim)
 
 
 @in_float32
