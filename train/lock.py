@@ -4,6 +4,7 @@ The lock is the kernel's on the file `run.lock`, so it ends with the process tha
 that ends. What stands in the file says who that is, for the message of whoever comes second.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -32,17 +33,12 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         """Take the lock."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.file = os.open(folder / "run.lock", flags, 0o666)
-        except OSError as error:
-            raise RunError(f"cannot write to run_dir={folder}: {error}") from error
+        self.folder, self.path = folder, folder / "run.lock"
         until = time.monotonic() + PATIENCE
         while not self._taken():
             holder = self._holder()
+            os.close(self.file)
             if not _is_dead(holder) or time.monotonic() > until:
-                os.close(self.file)
                 raise RunError(
                     f"{folder} is used by process {holder.get('pid')} on {holder.get('host')} "
                     f"since {holder.get('since')}; wait for it, stop it, or name another run_dir"
@@ -54,17 +50,35 @@ class FolderLock:
         os.pwrite(self.file, json.dumps(about).encode(), 0)
 
     def release(self) -> None:
-        """Give the folder free; a child that outlives the run keeps no hold of it."""
+        """Give the folder free; a child that outlives the run keeps no hold of it.
+
+        A folder in which nothing was written goes.
+        """
         os.ftruncate(self.file, 0)
+        if self.path.is_file() and len(list(self.folder.iterdir())) == 1:
+            self.path.unlink()
+            with contextlib.suppress(OSError):  # somebody else has just written there
+                self.folder.rmdir()
         fcntl.flock(self.file, fcntl.LOCK_UN)
         os.close(self.file)
 
     def _taken(self) -> bool:
+        """Open the file and try to lock it."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.file = os.open(self.path, flags, 0o666)
+        except OSError as error:
+            raise RunError(f"cannot write to run_dir={self.folder}: {error}") from error
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        return True
+        # A lock on a file that its last owner has removed since keeps nobody out.
+        if self.path.exists() and os.path.samestat(os.stat(self.path), os.fstat(self.file)):
+            return True
+        os.close(self.file)
+        return self._taken()
 
     def _holder(self) -> dict[str, Any]:
         """Who wrote last into the file; empty while nobody has finished writing."""

@@ -144,6 +144,12 @@ def test_what_a_dead_process_wrote_into_the_lock_keeps_nobody_out(tmp_path):
     FolderLock(tmp_path).release()
 
 
+def test_a_run_that_cannot_start_leaves_no_folder(tmp_path):
+    with pytest.raises(RunError, match="mnist was not found"):
+        train(tmp_path / "run", "model=resnet_nano", "data=mnist", f"data.root={tmp_path}")
+    assert not (tmp_path / "run").exists()
+
+
 def test_runs_that_start_in_one_second_have_folders_of_their_own():
     names = {configure().run_dir for _ in range(20)}
     assert len(names) == 20
