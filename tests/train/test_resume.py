@@ -141,7 +141,9 @@ def test_a_locked_folder_is_refused_with_the_name_of_its_process(tmp_path):
 
 def test_what_a_dead_process_wrote_into_the_lock_keeps_nobody_out(tmp_path):
     (tmp_path / "run.lock").write_text('{"host": "elsewhere", "pid": 1, "since": "then"}')
-    FolderLock(tmp_path).release()
+    lock = FolderLock(tmp_path)
+    assert is_locked(tmp_path)
+    lock.release()
 
 
 def test_a_run_that_cannot_start_leaves_no_folder(tmp_path):
