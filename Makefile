@@ -2,6 +2,7 @@
 # make test    the suite, in the same environment
 # make avx2    the suite as a processor without AVX-512 runs it
 # make check   style and types
+# make bench   every bar, against the peers of .[peers] where the script names some
 
 PYTHON ?= python3
 VENV := .venv

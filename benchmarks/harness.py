@@ -1,8 +1,10 @@
 """The one shape of a benchmark: `--quick`, `--check`, a result file and a table.
 
 A script calls `main(name, measure)`. `measure(quick)` returns rows, bars and, where there is more
-to say, sentences; they go to `results/NAME.json` with the machine they were measured on, and with
-`--check` a bar that falls short makes the exit code 1 and is the last line.
+to say, sentences. They go to `build/benchmarks/NAME.json` with the machine they were measured on;
+with `--keep` to `benchmarks/results/NAME.json`, which is tracked and holds what the pages quote.
+With `--check` a bar that falls short makes the exit code 1 and is the last line; so does having no
+bar to judge, as where no peer is installed.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+UNTRACKED = RESULTS.parents[1] / "build" / "benchmarks"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ def main(name: str, measure: Callable[[bool], Measurement]) -> None:
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--quick", action="store_true", help="at most 60 s; fewer repetitions")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
+    parser.add_argument("--keep", action="store_true", help="write the tracked result file")
     arguments = parser.parse_args()
     started = time.perf_counter()
     rows, bars, *notes = measure(arguments.quick)
@@ -66,9 +70,10 @@ def main(name: str, measure: Callable[[bool], Measurement]) -> None:
         "bars": [asdict(bar) | {"met": bar.met} for bar in bars],
         **({"notes": notes[0]} if notes else {}),
     }
-    RESULTS.mkdir(exist_ok=True)
+    folder = RESULTS if arguments.keep else UNTRACKED
+    folder.mkdir(parents=True, exist_ok=True)
     suffix = "-quick" if arguments.quick else ""
-    (RESULTS / f"{name}{suffix}.json").write_text(json.dumps(record, indent=2) + "\n")
+    (folder / f"{name}{suffix}.json").write_text(json.dumps(record, indent=2) + "\n")
     print(table(rows))
     for note in itertools.chain(*notes):
         print(note)
@@ -77,6 +82,8 @@ def main(name: str, measure: Callable[[bool], Measurement]) -> None:
         print(bar)
     if arguments.check and missed:
         sys.exit(1)
+    if arguments.check and not bars:
+        sys.exit(f'{name}: no bar could be judged; pip install -e ".[peers]", and see --help')
 
 
 def interleaved(
