@@ -9,7 +9,8 @@ metrics.csv             one row per log line and evaluation; tensorboard/ beside
 checkpoints/last.pt     what `resume` goes on from; last-1.pt, … are those before it
 checkpoints/best-STEP.safetensors
 model.safetensors, config.json   the best model, for `build_model("local-dir:…")`
-result.json             validation and test metrics; its presence means that the run ended
+result.json             validation and test metrics, and sizes of a low-rank model; its presence
+                        means that the run ended
 result-STEP.json        those of a run that ended at a step and was then asked for more
 """
 

@@ -203,14 +203,15 @@ class Trainer:
     def _validate(self) -> None:
         started = time.perf_counter()
         metrics = self.evaluate(self.splits.validation, self.evaluated)
-        for callback in self.callbacks:
-            callback.evaluate(self, metrics)
-        self.log("validation", metrics)
-        if not math.isfinite(metrics["loss"]):
+        if not math.isfinite(metrics["loss"]):  # before a callback decomposes what holds NaN
+            self.log("validation", metrics)
             raise RunError(
                 f"the validation loss is {metrics['loss']} at step {self.step}; nothing saved "
                 f"before is lost. Lower optim.lr={self.optimizer.param_groups[0]['initial_lr']:g}"
             )
+        for callback in self.callbacks:
+            callback.evaluate(self, metrics)
+        self.log("validation", metrics)
         if better(metrics, self.best):
             self.best, self.best_step = metrics, self.step
             self.folder.write_best(self.evaluated, self.step)
@@ -229,6 +230,7 @@ class Trainer:
         self.folder.write_final(best)
         for callback in self.callbacks:
             callback.end(self, best)
+            result |= callback.result(self, best)
         return result
 
     def _rebuild_best(self) -> Network:

@@ -121,6 +121,8 @@ def _run(config: RunConfig, world: World, run_dir: Path) -> float:
     )
     if model.lowrank is not None:
         _say(world, model.lowrank.summary())
+        if reason := model.lowrank.method.out_of_reach(trainer.total_steps):
+            _say(world, f"lowrank: {reason}")
     try:
         result = trainer.fit()
     except ValueError as error:

@@ -5,7 +5,8 @@ Differs from them: the rotated pairs are the two halves of a head, not neighbour
 its channels); RMS norm with a gain instead of L2 norm with a temperature, before the rotation.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -72,20 +73,31 @@ class KeyValueCache:
         return x
 
 
-def heads(qkv: nn.Linear, x: Read, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+def heads(qkv: nn.Module, x: Read, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """Project one tensor (B, T, D), or a view for each, to queries, keys and values.
 
     Returns:
         Three tensors (B, num_heads, T, D / num_heads).
     """
     if isinstance(x, Mapping):
-        biases = (None,) * 3 if qkv.bias is None else qkv.bias.chunk(3)
-        parts = zip(VIEWS, qkv.weight.chunk(3), biases, strict=True)
-        projected = torch.stack([F.linear(x[view], w, b) for view, w, b in parts], dim=-2)
+        projected = torch.stack(_projected(qkv, [x[view] for view in VIEWS]), dim=-2)
     else:
         projected = qkv(x).unflatten(-1, (3, -1))
     query, key, value = projected.unflatten(-1, (num_heads, -1)).permute(2, 0, 3, 1, 4)
     return query, key, value
+
+
+def _projected(qkv: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
+    """Give each view its own third of the outputs of a projection."""
+    count = len(views)
+    if not getattr(qkv, "is_matrix", isinstance(qkv, nn.Linear)):
+        # No rows to part, such as with an activation between two factors: each view goes through
+        # all of it.
+        return [qkv(x).chunk(count, -1)[i] for i, x in enumerate(views)]
+    weight, bias = cast(Tensor, qkv.weight), cast(Tensor | None, qkv.bias)
+    biases = [None] * count if bias is None else bias.chunk(count)
+    parts = zip(views, weight.chunk(count), biases, strict=True)
+    return [F.linear(x, w, b) for x, w, b in parts]
 
 
 class SelfAttention(nn.Module):

@@ -114,7 +114,8 @@ def _name(spec: ResidualSpec, made: Residual) -> str:
 
 def _swapped(trunk: Trunk, residual: Residual) -> Trunk:
     """Make a trunk of the same branches and norms over another residual."""
-    new = type(trunk)(residual, list(trunk.branches), list(trunk.norms), trunk.drop_path)
+    parts = list(trunk.branches), list(trunk.norms), trunk.drop_path
+    new = type(trunk)(residual, *parts, tokens=trunk.tokens)
     new.grad_checkpointing = trunk.grad_checkpointing
     return new.train(trunk.training)
 

@@ -74,6 +74,7 @@ class MLP(Network):
             branches,
             [nn.LayerNorm(width) for _ in branches],
             drop_path_rates(drop_path_rate, depth),
+            tokens=False,
         )
         self.trunk.apply_branch_gain()
         self.norm = nn.LayerNorm(width)

@@ -95,6 +95,7 @@ class PoincareMLP(Network):
             branches,
             [space.norm(width) for _ in branches],
             drop_path_rates(drop_path_rate, depth),
+            tokens=False,
         )
         self.trunk.apply_branch_gain()
         self.norm = space.norm(width)

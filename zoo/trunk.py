@@ -41,13 +41,15 @@ class Trunk(nn.Module):
         drop_path: Probability, per branch, that a sample skips it in training.
         norm_position: `pre` norms what a branch reads, `post` the stream itself before it is read,
             where the norm may be any map of the stream, such as a ReLU; None is the residual's own.
+        tokens: Whether the stream has an axis of tokens or pixels, and not one vector a sample.
 
     Shape:
         (B, …, D) -> (B, …, D), channels where the residual has them.
 
     Raises:
-        ValueError: the lengths differ, the residual gives a branch views that it cannot take, or
-            its history would end at every map of the stream.
+        ValueError: the lengths differ, the residual gives a branch views that it cannot take, looks
+            along tokens that the stream does not have, or its history would end at every map of the
+            stream.
     """
 
     def __init__(
@@ -58,9 +60,16 @@ class Trunk(nn.Module):
         drop_path: Sequence[float],
         *,
         norm_position: Literal["pre", "post"] | None = None,
+        tokens: bool = True,
     ) -> None:
         """Keep the parts."""
         super().__init__()
+        if residual.looks_along_tokens and not tokens:
+            raise ValueError(
+                f"{type(residual).__name__} with {residual.looks_along_tokens} looks along tokens, "
+                f"and this model has one vector a sample; leave that option out"
+            )
+        self.tokens = tokens
         own = residual.norm_position
         self.norm_position = norm_position or own
         if self.norm_position != own and not residual.keeps_only_the_stream:

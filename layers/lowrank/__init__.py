@@ -16,6 +16,7 @@ from .decompose import Decomposition as Decomposition
 from .decompose import balanced_factors as balanced_factors
 from .decompose import product_svd as product_svd
 from .decompose import rebalance as rebalance
+from .decompose import refuse_diverged as refuse_diverged
 from .decompose import weighted_svd as weighted_svd
 from .economic import convert_uneconomic as convert_uneconomic
 from .economic import is_economic as is_economic

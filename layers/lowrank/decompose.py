@@ -20,7 +20,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Decomposition", "balanced_factors", "product_svd", "rebalance", "weighted_svd"]
+__all__ = [
+    "Decomposition",
+    "balanced_factors",
+    "product_svd",
+    "rebalance",
+    "refuse_diverged",
+    "weighted_svd",
+]
 
 Split = Literal["balanced", "left", "right"]
 

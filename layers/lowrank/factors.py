@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from .decompose import product_svd
 from .resize import permute_parameter, resize_parameter
-from .structure import ConvSettings, WeightStructure, no_matrix
+from .structure import ConvSettings, WeightStructure, no_matrix, own_copy
 
 __all__ = ["Factors", "stop_sampling"]
 
@@ -65,10 +65,8 @@ class Factors(WeightStructure):
         self.shape = (*left.shape[:-1], right.shape[-1])
         if extra is not None and extra.shape != self.shape:
             raise ValueError(f"extra is {extra.shape}, the product of the factors {self.shape}")
-        # The SVD gives columns first in memory, which neither sharding nor safetensors takes.
-        contiguous = torch.contiguous_format
-        self.left = nn.Parameter(left.detach().clone(memory_format=contiguous))
-        self.right = nn.Parameter(right.detach().clone(memory_format=contiguous))
+        self.left = nn.Parameter(own_copy(left))  # the SVD gives columns first in memory
+        self.right = nn.Parameter(own_copy(right))
         self.scale = scale
         self.between = between
         self.extra = extra

@@ -46,6 +46,11 @@ class FactoredLinear(nn.Module):
         return layer.train(linear.training)
 
     @property
+    def is_matrix(self) -> bool:
+        """Whether `weight` exists: no activation stands between two factors."""
+        return self.structure.is_matrix
+
+    @property
     def weight(self) -> Tensor:
         """W, formed anew at every access, for code that reads it off a linear layer.
 

@@ -167,6 +167,23 @@ class Maestro(Method):
         """Run the coming step at what was drawn for it before the checkpoint was written."""
         _set_prefixes(controller)
 
+    def share(self, controller: Controller) -> float:
+        """Return the share, where a weight counts as whichever is smaller, factors or matrix."""
+        every = controller.factors().values()
+        dense = [torch.Size(factors.shape).numel() for factors in every]
+        held = [factors.left.numel() + factors.right.numel() for factors in every]
+        return sum(map(min, held, dense)) / sum(dense)
+
+    def out_of_reach(self, steps: int) -> str:
+        """Say so where no removal comes after the warm-up and within the run."""
+        if self.budget is None or steps // self.shrink_every * self.shrink_every > self.warmup:
+            return ""
+        after = f" after warmup={self.warmup}" if self.warmup else ""
+        return (
+            f"budget={self.budget} needs a removal, which shrink_every={self.shrink_every}{after} "
+            f"brings to no step of {steps}; lower shrink_every{' or warmup' * bool(after)}"
+        )
+
     def penalty(self, controller: Controller) -> Tensor | None:
         """Return λ times the group lasso of the active components, or None for a proximal step."""
         lasso = LASSOS[self.lasso]
@@ -191,12 +208,7 @@ class Maestro(Method):
         """Whether a step looks for ranks; sizes decide too, not state, so a resumed run agrees."""
         if step < self.warmup:
             return False
-        if self.budget is None:
-            return True
-        every = controller.factors().values()
-        dense = [torch.Size(factors.shape).numel() for factors in every]
-        held = [factors.left.numel() + factors.right.numel() for factors in every]
-        return sum(map(min, held, dense)) > self.budget * sum(dense)
+        return self.budget is None or self.share(controller) > self.budget
 
     @torch.no_grad()
     def _proximal_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:

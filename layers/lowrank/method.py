@@ -29,6 +29,7 @@ class Method:
         skips_uneconomic: Whether a weight whose structure would be larger is left out by default.
         takes_frozen: Whether a weight that is not trained gets a structure, which is not trained
             either; false where it is left out.
+        budget: Share of the targets' dense parameters that a run is to end at, or None.
     """
 
     scheme: Scheme = "channel"
@@ -36,6 +37,7 @@ class Method:
     replaces: bool = True
     skips_uneconomic: bool = True
     takes_frozen: bool = False
+    budget: float | None = None
 
     @property
     def resizes(self) -> bool:
@@ -105,6 +107,14 @@ class Method:
         Raises:
             ValueError: naming it and one that works.
         """
+
+    def share(self, controller: Controller) -> float:
+        """Return the targets' share of their dense parameters, as the budget counts it."""
+        raise NotImplementedError
+
+    def out_of_reach(self, steps: int) -> str:
+        """Say why a run of so many steps cannot meet the budget, or nothing."""
+        return ""
 
     def settings(self) -> dict[str, Any]:
         """Return the settings, as plain values, for comparison with those of a checkpoint."""

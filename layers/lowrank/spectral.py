@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from ..decay import exclude_from_decay
 from ..fast_path import differentiates_forward, is_transformed
 from .decompose import at_least_float32, refuse_infinite
-from .structure import WeightStructure, assign, stored_in
+from .structure import WeightStructure, assign, own_copy, stored_in
 
 __all__ = ["Spectral", "spectral_linear", "spectral_matrix"]
 
@@ -231,12 +231,11 @@ class Spectral(WeightStructure):
         left, values, right = torch.linalg.svd(at_least_float32(weight), full_matrices=False)
         left, values, right = (t.to(weight.dtype) for t in (left, values, right))
         self.register_buffer("order", torch.arange(values.shape[-1], device=weight.device))
-        self.left = nn.Parameter(left[..., :rank].contiguous())
-        self.right = nn.Parameter(right[..., :rank, :].contiguous())
-        self.sigma = nn.Parameter(values.unsqueeze(-2).contiguous())
-        waiting = left[..., rank:].contiguous(), right[..., rank:, :].contiguous()
-        self.waiting_left = nn.Parameter(waiting[0], requires_grad=False)
-        self.waiting_right = nn.Parameter(waiting[1], requires_grad=False)
+        self.left = nn.Parameter(own_copy(left[..., :rank]))
+        self.right = nn.Parameter(own_copy(right[..., :rank, :]))
+        self.sigma = nn.Parameter(own_copy(values.unsqueeze(-2)))
+        self.waiting_left = nn.Parameter(own_copy(left[..., rank:]), requires_grad=False)
+        self.waiting_right = nn.Parameter(own_copy(right[..., rank:, :]), requires_grad=False)
         exclude_from_decay(self, "left", "right")
 
     def dense(self) -> Tensor:

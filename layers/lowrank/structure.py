@@ -104,8 +104,7 @@ class FrozenDense(WeightStructure):
         super().__init__()
         self.shape = tuple(weight.shape)
         # A parameter and not a buffer: DDP would broadcast a buffer before every forward.
-        copy = weight.detach().clone(memory_format=torch.contiguous_format)
-        self.weight = nn.Parameter(copy, requires_grad=False)
+        self.weight = nn.Parameter(own_copy(weight), requires_grad=False)
 
     def dense(self) -> Tensor:
         """Return W."""
@@ -118,6 +117,15 @@ def no_matrix(structure: WeightStructure) -> ValueError:
         f"{type(structure).__name__} has an activation between its factors, so no single matrix "
         f"equals it; keep it factored, or use a method without an activation"
     )
+
+
+def own_copy(tensor: Tensor) -> Tensor:
+    """Return a copy with rows first in memory and nothing beside it.
+
+    `contiguous()` gives a single column of a larger matrix back as it is, a view of all of it,
+    which would be kept and which safetensors refuses; sharding takes no columns first.
+    """
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 def stored_in(parameter: Tensor) -> Tensor:

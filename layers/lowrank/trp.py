@@ -26,7 +26,7 @@ from torch import Tensor
 from .decompose import at_least_float32, refuse_diverged
 from .method import Method
 from .spectrum import rank_for_energy
-from .structure import assign, stored_in
+from .structure import assign, own_copy, stored_in
 from .unfolding import Scheme
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class TRP(Method):
                 target.assign(projected)
             state["ranks"][name] = left.shape[-1]
             if self.nuclear > 0.0:
-                state["pending"][name] = (left.contiguous(), right.contiguous())
+                state["pending"][name] = (own_copy(left), own_copy(right))
         state["next"] = step + self.period_at(step)
 
     def _progress(self, step: int) -> float:

@@ -79,11 +79,13 @@ class Columns(Residual):
         if value_channels < 1:
             raise ValueError(f"value_channels must be at least 1, got {value_channels}")
         wide = value_channels > 1
-        self.along_tokens = wide and (expand == "convolution" or compress == "tokens")
-        if self.along_tokens and channel_dim != -1:
+        along = ["expand='convolution'"] if wide and expand == "convolution" else []
+        along += ["compress='tokens'"] if wide and compress == "tokens" else []
+        self.looks_along_tokens = " and ".join(along)
+        if along and channel_dim != -1:
             raise ValueError(
-                f"expand={expand!r} and compress={compress!r} look along tokens, which images do "
-                f"not have; choose expand='repeat' and compress='channels'"
+                f"{self.looks_along_tokens} look along tokens, which images do not have; choose "
+                f"expand='repeat' and compress='channels'"
             )
         self.value_channels = m = value_channels
         self.compresses_tokens = wide and compress == "tokens"
@@ -129,7 +131,7 @@ class Columns(Residual):
 
     def open(self, x: Tensor, past: Past | None = None) -> State:
         """Make m columns of the embedding."""
-        if self.along_tokens and x.dim() != 3:
+        if self.looks_along_tokens and x.dim() != 3:
             raise ValueError(
                 f"this residual looks along tokens (B, T, D), got shape {tuple(x.shape)}; choose "
                 f"expand='repeat' and compress='channels'"

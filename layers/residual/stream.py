@@ -111,6 +111,10 @@ class Residual(nn.Module):
     uses_context: bool = False
     """Whether a write looks at the read, so that a stage change must carry it along."""
 
+    looks_along_tokens: str = ""
+    """The options with which a token sees others before it, as a message names them, or nothing.
+    They need a stream of tokens (B, T, D); a trunk whose stream is one vector a sample refuses."""
+
     keeps_only_the_stream: bool = False
     """Whether the state is the stream and nothing else, so that a map of the stream between two
     sites, such as a ReLU after every sum, leaves the mechanism what it is. A history would end

@@ -67,16 +67,23 @@ def ranks(folder):
     return [json.loads(line) for line in (folder / "ranks.jsonl").read_text().splitlines()]
 
 
-CASES = [(name, "callbacks=[none]") for name in methods.names()]
-CASES += [(name, "callbacks=[ema]") for name in ("maestro", "sst")]
+# At the ends of the ranks a part of a structure is a single column, or empty.
+ENDS = [f"lowrank.rank={rank}" for rank in ("1", "1.0")]
+CASES = [(name, ()) for name in methods.names()]
+CASES += [(name, ("callbacks=[ema]",)) for name in ("maestro", "sst")]
+CASES += [
+    (name, (end, "lowrank.targets=['*.branches.*.0']"))
+    for name in ("low_rank", "lost", "sst")
+    for end in ENDS
+]
 
 
-@pytest.mark.parametrize(("method", "callbacks"), CASES)
+@pytest.mark.parametrize(("method", "more"), CASES, ids=str)
 def test_a_run_that_stopped_and_went_on_equals_one_that_did_not(
-    method, callbacks, tmp_path, monkeypatch
+    method, more, tmp_path, monkeypatch
 ):
     config = configure(
-        *chosen(method), callbacks, "trainer.steps=10", "trainer.evaluate_every=5",
+        *chosen(method), *more, "trainer.steps=10", "trainer.evaluate_every=5",
         folder=tmp_path / "any",
     )  # fmt: skip
     whole = run_into(tmp_path / "whole", config)

@@ -44,6 +44,10 @@ class Callback:
     def end(self, trainer: Trainer, model: Network) -> None:
         """After the last step, with the best model rebuilt from its file."""
 
+    def result(self, trainer: Trainer, model: Network) -> dict[str, Any]:
+        """Return what the result file says beside the metrics, of the best model; after `end`."""
+        return {}
+
     def check_state_dict(self, state: dict[str, Any]) -> None:
         """Refuse a state of other settings, before anything of a checkpoint is loaded."""
 

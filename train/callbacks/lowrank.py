@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...layers.lowrank import Controller, Factors, Target
+from ...layers.lowrank import Controller, Factors, Target, refuse_diverged
 from ..checkpoint import is_sharded
 from ..errors import RunError
 from ..world import parallelize
 from .base import Callback
 
 if TYPE_CHECKING:
+    from ...zoo.network import Network
     from ..loop import Trainer
 
 __all__ = ["RANKS", "LowRankTraining", "ranks_of", "spectra_of"]
@@ -38,6 +39,9 @@ def spectra_of(controller: Controller, count: int = 3) -> dict[str, list[float]]
     """Return the singular values, to four digits, of evenly spread targets that are matrices.
 
     Those of a batch of matrices, one a group of a convolution, are sorted into one list.
+
+    Raises:
+        ValueError: a weight that training has ruined.
     """
     matrices = {
         name: target
@@ -49,7 +53,8 @@ def spectra_of(controller: Controller, count: int = 3) -> dict[str, list[float]]
     chosen = sorted({i * last // max(1, count - 1) for i in range(count)}) if names else []
     found = {}
     for name in (names[i] for i in chosen):
-        values = _singular_values(matrices[name]).flatten().sort(descending=True).values
+        values = _singular_values(matrices[name], controller.step).flatten()
+        values = values.sort(descending=True).values
         found[name] = [float(f"{value:.4g}") for value in values.tolist()]
     return found
 
@@ -113,6 +118,31 @@ class LowRankTraining(Callback):
             row = {"step": trainer.step, **values, "ranks": ranks, "spectra": spectra}
             self._append(trainer, row)
 
+    def result(self, trainer: Trainer, model: Network) -> dict[str, Any]:
+        """Return the sizes of the best model, and whether it meets the budget, which is said."""
+        controller = model.lowrank
+        assert controller is not None
+        parameters = sum(p.numel() for p in model.parameters())
+        held, dense = 0, 0
+        for _, structure in controller.structures():
+            held += structure.parameter_count()
+            dense += torch.Size(structure.shape).numel()
+        sizes: dict[str, Any] = {
+            "parameters": parameters,
+            "dense_parameters": parameters - held + dense,
+        }
+        budget = controller.method.budget
+        if budget is not None:
+            share = controller.method.share(controller)
+            sizes |= {"budget": budget, "share": share, "budget_met": share <= budget}
+            if share > budget:
+                trainer.console.say(
+                    f"lowrank.budget={budget} is not met: the weights of the best model, of step "
+                    f"{trainer.best_step}, are {share:.3f} of the dense ones ({parameters:,} "
+                    f"parameters as stored, {sizes['dense_parameters']:,} when dense)"
+                )
+        return {"lowrank": sizes}
+
     def check_state_dict(self, state: dict[str, Any]) -> None:
         """Refuse the state of another method, or of other settings or targets."""
         try:
@@ -147,10 +177,11 @@ class LowRankTraining(Callback):
             torch.compiler.reset()  # else old sizes count towards the limit of recompilations
 
 
-def _singular_values(target: Target) -> Tensor:
+def _singular_values(target: Target, step: int) -> Tensor:
     structure = target.structure
-    if structure is None:
-        return torch.linalg.svdvals(target.matrix().float())
     if isinstance(structure, Factors) and structure.extra is None:
+        refuse_diverged(target.name, step, structure.left, structure.right)
         return structure.singular_values()
-    return torch.linalg.svdvals(structure.dense().float())
+    matrix = target.matrix() if structure is None else structure.dense()
+    refuse_diverged(target.name, step, matrix)
+    return torch.linalg.svdvals(matrix.float())
