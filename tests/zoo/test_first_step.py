@@ -31,7 +31,7 @@ def grid(cases, quick):
 def _text(part: Any) -> str:
     if isinstance(part, str):
         return part
-    return ",".join(str(value) for value in part.values())
+    return ",".join(f"{key}={value}" for key, value in part.items())
 
 
 def method_spec(name: str, **settings: Any) -> dict[str, Any]:
