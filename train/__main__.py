@@ -60,10 +60,11 @@ def main() -> None:
 
 
 def _exit(error: RunError) -> NoReturn:
-    """Say what is wrong; with HYDRA_FULL_ERROR=1 show where, too."""
+    """Say what is wrong, unless another process does; with HYDRA_FULL_ERROR=1 show where, too."""
     if os.environ.get("HYDRA_FULL_ERROR"):
         raise error
-    print(f"archzoo-train: {error}", file=sys.stderr)
+    if not error.said:
+        print(f"archzoo-train: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
 
 

@@ -2,8 +2,9 @@
 
 A file is written beside its final name, flushed and renamed, and holds a digest of its content; it
 is read with `weights_only=True`, so it can hold tensors, numbers and strings and never code. The
-newest is `last.pt`, those before it `last-1.pt`, …; a run goes on from the newest whole one. Under
-FSDP the shards are gathered, so a run may go on with another number of processes.
+newest is `last.pt`, those before it `last-1.pt`, …; a run goes on from the newest whole one. It is
+the same file whatever wrote it: shards are gathered and the optimiser's state has the parameters'
+names, so a run may go on in one process, under DDP or under FSDP, and with any number of processes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pickle
 import random
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -219,9 +220,12 @@ def model_state(model: nn.Module) -> dict[str, Any]:
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return the whole state of an optimiser; all processes must call it when it is sharded."""
+    """Return the whole state of an optimiser by the names of the parameters.
+
+    All processes must call it when the model is sharded.
+    """
     if not is_sharded(model):
-        return optimizer.state_dict()
+        return _by_name(optimizer.state_dict(), _names_in_order(model, optimizer))
     from torch.distributed.checkpoint import state_dict as sharded
 
     whole = sharded.StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -234,7 +238,13 @@ def load_states(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[
     Raises:
         RunError: they are of another model or optimiser.
     """
+    names = _names_in_order(model, optimizer)
     try:
+        known = _by_name(state["optimizer"], names)  # files of earlier versions hold numbers
+        written = [name for group in known["param_groups"] for name in group["params"]]
+        if written != names:
+            other = next(iter(set(written) ^ set(names)), names[0])
+            raise ValueError(f"its optimiser changes other parameters, such as {other}")
         if is_sharded(model):
             from torch.distributed.checkpoint import state_dict as sharded
 
@@ -242,18 +252,34 @@ def load_states(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[
             # in which a low-rank method may act, and whatever that changes is then overwritten.
             # What has no state, such as vectors that were drawn anew, gets none again.
             whole = sharded.StateDictOptions(full_state_dict=True, strict=False)
-            sharded.set_optimizer_state_dict(model, optimizer, state["optimizer"], options=whole)
+            sharded.set_optimizer_state_dict(model, optimizer, known, options=whole)
             for name, p in model.named_parameters():
-                if name not in state["optimizer"]["state"]:
+                if name not in known["state"]:
                     optimizer.state.pop(p, None)
             whole = sharded.StateDictOptions(full_state_dict=True)
             sharded.set_model_state_dict(model, state["model"], options=whole)
         else:
             model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-    except (KeyError, RuntimeError, ValueError) as error:
+            optimizer.load_state_dict(known)
+    except (LookupError, RuntimeError, ValueError) as error:
         said = textwrap.shorten(str(error), 200, placeholder=" …")
         raise RunError(f"the checkpoint is of another model or optimiser: {said}") from error
+
+
+def _names_in_order(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Names of the parameters in the order in which an optimiser numbers them."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
+def _by_name(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Replace the numbers of parameters in an optimiser's state by their names."""
+
+    def name(key: int | str) -> str:
+        return names[key] if isinstance(key, int) else key
+
+    groups = [{**g, "params": [name(k) for k in g["params"]]} for g in state["param_groups"]]
+    return {"state": {name(k): v for k, v in state["state"].items()}, "param_groups": groups}
 
 
 def _names(called: list[str]) -> str:

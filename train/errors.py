@@ -7,6 +7,7 @@ class RunError(Exception):
     """A run cannot start or go on; the message says why and what to do."""
 
     exit_code = 1
+    said = False  # whether another process says the message
 
 
 class RunStopped(RunError):

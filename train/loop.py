@@ -13,7 +13,7 @@ from .callbacks import Callback
 from .checkpoint import save_run
 from .config import TrainerConfig
 from .console import Console, describe
-from .data import Batches, Fold, Splits, loader
+from .data import Batches, Fold, Splits, check_folds, loader
 from .errors import RunError, RunStopped
 from .folder import RunFolder
 from .loggers import Logger
@@ -64,9 +64,8 @@ class Trainer:
         self.callbacks, self.loggers = callbacks, loggers
         self.folder, self.world, self.seed = folder, world, seed
         self.metric = headline(splits.kind)
+        check_folds(splits, config.batch_size, world.size)
         batches = len(self._batches(splits.train, 0))
-        for fold in (splits.validation, splits.test):
-            self._batches(fold, None)  # raises where a process would be left without a sample
         if batches < config.accumulate:
             raise ValueError(
                 f"trainer.accumulate={config.accumulate} exceeds the {batches} batches of an epoch"
@@ -162,8 +161,7 @@ class Trainer:
         epoch = self.steps_per_epoch
         log = self._due(self.config.log_every)
         checkpoint = self._due(self.config.checkpoint_every or self.config.evaluate_every or epoch)
-        # Processes must stop at the same step; asking the leader every step would cost too much.
-        stop = request.signal if self.world.size == 1 else log and self.world.share(request.signal)
+        stop = self.world.first(request.signal)  # processes must stop at the same step
         self.window = [self.window[0] + loss, self.window[1] + 1]
         if log or checkpoint or stop or self._due(self.config.evaluate_every or epoch):
             self._refuse_nan(self.world.mean(loss))
@@ -174,6 +172,7 @@ class Trainer:
         if checkpoint or stop:
             save_run(self)
         if stop:
+            self.world.share(None)  # `torchrun` kills the leader that still writes once one is gone
             raise RunStopped(
                 f"stopped by {stop} after step {self.step}; go on with resume={self.folder.path}"
             )

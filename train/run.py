@@ -18,7 +18,7 @@ from .checkpoint import load_run
 from .claim import Claim
 from .config import RunConfig, options_of
 from .console import describe
-from .data import Splits, data_sets
+from .data import Splits, check_folds, data_sets
 from .errors import RunError
 from .folder import RunFolder
 from .loggers import loggers
@@ -27,6 +27,7 @@ from .metrics import headline
 from .optim import make_optimizer
 from .resume import continued, run_config_of
 from .schedule import learning_rate_factor
+from .together import together
 from .world import World, connect, disconnect
 
 __all__ = ["run"]
@@ -52,9 +53,12 @@ def run(config: RunConfig, given: Collection[str] | None = None, *, sweep: bool 
     world = connect(config.trainer.device)
     claim = Claim(config, sweep)
     try:
-        return _run(config, world, world.lead(claim.take))
+        with together(world):
+            try:
+                return _run(config, world, world.lead(claim.take))
+            finally:
+                claim.release()
     finally:
-        claim.release()
         disconnect()
 
 
@@ -161,13 +165,18 @@ def _resume(config: RunConfig, trainer: Trainer, world: World) -> None:
 
 
 def _load_data(config: RunConfig, world: World) -> Splits:
-    """Read the data; the leader goes first, so that a download happens once."""
+    """Read the data; the leader goes first, so that a download happens once.
+
+    Raises:
+        RunError: they cannot be read, or some process would get none of a fold.
+    """
     try:
         if not world.leader:
             world.share(None)
         splits = data_sets.build(config.data["name"], **options_of(config.data))
         if world.leader:
             world.share(None)
+        check_folds(splits, config.trainer.batch_size, world.size)
         return splits
     except ValueError as error:
         raise RunError(str(error)) from error

@@ -1,5 +1,6 @@
 """Compose and run small runs in this process."""
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,3 +49,9 @@ def equal_weights(one: Path, other: Path) -> bool:
     """Whether two runs ended with the same bits."""
     a, b = weights(one), weights(other)
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """What a run logged."""
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))

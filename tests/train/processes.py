@@ -1,6 +1,7 @@
 """Start the command line in other processes, as a user would."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from .common import TINY
 
 ROOT = Path(__file__).parents[2]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
 def environment(place: Path) -> dict[str, str]:
@@ -37,3 +39,40 @@ def call(
         text=True,
         timeout=timeout,
     )
+
+
+def start_pair(arguments: list[str], place: Path) -> list[subprocess.Popen[str]]:
+    """Start a command as two processes that know of each other, without `torchrun` in between.
+
+    Each has its own exit code and output; `torchrun` would stop one when the other ends.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        subprocess.Popen(
+            arguments,
+            cwd=place,
+            env={**environment(place / "path"), **shared, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+
+
+def end_pair(
+    pair: list[subprocess.Popen[str]], timeout: float = 120
+) -> list[subprocess.CompletedProcess[str]]:
+    """Wait for both processes and return what each said; one that hangs is killed."""
+    done = []
+    try:
+        for process in pair:
+            out, err = process.communicate(timeout=timeout)
+            done.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
+    finally:
+        for process in pair:
+            process.kill()
+    return done

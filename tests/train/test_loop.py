@@ -1,6 +1,5 @@
 """The loop: what a run leaves behind, and that stopping changes nothing."""
 
-import csv
 import json
 import math
 
@@ -11,7 +10,7 @@ from archzoo.train.errors import RunError
 from archzoo.train.run import run
 from archzoo.zoo import create_model
 
-from .common import configure, equal_weights, train, weights
+from .common import configure, equal_weights, rows, train, weights
 
 VARIANTS = {
     "plain": [],
@@ -68,11 +67,6 @@ def test_a_run_that_stopped_and_went_on_equals_one_that_did_not(tmp_path, monkey
     for a, b in zip(first, second, strict=True):
         del a["samples_per_second"], b["samples_per_second"]
         assert a == b
-
-
-def rows(folder):
-    with open(folder / "metrics.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("overrides", [VARIANTS["plain"], VARIANTS["dropout and drop path"]])

@@ -1,14 +1,13 @@
 """Low rank in two processes: the same on both, whatever the method draws or removes."""
 
 import json
-import sys
 
 import pytest
 import torch
 from archzoo.zoo.lowrank import methods
 
 from .common import train, weights
-from .processes import ROOT, call
+from .processes import ROOT, TORCHRUN, call
 from .test_lowrank import chosen, ranks
 
 # Several runs in one pair of processes, whose start takes longer than they do. At the end of each
@@ -61,9 +60,8 @@ leave()
 def two_processes(place, jobs):
     """Run jobs, overrides of the tiny run by name, in one pair of processes."""
     (place / "jobs.py").write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     given = json.dumps(list(jobs.items()))
-    done = call([*launch, str(place / "jobs.py"), str(ROOT), given], place, timeout=600)
+    done = call([*TORCHRUN, str(place / "jobs.py"), str(ROOT), given], place, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     for name in jobs:
         for rank in range(2):

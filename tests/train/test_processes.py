@@ -1,27 +1,30 @@
 """The command line as a user meets it: killed, stopped, swept, and in several processes."""
 
-import csv
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from archzoo.train.lock import is_locked
 from omegaconf import OmegaConf
 
-from .common import equal_weights, train, weights
-from .processes import call, command, environment
+from .common import equal_weights, rows, train, weights
+from .processes import TORCHRUN, call, command, end_pair, environment, start_pair
 
 LONG = ["trainer.steps=4000", "trainer.evaluate_every=200", "trainer.log_every=100"]
 
 
-def start_and_wait_for_checkpoint(place: Path, *overrides: str) -> subprocess.Popen[str]:
+def start_and_wait_for_checkpoint(
+    place: Path, *overrides: str, launch: Sequence[str] = (sys.executable,)
+) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        command(*overrides, "run_dir=run"),
+        [*launch, *command(*overrides, "run_dir=run")[1:]],
         cwd=place,
         env=environment(place / "path"),
         stdout=subprocess.PIPE,
@@ -29,12 +32,17 @@ def start_and_wait_for_checkpoint(place: Path, *overrides: str) -> subprocess.Po
         text=True,
         start_new_session=True,
     )
+    wait_for_checkpoint(place, process)
+    return process
+
+
+def wait_for_checkpoint(place: Path, *processes: subprocess.Popen[str]) -> None:
     until = time.monotonic() + 100
     while not (place / "run" / "checkpoints" / "last.pt").exists():
-        assert process.poll() is None, process.communicate()[0]
+        for process in processes:
+            assert process.poll() is None, process.communicate()
         assert time.monotonic() < until, "no checkpoint after 100 s"
         time.sleep(0.01)
-    return process
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
@@ -179,8 +187,7 @@ def test_optuna_searches_over_the_validation_metric_and_goes_on_with_its_study(t
 
 
 def torchrun(place: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    return call([*launch, "-m", "archzoo.train", *command(*overrides)[3:]], place, timeout=200)
+    return call([*TORCHRUN, *command(*overrides)[1:]], place, timeout=200)
 
 
 STEADY = ["optim=adamw", "trainer.device=cpu", "data.augment=true"]
@@ -202,21 +209,56 @@ def test_two_processes_train_the_model_that_one_trains(tmp_path, parallel):
     results = [json.loads((tmp_path / n / "result.json").read_text()) for n in ("one", "two")]
     assert results[0]["test"]["accuracy"] == results[1]["test"]["accuracy"]
     assert results[0]["test"]["loss"] == pytest.approx(results[1]["test"]["loss"], rel=1e-5)
+    # What is logged is of all processes: the loss of half a batch would differ by a tenth.
+    for alone, both in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        assert alone["split"] == both["split"]
+        assert float(alone["loss"]) == pytest.approx(float(both["loss"]), rel=1e-5)
 
 
-def test_a_sharded_run_goes_on_from_its_gathered_checkpoint(tmp_path):
-    # At a constant rate a shorter run is the beginning of a longer one.
-    flat = [*STEADY, "schedule=constant", "schedule.warmup=0", "trainer.parallel=fsdp"]
-    for steps, more in (("6", "run_dir=two"), ("12", "resume=two")):
-        done = torchrun(tmp_path, *flat, f"trainer.steps={steps}", more)
-        assert done.returncode == 0, done.stdout + done.stderr
-        (tmp_path / "two" / "result.json").unlink()
-    assert "going on from step 6" in done.stdout
-    train(tmp_path / "one", *flat[:-1], "trainer.steps=12")
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for key in one:
-        # As above: sums in another order, seen through Adam.
-        assert (one[key] - two[key]).abs().mean() < 1e-6, key
+def test_a_signal_to_one_process_or_the_end_of_the_time_stops_both_at_one_step(tmp_path):
+    pair = start_pair(command(*LONG, "run_dir=run"), tmp_path)
+    wait_for_checkpoint(tmp_path, *pair)
+    pair[1].send_signal(signal.SIGTERM)
+    said = assert_stopped(end_pair(pair))
+    assert_saved_where_it_stopped(tmp_path, said, "SIGTERM")
+    step = int(said.rpartition("after step ")[2].split(";")[0])
+    again = command(*LONG, "run_dir=run", "resume=auto", "trainer.max_time=0")
+    said = assert_stopped(end_pair(start_pair(again, tmp_path)))
+    assert f"stopped by trainer.max_time=0 after step {step + 1}; go on with resume=run" in said
+
+
+def assert_stopped(done: list[subprocess.CompletedProcess[str]]) -> str:
+    """Both ended with the code of a stopped run, and one sentence of one of them."""
+    assert [process.returncode for process in done] == [75, 75], done
+    said = "".join(process.stderr for process in done)
+    assert said.count("\n") == said.count("archzoo-train: stopped by") == 1, said
+    return said
+
+
+def test_a_process_that_is_killed_ends_the_other_with_a_sentence_and_the_run_goes_on(tmp_path):
+    pair = start_pair(command(*LONG, "run_dir=run"), tmp_path)
+    wait_for_checkpoint(tmp_path, *pair)
+    pair[1].kill()
+    left, _ = end_pair(pair)
+    assert left.returncode == 1
+    assert left.stderr.startswith("archzoo-train: process 0 lost another one, which ended without")
+    assert left.stderr.count("\n") == 1, left.stderr
+    assert not is_locked(tmp_path / "run")
+    # One process takes over what two began.
+    short = [sys.executable, "-m", "archzoo.train", "resume=run", "trainer.max_time=0"]
+    assert "going on from step" in call(short, tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    "whole_group", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["group", "launcher"]
+)
+def test_a_signal_to_torchrun_saves_the_step(tmp_path, whole_group):
+    process = start_and_wait_for_checkpoint(tmp_path, *LONG, launch=TORCHRUN)
+    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGTERM)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode != 0
+    assert said.count("archzoo-train: ") == 1, said
+    assert_saved_where_it_stopped(tmp_path, said, "SIGTERM")
 
 
 def test_two_processes_hold_equal_weights_and_one_of_them_writes(tmp_path):
@@ -235,17 +277,15 @@ def test_two_processes_hold_equal_weights_and_one_of_them_writes(tmp_path):
         "loop.Trainer._finish = compare\n"
         "cli.main()\n"
     )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     overrides = [*command("run_dir=two", "model.drop_rate=0.3")[3:]]
-    done = call([*launch, str(script), *overrides], tmp_path, timeout=200)
+    done = call([*TORCHRUN, str(script), *overrides], tmp_path, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     # Files, since the ranks share one pipe and their lines may interleave.
     assert sorted(f.name for f in tmp_path.glob("equal_on_rank_*")) == [
         "equal_on_rank_0",
         "equal_on_rank_1",
     ]
-    with open(tmp_path / "two" / "metrics.csv", newline="") as file:
-        splits = [row["split"] for row in csv.DictReader(file)]
+    splits = [row["split"] for row in rows(tmp_path / "two")]
     assert splits.count("validation") == 2
     assert splits.count("test") == 1
 

@@ -14,6 +14,7 @@ from .folds import ArrayFold as ArrayFold
 from .folds import FileFold as FileFold
 from .folds import TokenFold as TokenFold
 from .loader import Batches as Batches
+from .loader import check_folds as check_folds
 from .loader import loader as loader
 from .relations import RelationFold as RelationFold
 from .splits import Fold as Fold

@@ -8,9 +8,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from .counter import counter_key
-from .splits import Fold, Key
+from .splits import Fold, Key, Splits
 
-__all__ = ["Batches", "loader"]
+__all__ = ["Batches", "check_folds", "loader"]
 
 
 class Batches:
@@ -98,6 +98,24 @@ class Batches:
         for i in range(self.start, self.total):
             batch = order[self._cuts[i] : self._cuts[i + 1]]
             yield [(key, index) for index in batch[self.rank :: self.world]]
+
+
+def check_folds(splits: Splits, batch_size: int, world: int) -> None:
+    """Refuse folds that cannot be cut into batches, or leave a process without a sample.
+
+    Args:
+        splits: The folds.
+        batch_size: As in `Batches`.
+        world: Processes.
+
+    Raises:
+        ValueError: naming the first such fold.
+    """
+    for name in ("train", "validation", "test"):
+        try:
+            Batches(len(getattr(splits, name)), batch_size, drop_last=name == "train", world=world)
+        except ValueError as error:
+            raise ValueError(f"the {name} fold: {error}") from error
 
 
 def _identity(batch: Any) -> Any:
