@@ -38,7 +38,7 @@ def _train(node: DictConfig) -> float | None:
         return run(run_config(node), given_keys(job.overrides.task), sweep=sweep)
     except RunError as error:
         if sweep and not isinstance(error, RunStopped):
-            record_failure(Path(node.run_dir), str(error))
+            record_failure(Path(node.run_dir), error)
             return None
         _exit(error)
 

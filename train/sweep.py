@@ -9,16 +9,19 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from .errors import RunError
+
 __all__ = ["SweepSummary", "forget_failure", "record_failure"]
 
 FAILURE = "error.txt"
 
 
-def record_failure(folder: Path, text: str) -> None:
-    """Leave the error of a point in its folder, and say it."""
+def record_failure(folder: Path, error: RunError) -> None:
+    """Leave the error of a point in its folder, and say it, unless another process does."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FAILURE).write_text(text + "\n")
-    print(f"archzoo-train: {folder}: {text}", file=sys.stderr)
+    (folder / FAILURE).write_text(f"{error}\n")
+    if not error.said:
+        print(f"archzoo-train: {folder}: {error}", file=sys.stderr)
 
 
 def forget_failure(folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from .errors import RunError
 
@@ -127,13 +128,15 @@ def disconnect() -> None:
 def abandon(error: BaseException) -> None:
     """Leave the process group after an error, so that processes which wait for this one get one.
 
-    Gloo's connections close with the last reference to the group, and those that the frames of the
-    error hold go here, too.
+    Gloo's connections close with the last reference to the group. The frames of the error hold some,
+    and so does a mesh of processes, which PyTorch's caches keep when its model is gone.
     """
     at: BaseException | None = error
     while at is not None:
         traceback.clear_frames(at.__traceback__)
         at = at.__cause__ or at.__context__
+    for mesh in [each for each in gc.get_objects() if type(each) is DeviceMesh]:
+        mesh._pg_registry.clear()
     dist.distributed_c10d._abort_process_group()
     gc.collect()
 
