@@ -243,7 +243,7 @@ def load_states(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[
         known = _by_name(state["optimizer"], names)  # files of earlier versions hold numbers
         written = [name for group in known["param_groups"] for name in group["params"]]
         if written != names:
-            other = next(iter(set(written) ^ set(names)), names[0])
+            other = min(set(written) ^ set(names), default=names[0])
             raise ValueError(f"its optimiser changes other parameters, such as {other}")
         if is_sharded(model):
             from torch.distributed.checkpoint import state_dict as sharded

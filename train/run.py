@@ -136,6 +136,7 @@ def _run(config: RunConfig, world: World, run_dir: Path) -> float:
         raise RunError(f"step {trainer.step}: {word}; nothing saved before is lost") from error
     for logger in logged:
         folder.guard(logger.close)
+    world.share(None)  # a run has ended when it has on all processes
     folder.write_text("result.json", json.dumps(result, indent=2) + "\n")
     _say(world, f"test {describe(result['test'])}; the best model is in {run_dir}")
     return result["validation"][metric]

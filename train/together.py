@@ -95,14 +95,23 @@ def _first_failure(store: dist.Store, own: Failure) -> Failure:
 def _leader_hears(store: dist.Store, world: World) -> bool:
     """Wait until all processes have left the block and return whether the leader has.
 
-    Processes leave at the same time, since `torchrun` kills the others when the first is gone.
+    They leave at the same time, since `torchrun` kills the others when the first is gone; the
+    leader leaves last, since without `torchrun` the store is its own.
     """
-    try:
-        store.set(f"heard by {world.rank}", "")
-        everyone = [f"heard by {rank}" for rank in range(world.size)]
+
+    def wait_until_all(have: str) -> None:
+        keys = [f"{have} {rank}" for rank in range(world.size)]
         until = time.monotonic() + PATIENCE
-        while not store.check(everyone) and time.monotonic() < until:
+        while not store.check(keys) and time.monotonic() < until:
             time.sleep(0.01)
-        return store.check(everyone[:1])
+
+    try:
+        store.set(f"heard {world.rank}", "")
+        wait_until_all("heard")
+        leader = store.check(["heard 0"])
+        store.set(f"left {world.rank}", "")
+        if world.leader:
+            wait_until_all("left")
+        return leader
     except dist.DistError:
         return False

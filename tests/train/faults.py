@@ -70,6 +70,7 @@ def one_sample() -> Any:
 FULL = OSError(errno.ENOSPC, "No space left on device")
 FAULTS: dict[str, Callable[[], Any]] = {
     "none": contextlib.nullcontext,
+    "time": contextlib.nullcontext,
     "data": lambda: failing(ArrayFold, "__getitems__", ValueError("a.png: no image"), (1,), 14),
     "callback": lambda: failing(Callback, "loss", KeyError("mine"), (1,), 8),
     "callback of both": lambda: failing(Callback, "loss", KeyError("mine"), (0, 1), 8),
@@ -89,6 +90,7 @@ def main(jobs: list[tuple[str, str]]) -> None:
         place, told, began = Path(f"{fault}-{parallel}"), None, time.monotonic()
         # A loss of margins has no state, so that sharded models take it, too.
         more = ["callbacks=[margin_loss]", f"trainer.parallel={parallel}", "trainer.device=cpu"]
+        more += ["trainer.max_time=0"] * (fault == "time")
         try:
             with FAULTS[fault]():
                 running.run(configure(*more, folder=place))

@@ -11,6 +11,8 @@ import pytest
 import torch
 from archzoo.train.checkpoint import (
     generator_states,
+    load_states,
+    optimizer_state,
     read_checkpoint,
     restore_generators,
     write_checkpoint,
@@ -101,3 +103,34 @@ def test_generators_go_on_where_they_were(tmp_path):
     first = draw()
     restore_generators(read_checkpoint(tmp_path / "rng.pt"))
     assert draw() == first
+
+
+def trained(width):
+    """A model and an optimiser with a state."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, width), torch.nn.Linear(width, 2))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.randn(5, 3)).sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def test_a_file_that_numbers_the_parameters_is_read_as_one_that_names_them():
+    model, optimizer = trained(4)
+    named = optimizer_state(model, optimizer)
+    assert list(named["state"]) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    fresh = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    for state in (named, optimizer.state_dict()):  # the second is that of earlier versions
+        empty = torch.optim.AdamW(fresh.parameters())
+        load_states(fresh, empty, {"model": model.state_dict(), "optimizer": state})
+        held = optimizer_state(fresh, empty)
+        for name, known in named["state"].items():
+            assert all(torch.equal(known[key], held["state"][name][key]) for key in known)
+        assert held["param_groups"] == named["param_groups"]
+
+
+def test_a_state_of_other_parameters_is_refused_by_the_name_of_one():
+    model, optimizer = trained(4)
+    state = {"model": model.state_dict(), "optimizer": optimizer_state(model, optimizer)}
+    with pytest.raises(RunError, match=r"of another model or optimiser: .*such as 1\.bias"):
+        load_states(model, torch.optim.AdamW(model[0].parameters()), state)

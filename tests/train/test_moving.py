@@ -34,7 +34,7 @@ def go_on_everywhere(place: Path, runs: dict[str, list[str]]) -> None:
                 os.chdir(here)
             return
         script = Path(__file__).with_name("moving.py")
-        done = call([*TORCHRUN, str(script), json.dumps(jobs)], place, timeout=600)
+        done = call([*TORCHRUN, str(script), json.dumps(jobs)], place, timeout=800)
         assert done.returncode == 0, done.stdout + done.stderr
 
     for kinds in (("one",), ("ddp", "fsdp")):
@@ -99,7 +99,11 @@ def test_a_run_goes_on_as_whatever_it_was_and_with_another_number_of_processes(t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [name for name in methods.names() if name != "maestro"])
-def test_a_run_at_low_rank_goes_on_as_whatever_it_was(tmp_path, method):
-    go_on_everywhere(tmp_path, {method: [*chosen(method), *FLAT]})
-    assert_moved(tmp_path, method, 1e-4)
+@pytest.mark.timeout(900)
+def test_a_run_at_low_rank_goes_on_as_whatever_it_was(tmp_path):
+    runs = {m: [*chosen(m), *FLAT] for m in methods.names() if m != "maestro"}
+    # Shards cannot change their size.
+    runs["maestro"] = [*chosen("maestro"), *FLAT, "lowrank.shrink_every=0"]
+    go_on_everywhere(tmp_path, runs)
+    for method in runs:
+        assert_moved(tmp_path, method, 1e-4)

@@ -31,7 +31,7 @@ def told(tmp_path_factory):
     """Do all runs in one pair of processes and return what each process was told."""
     place = tmp_path_factory.mktemp("faults")
     jobs = [(fault, "ddp") for fault in SENTENCES] + [(fault, "fsdp") for fault in SHARDED]
-    jobs.append(("none", "ddp"))
+    jobs += [("time", "fsdp"), ("none", "ddp")]
     script = Path(__file__).with_name("faults.py")
     done = call([*TORCHRUN, str(script), json.dumps(jobs)], place, timeout=130)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -80,3 +80,12 @@ def test_what_was_saved_before_an_error_stays_and_the_folder_is_free(told, fault
 def test_a_run_after_those_that_failed_ends_well(told):
     assert [about["told"] for about in told[1]["none-ddp"]] == [None, None]
     assert (told[0] / "none-ddp" / "result.json").is_file()
+
+
+def test_the_end_of_the_time_stops_both_after_the_same_step(told):
+    said = "stopped by trainer.max_time=0 after step 1; go on with resume=time-fsdp"
+    assert [about["told"] for about in told[1]["time-fsdp"]] == [
+        ["RunStopped", said, False],
+        ["RunStopped", said, True],
+    ]
+    assert read_newest(told[0] / "time-fsdp" / "checkpoints" / "last.pt")[0]["step"] == 1
