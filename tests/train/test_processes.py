@@ -239,7 +239,7 @@ def test_a_process_that_is_killed_ends_the_other_with_a_sentence_and_frees_the_f
     assert not read_newest(tmp_path / "run" / "checkpoints" / "last.pt")[1]
 
 
-.mark.parametrize(
+@pytest.mark.parametrize(
     "whole_group", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["group", "launcher"]
 )
 def test_a_signal_to_torchrun_saves_the_step(tmp_path, whole_group):
