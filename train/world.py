@@ -128,8 +128,8 @@ def disconnect() -> None:
 def abandon(error: BaseException) -> None:
     """Leave the process group after an error, so that processes which wait for this one get one.
 
-    Gloo's connections close with the last reference to the group. The frames of the error hold some;
-    so does a mesh of processes, which caches of PyTorch keep when its model is gone.
+    Gloo's connections close with the last reference to the group. The frames of an error hold some,
+    and so does a mesh of processes, which caches of PyTorch keep when its model is gone.
     """
     at: BaseException | None = error
     while at is not None:
