@@ -148,6 +148,8 @@ def read_newest(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 def save_run(trainer: Trainer) -> None:
     """Write a checkpoint of a trainer's step; every process must call it."""
+    keep = trainer.config.keep_checkpoints
+    best_steps = [*trainer.folder.best_steps, trainer.best_step][-keep:]
     state = {
         "model": model_state(trainer.model),
         "optimizer": optimizer_state(trainer.model, trainer.optimizer),
@@ -159,12 +161,13 @@ def save_run(trainer: Trainer) -> None:
         "reported": trainer.reported,
         "best": trainer.best,
         "best_step": trainer.best_step,
+        "best_steps": best_steps,
         # Over all processes: with another number of them the mean is still that of all losses.
         "window": [trainer.world.mean(trainer.window[0]), trainer.window[1]],
     }
     if trainer.world.leader:
-        write_checkpoint(trainer.folder.checkpoint, state, trainer.config.keep_checkpoints)
-        trainer.folder.prune_best(trainer.best_step, trainer.config.keep_checkpoints)
+        write_checkpoint(trainer.folder.checkpoint, state, keep)
+    trainer.folder.prune_best(best_steps, keep, trainer.step)
 
 
 def load_run(trainer: Trainer, path: Path) -> list[str]:
@@ -193,6 +196,8 @@ def load_run(trainer: Trainer, path: Path) -> list[str]:
     trainer.step, trainer.best = state["step"], state["best"]
     # Files of earlier versions were written after their step was reported, and had one best file.
     trainer.reported, trainer.best_step = state.get("reported", True), state.get("best_step", 0)
+    keep = trainer.config.keep_checkpoints
+    trainer.folder.prune_best(state.get("best_steps", ()), keep, trainer.step)
     trainer.window = [state["window"][0].to(trainer.world.device), state["window"][1]]
     # With another number of processes there is no state to go back to: dropout draws anew.
     if len(state["generators"]) == trainer.world.size:
