@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..zoo.digest import content_digest
 from ..zoo.files import replacing
@@ -27,6 +27,7 @@ from .errors import RunError
 
 if TYPE_CHECKING:
     from .loop import Trainer
+    from .world import World
 
 __all__ = [
     "checkpoints",
@@ -162,8 +163,7 @@ def save_run(trainer: Trainer) -> None:
         "best": trainer.best,
         "best_step": trainer.best_step,
         "best_steps": best_steps,
-        # Over all processes: with another number of them the mean is still that of all losses.
-        "window": [trainer.world.mean(trainer.window[0]), trainer.window[1]],
+        "window": [trainer.world.gather(float(trainer.window[0])), trainer.window[1]],
     }
     if trainer.world.leader:
         write_checkpoint(trainer.folder.checkpoint, state, keep)
@@ -198,7 +198,7 @@ def load_run(trainer: Trainer, path: Path) -> list[str]:
     trainer.reported, trainer.best_step = state.get("reported", True), state.get("best_step", 0)
     keep = trainer.config.keep_checkpoints
     trainer.folder.prune_best(state.get("best_steps", ()), keep, trainer.step)
-    trainer.window = [state["window"][0].to(trainer.world.device), state["window"][1]]
+    trainer.window = [own_sum(state["window"][0], trainer.world), state["window"][1]]
     # With another number of processes there is no state to go back to: dropout draws anew.
     if len(state["generators"]) == trainer.world.size:
         restore_generators(state["generators"][trainer.world.rank])
@@ -259,6 +259,14 @@ def load_states(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[
     except (KeyError, RuntimeError, ValueError) as error:
         said = textwrap.shorten(str(error), 200, placeholder=" …")
         raise RunError(f"the checkpoint is of another model or optimiser: {said}") from error
+
+
+def own_sum(sums: list[float] | Tensor, world: World) -> Tensor:
+    """The sum of losses of this process; of another number of processes, the mean of theirs."""
+    if isinstance(sums, Tensor):  # earlier versions wrote the mean
+        sums = [float(sums)]
+    own = sums[world.rank] if len(sums) == world.size else sum(sums) / len(sums)
+    return torch.tensor(own, device=world.device)
 
 
 def _names(called: list[str]) -> str:

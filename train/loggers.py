@@ -107,7 +107,7 @@ class TensorBoardLogger:
             self.writer = SummaryWriter(str(self.folder), purge_step=self.purge_step)
         for name, value in metrics.items():
             self.writer.add_scalar(f"{split}/{name}", value, step)
-        # A thread of its own writes, later: a killed run could lose rows from before its checkpoint.
+        # A thread writes, later: a killed run could lose rows from before its checkpoint.
         self.writer.flush()
 
     def close(self) -> None:

@@ -244,7 +244,9 @@ def test_a_killed_run_leaves_the_best_weights_that_an_unkilled_one_leaves(
         with pytest.raises(Stop):
             train(tmp_path / "cut", *often)
     train(tmp_path / "cut", *often, "resume=auto")
-    kept = [sorted(p.name for p in (tmp_path / n / "checkpoints").iterdir()) for n in ("whole", "cut")]
+    kept = [
+        sorted(p.name for p in (tmp_path / n / "checkpoints").iterdir()) for n in ("whole", "cut")
+    ]
     assert kept[0] == kept[1]
 
 
@@ -375,10 +377,13 @@ def test_a_run_does_not_go_on_with_other_data_unless_it_is_told_to(tmp_path, mon
 
 def test_what_a_killed_process_left_half_written_goes(tmp_path, monkeypatch):
     cut_run(tmp_path, monkeypatch)
-    stale = tmp_path / "checkpoints" / ".last.pt.0123.unfinished"
-    stale.write_bytes(b"half")
+    # The second and third are what safetensors writes to, the last is the user's.
+    stale = ["checkpoints/.last.pt.0123.unfinished", "checkpoints/.tmpNhoKGe", ".tmp3YDfEc"]
+    for name in [*stale, ".tmp-mine"]:
+        (tmp_path / name).write_bytes(b"half")
     train(tmp_path, "trainer.evaluate_every=4", "resume=auto")
-    assert not list(tmp_path.rglob("*.unfinished"))
+    assert [name for name in stale if (tmp_path / name).exists()] == []
+    assert (tmp_path / ".tmp-mine").is_file()
 
 
 def test_a_link_at_a_temporary_name_is_not_followed(tmp_path):
