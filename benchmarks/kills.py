@@ -179,8 +179,12 @@ def measure(quick: bool) -> Measurement:
     rows.append(row("all", {**total, "phases": phases, "reached": reached, "wrong": wrong}))
     bars = [
         Bar("kinds of run", len(ended), 10, False),
-        Bar("kills, fewest of a kind", min(one["kills"] for one in ended),
-            2 if quick else KILLS, False),
+        Bar(
+            "kills, fewest of a kind",
+            min(one["kills"] for one in ended),
+            2 if quick else KILLS,
+            False,
+        ),
         Bar("differences from the uninterrupted run, and errors", len(wrong), 0),
     ]
     if not quick:
