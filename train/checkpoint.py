@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..zoo.digest import content_digest
 from ..zoo.files import replacing
@@ -28,6 +28,7 @@ from .errors import RunError
 
 if TYPE_CHECKING:
     from .loop import Trainer
+    from .world import World
 
 __all__ = [
     "checkpoints",
@@ -149,6 +150,8 @@ def read_newest(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 def save_run(trainer: Trainer) -> None:
     """Write a checkpoint of a trainer's step; every process must call it."""
+    keep = trainer.config.keep_checkpoints
+    best_steps = [*trainer.folder.best_steps, trainer.best_step][-keep:]
     state = {
         "model": model_state(trainer.model),
         "optimizer": optimizer_state(trainer.model, trainer.optimizer),
@@ -160,12 +163,12 @@ def save_run(trainer: Trainer) -> None:
         "reported": trainer.reported,
         "best": trainer.best,
         "best_step": trainer.best_step,
-        # Over all processes: with another number of them the mean is still that of all losses.
-        "window": [trainer.world.mean(trainer.window[0]), trainer.window[1]],
+        "best_steps": best_steps,
+        "window": [trainer.world.gather(float(trainer.window[0])), trainer.window[1]],
     }
     if trainer.world.leader:
-        write_checkpoint(trainer.folder.checkpoint, state, trainer.config.keep_checkpoints)
-        trainer.folder.prune_best(trainer.best_step, trainer.config.keep_checkpoints)
+        write_checkpoint(trainer.folder.checkpoint, state, keep)
+    trainer.folder.prune_best(best_steps, keep, trainer.step)
 
 
 def load_run(trainer: Trainer, path: Path) -> list[str]:
@@ -194,7 +197,9 @@ def load_run(trainer: Trainer, path: Path) -> list[str]:
     trainer.step, trainer.best = state["step"], state["best"]
     # Files of earlier versions were written after their step was reported, and had one best file.
     trainer.reported, trainer.best_step = state.get("reported", True), state.get("best_step", 0)
-    trainer.window = [state["window"][0].to(trainer.world.device), state["window"][1]]
+    keep = trainer.config.keep_checkpoints
+    trainer.folder.prune_best(state.get("best_steps", ()), keep, trainer.step)
+    trainer.window = [own_sum(state["window"][0], trainer.world), state["window"][1]]
     # With another number of processes there is no state to go back to: dropout draws anew.
     if len(state["generators"]) == trainer.world.size:
         restore_generators(state["generators"][trainer.world.rank])
@@ -280,6 +285,14 @@ def _by_name(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
     groups = [{**g, "params": [name(k) for k in g["params"]]} for g in state["param_groups"]]
     return {"state": {name(k): v for k, v in state["state"].items()}, "param_groups": groups}
+
+
+def own_sum(sums: list[float] | Tensor, world: World) -> Tensor:
+    """The sum of losses of this process; of another number of processes, the mean of theirs."""
+    if isinstance(sums, Tensor):  # earlier versions wrote the mean
+        sums = [float(sums)]
+    own = sums[world.rank] if len(sums) == world.size else sum(sums) / len(sums)
+    return torch.tensor(own, device=world.device)
 
 
 def _names(called: list[str]) -> str:

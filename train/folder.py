@@ -18,8 +18,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ class RunFolder:
         """Name the files."""
         self.path, self.writes = path, writes
         self.checkpoint = path / "checkpoints" / "last.pt"
-        self.best_steps: deque[int] = deque()  # of the checkpoints written here, the oldest first
+        self.best_steps: list[int] = []  # that the kept checkpoints name, the oldest first
         self.result = path / "result.json"
         self.config = path / "config.yaml"
         self.data = path / "data.json"
@@ -142,7 +141,8 @@ class RunFolder:
         first = self.path / "config-first.yaml"
         changed = step and self.config.is_file() and self.config.read_text() != text
         if changed and not first.is_file():
-            self.guard(lambda: self.config.rename(first))
+            # A copy: a run that is killed here still has a config to go on with.
+            self.write_text(first.name, self.config.read_text())
         self.write_text(self.config.name, text)
         self.write_text(self.data.name, json.dumps(about, indent=2, default=str) + "\n")
         environment = json.dumps(_environment(), indent=2) + "\n"
@@ -168,21 +168,22 @@ class RunFolder:
             whole.load_state_dict(state)
         self.guard(lambda: save_weights(whole, self.best(step)))
 
-    def prune_best(self, step: int, keep: int) -> None:
+    def prune_best(self, steps: Sequence[int], keep: int, before: int) -> None:
         """Remove best weights that none of the kept checkpoints names.
 
         Args:
-            step: Of the best weights that the newest checkpoint names.
-            keep: How many checkpoints are kept.
+            steps: Of the best weights that the checkpoints name, the oldest first; of one that an
+                earlier version wrote, nothing is known.
+            keep: How many checkpoints are kept. Where fewer are known, nothing goes.
+            before: The step of the newest; weights from there on are of what comes after it.
         """
-        self.best_steps.append(step)
-        while len(self.best_steps) > keep:
-            self.best_steps.popleft()
-        if len(self.best_steps) == keep:
-            named = {self.best(step) for step in self.best_steps}
-            for file in (self.path / "checkpoints").glob("best*.safetensors"):
-                if file not in named:
-                    file.unlink()
+        self.best_steps = list(steps)
+        if not self.writes or len(self.best_steps) < keep:
+            return
+        named = {self.best(step) for step in self.best_steps}
+        for file in (self.path / "checkpoints").glob("best*.safetensors"):
+            if file not in named and int(file.stem.partition("-")[2] or 0) < before:
+                file.unlink()
 
     def rebuild_best(self, model: Network, step: int, device: torch.device) -> Network:
         """Build the model anew by its name, with the weights that were the best at a step.

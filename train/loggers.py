@@ -107,6 +107,8 @@ class TensorBoardLogger:
             self.writer = SummaryWriter(str(self.folder), purge_step=self.purge_step)
         for name, value in metrics.items():
             self.writer.add_scalar(f"{split}/{name}", value, step)
+        # A thread writes, later: a killed run could lose rows from before its checkpoint.
+        self.writer.flush()
 
     def close(self) -> None:
         """Flush the event file."""

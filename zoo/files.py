@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 __all__ = ["remove_unfinished", "replacing"]
 
 SUFFIX = ".unfinished"
+OF_SAFETENSORS = re.compile(r"\.tmp[0-9A-Za-z]{6}")
+"""What safetensors writes to, beside the file that it was given, before it renames."""
 
 
 @contextlib.contextmanager
@@ -42,5 +45,6 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what killed processes left of their writes; only for the owner of a folder."""
-    for temporary in folder.glob(f".*{SUFFIX}"):
-        temporary.unlink(missing_ok=True)
+    for temporary in folder.glob(".*"):
+        if temporary.name.endswith(SUFFIX) or OF_SAFETENSORS.fullmatch(temporary.name):
+            temporary.unlink(missing_ok=True)

@@ -13,11 +13,13 @@ from archzoo.train.checkpoint import (
     generator_states,
     load_states,
     optimizer_state,
+    own_sum,
     read_checkpoint,
     restore_generators,
     write_checkpoint,
 )
 from archzoo.train.errors import RunError
+from archzoo.train.world import World
 from archzoo.zoo.files import replacing
 
 
@@ -34,6 +36,20 @@ def test_what_is_written_is_read(tmp_path):
     back = read_checkpoint(tmp_path / "a" / "last.pt")
     assert torch.equal(back.pop("x"), state.pop("x"))
     assert back == state
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_goes_on_with_the_sum_of_losses_that_is_its_own(rank):
+    # Sums that begin with the mean of all differ from it in the last bit, and so does metrics.csv.
+    sums = [float(torch.tensor(0.1)), float(torch.tensor(0.7))]
+    own = own_sum(sums, World(rank, 2, torch.device("cpu")))
+    assert own.dtype == torch.float32
+    assert float(own) == sums[rank]
+
+
+@pytest.mark.parametrize("written", [[0.25, 0.75], torch.tensor(0.5)], ids=["two", "earlier"])
+def test_another_number_of_processes_goes_on_with_the_mean_of_all_sums(written):
+    assert float(own_sum(written, World(2, 3, torch.device("cpu")))) == 0.5
 
 
 def test_a_pickle_is_refused_and_not_run(tmp_path, monkeypatch):

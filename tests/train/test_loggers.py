@@ -40,6 +40,17 @@ def test_tensorboard_holds_each_metric_under_its_split(tmp_path):
     assert (event.step, event.value) == (3, 0.5)
 
 
+def test_tensorboard_holds_what_was_logged_before_anything_is_closed(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = loggers.build("tensorboard", tmp_path, ABOUT)
+    log.log(3, "train", {"loss": 0.5, "lr": 0.25})
+    # What a killed process leaves.
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.value for event in events.Scalars("train/lr")] == [0.25]
+    log.close()
+
+
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
 def test_a_service_gets_the_config_and_every_metric(tmp_path, monkeypatch, name):
     calls = []

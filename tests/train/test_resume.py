@@ -233,6 +233,41 @@ def test_every_row_is_logged_once_wherever_a_run_was_killed(tmp_path, monkeypatc
     assert scalars[0] == scalars[1]
 
 
+@pytest.mark.parametrize("killed_after", [2, 5, 8, 11])
+def test_a_killed_run_leaves_the_best_weights_that_an_unkilled_one_leaves(
+    tmp_path, monkeypatch, killed_after
+):
+    often = ["trainer.evaluate_every=3", "optim.lr=0.01"]
+    train(tmp_path / "whole", *often)
+    with monkeypatch.context() as patch:
+        stop_after(patch, killed_after)
+        with pytest.raises(Stop):
+            train(tmp_path / "cut", *often)
+    train(tmp_path / "cut", *often, "resume=auto")
+    kept = [
+        sorted(p.name for p in (tmp_path / n / "checkpoints").iterdir()) for n in ("whole", "cut")
+    ]
+    assert kept[0] == kept[1]
+
+
+def test_a_run_killed_while_its_config_changes_keeps_one_to_go_on_with(tmp_path, monkeypatch):
+    cut_run(tmp_path / "cut", monkeypatch)
+    again = ["trainer.evaluate_every=4", "resume=auto"]
+    real = RunFolder.write_text
+
+    def killed(self, name, text):
+        if name == "config.yaml":
+            raise Stop
+        real(self, name, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_text", killed)
+        with pytest.raises(Stop):
+            train(tmp_path / "cut", *again, "trainer.log_every=2")
+    train(tmp_path / "cut", *again)
+    assert (tmp_path / "cut" / "result.json").is_file()
+
+
 def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -342,10 +377,13 @@ def test_a_run_does_not_go_on_with_other_data_unless_it_is_told_to(tmp_path, mon
 
 def test_what_a_killed_process_left_half_written_goes(tmp_path, monkeypatch):
     cut_run(tmp_path, monkeypatch)
-    stale = tmp_path / "checkpoints" / ".last.pt.0123.unfinished"
-    stale.write_bytes(b"half")
+    # The second and third are what safetensors writes to, the last is the user's.
+    stale = ["checkpoints/.last.pt.0123.unfinished", "checkpoints/.tmpNhoKGe", ".tmp3YDfEc"]
+    for name in [*stale, ".tmp-mine"]:
+        (tmp_path / name).write_bytes(b"half")
     train(tmp_path, "trainer.evaluate_every=4", "resume=auto")
-    assert not list(tmp_path.rglob("*.unfinished"))
+    assert [name for name in stale if (tmp_path / name).exists()] == []
+    assert (tmp_path / ".tmp-mine").is_file()
 
 
 def test_a_link_at_a_temporary_name_is_not_followed(tmp_path):
