@@ -32,12 +32,13 @@ Answer = TypeVar("Answer")
 def faster(
     fast: Callable[..., Answer | None], definition: Callable[..., Answer], *given: Any, **named: Any
 ) -> Answer:
-    """Result of a definition, by its fast form wherever that has an answer and does not say None.
+    """Answer of a fast form, or the definition's where the fast form says None.
 
     Args:
-        fast: Takes the definition's arguments.
-        definition: What it equals, outputs and gradients.
-        given: The arguments, as are all that follow.
+        fast: Equals the definition in outputs and gradients, wherever it answers.
+        definition: What is computed.
+        given: Arguments of both.
+        named: Further ones, by name.
     """
     found = fast(*given, **named)
     return definition(*given, **named) if found is None else found

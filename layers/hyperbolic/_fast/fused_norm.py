@@ -1,7 +1,7 @@
 """Midpoint normalisation with a gradient written by hand, which keeps ω and some numbers per pixel.
 
-With out = f O, O = k d + q M + p b, d = ω − M (`norm`), f = asinh(‖O‖)/(2√c‖O‖), G the
-gradient of out, and x = ρ², y = s²x:
+With out = f O, O = k d + q M + p b, d = ω − M (`norm`), f = asinh(‖O‖)/(2√c‖O‖), G the gradient of
+out, and x = ρ², y = s²x:
 
     dO = f G + e O,  e = 2 f'⟨G, O⟩;  dk = ⟨dO, d⟩, dq = ⟨dO, M⟩, dp = ⟨dO, b⟩ and, n = 1/(1 + g):
     dη = −k n (dq + dp),  dg = −n q (dq + dp),  dδ = k n (g dp − dq) + (2ρ/sinh ρ) dx

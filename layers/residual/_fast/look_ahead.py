@@ -38,7 +38,7 @@ class _OfBlock(NamedTuple):
     """What a block's queries, from a site on, make of the finished sources (`two_phases`)."""
 
     site: int
-    mixed: Sequence[Tensor]
+    mixed: Sequence[Tensor] | Tensor
     level: Tensor
     queries: Tensor
 
