@@ -28,19 +28,9 @@ for all channels as in the reference, is exp of a parameter, so that it stays po
 import torch
 from torch import Tensor, distributed, nn
 
-from ..autocast import without_autocast
 from ..decay import exclude_from_decay
 from ._fast import fused_norm
-from .ball import (
-    HALF,
-    Curvature,
-    check_curvature,
-    check_range,
-    default_margin,
-    in_float32,
-    inner,
-    squared_norm,
-)
+from .ball import Curvature, check_curvature, in_float32, inner, squared_norm
 from .coordinates import (
     LIMIT,
     Coordinates,
@@ -177,6 +167,30 @@ def midpoint_batch_norm(
     return out.movedim(1, dim)
 
 
+@in_float32
+def _normalised(t: Tensor, layer: "MidpointBatchNorm", *, input: Coordinates) -> Tensor:
+    """Tangents of what a layer makes of t; in training the layer learns from the batch."""
+    mean, variance = layer.mean.to(t.dtype), layer.log_variance.to(t.dtype).exp()
+    curvature = layer.curvature()
+    if isinstance(curvature, Tensor):
+        curvature = curvature.to(t.dtype)
+    velocity = t if input == "velocity" else held_velocity(t, curvature, dim=layer.dim)[0]
+    velocity = velocity.movedim(layer.dim, 1)
+    shared = layer.synchronised and distributed.is_initialized()
+    given = None  # the statistics are this batch's own
+    if layer.running_mean is not None and not layer.training:
+        given = layer.running_statistics(curvature, t.dtype)
+    elif shared:
+        given = midpoint_statistics(velocity, synchronised=True)
+    out, *found = normalise(velocity, mean, variance, curvature, given, layer.eps)
+    if layer.running_mean is not None and layer.training:
+        seen = float(velocity.numel() > 0)
+        if shared:
+            seen = number_of_points(velocity, synchronised=True).clamp_max_(1)
+        layer.track(MidpointStatistics(*found), curvature, seen)
+    return out.movedim(1, layer.dim)
+
+
 class MidpointBatchNorm(RunningMidpoint):
     """Batch normalisation of the Poincaré ball, tangents or velocities in and tangents out.
 
@@ -239,31 +253,7 @@ class MidpointBatchNorm(RunningMidpoint):
     def forward(self, t: Tensor) -> Tensor:
         """Normalise by the batch in training, by the running statistics in evaluation."""
         check_axis("t", t, self.dim, self.num_features, least=2)
-        default_margin(t.dtype)
-        check_range(t.dtype, "input", self.input)
-        with without_autocast(t):
-            wide = t.float() if t.dtype in HALF else t
-            mean, variance = self.mean.to(wide.dtype), self.log_variance.to(wide.dtype).exp()
-            curvature = self.curvature()
-            if isinstance(curvature, Tensor):
-                curvature = curvature.to(wide.dtype)
-            velocity = wide
-            if self.input == "tangent":
-                velocity, _ = held_velocity(wide, curvature, dim=self.dim)
-            velocity = velocity.movedim(self.dim, 1)
-            shared = self.synchronised and distributed.is_initialized()
-            given = None  # the batch's own
-            if self.running_mean is not None and not self.training:
-                given = self.running_statistics(curvature, wide.dtype)
-            elif shared:
-                given = midpoint_statistics(velocity, synchronised=True)
-            out, *found = normalise(velocity, mean, variance, curvature, given, self.eps)
-            if self.running_mean is not None and self.training:
-                seen = float(velocity.numel() > 0)
-                if shared:
-                    seen = number_of_points(velocity, synchronised=True).clamp_max_(1)
-                self.track(MidpointStatistics(*found), curvature, seen)
-        return out.movedim(1, self.dim).to(t.dtype)
+        return _normalised(t, self, input=self.input)
 
     def extra_repr(self) -> str:
         """Show the sizes."""
