@@ -150,10 +150,10 @@ def test_the_gradient_is_the_gradient(channel_dim):
     if channel_dim == 1:
         v, u = v.mT.contiguous(), u[:, None]
 
-    def mix(v, u):
+    def mixture(v, u):
         return mix(list(v), u, channel_dim=channel_dim)
 
-    assert torch.autograd.gradcheck(mix, [v.requires_grad_(), u.requires_grad_()])
+    assert torch.autograd.gradcheck(mixture, [v.requires_grad_(), u.requires_grad_()])
 
 
 def test_a_zero_query_is_no_saddle():
