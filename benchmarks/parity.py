@@ -28,7 +28,7 @@ from unittest import mock
 import torch
 from archzoo.layers.residual import Context, Residual, Site, State, depth_mix
 from archzoo.layers.residual import hyper_connections as ours_hyper
-from archzoo.layers.residual.depth_mix import key_statistic
+from archzoo.layers.residual.mix import key_statistic
 from archzoo.zoo.residuals import make_residual
 from harness import Bar, Measurement, main
 from residual_peers import import_peer

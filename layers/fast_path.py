@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from ._kernels import load_kernels
 __all__ = [
     "differentiates_backward",
     "differentiates_forward",
+    "faster",
     "is_installed",
     "is_transformed",
     "kernel_takes",
@@ -24,6 +26,22 @@ __all__ = [
 
 
 _PLAIN = (Tensor, nn.Parameter)
+Answer = TypeVar("Answer")
+
+
+def faster(
+    fast: Callable[..., Answer | None], definition: Callable[..., Answer], *given: Any, **named: Any
+) -> Answer:
+    """Answer of a fast form, or the definition's where the fast form says None.
+
+    Args:
+        fast: Equals the definition in outputs and gradients, wherever it answers.
+        definition: What is computed.
+        given: Arguments of both.
+        named: Further ones, by name.
+    """
+    found = fast(*given, **named)
+    return definition(*given, **named) if found is None else found
 
 
 def records_gradients(*tensors: Tensor) -> bool:

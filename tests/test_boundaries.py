@@ -97,6 +97,22 @@ def test_layers_use_geoopt_in_the_hyperbolic_folder_only():
         assert not users or "hyperbolic" in path.parts, f"{path.name}:{users[0]}"
 
 
+# What is written for speed: gradients by hand, and compiled code that is asked for or called.
+BY_HAND = ("autograd.Function", "torch.ops.", "kernel_takes", "load_kernels", "through_definition")
+
+
+@pytest.mark.parametrize("family", ["hyperbolic", "residual"])
+def test_what_is_written_for_speed_stands_in_a_room_of_its_own(family):
+    written = {
+        path: any(word in path.read_text() for word in BY_HAND)
+        for path in (ROOT / "layers" / family).rglob("*.py")
+    }
+    assert {
+        path.name for path, by_hand in written.items() if by_hand and "_fast" not in path.parts
+    } == set()
+    assert sum(written.values()) > 2
+
+
 def run(code: str, **options) -> subprocess.CompletedProcess:
     """Run a line of Python in a process of its own."""
     command = [sys.executable, "-c", code]

@@ -1,4 +1,4 @@
-// Midpoint batch normalisation; equations in layers/hyperbolic/norm.py and fused_norm.py.
+// Midpoint batch normalisation; equations in layers/hyperbolic/norm.py and _fast/fused_norm.py.
 
 #pragma once
 

@@ -6,7 +6,7 @@
 
 namespace points {
 
-// SQUARE_RANGE of layers/hyperbolic/fused_maps.py.
+// SQUARE_RANGE of layers/hyperbolic/_fast/fused_maps.py.
 template <typename T>
 constexpr T FAR = SINGLE<T> ? T(5.5e27) : T(8.8e221);
 

@@ -6,7 +6,7 @@
 
 namespace points {
 
-constexpr double LIMIT = 30.0;  // as in layers/hyperbolic/hyperplanes.py
+constexpr double LIMIT = 30.0;  // as in layers/hyperbolic/coordinates.py
 
 // A box filter of one channel (ky, kx), or its transpose, added to `to`.
 struct Box {

@@ -21,23 +21,27 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..fast_path import faster
 from ..subsample import pixels_first
+from ._fast.fused_maps import fused_tangent
+from ._fast.fused_planes import fused_patches
+from ._fast.fused_weights import fused_hyperplanes
 from .ball import Curvature, check_curvature, in_float32, root
 from .coordinates import (
     Coordinates,
     check_coordinates,
+    scaled_tangent,
     tangent_to_velocity,
 )
 from .curvature import BallCurvature, curvature_of
-from .fused_maps import scaled_tangent
-from .fused_planes import plane_map
-from .fused_weights import scaled_hyperplanes
 from .hyperplanes import (
     Place,
     Scale,
     check_place,
     check_stretch,
     concatenation_gain,
+    hyperplanes,
+    patch_velocity,
 )
 from .shapes import check_one_number, check_parameters, check_shape
 
@@ -92,14 +96,15 @@ def poincare_conv2d(
     t, step = pixels_first(t, kernel, place.stride, place.padding)
     place = place._replace(stride=step)
     gain = patch_gain(t.shape[1], weight)
-    planes = scaled_hyperplanes(weight, offset, curvature, gain)
-    coefficient = 4 * curvature * gain**2
-    velocity = plane_map(t, *planes, coefficient, place, groups, largest=largest, scale=scale)
+    planes = faster(fused_hyperplanes, hyperplanes, weight, offset, curvature, gain)
+    given = (t, *planes, 4 * curvature * gain**2, place, groups)
+    velocity = faster(fused_patches, patch_velocity, *given, largest=largest, scale=scale)
     if groups == 1 and output == "velocity":
         return velocity
     # The groups' outputs are concatenated by β.
     share = concatenation_gain(len(weight) // groups, len(weight))
-    out = scaled_tangent(velocity, share / (2 * root(curvature)), groups)
+    factor = share / (2 * root(curvature))
+    out = faster(fused_tangent, scaled_tangent, velocity, factor, groups)
     return out if output == "tangent" else tangent_to_velocity(out, curvature, dim=1)
 
 

@@ -16,6 +16,7 @@ Source: Ungar 2008, "A gyrovector space approach to hyperbolic geometry", ch. 3.
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from .ball import (
@@ -32,9 +33,13 @@ from .ball import (
 from .radial import asinhc, sinhc
 
 __all__ = [
+    "LIMIT",
     "Coordinates",
     "ball_to_velocity",
+    "cap",
     "check_coordinates",
+    "held_velocity",
+    "scaled_tangent",
     "tangent_to_velocity",
     "velocity_to_ball",
     "velocity_to_tangent",
@@ -43,6 +48,10 @@ __all__ = [
 Coordinates = Literal["tangent", "velocity"]
 """What two layers may exchange. Velocities save a logarithm and an exponential between them; they
 grow like e^τ, so that float16, which ends at τ = 11.8, has no room for them."""
+
+# Where the range of every layer ends: sinh(88) is the last float32, and squares and products of two
+# velocities must stay finite. The ball projections of other libraries end at τ = 6.2 in float32.
+LIMIT = 30.0
 
 
 @in_float32
@@ -101,6 +110,34 @@ def ball_to_velocity(
     check_curvature(curvature)
     x, room = read(x, curvature, dim, margin)
     return 2 * root(curvature) * x / room
+
+
+def cap(square: Tensor, largest: float) -> tuple[Tensor, Tensor]:
+    """Return min(r², largest²) and the factor min(1, largest/r) for r² = square."""
+    outside = square > largest**2
+    factor = torch.where(outside, largest * torch.where(outside, square, 1.0).rsqrt(), 1.0)
+    return square.clamp_max(largest**2), factor
+
+
+def held_velocity(
+    t: Tensor, curvature: Curvature, *, dim: int, largest: float = LIMIT
+) -> tuple[Tensor, Tensor]:
+    """Return ω and τ² of tangents; those with τ > largest are taken there, along their radius.
+
+    Any finite tangent has a direction, also one whose square is no number.
+    """
+    t, square, _ = in_range_with_squares(t, dim)
+    square, factor = cap(4 * curvature * square, largest)
+    return 2 * root(curvature) * factor * sinhc(square) * t, square
+
+
+def scaled_tangent(velocity: Tensor, factor: Curvature, groups: int = 1) -> Tensor:
+    """Return λ asinh(‖ω‖)/‖ω‖ ω for velocities (B, D, …) of each group of channels.
+
+    λ = 1/(2√c) makes tangents of velocities.
+    """
+    parts = velocity.unflatten(1, (groups, -1))
+    return (factor * asinhc(squared_norm(parts, 2)) * parts).flatten(1, 2)
 
 
 def check_coordinates(name: str, coordinates: str) -> None:

@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 from .ball import Curvature, check_curvature, in_float32, in_range_with_squares, root
 from .convert import clip_tangent
+from .coordinates import LIMIT, cap
 from .curvature import BallCurvature, curvature_of
-from .hyperplanes import LIMIT, cap, hyperplanes
+from .hyperplanes import hyperplanes
 from .radial import cosh_of_square, sinhc
 from .shapes import check_one_number, check_parameters, check_shape
 

@@ -31,14 +31,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .ball import (
-    Curvature,
-    in_range_with_squares,
-    is_seen_within,
-    longest_in_range,
-    root,
-    squared_norm,
-)
+from .ball import Curvature, is_seen_within, longest_in_range, root, squared_norm
+from .coordinates import LIMIT, cap
 from .radial import cosh_of_square, sinhc
 
 __all__ = [
@@ -54,10 +48,6 @@ __all__ = [
 ]
 
 Scale = Literal["distance", "angle"]
-
-# Where the range of every layer ends: sinh(88) is the last float32, and squares and products of two
-# velocities must stay finite. The ball projections of other libraries end at τ = 6.2 in float32.
-LIMIT = 30.0
 
 # How far out, at least, a pixel stays that is shortened because its image holds a huge one.
 NEAR = 1e6
@@ -79,8 +69,10 @@ class Place(NamedTuple):
     dilation: tuple[int, int]
 
 
-def hyperplanes(weight: Tensor, offset: Tensor | None, curvature: Curvature) -> Hyperplanes:
-    """Prepare z (M, …) and r (M,) or None, which is r = 0.
+def hyperplanes(
+    weight: Tensor, offset: Tensor | None, curvature: Curvature, gain: float = 1.0
+) -> Hyperplanes:
+    """Prepare z (M, …) and r (M,) or None, which is r = 0; the directions are multiplied by a gain.
 
     A row of zeros has no hyperplane; its output is 0, and its gradient is that of a tiny normal.
     """
@@ -93,7 +85,7 @@ def hyperplanes(weight: Tensor, offset: Tensor | None, curvature: Curvature) -> 
         factor = scale * (scale * offset).cosh() / length
         shift = (scale * offset).sinh()
     direction = factor.view(-1, *[1] * (weight.dim() - 1)) * weight
-    return Hyperplanes(direction, 2 * length, shift)
+    return Hyperplanes(direction if gain == 1.0 else gain * direction, 2 * length, shift)
 
 
 def hyperplane_velocity(
@@ -195,25 +187,6 @@ def patches_in_range(t: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     least = (longest_in_range(t) / whole).clamp_max(1.0)
     factor = torch.maximum((NEAR / size).clamp_max(1.0), least)
     return (parts * factor).flatten(1, 2), factor
-
-
-def cap(square: Tensor, largest: float) -> tuple[Tensor, Tensor]:
-    """Return min(r², largest²) and the factor min(1, largest/r) for r² = square."""
-    outside = square > largest**2
-    factor = torch.where(outside, largest * torch.where(outside, square, 1.0).rsqrt(), 1.0)
-    return square.clamp_max(largest**2), factor
-
-
-def held_velocity(
-    t: Tensor, curvature: Curvature, *, dim: int, largest: float = LIMIT
-) -> tuple[Tensor, Tensor]:
-    """Return ω and τ² of tangents; those with τ > largest are taken there, along their radius.
-
-    Any finite tangent has a direction, also one whose square is no number.
-    """
-    t, square, _ = in_range_with_squares(t, dim)
-    square, factor = cap(4 * curvature * square, largest)
-    return 2 * root(curvature) * factor * sinhc(square) * t, square
 
 
 def check_place(t: Tensor, weight: Tensor, place: Place, groups: int) -> None:

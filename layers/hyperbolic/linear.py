@@ -14,13 +14,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..fast_path import faster
+from ._fast.fused_maps import fused_tangent
+from ._fast.fused_planes import fused_patches
+from ._fast.fused_weights import fused_hyperplanes
 from .ball import Curvature, check_curvature, in_float32, root
-from .coordinates import Coordinates, check_coordinates
+from .coordinates import Coordinates, check_coordinates, scaled_tangent
 from .curvature import BallCurvature, curvature_of
-from .fused_maps import scaled_tangent
-from .fused_planes import plane_map
-from .fused_weights import scaled_hyperplanes
-from .hyperplanes import Scale, check_stretch
+from .hyperplanes import Scale, check_stretch, hyperplanes, patch_velocity
 from .shapes import check_one_number, check_parameters, check_shape
 
 __all__ = ["PoincareLinear", "poincare_linear"]
@@ -57,10 +58,11 @@ def poincare_linear(
     check_one_number("curvature", curvature)
     check_parameters(weight, offset, "M", "N")
     check_shape("t", t, "…", weight.shape[1])
-    planes = scaled_hyperplanes(weight, offset, curvature)
-    rows = t.reshape(-1, t.shape[-1])
-    velocity = plane_map(rows, *planes, 4 * curvature, None, largest=largest, scale=scale)
-    out = velocity if output == "velocity" else scaled_tangent(velocity, 0.5 / root(curvature))
+    planes = faster(fused_hyperplanes, hyperplanes, weight, offset, curvature)
+    given = (t.reshape(-1, t.shape[-1]), *planes, 4 * curvature, None)
+    out = faster(fused_patches, patch_velocity, *given, largest=largest, scale=scale)
+    if output == "tangent":
+        out = faster(fused_tangent, scaled_tangent, out, 0.5 / root(curvature))
     return out.view(*t.shape[:-1], len(weight))
 
 

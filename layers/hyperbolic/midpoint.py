@@ -14,22 +14,29 @@ Source: Ungar 2010, "Barycentric calculus in Euclidean and hyperbolic geometry";
 Differs from them: in velocities, with no conformal factor and no boundary.
 """
 
-# Shape letters: D width, on axis `dim`. A number per point has size 1 on dim.
+# Shape letters: B batch, D width (axis `dim`), ... pixels. A number per point has size 1 on dim.
+
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_reduce
 
 from .ball import Curvature, check_curvature, in_float32, inner, squared_norm
-from .coordinates import velocity_to_tangent
+from .coordinates import held_velocity, velocity_to_tangent
 from .curvature import BallCurvature, curvature_of
-from .hyperplanes import held_velocity
+from .radial import asinhc
 from .shapes import check_axis, check_shape
 
 __all__ = [
     "MidpointPool",
+    "MidpointStatistics",
     "excess_and_delay",
     "midpoint_pool",
+    "midpoint_statistics",
     "nearer_excess",
+    "number_of_points",
+    "squared_angle",
     "velocity_midpoint",
 ]
 
@@ -60,6 +67,12 @@ def nearer_excess(square: Tensor, later: Tensor, times: Tensor, both: Tensor) ->
     return torch.where(square < times, near, far).clamp_min(0.0)
 
 
+def squared_angle(excess: Tensor) -> Tensor:
+    """Return ρ² from cosh ρ − 1."""
+    half = excess / 2
+    return 4 * half * asinhc(half).square()
+
+
 def velocity_midpoint(
     velocity: Tensor, weights: Tensor | None = None, *, over: Axes, dim: int = -1
 ) -> Tensor:
@@ -85,6 +98,52 @@ def velocity_midpoint(
     centre = mean(velocity)
     spread = mean(excess(velocity, centre, dim))
     return centre / (1 + spread * (2 + spread / (1 + squared_norm(centre, dim)))).sqrt()
+
+
+class MidpointStatistics(NamedTuple):
+    """What a batch is normalised by: the velocity M, with size 1 except on `dim`, and σ²·c."""
+
+    mean: Tensor
+    spread: Tensor
+
+
+def midpoint_statistics(
+    velocity: Tensor, *, dim: int = 1, synchronised: bool = False
+) -> MidpointStatistics:
+    """Return midpoint and mean squared angle ρ² of velocities, over all axes but D.
+
+    Both are 0 where there are no points.
+
+    Args:
+        velocity: ω (B, …, D, …).
+        dim: The axis of D.
+        synchronised: Whether the processes of a distributed run share their points.
+    """
+    axes = tuple(axis for axis in range(velocity.dim()) if axis != dim % velocity.dim())
+    count = number_of_points(velocity, dim, synchronised=synchronised).clamp_min(1)
+
+    def mean(x: Tensor) -> Tensor:
+        total = x.sum(axes, keepdim=True)
+        if synchronised and distributed.is_initialized():
+            total = all_reduce(total)
+        return total / count
+
+    centre = mean(velocity)
+    time = (1 + squared_norm(centre, dim)).sqrt()
+    # |ΣX| is a difference of large squares where all points are far out. Around the mean of the
+    # velocities it is 1 plus what the distances from there add.
+    excess = mean(excess_and_delay(velocity, centre, dim)[0])
+    midpoint = centre / (1 + excess * (2 + excess / time.square())).sqrt()
+    excess, _ = excess_and_delay(velocity, midpoint, dim)
+    return MidpointStatistics(midpoint, mean(squared_angle(excess)).squeeze())
+
+
+def number_of_points(velocity: Tensor, dim: int = 1, *, synchronised: bool = False) -> Tensor:
+    """Return how many points there are, on this process or on all of a distributed run."""
+    count = velocity.new_full((), velocity.numel() // velocity.shape[dim])
+    if synchronised and distributed.is_initialized():
+        distributed.all_reduce(count)
+    return count
 
 
 @in_float32

@@ -16,10 +16,9 @@ Differs from them: in velocities, so that nothing divides by 1 − c‖x‖².
 import torch
 from torch import Tensor
 
+from ._fast.fused_maps import fused_sum
 from .ball import Curvature, check_curvature, in_float32, inner
-from .coordinates import velocity_to_tangent
-from .fused_maps import mobius_sum
-from .hyperplanes import held_velocity
+from .coordinates import held_velocity, velocity_to_tangent
 from .radial import cosh_of_square
 from .shapes import check_axis
 
@@ -71,7 +70,8 @@ def _add(left: Tensor, right: Tensor, curvature: Curvature, dim: int) -> Tensor:
     if left.dim() == 1:
         return _add(left[None], right[None], curvature, 1)[0]
     left, right = left.movedim(dim, 1), right.movedim(dim, 1)
-    return mobius_sum(left, right, curvature, LARGEST, _definition).movedim(1, dim)
+    found = fused_sum(_definition, left, right, curvature, LARGEST)
+    return (_definition(left, right, curvature) if found is None else found).movedim(1, dim)
 
 
 def _definition(left: Tensor, right: Tensor, curvature: Curvature) -> Tensor:

@@ -1,11 +1,26 @@
 """Midpoint batch normalisation: centre at the midpoint, scale distances, move to a learned point.
 
-`normalisation` has the equations.
+With ω_i the velocities of all points of a batch and X_i their times (`coordinates`):
 
-Source: van Spengler et al. 2023, "Poincaré ResNet", arXiv:2303.14027, §3.3.
-Differs from it: running statistics exist and are used in evaluation (the reference normalises by
-the batch there too); the scale γ, one number for all channels as in the reference, is exp of a
-parameter, so that it stays positive.
+    M  = Σω / √((ΣX)² − ‖Σω‖²)                    the batch's midpoint, M₀ its time
+    σ² = mean ρ_i²/c,   cosh ρ_i = M₀X_i − ⟨ω_i, M⟩    mean squared distance from it
+    out = T(the point at the fraction s = √(γ/(σ² + ε)) of the geodesic from M to the input)
+
+where T is the isometry that carries M to the learned mean β along their geodesic. That is the chain
+−M ⊕ x, logarithm, transport, scaling, exponential at β of the reference, and it collapses to
+
+    out = k (ω − M) + q M + p b
+    k = sinh(sρ)/sinh(ρ),  δ = cosh ρ − 1,  η = B₀(X − M₀) − ⟨ω − M, b⟩,  g = M₀B₀ − ⟨M, b⟩
+    q = −k (η + δ)/(1 + g),  p = cosh(sρ) + k (δ g − η)/(1 + g)
+
+with b, B₀ velocity and time of β: three numbers per point beside one pass over the channels. All
+are made of ω − M, so that points close together keep their digits however far out they lie.
+
+Source: van Spengler et al. 2023, "Poincaré ResNet", arXiv:2303.14027, §3.3; the midpoint is
+Ungar's.
+Differs from it: written in velocities, without a map to M and back; running statistics exist and
+are used in evaluation (the reference normalises by the batch there too); the scale γ, one number
+for all channels as in the reference, is exp of a parameter, so that it stays positive.
 """
 
 # Shape letters: B batch, D channels (axis `dim`), ... pixels. A number per point has size 1 on dim.
@@ -13,28 +28,105 @@ parameter, so that it stays positive.
 import torch
 from torch import Tensor, distributed, nn
 
-from ..autocast import without_autocast
 from ..decay import exclude_from_decay
-from .ball import (
-    Curvature,
-    check_curvature,
-    check_range,
-    default_margin,
-    in_float32,
-)
+from ._fast import fused_norm
+from .ball import Curvature, check_curvature, in_float32, inner, squared_norm
 from .coordinates import (
+    LIMIT,
     Coordinates,
+    cap,
     check_coordinates,
+    held_velocity,
     tangent_to_velocity,
+    velocity_to_tangent,
 )
 from .curvature import BallCurvature, curvature_of
-from .fused_norm import normalise
-from .fused_weights import move_midpoint, point_velocity
-from .hyperplanes import held_velocity
-from .normalisation import MidpointStatistics, midpoint_statistics, number_of_points
+from .midpoint import (
+    MidpointStatistics,
+    excess_and_delay,
+    midpoint_statistics,
+    number_of_points,
+    squared_angle,
+)
+from .radial import cosh_of_square, sinhc
+from .running_midpoint import RunningMidpoint
 from .shapes import check_axis, check_one_number, check_shape
 
-__all__ = ["MidpointBatchNorm", "MidpointStatistics", "midpoint_batch_norm", "midpoint_statistics"]
+__all__ = [
+    "MidpointBatchNorm",
+    "MidpointStatistics",
+    "midpoint_batch_norm",
+    "midpoint_statistics",
+    "midpoint_transform",
+    "normalise",
+    "normalised_tangents",
+]
+
+
+def midpoint_transform(
+    velocity: Tensor, mean: Tensor, target: Tensor, scale: Tensor, *, dim: int = 1
+) -> Tensor:
+    """Scale distances from `mean` by s and carry the result to `target`, all velocities.
+
+    Distances beyond 30/√c end there, along their geodesic.
+    """
+    apart = velocity - mean
+    mean_time = (1 + squared_norm(mean, dim)).sqrt()
+    target_time = (1 + squared_norm(target, dim)).sqrt()
+    excess, later = excess_and_delay(velocity, mean, dim)
+    square = squared_angle(excess)
+    scaled, held = cap(scale.square() * square, LIMIT)
+    slow = held * scale * sinhc(scaled) / sinhc(square)
+    between = mean_time * target_time - inner(mean, target, dim)
+    delay = target_time * later - inner(apart, target, dim)
+    along_mean = -slow * (delay + excess) / (1 + between)
+    along_target = cosh_of_square(scaled) + slow * (excess * between - delay) / (1 + between)
+    return slow * apart + along_mean * mean + along_target * target
+
+
+def normalised_tangents(
+    velocity: Tensor,
+    target: Tensor,
+    variance: Tensor,
+    curvature: Curvature,
+    mean: Tensor | None,
+    spread: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tangents, M and σ²c for velocities (B, D, …); this is the definition.
+
+    Args:
+        velocity: ω.
+        target: b (D,).
+        variance: γ.
+        curvature: c.
+        mean: M (D,), or None for the batch's.
+        spread: σ²c, or None for the batch's.
+        eps: Added to σ².
+    """
+    shape = [1, -1, *[1] * (velocity.dim() - 2)]
+    if mean is None or spread is None:
+        mean, spread = midpoint_statistics(velocity)
+    scale = (variance / (spread / curvature + eps)).sqrt()
+    out = midpoint_transform(velocity, mean.view(shape), target.view(shape), scale)
+    return velocity_to_tangent(out, curvature, dim=1), mean.flatten(), spread
+
+
+def normalise(
+    velocity: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    curvature: Curvature,
+    given: MidpointStatistics | None,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`normalised_tangents` with the tangent of β for b, by the fast path where it runs."""
+    by = (None, None) if given is None else (given.mean.flatten(), given.spread)
+    found = fused_norm.normalise(normalised_tangents, velocity, mean, variance, curvature, *by, eps)
+    if found is not None:
+        return found
+    target = tangent_to_velocity(mean, curvature)
+    return normalised_tangents(velocity, target, variance, curvature, *by, eps)
 
 
 @in_float32
@@ -71,13 +163,35 @@ def midpoint_batch_norm(
     check_shape("mean", mean, "D")
     check_axis("t", t, dim, len(mean), least=2)
     velocity = t if input == "velocity" else held_velocity(t, curvature, dim=dim)[0]
-    target = point_velocity(mean, curvature)
-    found = (None, None) if statistics is None else (statistics.mean.flatten(), statistics.spread)
-    out, *_ = normalise(velocity.movedim(dim, 1), target, variance, curvature, *found, eps)
+    out, *_ = normalise(velocity.movedim(dim, 1), mean, variance, curvature, statistics, eps)
     return out.movedim(1, dim)
 
 
-class MidpointBatchNorm(nn.Module):
+@in_float32
+def _normalised(t: Tensor, layer: "MidpointBatchNorm", *, input: Coordinates) -> Tensor:
+    """Tangents of what a layer makes of t; in training the layer learns from the batch."""
+    mean, variance = layer.mean.to(t.dtype), layer.log_variance.to(t.dtype).exp()
+    curvature = layer.curvature()
+    if isinstance(curvature, Tensor):
+        curvature = curvature.to(t.dtype)
+    velocity = t if input == "velocity" else held_velocity(t, curvature, dim=layer.dim)[0]
+    velocity = velocity.movedim(layer.dim, 1)
+    shared = layer.synchronised and distributed.is_initialized()
+    given = None  # the statistics are this batch's own
+    if layer.running_mean is not None and not layer.training:
+        given = layer.running_statistics(curvature, t.dtype)
+    elif shared:
+        given = midpoint_statistics(velocity, synchronised=True)
+    out, *found = normalise(velocity, mean, variance, curvature, given, layer.eps)
+    if layer.running_mean is not None and layer.training:
+        seen = float(velocity.numel() > 0)
+        if shared:
+            seen = number_of_points(velocity, synchronised=True).clamp_max_(1)
+        layer.track(MidpointStatistics(*found), curvature, seen)
+    return out.movedim(1, layer.dim)
+
+
+class MidpointBatchNorm(RunningMidpoint):
     """Batch normalisation of the Poincaré ball, tangents or velocities in and tangents out.
 
     Args:
@@ -100,10 +214,6 @@ class MidpointBatchNorm(nn.Module):
         ValueError: a size or number out of range; at the call, another shape.
     """
 
-    running_mean: Tensor | None
-    running_var: Tensor | None
-    num_batches_tracked: Tensor | None
-
     def __init__(
         self,
         num_features: int,
@@ -117,29 +227,21 @@ class MidpointBatchNorm(nn.Module):
         input: Coordinates = "tangent",
     ) -> None:
         """Make β at the origin, γ = 1 and the statistics of points at a mean distance of 1."""
-        super().__init__()
         if num_features < 1:
             raise ValueError(f"num_features must be at least 1, got {num_features}")
+        super().__init__(num_features, momentum, track_running_stats)
         if not eps > 0:
             raise ValueError(f"eps must be above 0, got {eps}")
-        if momentum is not None and not 0 <= momentum <= 1:
-            raise ValueError(f"momentum must lie in [0, 1] or be None, got {momentum}")
         check_coordinates("input", input)
         self.num_features = num_features
         self.curvature = curvature_of(curvature)
         self.eps = eps
-        self.momentum = momentum
         self.synchronised = synchronised
         self.dim = dim
         self.input: Coordinates = input
         self.mean = nn.Parameter(torch.empty(num_features))
         self.log_variance = nn.Parameter(torch.empty(()))
         exclude_from_decay(self, "mean", "log_variance")
-        tracked = track_running_stats
-        self.register_buffer("running_mean", torch.zeros(num_features) if tracked else None)
-        self.register_buffer("running_var", torch.ones(()) if tracked else None)
-        count = torch.zeros((), dtype=torch.long) if tracked else None
-        self.register_buffer("num_batches_tracked", count)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -148,76 +250,10 @@ class MidpointBatchNorm(nn.Module):
         nn.init.zeros_(self.log_variance)
         self.reset_running_stats()
 
-    def reset_running_stats(self) -> None:
-        """Forget the statistics, as the method of that name of `nn.BatchNorm2d` does."""
-        if self.running_mean is not None:
-            assert self.running_var is not None and self.num_batches_tracked is not None
-            self.running_mean.zero_()
-            self.running_var.fill_(1.0)
-            self.num_batches_tracked.zero_()
-
     def forward(self, t: Tensor) -> Tensor:
         """Normalise by the batch in training, by the running statistics in evaluation."""
         check_axis("t", t, self.dim, self.num_features, least=2)
-        default_margin(t.dtype)
-        check_range(t.dtype, "input", self.input)
-        half = t.dtype in (torch.float16, torch.bfloat16)
-        wide = t.float() if half else t
-        mean, log_variance = self.mean.to(wide.dtype), self.log_variance.to(wide.dtype)
-        curvature = self.curvature()
-        if isinstance(curvature, Tensor):
-            curvature = curvature.to(wide.dtype)
-        with without_autocast(t):
-            velocity = wide
-            if self.input == "tangent":
-                velocity, _ = held_velocity(wide, curvature, dim=self.dim)
-            velocity = velocity.movedim(self.dim, 1)
-            target = point_velocity(mean, curvature)
-            arguments = (velocity, target, log_variance.exp(), curvature)
-            out, *found = normalise(*arguments, *self._given(velocity, curvature), self.eps)
-            if self.training and self.running_mean is not None:
-                self._track(MidpointStatistics(*found), curvature, self._seen(velocity))
-        return out.movedim(1, self.dim).to(t.dtype)
-
-    def _given(
-        self, velocity: Tensor, curvature: Curvature
-    ) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        """Return M and σ²c where they are not those of this process's batch."""
-        if self.training or self.running_mean is None:
-            if not (self.synchronised and distributed.is_initialized()):
-                return None, None
-            shared = midpoint_statistics(velocity, synchronised=True)
-            return shared.mean.flatten(), shared.spread
-        assert self.running_var is not None
-        mean, variance = (x.to(velocity.dtype) for x in (self.running_mean, self.running_var))
-        return tangent_to_velocity(mean, curvature), variance * curvature
-
-    def _seen(self, velocity: Tensor) -> float | Tensor:
-        """Return 1 if there are points to learn from, or 0: a tensor if other processes know."""
-        if self.synchronised and distributed.is_initialized():
-            return number_of_points(velocity, synchronised=True).clamp_max_(1)
-        return float(velocity.numel() > 0)
-
-    @torch.no_grad()
-    def _track(
-        self, statistics: MidpointStatistics, curvature: Curvature, seen: float | Tensor
-    ) -> None:
-        """Move the running midpoint along the geodesic's chord, and average the variance."""
-        assert self.running_mean is not None and self.running_var is not None
-        if not isinstance(seen, Tensor) and seen == 0:
-            return
-        if self.num_batches_tracked is not None:  # None while activations are recomputed
-            self.num_batches_tracked += seen.long() if isinstance(seen, Tensor) else 1
-        if self.momentum == 0.0:
-            return
-        if self.momentum is None:
-            assert self.num_batches_tracked is not None
-            count = self.num_batches_tracked.to(statistics.spread.dtype)
-            weight = seen / count.clamp_min(1)
-        else:
-            weight = self.momentum * seen
-        now, spread = statistics.mean.flatten(), statistics.spread
-        move_midpoint(self.running_mean, self.running_var, now, spread, curvature, weight)
+        return _normalised(t, self, input=self.input)
 
     def extra_repr(self) -> str:
         """Show the sizes."""

@@ -1,47 +1,74 @@
 """Residual mechanisms: how a branch's output joins the stream. The contract is in `stream`."""
 
-from .add import Add as Add
-from .attnres import AttnRes as AttnRes
-from .block_attnres import BlockAttnRes as BlockAttnRes
-from .dca import DeepCrossAttention as DeepCrossAttention
-from .deepnorm import DeepNorm as DeepNorm
-from .delta import Delta as Delta
-from .delta import delta_cc as delta_cc
-from .delta_rule import delta_write as delta_write
-from .denseformer import DenseFormer as DenseFormer
-from .depth_mix import depth_mix as depth_mix
-from .depth_mix import depth_weights as depth_weights
-from .depth_mix import two_phase_mix as two_phase_mix
-from .depth_swa import DepthSWA as DepthSWA
-from .depth_swa import depth_attention as depth_attention
-from .elc_bert import ElcBert as ElcBert
-from .expansion import Expansion as Expansion
-from .expansion import mobius_orders as mobius_orders
-from .expansion import mobius_term as mobius_term
-from .gyro_attnres import GyroAttnRes as GyroAttnRes
-from .gyro_attnres import GyroBlockAttnRes as GyroBlockAttnRes
-from .gyro_attnres import gyro_mix as gyro_mix
-from .highway import Highway as Highway
-from .hyper_connections import HyperConnections as HyperConnections
-from .mhc import MHC as MHC
-from .mhc import MHCLite as MHCLite
-from .mhc import double_stochasticity_error as double_stochasticity_error
-from .mhc import sinkhorn_log as sinkhorn_log
-from .mobius import Mobius as Mobius
-from .muddformer import MuddFormer as MuddFormer
-from .parallel import Parallel as Parallel
-from .parallel import as_parallel as as_parallel
-from .scaled import Scaled as Scaled
-from .scaled import layer_scale as layer_scale
-from .scaled import rezero as rezero
-from .scaled import scale_by_depth as scale_by_depth
-from .scaled import skip_init as skip_init
-from .stream import Context as Context
-from .stream import Past as Past
-from .stream import Read as Read
-from .stream import Residual as Residual
-from .stream import Site as Site
-from .stream import State as State
-from .stream import frozen_routing as frozen_routing
-from .taylor import linear_orders as linear_orders
-from .taylor import taylor_orders as taylor_orders
+from ._fast.two_phases import two_phase_mix
+from .add import Add
+from .attnres import AttnRes
+from .block_attnres import BlockAttnRes
+from .dca import DeepCrossAttention
+from .deepnorm import DeepNorm
+from .delta import Delta, delta_cc
+from .delta_rule import delta_write
+from .denseformer import DenseFormer
+from .depth_swa import DepthSWA, depth_attention
+from .elc_bert import ElcBert
+from .expansion import Expansion, mobius_orders, mobius_term
+from .gyro_attnres import GyroAttnRes, GyroBlockAttnRes, gyro_mix
+from .highway import Highway
+from .hyper_connections import HyperConnections
+from .mhc import MHC, MHCLite, double_stochasticity_error, sinkhorn_log
+from .mix import depth_weights
+from .mix import mix as depth_mix
+from .mobius import Mobius
+from .muddformer import MuddFormer
+from .parallel import Parallel, as_parallel
+from .scaled import Scaled, layer_scale, rezero, scale_by_depth, skip_init
+from .stream import Context, Past, Read, Residual, Site, State, frozen_routing
+from .taylor import linear_orders, taylor_orders
+
+__all__ = [
+    "MHC",
+    "Add",
+    "AttnRes",
+    "BlockAttnRes",
+    "Context",
+    "DeepCrossAttention",
+    "DeepNorm",
+    "Delta",
+    "DenseFormer",
+    "DepthSWA",
+    "ElcBert",
+    "Expansion",
+    "GyroAttnRes",
+    "GyroBlockAttnRes",
+    "Highway",
+    "HyperConnections",
+    "MHCLite",
+    "Mobius",
+    "MuddFormer",
+    "Parallel",
+    "Past",
+    "Read",
+    "Residual",
+    "Scaled",
+    "Site",
+    "State",
+    "as_parallel",
+    "delta_cc",
+    "delta_write",
+    "depth_attention",
+    "depth_mix",
+    "depth_weights",
+    "double_stochasticity_error",
+    "frozen_routing",
+    "gyro_mix",
+    "layer_scale",
+    "linear_orders",
+    "mobius_orders",
+    "mobius_term",
+    "rezero",
+    "scale_by_depth",
+    "sinkhorn_log",
+    "skip_init",
+    "taylor_orders",
+    "two_phase_mix",
+]

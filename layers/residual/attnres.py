@@ -1,8 +1,8 @@
 """Attention Residuals: every branch reads a softmax mixture of what came before it.
 
 Sources v_0 (the embedding) and v_1, …, v_{l-1} (branch outputs, never running sums); a learned
-pseudo-query w_l and key gain γ_l per site; h_l is the depth mix (`depth_mix`) of the sources under
-the query γ_l ⊙ w_l. Block AttnRes sums the outputs inside blocks of S consecutive branches and
+pseudo-query w_l and key gain γ_l per site; h_l is the mixture (`mix`) of the sources under the
+query γ_l ⊙ w_l. Block AttnRes sums the outputs inside blocks of S consecutive branches and
 mixes the block sums: inside a block the running sum is the last source, and the next block starts
 a new one. S = 1 is the full form, bit for bit.
 
@@ -18,23 +18,40 @@ allowed, and a branch dropped by stochastic depth leaves the softmax instead of 
 vector.
 """
 
-# Shape letters: B batch, D width, L branches, Q queries, H heads, n sources, ... token or pixel
+# Shape letters: B batch, D width, L branches, S branches of a block, n sources, ... token or pixel
 # axes.
 
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from ..autocast import without_autocast
 from ..decay import exclude_from_decay
-from .depth_mix import Competition
-from .depth_reader import DepthReader, Sources
-from .stream import Context, Past, Site, State, keep_branch
+from ._fast.look_ahead import look_ahead, ready
+from .mix import Competition, key_statistic, mix
+from .stream import Context, Past, Residual, Site, State, keep_branch, working_dtype
 
-__all__ = ["AttnRes"]
+__all__ = ["AttnRes", "Sources"]
 
 
-class AttnRes(DepthReader):
+class Sources(NamedTuple):
+    """The state: what may be read, and for which samples.
+
+    `values` holds n tensors of one shape; `alive` holds, for each, None or a mask (B, 1, …) that
+    is False where stochastic depth dropped everything in it. `stream` is the plain sum, kept for
+    additive reads only. `cache` is what the fast path knows of reads to come, or None.
+    """
+
+    values: tuple[Tensor, ...]
+    alive: tuple[Tensor | None, ...]
+    stream: Tensor | None = None
+    cache: Any = None
+
+
+class AttnRes(Residual):
     """Full Attention Residuals over all branches of a network or stage.
 
     Args:
@@ -57,6 +74,8 @@ class AttnRes(DepthReader):
     Raises:
         ValueError: heads that do not divide the width, a window below 1, or an unknown competition.
     """
+
+    block_size: int = 1  # S of the full form
 
     def __init__(
         self,
@@ -122,29 +141,73 @@ class AttnRes(DepthReader):
         return Sources((x,), (None,), x if self.additive else None)
 
     def read(self, state: State, site: int) -> Tensor:
-        """Mix the history with the site's query."""
+        """Mix the history with the site's query, unless the write before has done it."""
         sources = Sources(*state)
-        if sources.ready is not None and sources.site == site:
-            return sources.ready
-        return self.mix(sources, site)
+        found = ready(sources.cache, site)
+        if found is not None:
+            return found
+        # Branches may have written in half precision, under autocast too: a read has the
+        # embedding's dtype, and logits and weights are formed in float32.
+        with without_autocast(sources.values[0]):
+            return self.mixture(sources, site)
+
+    def mixture(self, sources: Sources, site: int) -> Tensor:
+        """What a site reads, from the history alone; with the number of sites, the readout."""
+        if self.additive and (site == 0 or site == len(self.sites)):
+            assert sources.stream is not None
+            return sources.stream
+        if len(sources.values) == 1 and site == 0:
+            return sources.values[0]
+        count = self.readable(sources, site)
+        mixed = mix(
+            sources.values[:count],
+            self.query_at(site, sources.values[-1]),
+            channel_dim=self.channel_dim,
+            eps=self.eps,
+            heads=self.heads,
+            competition=self.competition,
+            alive=sources.alive[:count],
+        )
+        return mixed if sources.stream is None else sources.stream + mixed
+
+    def readable(self, sources: Sources, site: int) -> int:
+        """Count the sources that a site may read: an additive read leaves out the open block."""
+        return len(sources.values) - bool(self.additive and site % self.block_size)
+
+    def query_at(self, site: int, newest: Tensor) -> Tensor:
+        """The query γ ⊙ w of a site, shaped to broadcast over a source."""
+        row = self.row[site]
+        query = self.query[row]
+        if self.query_weight is None:
+            query = query if self.gain is None else query * self.gain[row]
+            return self.along_channels(query, newest)
+        value = newest.to(working_dtype(newest))
+        key = value * key_statistic(value, self.channel_dim, self.eps)
+        key = key.movedim(self.channel_dim, -1)
+        query = query + F.linear(key, self.query_weight[row].to(key.dtype))
+        query = query if self.gain is None else query * self.gain[row]
+        return query.movedim(-1, self.channel_dim)
 
     def write(self, state: State, site: int, y: Tensor, context: Context) -> State:
-        """Append the branch output, or add it to the open block's sum, and look one site ahead."""
+        """Append the branch output, or add it to the open block's sum."""
         old = Sources(*state)
-        values, alive, scores = old.values, old.alive, old.scores
+        values, alive = old.values, old.alive
         y = keep_branch(y, context.keep)
         mask = None if context.keep is None else context.keep > 0
         if site % self.block_size == 0:
             if self.window is not None and len(values) == self.window + 1:
                 values, alive = (values[0], *values[2:]), (alive[0], *alive[2:])
-                scores = (*scores[:1], *scores[2:])
             values, alive = (*values, y), (*alive, mask)
         else:
             either = None if mask is None or alive[-1] is None else alive[-1] | mask
             values, alive = (*values[:-1], self.join(values[-1], y)), (*alive[:-1], either)
         stream = None if old.stream is None else old.stream + y
-        sources = Sources(values, alive, stream, None, site + 1, scores, old.ahead)
-        return self.look_ahead(sources)
+        sources = Sources(values, alive, stream, old.cache)
+        return self.look_ahead(sources, site + 1) or sources._replace(cache=None)
+
+    def look_ahead(self, sources: Sources, site: int) -> Sources | None:
+        """Ask the fast path to mix what a site will read; None leaves it to `mixture`."""
+        return look_ahead(self, sources, site)
 
     def join(self, total: Tensor, y: Tensor) -> Tensor:
         """Add a branch output to the open block's sum."""

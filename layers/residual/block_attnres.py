@@ -14,7 +14,7 @@ transformer layers, which is `block_layers` here.
 from collections.abc import Sequence
 
 from .attnres import AttnRes
-from .depth_mix import Competition
+from .mix import Competition
 from .stream import Site
 
 __all__ = ["BlockAttnRes"]

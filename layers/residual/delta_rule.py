@@ -10,19 +10,17 @@ State X with m columns of width D, branch output h, gate β in (0, 2), target v 
 2 k vᵀ. `compress` reads the m columns as one: c = Σ_j W_j ⊙ X_j.
 
 Source: Zhang et al. 2026, "Deep Delta Learning", arXiv:2601.00417.
-Differs from it: nothing; the state is laid out with m before D. The hand-written gradients keep
-the state and the branch output, which exist anyway, and m + 1 scalars per token.
+Differs from it: nothing; the state is laid out with m before D.
 """
 
 # Shape letters: B batch, D width, m columns, ... token axes.
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..fast_path import differentiates_backward, through_definition
-from .fast_path import kernel_reads, records_references
+from ._fast.delta_kernel import compress_by_kernel, write_by_kernel
 from .stream import routing, working_dtype
 
 __all__ = ["DeltaMode", "compress", "delta_write", "delta_write_definition"]
@@ -78,62 +76,13 @@ def delta_write(
     eps: float = 1e-5,
     channel_dim: int = -1,
 ) -> Tensor:
-    """Return the state after one delta write, by the compiled kernel where it runs."""
+    """Return `delta_write_definition` of the same arguments, by the compiled kernel if it runs."""
     given = state, branch, beta, value
-    if channel_dim == -1 and _of_one_state(*given) and records_references(*given):
-        if mode == "erase_only":
-            value = torch.zeros_like(value)
-        heads = [x.to(state.dtype).contiguous() for x in (beta, value)]
-        if kernel_reads("delta", state, branch, *heads):
-            return _DeltaWrite.apply(state, branch, *heads, mode != "write_only", eps)  # type: ignore[return-value]
-    return delta_write_definition(
-        state, branch, beta, value, mode=mode, eps=eps, channel_dim=channel_dim
-    )
-
-
-def _of_one_state(state: Tensor, branch: Tensor, beta: Tensor, value: Tensor) -> bool:
-    """Whether nothing broadcasts: X (…, m, D), h (…, D), β (…, 1) and v (…, m)."""
-    *tokens, m, width = state.shape
-    shapes = (*tokens, width), (*tokens, 1), (*tokens, m)
-    return all(x.shape == shape for x, shape in zip((branch, beta, value), shapes, strict=True))
-
-
-class _DeltaWrite(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        state: Tensor,
-        branch: Tensor,
-        beta: Tensor,
-        value: Tensor,
-        erase: bool,
-        eps: float,
-    ) -> Tensor:
-        following = torch.empty_like(state)
-        readout = state.new_empty((*value.shape[:-1], value.shape[-1] + 1))
-        torch.ops.archzoo_delta.delta_write(
-            state, branch, beta, value, erase, eps, following, readout
-        )
-        ctx.save_for_backward(state, branch, beta, value, readout)
-        ctx.erase, ctx.eps = erase, eps
-        return following
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
-        saved = ctx.saved_tensors
-        if differentiates_backward():
-
-            def definition(*inputs: Tensor) -> Tensor:
-                mode = "full" if ctx.erase else "write_only"
-                return delta_write_definition(*inputs, mode=mode, eps=ctx.eps)
-
-            found = through_definition(definition, saved[:4], gradients[0])
-            return *found, None, None
-        results = [torch.empty_like(tensor) for tensor in saved[:4]]
-        torch.ops.archzoo_delta.delta_write_backward(
-            *saved[:4], ctx.erase, saved[4], gradients[0].contiguous(), *results
-        )
-        return *results, None, None
+    if channel_dim == -1:
+        found = write_by_kernel(delta_write_definition, *given, mode, eps)
+        if found is not None:
+            return found
+    return delta_write_definition(*given, mode=mode, eps=eps, channel_dim=channel_dim)
 
 
 def compress(state: Tensor, weight: Tensor, channel_dim: int = -1) -> Tensor:
@@ -144,36 +93,13 @@ def compress(state: Tensor, weight: Tensor, channel_dim: int = -1) -> Tensor:
         weight: W (m, D).
         channel_dim: The axis of D in the result.
     """
+    weight = weight.to(state.dtype)
     if channel_dim == -1:
-        weight = weight.to(state.dtype)
-        if weight.shape == state.shape[-2:] and records_references(state, weight):
-            dense = weight.contiguous()
-            if kernel_reads("delta", state, dense):
-                return _Compress.apply(state, dense)  # type: ignore[return-value]
-        return _sum_columns(state, routing(weight))
-    shaped = weight.to(state.dtype).view(*weight.shape, *[1] * (state.dim() - 3))
+        found = compress_by_kernel(_sum_columns, state, weight)
+        return _sum_columns(state, routing(weight)) if found is None else found
+    shaped = weight.view(*weight.shape, *[1] * (state.dim() - 3))
     return (state * routing(shaped)).sum(1)
 
 
 def _sum_columns(state: Tensor, weight: Tensor) -> Tensor:
     return (state * weight).sum(-2)
-
-
-class _Compress(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, state: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(state, weight)
-        compressed = state.new_empty((*state.shape[:-2], state.shape[-1]))
-        torch.ops.archzoo_delta.compress(state, weight, compressed)
-        return compressed
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
-        state, weight = ctx.saved_tensors
-        if differentiates_backward():
-            return tuple(through_definition(_sum_columns, [state, weight], gradients[0]))
-        to_state, to_weight = torch.empty_like(state), torch.zeros_like(weight)
-        torch.ops.archzoo_delta.compress_backward(
-            state, weight, gradients[0].contiguous(), to_state, to_weight
-        )
-        return to_state, to_weight

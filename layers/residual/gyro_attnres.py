@@ -29,10 +29,9 @@ from torch import Tensor
 from ..hyperbolic.curvature import BallCurvature, curvature_of
 from ..hyperbolic.midpoint import midpoint_pool
 from ..hyperbolic.mobius import mobius_add_tangents
-from .attnres import AttnRes
+from .attnres import AttnRes, Sources
 from .block_attnres import BlockAttnRes
-from .depth_mix import Competition, depth_weights
-from .depth_reader import Sources
+from .mix import Competition, depth_weights
 from .stream import Site, working_dtype
 
 __all__ = ["GyroAttnRes", "GyroBlockAttnRes", "gyro_mix"]
@@ -69,13 +68,13 @@ class _GyroReader(AttnRes):
         """Add a branch output to the open block's sum: y ⊕ total."""
         return mobius_add_tangents(y, total, self.curvature(), dim=self.channel_dim)
 
-    def mix(self, sources: Sources, site: int) -> Tensor:
+    def mixture(self, sources: Sources, site: int) -> Tensor:
         """Return the midpoint of the history under a site's query."""
         if len(sources.values) == 1 and site == 0:
             return sources.values[0]
         weights = depth_weights(
             sources.values,
-            self._query(site, sources.values[-1]),
+            self.query_at(site, sources.values[-1]),
             channel_dim=self.channel_dim,
             eps=self.eps,
             competition=self.competition,
@@ -83,9 +82,8 @@ class _GyroReader(AttnRes):
         )
         return gyro_mix(sources.values, weights, self.curvature(), self.channel_dim)
 
-    def look_ahead(self, sources: Sources) -> Sources:
-        """Leave the reads to the reader: there is no fast form."""
-        return sources
+    def look_ahead(self, sources: Sources, site: int) -> None:
+        """Leave the reads to `mixture`: a midpoint has no fast form."""
 
 
 class GyroAttnRes(_GyroReader):

@@ -3,7 +3,7 @@
 import pytest
 from archzoo.layers import fast_path
 from archzoo.layers._kernels import load_kernels
-from archzoo.layers.hyperbolic import fused_layout
+from archzoo.layers.hyperbolic._fast import fused_layout
 
 HAS_KERNELS = load_kernels("poincare")
 HAND_WRITTEN = ["hand", *(["kernel"] if HAS_KERNELS else [])]

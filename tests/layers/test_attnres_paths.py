@@ -5,14 +5,10 @@ import itertools
 import pytest
 import torch
 from archzoo.layers._kernels import load_kernels
-from archzoo.layers.residual import (
-    Context,
-    Site,
-    depth_mix,
-    depth_reader,
-    two_phase_mix,
-)
-from archzoo.layers.residual.depth_autograd import combine, fused_mix
+from archzoo.layers.residual import Context, Site, depth_mix, two_phase_mix
+from archzoo.layers.residual._fast import look_ahead
+from archzoo.layers.residual._fast.depth_kernel import fused_mix
+from archzoo.layers.residual._fast.depth_scores import combine
 from torch import Tensor
 
 from .stacks import SITES, WIDTH, branch_weights, build, normal, rms_norm, stack, states, trained
@@ -48,7 +44,7 @@ def path(request, monkeypatch):
 
 def defined(monkeypatch) -> None:
     """Leave only the definition: no look ahead, no hand-written gradient."""
-    monkeypatch.setattr(depth_reader, "records_references", lambda *tensors: False)
+    monkeypatch.setattr(look_ahead, "records_references", lambda *tensors: False)
 
 
 def outputs_and_gradients(residual, x, weights, keep=None) -> list[Tensor]:
@@ -97,6 +93,46 @@ def test_images_take_the_gradients_of_the_definition_too(name, options, monkeypa
     defined(monkeypatch)
     for mine, theirs in zip(ours, run(), strict=True):
         torch.testing.assert_close(mine, theirs, **TOL)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@every_variant
+def test_a_state_without_its_cache_reads_and_goes_on_as_the_definition_does(
+    name, options, grad, path, monkeypatch
+):
+    residual = trained(build(name, **options))
+    x, ys, g = normal(2, 3, WIDTH), normal(len(SITES), 2, 3, WIDTH, seed=1), normal(2, 3, WIDTH)
+
+    def run(emptied: int | None) -> list[Tensor]:
+        """Write every output, and forget what is cached before one of the sites."""
+        leaf = x.clone().requires_grad_()
+        state, reads = residual.open(leaf), []
+        for site, y in enumerate(ys):
+            if site == emptied:
+                state = state._replace(cache=None)
+            reads.append(residual.read(state, site))
+            state = residual.write(state, site, y, Context(reads[-1], reads[-1]))
+        reads.append(residual.close(state._replace(cache=None) if emptied == len(ys) else state))
+        if not grad:
+            return reads
+        inputs = [leaf, *residual.parameters()]
+        total = sum((h * g).sin().sum() for h in reads)
+        return [*reads, *torch.autograd.grad(total, inputs, materialize_grads=True)]
+
+    with torch.set_grad_enabled(grad):
+        found = [run(emptied) for emptied in (None, *range(len(SITES) + 1))]
+        defined(monkeypatch)
+        expected = run(None)
+    for one in found:
+        for mine, theirs in zip(one, expected, strict=True):
+            torch.testing.assert_close(mine, theirs, **TOL)
+
+
+def test_a_state_holds_the_sources_of_the_equation_and_one_cache(path):
+    residual = trained(build("block_attnres", block_size=2))
+    *_, state = states(residual, normal(2, 3, WIDTH), branch_weights())
+    assert state._fields == ("values", "alive", "stream", "cache")
+    assert len(state.values) == 4 and state.alive == (None,) * 4 and state.stream is None
 
 
 @pytest.mark.parametrize("dropped", [False, True])

@@ -7,7 +7,8 @@ import pytest
 import torch
 from archzoo.layers._kernels import load_kernels
 from archzoo.layers.decay import decay_exclusions
-from archzoo.layers.residual import Context, Delta, Site, delta_rule, fast_path, frozen_routing
+from archzoo.layers.residual import Context, Delta, Site, frozen_routing
+from archzoo.layers.residual._fast import delta_kernel, permission
 from archzoo.layers.residual.delta_rule import compress, delta_write, delta_write_definition
 from archzoo.zoo import create_model
 from archzoo.zoo.attention import KeyValueCache
@@ -883,7 +884,9 @@ def test_the_kernel_runs_where_it_is_built(monkeypatch):
         pytest.skip("no kernels on this machine")
     asked = []
     monkeypatch.setattr(
-        delta_rule, "kernel_reads", lambda *a: asked.append(fast_path.kernel_reads(*a)) or asked[-1]
+        delta_kernel,
+        "kernel_reads",
+        lambda *a: asked.append(permission.kernel_reads(*a)) or asked[-1],
     )
     stack(build("delta", value_channels=M), normal(2, 3, WIDTH), branch_weights())
     assert len(asked) == 2 * len(SITES) + 1 and all(asked)

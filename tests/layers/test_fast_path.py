@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from archzoo.layers.fast_path import through_definition
+from archzoo.layers.fast_path import faster, through_definition
 from archzoo.layers.lowrank.sparse_linear import ApartLinear
 from torch import Tensor
 
@@ -14,6 +14,19 @@ def number(seed: int, *shape: int) -> Tensor:
 
 def product(x: Tensor, y: Tensor, z: Tensor | float) -> Tensor:
     return x.square() * y.sin() * z
+
+
+@pytest.mark.parametrize("answer", [None, 0.0, torch.zeros(2)], ids=str)
+def test_a_fast_form_is_asked_first_and_the_definition_where_it_says_none(answer):
+    asked = []
+
+    def fast(x: float, *, y: float):
+        asked.append((x, y))
+        return answer
+
+    found = faster(fast, lambda x, *, y: (x, y), 1.0, y=2.0)
+    assert found == (1.0, 2.0) if answer is None else found is answer
+    assert asked == [(1.0, 2.0)]
 
 
 @pytest.mark.parametrize("made", ["apart", "of one another", "one tensor"])

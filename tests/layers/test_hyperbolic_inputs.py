@@ -16,9 +16,6 @@ from archzoo.layers.hyperbolic import (
     PoincareMLR,
     PointActivation,
     ToBall,
-    fused_maps,
-    fused_norm,
-    fused_planes,
     midpoint_batch_norm,
     midpoint_pool,
     mobius_add_tangents,
@@ -26,6 +23,7 @@ from archzoo.layers.hyperbolic import (
     poincare_linear,
     poincare_mlr,
 )
+from archzoo.layers.hyperbolic._fast import fused_maps, fused_norm, fused_planes
 from archzoo.zoo import create_model
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel

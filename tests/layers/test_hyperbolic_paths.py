@@ -270,7 +270,7 @@ def test_other_tools_trace_the_definition():
 INTERPRETED = """
 import torch
 from archzoo.layers import fast_path
-from archzoo.layers.hyperbolic import fused_planes
+from archzoo.layers.hyperbolic._fast import fused_planes
 
 fast_path.load_kernels = lambda family: False
 for groups, shape in ((1, (2, 3, 13, 11)), (2, (1, 4, 1, 1)), (1, (5, 4))):
@@ -284,7 +284,7 @@ for groups, shape in ((1, (2, 3, 13, 11)), (2, (1, 4, 1, 1)), (1, (5, 4))):
     found = []
     for takes in (True, False):
         fused_planes._triton_takes = lambda *x, takes=takes: takes
-        out = fused_planes.plane_map(t, weight, stretch, shift, 1.2, place, groups)
+        out = fused_planes.fused_patches(t, weight, stretch, shift, 1.2, place, groups)
         covector = torch.linspace(-1, 1, out.numel()).view_as(out)
         inputs = (t, weight, stretch, shift)
         found.append([out, *torch.autograd.grad(out, inputs, covector)])

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from archzoo.layers.fast_path import faster
 from archzoo.layers.hyperbolic import (
     BallCurvature,
     MidpointBatchNorm,
@@ -17,12 +18,12 @@ from archzoo.layers.hyperbolic import (
     PoincareLinear,
     mobius_add_tangents,
 )
-from archzoo.layers.hyperbolic.fused_maps import mobius_sum, scaled_tangent
-from archzoo.layers.hyperbolic.fused_norm import normalise
-from archzoo.layers.hyperbolic.fused_planes import plane_map
-from archzoo.layers.hyperbolic.fused_weights import point_velocity, scaled_hyperplanes
-from archzoo.layers.hyperbolic.hyperplanes import Place
-from archzoo.layers.hyperbolic.mobius import LARGEST, _definition
+from archzoo.layers.hyperbolic._fast.fused_maps import fused_tangent
+from archzoo.layers.hyperbolic._fast.fused_planes import fused_patches
+from archzoo.layers.hyperbolic._fast.fused_weights import fused_hyperplanes, point_velocity
+from archzoo.layers.hyperbolic.coordinates import scaled_tangent
+from archzoo.layers.hyperbolic.hyperplanes import Place, hyperplanes, patch_velocity
+from archzoo.layers.hyperbolic.norm import MidpointStatistics, normalise
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -54,20 +55,22 @@ NORM = {"target": draw(4, seed=1), "variance": C + 1, "curvature": C}
 
 
 def _planes(place: Place | None, groups: int = 1) -> Callable[..., Tensor]:
-    return lambda t, w, a, h, k: plane_map(t, w, a, h, k, place, groups)
+    return lambda t, w, a, h, k: faster(fused_patches, patch_velocity, t, w, a, h, k, place, groups)
+
+
+def _tangents(groups: int) -> Callable[..., Tensor]:
+    return lambda w, f: faster(fused_tangent, scaled_tangent, w, f, groups)
 
 
 def _norm(w: Tensor, b: Tensor, v: Tensor, c: Tensor, *given: Tensor) -> Tensor:
-    return normalise(w, b, v, c, *(given or (None, None)), 1e-3)[0]
+    return normalise(w, b, v, c, MidpointStatistics(*given) if given else None, 1e-3)[0]
 
 
 FUNCTIONS = {
-    "tangents": Function(scaled_tangent, {"velocity": IMAGE, "factor": C}),
-    "tangents of groups": Function(
-        lambda w, f: scaled_tangent(w, f, 2), {"velocity": IMAGE, "factor": C}
-    ),
+    "tangents": Function(_tangents(1), {"velocity": IMAGE, "factor": C}),
+    "tangents of groups": Function(_tangents(2), {"velocity": IMAGE, "factor": C}),
     "sum": Function(
-        lambda a, b, c: mobius_sum(a, b, c, LARGEST, _definition),
+        lambda a, b, c: mobius_add_tangents(a, b, c, dim=1),
         {"left": IMAGE, "right": draw(2, 4, 5, 3, seed=1), "curvature": C},
     ),
     "norm": Function(_norm, {"velocity": IMAGE, **NORM}),
@@ -84,11 +87,12 @@ FUNCTIONS = {
         _planes(PLACE, 2), {"t": IMAGE, "weight": draw(6, 2, 3, 2, seed=1), **PLANES, "k": C}
     ),
     "weights": Function(
-        lambda z, r, c: scaled_hyperplanes(z, r, c, 0.7),
+        lambda z, r, c: faster(fused_hyperplanes, hyperplanes, z, r, c, 0.7),
         {"weight": draw(6, 4), "offset": draw(6, seed=1), "curvature": C},
     ),
     "weights without offset": Function(
-        lambda z, c: scaled_hyperplanes(z, None, c, 0.7), {"weight": draw(6, 4), "curvature": C}
+        lambda z, c: faster(fused_hyperplanes, hyperplanes, z, None, c, 0.7),
+        {"weight": draw(6, 4), "curvature": C},
     ),
     "point": Function(point_velocity, {"t": draw(6), "curvature": C}),
 }

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..fast_path import differentiates_backward, kernel_takes, through_definition
-from .ball import (
+from ...fast_path import differentiates_backward, kernel_takes, through_definition
+from ..ball import (
     Curvature,
     as_number,
     inner,
@@ -33,27 +33,23 @@ from .ball import (
     range_factor,
     squared_norm,
 )
+from ..coordinates import scaled_tangent
+from ..radial import asinhc_slope, asinhc_value
 from .fused_layout import as_forward, by_hand, laid_out, matched, tensor_or_none
 from .fused_planes import capped, capped_slopes
-from .radial import asinhc, asinhc_slope, asinhc_value
 
-__all__ = ["mobius_sum", "scaled_tangent"]
+__all__ = ["fused_sum", "fused_tangent"]
 
 # Power of a dtype's largest number up to which the squares of tangents are read as they are; it
 # leaves wide tangents room above the square of `DIRECTION_RANGE`.
 SQUARE_RANGE = 0.72
 
 
-def scaled_tangent(velocity: Tensor, factor: Curvature, groups: int = 1) -> Tensor:
-    """Return λ asinh(‖ω‖)/‖ω‖ ω for velocities (B, D, …) of each group of channels."""
+def fused_tangent(velocity: Tensor, factor: Curvature, groups: int = 1) -> Tensor | None:
+    """The result of `coordinates.scaled_tangent`, or None where that must run."""
     if not by_hand(factor, velocity):
-        return _scaled_tangent(velocity, factor, groups)
+        return None
     return _Tangent.apply(laid_out(velocity, groups), factor, groups)  # type: ignore[return-value]
-
-
-def _scaled_tangent(velocity: Tensor, factor: Curvature, groups: int) -> Tensor:
-    parts = velocity.unflatten(1, (groups, -1))
-    return (factor * asinhc(squared_norm(parts, 2)) * parts).flatten(1, 2)
 
 
 class _Tangent(torch.autograd.Function):
@@ -77,7 +73,7 @@ class _Tangent(torch.autograd.Function):
         (gradient,), number, groups = gradients, ctx.number, ctx.groups
         if differentiates_backward(*gradients):
             inputs = (velocity, number if factor is None else factor)
-            found = through_definition(lambda w, x: _scaled_tangent(w, x, groups), inputs, gradient)
+            found = through_definition(lambda w, x: scaled_tangent(w, x, groups), inputs, gradient)
             return *found, None
         if ctx.kernel:
             gradient = matched(gradient, velocity)
@@ -96,24 +92,25 @@ class _Tangent(torch.autograd.Function):
         return result, None if factor is None else along.div(number).view_as(factor), None
 
 
-def mobius_sum(
+def fused_sum(
+    definition: Callable[[Tensor, Tensor, Curvature], Tensor],
     left: Tensor,
     right: Tensor,
     curvature: Curvature,
     largest: float,
-    definition: Callable[[Tensor, Tensor, Curvature], Tensor],
-) -> Tensor:
-    """Return the tangent of exp₀(left) ⊕ exp₀(right) for tangents (B, D, …), by the fastest path.
+) -> Tensor | None:
+    """The tangent of exp₀(left) ⊕ exp₀(right) for tangents (B, D, …), or None.
 
     Args:
+        definition: What must run where the answer is None, and what gradients go through that will
+            be differentiated again.
         left: a.
         right: b.
         curvature: c.
         largest: Where τ of each ends.
-        definition: The same, in differentiable operations.
     """
     if left.shape != right.shape or not by_hand(curvature, left, right):
-        return definition(left, right, curvature)
+        return None
     left = laid_out(left)
     right = laid_out(right, like=left)
     return _Mobius.apply(left, right, curvature, largest, definition)  # type: ignore[return-value]

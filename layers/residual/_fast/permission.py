@@ -1,9 +1,9 @@
-"""Which path may run: a hand-written gradient, a compiled kernel, a public one, the definition."""
+"""Whether a hand-written gradient of a residual, its compiled kernel or a public one may run."""
 
 from torch import Tensor
 
-from ..fast_path import is_installed, kernel_takes, records_gradients
-from .stream import routing_is_frozen
+from ...fast_path import is_installed, kernel_takes, records_gradients
+from ..stream import routing_is_frozen
 
 __all__ = ["kernel_reads", "public_kernel_takes", "records_references"]
 

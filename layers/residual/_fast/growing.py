@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["allocated_here", "may_write"]
+__all__ = ["allocated_here", "may_write", "total"]
 
 
 def allocated_here(gradient: Tensor) -> Tensor:
@@ -30,6 +30,11 @@ def may_write(passed: tuple[Tensor | None, ...]) -> list[bool]:
     """
     unseen = _references_of_unseen()
     return [found == unseen for found in _references(passed)]
+
+
+def total(passed: Tensor | None, own: Tensor | None) -> Tensor | None:
+    """Add what a reader was passed for a source and its own part of the gradient."""
+    return own if passed is None else passed if own is None else passed + own
 
 
 def _references(passed: tuple[Tensor | None, ...]) -> list[tuple[int, ...] | None]:

@@ -19,21 +19,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..fast_path import (
+from ...fast_path import (
     differentiates_backward,
     is_installed,
     kernel_takes,
     through_definition,
 )
-from .ball import Curvature, as_number, is_seen_within, longest_in_range
+from ..ball import Curvature, as_number, is_seen_within, longest_in_range
+from ..coordinates import LIMIT
+from ..hyperplanes import Place, Scale, patch_velocity, patches_in_range
+from ..radial import sinhc_slope, sinhc_value
 from .fused_layout import as_forward, by_hand, laid_out, matched, tensor_or_none
-from .hyperplanes import LIMIT, Place, Scale, patch_velocity, patches_in_range
-from .radial import sinhc_slope, sinhc_value
 
-__all__ = ["Capped", "capped", "capped_slopes", "plane_map"]
+__all__ = ["Capped", "capped", "capped_slopes", "fused_patches"]
 
 
-def plane_map(
+def fused_patches(
     t: Tensor,
     weight: Tensor,
     stretch: Tensor,
@@ -44,14 +45,14 @@ def plane_map(
     *,
     largest: float | None = None,
     scale: Scale = "distance",
-) -> Tensor:
-    """Return `hyperplanes.patch_velocity` of the same arguments, by the fastest path that can.
+) -> Tensor | None:
+    """The result of `hyperplanes.patch_velocity`, or None where that must run.
 
-    A cap other than the limit, and the angle, go through the definition.
+    It must for a cap other than the limit, and for the angle.
     """
     tensors, rest = (t, weight, stretch, shift), (coefficient, place, groups)
     if largest is not None or scale != "distance" or not by_hand(coefficient, *tensors):
-        return patch_velocity(*tensors, *rest, largest=largest, scale=scale)
+        return None
     t, stretch, shift = laid_out(t, groups), stretch.contiguous(), shift.contiguous()
     return _Planes.apply(t, weight, stretch, shift, *rest)  # type: ignore[return-value]
 
@@ -270,7 +271,7 @@ def _velocity(
     product = product.contiguous()
     u = _grouped(product, groups)
     if _triton_takes(u, stretch, shift):
-        from .._kernels.poincare_triton import plane_velocity
+        from ..._kernels.poincare_triton import plane_velocity
 
         u, velocity = plane_velocity(u, of.factor, of.cosh, stretch, shift, LIMIT)
         return u.view_as(product), velocity.view_as(product)
@@ -297,7 +298,7 @@ def _velocity_backward(
     gradient = _grouped(gradient.contiguous(), groups)
     u, velocity = _grouped(u, groups), _grouped(velocity, groups)
     if _triton_takes(gradient, u, velocity, stretch, shift):
-        from .._kernels.poincare_triton import plane_velocity_backward
+        from ..._kernels.poincare_triton import plane_velocity_backward
 
         du, with_u, with_h, dstretch, dshift = plane_velocity_backward(
             gradient, u, velocity, of.factor, of.cosh, stretch, shift, LIMIT

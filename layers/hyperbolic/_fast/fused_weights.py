@@ -5,8 +5,8 @@ gradients of ĝ = F z, a = 2‖z‖, h = sinh(s r):
 
     dz = F D + (2 da − ⟨D, z⟩ F/‖z‖) z/‖z‖,  dr = s (⟨D, z⟩ gain · s sinh(s r)/‖z‖ + dh cosh(s r))
 
-and the velocity s S(s²‖t‖²) t of one tangent; and a norm's running statistics, which move along a
-geodesic's chord. Only kernels gain by it; otherwise the definitions run.
+and the velocity s S(s²‖t‖²) t of one tangent. Only kernels gain by it; otherwise the definitions
+run.
 """
 
 from typing import Any
@@ -14,24 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..fast_path import differentiates_backward, kernel_takes, through_definition
-from .ball import Curvature, as_number
-from .coordinates import tangent_to_velocity, velocity_to_tangent
+from ...fast_path import differentiates_backward, kernel_takes, through_definition
+from ..ball import Curvature, as_number
+from ..coordinates import tangent_to_velocity
+from ..hyperplanes import Hyperplanes, hyperplanes
 from .fused_layout import as_forward, by_hand, matched, tensor_or_none
-from .hyperplanes import Hyperplanes, hyperplanes
 
-__all__ = ["move_midpoint", "point_velocity", "scaled_hyperplanes"]
+__all__ = ["fused_hyperplanes", "point_velocity"]
 
 
-def scaled_hyperplanes(
+def fused_hyperplanes(
     weight: Tensor, offset: Tensor | None, curvature: Curvature, gain: float = 1.0
-) -> Hyperplanes:
-    """Return `hyperplanes`, the directions times a gain."""
+) -> Hyperplanes | None:
+    """The result of `hyperplanes`, or None where that must run."""
     given = (weight,) if offset is None else (weight, offset)
     if by_hand(curvature, *given) and kernel_takes("poincare", *given):
         given = (weight.contiguous(), None if offset is None else offset.contiguous())
         return Hyperplanes(*_Weights.apply(*given, curvature, gain))  # type: ignore[misc]
-    return _scaled_hyperplanes(weight, offset, curvature, gain)
+    return None
 
 
 def point_velocity(t: Tensor, curvature: Curvature) -> Tensor:
@@ -39,38 +39,6 @@ def point_velocity(t: Tensor, curvature: Curvature) -> Tensor:
     if by_hand(curvature, t) and kernel_takes("poincare", t):
         return _Point.apply(t.contiguous(), curvature)  # type: ignore[return-value]
     return tangent_to_velocity(t, curvature)
-
-
-def move_midpoint(
-    midpoint: Tensor,
-    variance: Tensor,
-    now: Tensor,
-    spread: Tensor,
-    curvature: Curvature,
-    weight: float | Tensor,
-) -> None:
-    """Move running statistics, a tangent and σ², in place towards a batch's velocity M and σ²c."""
-    given = (now, spread, midpoint, variance)
-    if midpoint.is_contiguous() and by_hand(curvature, *given) and kernel_takes("poincare", *given):
-        torch.ops.archzoo_poincare.move_midpoint(
-            now.contiguous(), spread, as_number(curvature), as_number(weight), midpoint, variance
-        )
-        return
-    # Statistics may be narrower than what they are made of.
-    before = tangent_to_velocity(midpoint.to(now.dtype), curvature)
-    space = (1 - weight) * before + weight * now
-    time = (1 - weight) * (1 + before.square().sum()).sqrt()
-    time = time + weight * (1 + now.square().sum()).sqrt()
-    mean = space / (time.square() - space.square().sum()).sqrt()
-    midpoint.copy_(velocity_to_tangent(mean, curvature))
-    variance.copy_(variance.to(spread.dtype).lerp_(spread / curvature, weight))
-
-
-def _scaled_hyperplanes(
-    weight: Tensor, offset: Tensor | None, curvature: Curvature, gain: float
-) -> Hyperplanes:
-    planes = hyperplanes(weight, offset, curvature)
-    return planes._replace(direction=gain * planes.direction)
 
 
 class _Weights(torch.autograd.Function):
@@ -94,7 +62,7 @@ class _Weights(torch.autograd.Function):
         number, gain = ctx.number, ctx.gain
         if differentiates_backward(*gradients):
             found = through_definition(
-                lambda z, r, c: _scaled_hyperplanes(z, r, c, gain),
+                lambda z, r, c: hyperplanes(z, r, c, gain),
                 (weight, offset, number if curvature is None else curvature),
                 gradients,
             )

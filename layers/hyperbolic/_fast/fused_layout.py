@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..autocast import without_autocast
-from ..fast_path import records_gradients
-from .ball import Curvature
+from ...autocast import without_autocast
+from ...fast_path import records_gradients
+from ..ball import Curvature
 
 __all__ = ["as_forward", "by_hand", "laid_out", "matched", "tensor_or_none"]
 

@@ -1,7 +1,7 @@
 """Midpoint normalisation with a gradient written by hand, which keeps ω and some numbers per pixel.
 
-With out = f O, O = k d + q M + p b, d = ω − M (`normalisation`), f = asinh(‖O‖)/(2√c‖O‖), G the
-gradient of out, and x = ρ², y = s²x:
+With out = f O, O = k d + q M + p b, d = ω − M (`norm`), f = asinh(‖O‖)/(2√c‖O‖), G the gradient of
+out, and x = ρ², y = s²x:
 
     dO = f G + e O,  e = 2 f'⟨G, O⟩;  dk = ⟨dO, d⟩, dq = ⟨dO, M⟩, dp = ⟨dO, b⟩ and, n = 1/(1 + g):
     dη = −k n (dq + dp),  dg = −n q (dq + dp),  dδ = k n (g dp − dq) + (2ρ/sinh ρ) dx
@@ -12,47 +12,86 @@ gradient of out, and x = ρ², y = s²x:
     db = Σ p dO − dη d − dg M + ((X − M₀) dη + M₀ dg) b/B₀
     batch's own M = m/ν, m = mean ω:  dν = −⟨dM, M⟩/ν,  dω += (dM/ν − dν M + M₀ dν ω/X)/N
 
-Two forms: three passes forward and two backward of a compiled kernel, and plain PyTorch.
+Two forms: three passes forward and two backward of a compiled kernel, and plain PyTorch. The
+running statistics move by a kernel too.
 """
 
 # Shape letters: B batch, D channels, P pixels, N = B·P points. Numbers per point are (B, 1, P).
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..fast_path import differentiates_backward, kernel_takes, through_definition
-from .ball import Curvature, as_number
+from ...fast_path import differentiates_backward, kernel_takes, through_definition
+from ..ball import Curvature, as_number
+from ..coordinates import LIMIT
+from ..midpoint import nearer_excess
+from ..radial import asinhc_slope, asinhc_value, sinhc_slope, sinhc_value
 from .fused_layout import as_forward, by_hand, laid_out, matched, tensor_or_none
 from .fused_planes import Capped, capped, capped_slopes
-from .hyperplanes import LIMIT
-from .midpoint import nearer_excess
-from .normalisation import normalised_tangents
-from .radial import asinhc_slope, asinhc_value, sinhc_slope, sinhc_value
+from .fused_weights import point_velocity
 
-__all__ = ["normalise"]
+__all__ = ["move_midpoint", "normalise"]
+
+Definition = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 def normalise(
+    definition: Definition,
     velocity: Tensor,
-    target: Tensor,
+    mean: Tensor,
     variance: Tensor,
     curvature: Curvature,
-    mean: Tensor | None,
+    midpoint: Tensor | None,
     spread: Tensor | None,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `normalisation.normalised_tangents` of the same arguments, by the fastest path."""
-    given = () if mean is None or spread is None else (mean, spread)
-    if not by_hand(curvature, velocity, target, variance, *given):
-        return normalised_tangents(velocity, target, variance, curvature, mean, spread, eps)
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Tangents, M and σ²c of `norm.normalised_tangents`, or None where that must run.
+
+    Args:
+        definition: It, through which gradients go that will be differentiated again.
+        velocity: ω (B, D, …).
+        mean: The tangent of β (D,).
+        variance: γ.
+        curvature: c.
+        midpoint: M (D,), or None for the batch's.
+        spread: σ²c, or None for the batch's.
+        eps: Added to σ².
+    """
+    given = () if midpoint is None or spread is None else (midpoint, spread)
+    if not by_hand(curvature, velocity, mean, variance, *given):
+        return None
     return _Normalise.apply(  # type: ignore[return-value]
-        *(laid_out(velocity), target.contiguous(), variance, curvature),
+        *(laid_out(velocity), point_velocity(mean, curvature), variance, curvature),
         *((given[0].contiguous(), given[1]) if given else (None, None)),
-        eps,
+        *(eps, definition),
     )
+
+
+def move_midpoint(
+    midpoint: Tensor,
+    variance: Tensor,
+    now: Tensor,
+    spread: Tensor,
+    curvature: Curvature,
+    weight: float | Tensor,
+) -> bool:
+    """Move running statistics, a tangent and σ², in place towards a batch's velocity M and σ²c.
+
+    Returns:
+        Whether that was done.
+    """
+    given = (now, spread, midpoint, variance)
+    takes = midpoint.is_contiguous() and by_hand(curvature, *given)
+    if not (takes and kernel_takes("poincare", *given)):
+        return False
+    torch.ops.archzoo_poincare.move_midpoint(
+        now.contiguous(), spread, as_number(curvature), as_number(weight), midpoint, variance
+    )
+    return True
 
 
 class _Normalise(torch.autograd.Function):
@@ -66,8 +105,9 @@ class _Normalise(torch.autograd.Function):
         mean: Tensor | None,
         spread: Tensor | None,
         eps: float,
+        definition: Definition,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.number, ctx.eps = as_number(curvature), eps
+        ctx.number, ctx.eps, ctx.definition = as_number(curvature), eps, definition
         ctx.batch = mean is None or spread is None
         given = () if mean is None or spread is None else (mean, spread)
         ctx.kernel = kernel_takes("poincare", velocity, target, variance, *given)
@@ -102,11 +142,11 @@ class _Normalise(torch.autograd.Function):
         if differentiates_backward(gradient):
             curved = number if curvature is None else curvature
             found = through_definition(
-                lambda w, b, v, c, m, s: normalised_tangents(w, b, v, c, m, s, eps)[0],
+                lambda w, b, v, c, m, s: ctx.definition(w, b, v, c, m, s, eps)[0],
                 (velocity, target, variance, curved, mean, spread),
                 gradient,
             )
-            return *found, None
+            return *found, None, None
         gradient = matched(gradient, velocity)
         if ctx.kernel:
             dvelocity, dmean = torch.empty_like(velocity), torch.empty_like(target)
@@ -122,7 +162,7 @@ class _Normalise(torch.autograd.Function):
             )
         dcurvature = None if curvature is None else dcurvature.view_as(curvature)
         given = (None, None) if ctx.batch else (dmean, dspread)
-        return dvelocity, dtarget, dvariance.view_as(variance), dcurvature, *given, None
+        return dvelocity, dtarget, dvariance.view_as(variance), dcurvature, *given, None, None
 
 
 class _Products(NamedTuple):
@@ -143,7 +183,7 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _squared_angle(excess: Tensor) -> Tensor:
-    """Return `normalisation.squared_angle` where its gradient is not wanted."""
+    """Return `midpoint.squared_angle` where its gradient is not wanted."""
     half = excess / 2
     return asinhc_value(half).square_().mul_(half).mul_(4)
 
