@@ -12,9 +12,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from .config import register_schemas, run_config
+from .config import run_config
 from .errors import RunError, RunStopped
 from .explain import explain_overrides
+from .schemas import register_schemas
 from .sweep import forget_failure, record_failure
 
 __all__ = ["main"]

@@ -27,7 +27,7 @@ HeadSpec = str | Mapping[str, Any]
 
 models = Registry("model")
 
-heads = Registry("classifier")
+heads = Registry("classifier", given=("model",))
 """Functions `(model, **settings)` that give a model a fresh head of their kind."""
 
 

@@ -80,17 +80,18 @@ class Registry:
 
     Args:
         noun: What an entry is called in messages, such as `model`.
+        given: Parameters that the caller of every builder fills in: not part of any schema.
     """
 
-    def __init__(self, noun: str) -> None:
+    def __init__(self, noun: str, given: Iterable[str] = ()) -> None:
         """Start empty."""
-        self.noun = noun
+        self.noun, self.given = noun, tuple(given)
         self._entries: dict[str, Entry] = {}
 
     def register(
         self,
         *,
-        kind: str,
+        kind: str | None = None,
         source: str = "",
         name: str | None = None,
         extends: Callable[..., Any] | None = None,
@@ -100,11 +101,12 @@ class Registry:
         """Decorate a builder so that it is known by its name.
 
         Args:
-            kind: What goes in or comes out, such as `image`, `features` or `tokens`.
+            kind: What goes in or comes out, such as `image`, `features` or `tokens`; None where
+                the registry holds one kind only.
             source: Paper, licence or page.
             name: Another name than the builder's own, for a class or a Python keyword.
             extends: The class or builder that receives the builder's `**options`.
-            given: Parameters that the caller of the builder fills in: not part of the schema.
+            given: Further parameters that the caller of this builder fills in.
             about: Further facts to keep beside the name.
 
         Raises:
@@ -118,8 +120,8 @@ class Registry:
                 raise ValueError(
                     f"the {self.noun} name {key!r} is taken by {taken.__module__}; choose another"
                 )
-            options = _options(build, extends, tuple(given))
-            self._entries[key] = Entry(key, build, source, kind, options, about)
+            options = _options(build, extends, (*self.given, *given))
+            self._entries[key] = Entry(key, build, source, kind or self.noun, options, about)
             return build
 
         return decorate

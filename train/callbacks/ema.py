@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["EMA"]
 
 
-@callbacks.register(name="ema", kind="callback")
+@callbacks.register(name="ema")
 class EMA(Callback):
     """Average weights and buffers after each step: average <- decay · average + (1 - decay) · new.
 

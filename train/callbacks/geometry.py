@@ -84,7 +84,7 @@ def stream_norms(model: nn.Module, x: Tensor) -> dict[str, tuple[float, float]]:
     return norms
 
 
-@callbacks.register(name="geometry", kind="callback")
+@callbacks.register(name="geometry")
 class Geometry(Callback):
     """At each evaluation log `curvature`, `norm_mean` and `norm_max` of the evaluated model.
 

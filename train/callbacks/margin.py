@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["MarginLoss"]
 
 
-@callbacks.register(name="margin_loss", kind="callback")
+@callbacks.register(name="margin_loss")
 class MarginLoss(Callback):
     """Train on the cross-entropy of (f − √2 ε onehot(y)) / T; evaluation stays as it is.
 

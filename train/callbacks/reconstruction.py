@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Reconstruction"]
 
 
-@callbacks.register(name="reconstruction", kind="callback")
+@callbacks.register(name="reconstruction")
 class Reconstruction(Callback):
     """Log `mean_rank` and `map` of the validation relations; end with `reconstruction.json`.
 

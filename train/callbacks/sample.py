@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Sample"]
 
 
-@callbacks.register(name="sample", kind="callback")
+@callbacks.register(name="sample")
 class Sample(Callback):
     """Write `sample.txt`: a prompt and the best model's continuation of it, byte by byte.
 
