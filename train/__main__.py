@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from .config import run_config
 from .errors import RunError, RunStopped
 from .explain import explain_overrides
+from .imports import import_given
 from .schemas import register_schemas
 from .sweep import forget_failure, record_failure
 
@@ -52,8 +53,9 @@ def given_keys(overrides: Sequence[str]) -> list[str]:
 
 def main() -> None:
     """Compose, check and train; an error of the user's is one line and exit code 1."""
-    register_schemas()
     try:
+        import_given(sys.argv[1:])
+        register_schemas()
         explain_overrides(sys.argv[1:])
     except RunError as error:
         _exit(error)
