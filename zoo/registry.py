@@ -39,7 +39,8 @@ class Entry:
     Args:
         name: The name, equal to the builder's `__name__`.
         build: The builder.
-        source: Where the thing comes from: a paper, a licence, a data page.
+        source: Where the thing comes from, in words: `arXiv:2603.15031`, `Nesterov (1983)`, the
+            address of a page, a licence.
         kind: What goes in or comes out: `image`, `features`, `tokens` or `nodes`.
         options: The builder's keywords, in order.
         about: Further facts given at registration.
@@ -103,7 +104,8 @@ class Registry:
         Args:
             kind: What goes in or comes out, such as `image`, `features` or `tokens`; None where
                 the registry holds one kind only.
-            source: Paper, licence or page.
+            source: Where the thing comes from: an arXiv number, an author and a year, the address
+                of a page, a licence.
             name: Another name than the builder's own, for a class or a Python keyword.
             extends: The class or builder that receives the builder's `**options`.
             given: Further parameters that the caller of this builder fills in.

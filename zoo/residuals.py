@@ -43,8 +43,8 @@ for _name, _build, _source in [
     ("parallel", mechanisms.Parallel, "arXiv:2309.08414"),
     ("mhc_lite", mechanisms.MHCLite, "arXiv:2601.05732"),
     ("mobius", mechanisms.Mobius, "arXiv:2303.14027"),
-    ("gyro_attnres", mechanisms.GyroAttnRes, "arXiv:2603.15031"),
-    ("gyro_block_attnres", mechanisms.GyroBlockAttnRes, "arXiv:2603.15031"),
+    ("gyro_attnres", mechanisms.GyroAttnRes, "ours, after arXiv:2603.15031"),
+    ("gyro_block_attnres", mechanisms.GyroBlockAttnRes, "ours, after arXiv:2603.15031"),
 ]:
     residuals.register(name=_name, source=_source)(_build)
 
