@@ -9,9 +9,10 @@ import tempfile
 from pathlib import Path
 
 import torch
-from archzoo.train.config import register_schemas, run_config
+from archzoo.train.config import run_config
 from archzoo.train.data import data_sets
 from archzoo.train.run import run
+from archzoo.train.schemas import register_schemas
 from archzoo.zoo import create_model, depth_mixing_matrix, plot_depth_mixing, plot_magnitudes, trace
 from hydra import compose, initialize_config_module
 from matplotlib.figure import Figure

@@ -22,9 +22,10 @@ from typing import Any
 import torch
 from archzoo.train.certify import CertifyConfig
 from archzoo.train.certify import measure as certified
-from archzoo.train.config import register_schemas, run_config
+from archzoo.train.config import run_config
 from archzoo.train.finished import finished_run
 from archzoo.train.run import run
+from archzoo.train.schemas import register_schemas
 from archzoo.zoo.certify import EPS, certify
 from harness import RESULTS, Bar, Measurement, main
 from hydra import compose, initialize_config_module

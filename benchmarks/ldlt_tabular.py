@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from archzoo.train.config import RunConfig, register_schemas, run_config
+from archzoo.train.config import RunConfig, run_config
 from archzoo.train.data import Batches, Splits, data_sets
 from archzoo.train.metrics import cross_entropy
 from archzoo.train.optim import make_optimizer
 from archzoo.train.schedule import learning_rate_factor
+from archzoo.train.schemas import register_schemas
 from archzoo.zoo import create_model
 from archzoo.zoo.attack import attack, margin_loss
 from archzoo.zoo.certificate import Certificate

@@ -26,8 +26,9 @@ from typing import Any
 
 import torch
 from archzoo.layers.lowrank import memory_report
-from archzoo.train.config import register_schemas, run_config
+from archzoo.train.config import run_config
 from archzoo.train.run import run
+from archzoo.train.schemas import register_schemas
 from archzoo.zoo import create_model
 from harness import RESULTS, Bar, Measurement, interleaved, main, median_ratio
 from hydra import compose, initialize_config_module

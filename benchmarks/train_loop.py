@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from archzoo.train.callbacks import Callback
+from archzoo.train.callbacks import Callback, TrainingRun
 from archzoo.train.config import OptimConfig, TrainerConfig
 from archzoo.train.data import ArrayFold, Splits
 from archzoo.train.folder import RunFolder
@@ -44,7 +44,7 @@ class Clock(Callback):
         """Start without times."""
         self.times: list[float] = []
 
-    def step(self, trainer: Trainer) -> None:
+    def step(self, run: TrainingRun) -> None:
         """Note the time."""
         self.times.append(time.perf_counter())
 

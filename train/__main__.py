@@ -12,9 +12,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from .config import register_schemas, run_config
+from .config import run_config
 from .errors import RunError, RunStopped
 from .explain import explain_overrides
+from .imports import import_given
+from .schemas import register_schemas
 from .sweep import forget_failure, record_failure
 
 __all__ = ["main"]
@@ -51,8 +53,9 @@ def given_keys(overrides: Sequence[str]) -> list[str]:
 
 def main() -> None:
     """Compose, check and train; an error of the user's is one line and exit code 1."""
-    register_schemas()
     try:
+        import_given(sys.argv[1:])
+        register_schemas()
         explain_overrides(sys.argv[1:])
     except RunError as error:
         _exit(error)

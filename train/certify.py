@@ -50,6 +50,7 @@ class CertifyConfig:
     seed: int = 0  # of the attack and of the choice of samples
     root: str | None = None  # where the run's data lies now, if it has moved
     other_data: bool = False  # whether the data may differ from those that the run recorded
+    imports: list[str] | None = None  # the user's own modules; None is those that the run recorded
 
 
 def read_arguments(arguments: Sequence[str]) -> CertifyConfig:
@@ -79,7 +80,9 @@ def measure(config: CertifyConfig) -> tuple[dict[str, Any], Certificate]:
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    run = finished_run(config.run, config.root, other_data=config.other_data)
+    run = finished_run(
+        config.run, config.root, other_data=config.other_data, imports=config.imports
+    )
     # As the model reads them: certify undoes the division by std itself.
     batches = pixel_batches(
         run.splits.test, None, None, samples=config.samples, seed=config.seed, dtype=torch.float64

@@ -1,24 +1,11 @@
-"""What a run may say: typed fields, and one choice of `model`, `data` and `lowrank` per name.
-
-The schemas of these groups are made from the signatures of the builders, so a new model, data set
-or low-rank method is a choice, with typed fields, without any YAML.
-"""
+"""What a run may say: typed fields; `train/schemas.py` makes those of the parts that have names."""
 
 import dataclasses
-import secrets
-import types
-import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, make_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, cast
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
-
-from ..zoo.lowrank import method_info, methods
-from ..zoo.models import models
-from ..zoo.registry import Entry
-from .data import data_sets
 
 __all__ = [
     "FACTS",
@@ -27,7 +14,6 @@ __all__ = [
     "ScheduleConfig",
     "TrainerConfig",
     "options_of",
-    "register_schemas",
     "run_config",
 ]
 
@@ -99,6 +85,7 @@ class RunConfig:
     run_dir: str = "runs/${name}/${now:%Y-%m-%d_%H-%M-%S}-${draw:}"
     resume: str | None = None  # auto, or a run folder, whose config is then the default
     other_data: bool = False  # whether a run may go on with data that changed since it began
+    imports: list[str] = field(default_factory=list)  # modules with parts of the user's own
     model: Any = MISSING
     data: Any = MISSING
     lowrank: Any = None  # what the weights are made of; {} or null leaves them dense
@@ -109,77 +96,24 @@ class RunConfig:
     logger: dict[str, Any] = field(default_factory=dict)
 
 
-def register_schemas() -> None:
-    """Tell Hydra about the run, every model, every data set and every low-rank method."""
-    # Of two runs that start in one second each has a folder.
-    OmegaConf.register_new_resolver("draw", _draw, use_cache=True, replace=True)
-    store = ConfigStore.instance()
-    store.store(name="run_schema", node=RunConfig)
-    for name in models.names():
-        store.store(group="model", name=name, node=_schema(models[name], facts=FACTS))
-    for name in data_sets.names():
-        store.store(group="data", name=name, node=_schema(data_sets[name]))
-    for name in methods.names():
-        store.store(group="lowrank", name=name, node=_schema(method_info(name), seed="${seed}"))
-
-
-def _draw() -> str:
-    """Four hexadecimal digits that no seed decides."""
-    return secrets.token_hex(2)
-
-
 def run_config(node: DictConfig) -> RunConfig:
-    """Resolve a composed config; model, data and lowrank become mappings of builder keywords."""
+    """Resolve a composed config; every part of it becomes a mapping of builder keywords."""
     config = cast(RunConfig, OmegaConf.to_object(node))
-    config.model = dataclasses.asdict(config.model)
-    config.data = dataclasses.asdict(config.data)
-    # What was not chosen from the group, such as a bare name, is left for the check to refuse.
-    if dataclasses.is_dataclass(config.lowrank) and not isinstance(config.lowrank, type):
-        config.lowrank = dataclasses.asdict(config.lowrank)
+    for group in ("model", "data", "lowrank", "callbacks", "logger"):
+        setattr(config, group, _plain(getattr(config, group)))
     config.lowrank = config.lowrank or None
     return config
+
+
+def _plain(value: Any) -> Any:
+    """Turn what Hydra checked by a schema into a mapping; anything else is left for the check."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value
 
 
 def options_of(node: Mapping[str, Any]) -> dict[str, Any]:
     """Turn a composed `model` or `data` node into keywords for its builder."""
     return {k: v for k, v in node.items() if k != "name"}
-
-
-def _schema(entry: Entry, *, facts: Sequence[str] = (), **defaults: Any) -> type:
-    """A dataclass with the entry's name and one typed field per keyword.
-
-    Args:
-        entry: Of a registry.
-        facts: Keywords that are None until the data decides on them.
-        defaults: Other defaults than the builder's.
-    """
-    rows: list[Any] = [("name", str, field(default=entry.name))]
-    for option in entry.options.values():
-        kind, default = _hydra_type(option.type), defaults.get(option.name, option.default)
-        if option.name in facts:
-            kind, default = kind | None if kind is not Any else Any, None
-        if isinstance(default, (list, tuple, dict)):
-            rows.append((option.name, kind, field(default_factory=lambda d=default: _copy(d))))
-        else:
-            rows.append((option.name, kind, field(default=default)))
-    return make_dataclass(entry.name, rows)
-
-
-def _copy(default: Any) -> Any:
-    return dict(default) if isinstance(default, Mapping) else list(default)
-
-
-def _hydra_type(kind: Any) -> Any:
-    """The nearest type that Hydra can check; the registry checks the rest before the run."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Literal:
-        return type(arguments[0])
-    if origin in (typing.Union, types.UnionType):
-        rest = [a for a in arguments if a is not types.NoneType]
-        inner = _hydra_type(rest[0]) if len(rest) == 1 else Any
-        return inner if inner is Any or len(rest) == len(arguments) else inner | None
-    if origin in (tuple, list, Sequence):
-        return list[arguments[0]]  # type: ignore[valid-type]
-    if origin is not None and issubclass(origin, Mapping):
-        return dict[str, Any]
-    return kind if kind in (int, float, str, bool) else Any

@@ -4,7 +4,15 @@ import sys
 import time
 from collections.abc import Mapping
 
-__all__ = ["Console", "describe"]
+__all__ = ["Console", "describe", "say"]
+
+
+def say(text: str) -> None:
+    """Print a line above whatever bar there is."""
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
 
 
 def describe(metrics: Mapping[str, float]) -> str:
@@ -30,7 +38,6 @@ class Console:
         """Start the clock."""
         from tqdm import tqdm
 
-        self.leader = leader
         shown = leader and (sys.stderr.isatty() if bar is None else bar)
         self.bar = tqdm(
             total=total,
@@ -51,12 +58,6 @@ class Console:
             if note is not None:
                 self.bar.set_postfix_str(note, refresh=False)
             self.bar.update(samples)
-
-    def say(self, text: str) -> None:
-        """Print a line above the bar."""
-        if self.leader:
-            self.bar.write(text, file=sys.stdout)
-            sys.stdout.flush()
 
     def eta(self) -> str:
         """The time left at the pace so far."""

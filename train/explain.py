@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..zoo.registry import nearest
 from .errors import RunError
+from .schemas import choices as stored_choices
 
 __all__ = ["compose_config", "explain_overrides"]
 
@@ -47,7 +48,7 @@ def _check_recipe(overrides: Sequence[str]) -> None:
     """
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         if override.key_or_group == "recipe" and not override.is_delete():
-            choice, known = str(override.value()), _files("recipe")
+            choice, known = str(override.value()), _choices("recipe")
             if choice not in (*known, "None", "null"):
                 raise RunError(f"recipe={choice}: no such choice{nearest(choice, known)}")
 
@@ -83,16 +84,17 @@ def _missing(error: MissingConfigException) -> str:
     if isinstance(wanted, str) and "/" in wanted:
         group, _, choice = wanted.rpartition("/")
         # Hydra names no options where several are chosen at once, as in callbacks=[ema,sample].
-        known = error.options or _files(group)
+        known = error.options or _choices(group)
         return f"{group}={choice}: no such choice{nearest(choice, known)}"
     return " ".join(str(error).split())
 
 
-def _files(group: str) -> list[str]:
-    """The choices of a group that are files."""
+def _choices(group: str) -> list[str]:
+    """The choices of a group: files, and what signatures make."""
     folder = importlib.resources.files("archzoo.conf") / group
     names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
-    return [name.removesuffix(".yaml") for name in names if name.endswith(".yaml")]
+    files = [name.removesuffix(".yaml") for name in names if name.endswith(".yaml")]
+    return [*files, *stored_choices(group)]
 
 
 def _mismatch(error: BaseException) -> str:

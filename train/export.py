@@ -62,7 +62,13 @@ def export(config: ExportConfig) -> dict[str, Any]:
         raise RunError(f"out={config.out} holds a run, which an export would overwrite")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    run = finished_run(config.run, config.root, kinds=KINDS, other_data=config.other_data)
+    run = finished_run(
+        config.run,
+        config.root,
+        kinds=KINDS,
+        other_data=config.other_data,
+        imports=config.imports,
+    )
     try:
         controller = factorize(
             run.model,

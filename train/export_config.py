@@ -43,6 +43,7 @@ class ExportConfig:
     seed: int = 0  # of the choice of training samples
     root: str | None = None  # where the run's data lies now, if it has moved
     other_data: bool = False  # whether the data may differ from those that the run recorded
+    imports: list[str] | None = None  # the user's own modules; None is those that the run recorded
 
 
 def read_arguments(arguments: Sequence[str]) -> ExportConfig:

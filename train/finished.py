@@ -10,6 +10,7 @@ from ..zoo.network import Network
 from .data import Splits, data_sets
 from .errors import RunError
 from .folder import RunFolder
+from .imports import import_parts
 
 __all__ = ["FinishedRun", "finished_run"]
 
@@ -39,6 +40,7 @@ def finished_run(
     *,
     kinds: Sequence[str] = VECTORS,
     other_data: bool = False,
+    imports: Sequence[str] | None = None,
 ) -> FinishedRun:
     """Rebuild the best model of a run and read its data again; nothing is unpickled.
 
@@ -47,10 +49,11 @@ def finished_run(
         root: Where the data lies now, if it has moved: `data.root`.
         kinds: Of data that are taken; by default what is a vector that could be moved.
         other_data: Whether data may differ from those that the run recorded.
+        imports: Modules with parts of the user's own; None is those that the run recorded.
 
     Raises:
-        RunError: no run, one that has not ended, damaged files, data that is missing, has changed,
-            or of a kind that is not taken.
+        RunError: no run, one that has not ended, damaged files, a module that is missing, data that
+            is missing, has changed, or of a kind that is not taken.
     """
     folder = RunFolder(Path(run))
     written = folder.read_config()
@@ -60,8 +63,13 @@ def finished_run(
         tested = json.loads(folder.result.read_text())["test"].get("accuracy")
         options = dict(written["data"])
         data = options.pop("name")
+        recorded = [str(name) for name in written.get("imports") or ()]
     except DAMAGED as error:
         raise RunError(f"{run} is damaged: {' '.join(str(error).split())}") from error
+    if imports is None:
+        import_parts(recorded, f"run={run}")
+    else:
+        import_parts(imports)
     if root is not None:
         options["root"] = root
     try:

@@ -14,7 +14,7 @@ from ..zoo.registry import Registry
 
 __all__ = ["CSVLogger", "Logger", "loggers"]
 
-loggers = Registry("logger")
+loggers = Registry("logger", given=("folder", "run"))
 
 
 class Logger(Protocol):
@@ -30,7 +30,7 @@ class Logger(Protocol):
         """Flush and close."""
 
 
-@loggers.register(name="csv", kind="logger", given=("folder", "run"))
+@loggers.register(name="csv")
 class CSVLogger:
     """Rows of `metrics.csv`, one per call; a new metric adds a column to the whole file.
 
@@ -80,7 +80,7 @@ class CSVLogger:
             writer.writerows(rows)
 
 
-@loggers.register(name="tensorboard", kind="logger", given=("folder", "run"))
+@loggers.register(name="tensorboard")
 class TensorBoardLogger:
     """Scalars under `tensorboard/`, as `split/metric`.
 
@@ -144,7 +144,7 @@ class _WandbLike:
         self.module.finish()
 
 
-@loggers.register(name="wandb", kind="logger", given=("folder", "run"))
+@loggers.register(name="wandb")
 class WandbLogger(_WandbLike):
     """Weights & Biases.
 
@@ -171,7 +171,7 @@ class WandbLogger(_WandbLike):
         )
 
 
-@loggers.register(name="trackio", kind="logger", given=("folder", "run"))
+@loggers.register(name="trackio")
 class TrackioLogger(_WandbLike):
     """Trackio, which keeps W&B's verbs on the local machine.
 

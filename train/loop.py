@@ -12,7 +12,7 @@ from ..zoo.network import Network
 from .callbacks import Callback
 from .checkpoint import save_run
 from .config import TrainerConfig
-from .console import Console, describe
+from .console import Console, describe, say
 from .data import Batches, Fold, Splits, check_folds, loader
 from .errors import RunError, RunStopped
 from .folder import RunFolder
@@ -59,7 +59,7 @@ class Trainer:
         seed: int = 0,
     ) -> None:
         """Prepare everything that a checkpoint may be loaded into."""
-        self.model = self.evaluated = model  # a callback may have another model evaluated
+        self.model = self.evaluated = model
         self.splits, self.config, self.schedule = splits, config, schedule
         self.callbacks, self.loggers = callbacks, loggers
         self.folder, self.world, self.seed = folder, world, seed
@@ -85,6 +85,8 @@ class Trainer:
         self.window = [torch.zeros((), device=world.device), 0]  # losses since the last log line
         for callback in callbacks:
             callback.start(self)
+        for callback in callbacks:
+            self.evaluated = callback.evaluated(self, self.evaluated)
 
     def fit(self) -> dict[str, dict[str, float]]:
         """Train to the last step and return the best model's validation and test metrics."""
@@ -214,7 +216,7 @@ class Trainer:
         if better(metrics, self.best):
             self.best, self.best_step = metrics, self.step
             self.folder.write_best(self.evaluated, self.step)
-        self.console.say(
+        self.say(
             f"step {self.step}/{self.total_steps} (epoch {self.step / self.steps_per_epoch:.1f}): "
             f"validation {describe(metrics)}; {self.console.eta()} to go"
         )
@@ -237,7 +239,7 @@ class Trainer:
         try:
             return self.folder.rebuild_best(self.model, self.best_step, self.world.device)
         except ValueError as error:
-            self.console.say(f"the best weights are lost, the last ones take their place: {error}")
+            self.say(f"the best weights are lost, the last ones take their place: {error}")
             self.best = {}
             self._validate()
             self.world.share(None)
@@ -278,6 +280,31 @@ class Trainer:
         """
         for logger in self.loggers:
             self.folder.guard(lambda each=logger: each.log(self.step, split, metrics))
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bar where there is one, on the leading process."""
+        if self.world.leader:
+            say(text)
+
+    def read_text(self, name: str) -> str | None:
+        """The text of a small file of the run's folder, or None where there is none."""
+        path = self.folder.path / name
+        return path.read_text() if path.is_file() else None
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a small file of the run's folder, whole or not at all, on the leading process.
+
+        Raises:
+            RunError: the disk refused.
+        """
+        self.folder.write_text(name, text)
+
+    def follow_sizes(self) -> None:
+        """Begin anew what remembers the sizes of weights: DDP's buckets and compiled code."""
+        if self.wrapped is not self.model:
+            self.wrapped = parallelize(self.model, self.world, self.config.parallel)
+        if self.config.compile:
+            torch.compiler.reset()  # else old sizes count towards the limit of recompilations
 
     def _refuse_nan(self, loss: Tensor) -> None:
         if not math.isfinite(float(loss)):

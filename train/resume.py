@@ -14,7 +14,7 @@ from .errors import RunError
 __all__ = ["FREE", "GROWS", "continued", "difference", "run_config_of"]
 
 FREE = (
-    *("name", "run_dir", "resume", "other_data", "data.root", "logger"),
+    *("name", "run_dir", "resume", "other_data", "imports", "data.root", "logger"),
     *("trainer.device", "trainer.parallel", "trainer.threads", "trainer.workers"),
     *("trainer.log_every", "trainer.checkpoint_every", "trainer.keep_checkpoints"),
     *("trainer.max_time", "trainer.progress"),

@@ -57,6 +57,7 @@ class RobustnessConfig:
     seed: int = 0  # of random starts, noise and the choice of samples
     root: str | None = None  # where the run's data lies now, if it has moved
     other_data: bool = False  # whether the data may differ from those that the run recorded
+    imports: list[str] | None = None  # the user's own modules; None is those that the run recorded
 
 
 def read_arguments(arguments: Sequence[str]) -> RobustnessConfig:
@@ -82,7 +83,9 @@ def measure(config: RobustnessConfig) -> dict[str, Any]:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device, dtype = _device(config.device), getattr(torch, config.dtype)
-    run = finished_run(config.run, config.root, other_data=config.other_data)
+    run = finished_run(
+        config.run, config.root, other_data=config.other_data, imports=config.imports
+    )
     splits, name = run.splits, run.data
     try:
         model = FromPixels(run.model, splits.mean, splits.std).to(device, dtype).eval()

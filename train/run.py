@@ -21,6 +21,7 @@ from .console import describe
 from .data import Splits, check_folds, data_sets
 from .errors import RunError
 from .folder import RunFolder
+from .imports import import_parts
 from .loggers import loggers
 from .loop import Trainer
 from .metrics import headline
@@ -47,8 +48,10 @@ def run(config: RunConfig, given: Collection[str] | None = None, *, sweep: bool 
     Raises:
         RunError: the run cannot start, or stopped; nothing saved is lost.
     """
-    if config.resume not in (None, "auto"):
-        config = _recorded_config(Path(config.resume), config, given)
+    recorded = None if config.resume == "auto" else config.resume
+    if recorded is not None:
+        config = _recorded_config(Path(recorded), config, given)
+    config.imports = import_parts(config.imports, recorded)
     check_run(config)
     world = connect(config.trainer.device)
     claim = Claim(config, sweep)

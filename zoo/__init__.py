@@ -12,6 +12,7 @@ from . import poincare_embedding as poincare_embedding
 from . import poincare_mlp as poincare_mlp
 from . import poincare_resnet as poincare_resnet
 from . import resnet as resnet
+from . import variants as variants
 from . import vit as vit
 from .certificate import Certificate as Certificate
 from .certificate import plot_certificate as plot_certificate

@@ -5,6 +5,7 @@ import sys
 
 from . import list_models, model_info, residuals
 from .describe import describe, example_shape, measure, residual_of
+from .imports import import_modules
 from .lowrank import methods
 from .registry import Registry, nearest, type_name
 
@@ -22,7 +23,18 @@ def main() -> None:
     parser.add_argument("--names", action="store_true", help="print names only, without building")
     parser.add_argument("--residuals", action="store_true", help="list the residual mechanisms")
     parser.add_argument("--lowrank", action="store_true", help="list the low-rank methods")
+    parser.add_argument(
+        "--imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a module of your own, or ./FILE.py, with parts to list as well; may be repeated",
+    )
     arguments = parser.parse_args()
+    try:
+        import_modules(arguments.imports)
+    except ValueError as error:
+        sys.exit(f"archzoo-models: {error}")
     if arguments.residuals or arguments.lowrank:
         print(_option_table(methods if arguments.lowrank else residuals, arguments.pattern))
         return

@@ -258,39 +258,3 @@ def gpt_353m(
     """GPT of 353,508,352 parameters over the padded GPT-2 vocabulary."""
     sizes = {"vocab_size": vocab_size, "context_length": context_length, "depth": depth}
     return GPT(width=width, num_heads=num_heads, **sizes, **options)
-
-
-@register_model(source="arXiv:2603.15031", kind="tokens", extends=gpt_nano)
-def gpt_nano_block_attnres(residual: ResidualSpec = "block_attnres", **options: Any) -> GPT:
-    """The smallest GPT, with Block Attention Residuals."""
-    return gpt_nano(residual=residual, **options)
-
-
-@register_model(source="arXiv:2603.15031", kind="tokens", extends=gpt_tiny)
-def gpt_tiny_block_attnres(residual: ResidualSpec = "block_attnres", **options: Any) -> GPT:
-    """A byte-level GPT of 1.8 M parameters with Block Attention Residuals."""
-    return gpt_tiny(residual=residual, **options)
-
-
-@register_model(source="arXiv:2603.15031", kind="tokens", extends=gpt_124m)
-def gpt_124m_block_attnres(residual: ResidualSpec = "block_attnres", **options: Any) -> GPT:
-    """The 124 M GPT with Block Attention Residuals."""
-    return gpt_124m(residual=residual, **options)
-
-
-@register_model(source="arXiv:2603.15031", kind="tokens", extends=gpt_353m)
-def gpt_353m_block_attnres(residual: ResidualSpec = "block_attnres", **options: Any) -> GPT:
-    """The 353 M GPT with Block Attention Residuals."""
-    return gpt_353m(residual=residual, **options)
-
-
-@register_model(source="arXiv:2601.00417", kind="tokens", extends=gpt_124m)
-def gpt_124m_delta(residual: ResidualSpec = "delta", **options: Any) -> GPT:
-    """The 124 M GPT with Deep Delta Learning on the plain stream."""
-    return gpt_124m(residual=residual, **options)
-
-
-@register_model(source="arXiv:2601.00417", kind="tokens", extends=gpt_124m)
-def gpt_124m_delta_cc(residual: ResidualSpec = "delta_cc", **options: Any) -> GPT:
-    """The 124 M GPT with Deep Delta Learning on a state of four columns."""
-    return gpt_124m(residual=residual, **options)

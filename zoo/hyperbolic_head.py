@@ -46,7 +46,7 @@ def use_hyperbolic_head(
     return model
 
 
-@heads.register(kind="classifier", source=CLIPPED, given=("model",))
+@heads.register(source=CLIPPED)
 def hyperbolic(
     model: Network,
     *,

@@ -18,6 +18,7 @@ from .converted import TIMM, build_converted
 from .digest import content_digest
 from .files import replacing
 from .finetune import take_weights
+from .imports import missing_modules, modules_of
 from .lowrank import saved_lowrank
 from .models import build_model, models
 from .network import Network
@@ -171,6 +172,8 @@ def _checked_config(model: nn.Module) -> dict[str, Any]:
     written: dict[str, Any] = {"name": name, "options": options}
     if conventions := getattr(model, "conventions", None):
         written["data"] = conventions
+    if imports := modules_of(name, options):
+        written["imports"] = imports
     try:
         config = json.loads(json.dumps(written))
     except TypeError as error:
@@ -219,6 +222,9 @@ def load_model(folder: str | Path, **overrides: Any) -> Any:
     its weights over, if it is a plain convolution: their sum for one channel, else repeated and
     scaled, as timm does; another kind of first layer stays fresh. What stays fresh is logged.
 
+    Nothing from outside this package is imported: a module that registers what the model is made
+    of must have been.
+
     Args:
         folder: That `save_model` wrote.
         overrides: Keywords of the builder.
@@ -233,16 +239,21 @@ def load_model(folder: str | Path, **overrides: Any) -> Any:
         config = json.loads(path.read_text())
         name, options = config["name"], dict(config["options"])
         conventions = dict(config.get("data", {}))
+        missing = missing_modules(config.get("imports", ()))
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+    needs = (
+        f"{path} was made with imports=[{', '.join(missing)}]: put it on PYTHONPATH and import it"
+    )
     if name not in models and not str(name).startswith(TIMM):
-        raise ValueError(f"{path} names the model {name!r}, which this version does not have")
+        unknown = f"{path} names the model {name!r}, which this version does not have"
+        raise ValueError(needs if missing else unknown)
     try:
         model = _build(name, {**options, **overrides})
         changed = [key for key in RESHAPING if _changes(name, options, overrides, key)]
         source = _build(name, options) if changed else model
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{needs} ({error})" if missing else f"{path}: {error}") from error
     # The recipe beside the weights says where they lie, unless an override says otherwise.
     load_weights(source, Path(folder) / WEIGHTS, built_curvature="curvature" not in overrides)
     if changed:

@@ -60,7 +60,7 @@ for _name, _build, _source in [
     ("switchlora", SwitchLoRA, "arXiv:2406.06564"),
     ("fixed_ranks", FixedRanks, "what export leaves; no method"),
 ]:
-    methods.register(name=_name, kind="weights", source=_source)(_build)
+    methods.register(name=_name, source=_source)(_build)
 
 COMMON = (
     Option("targets", list[str] | None, None),

@@ -112,9 +112,3 @@ def mlp_small(width: int = 128, depth: int = 6, **options: Any) -> MLP:
 def mlp_base(width: int = 256, depth: int = 12, **options: Any) -> MLP:
     """A residual MLP of 12 branches, 256 wide."""
     return MLP(width=width, depth=depth, **options)
-
-
-@register_model(source="arXiv:2603.15031", kind="features", extends=mlp_small)
-def mlp_small_block_attnres(residual: ResidualSpec = "block_attnres", **options: Any) -> MLP:
-    """The small residual MLP with Block Attention Residuals."""
-    return mlp_small(residual=residual, **options)

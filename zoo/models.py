@@ -27,7 +27,7 @@ HeadSpec = str | Mapping[str, Any]
 
 models = Registry("model")
 
-heads = Registry("classifier")
+heads = Registry("classifier", given=("model",))
 """Functions `(model, **settings)` that give a model a fresh head of their kind."""
 
 
@@ -42,7 +42,7 @@ def register_model(
     """Decorate a builder function: its name becomes the model's, its signature the schema.
 
     Args:
-        source: The paper, such as `arXiv:2603.15031`.
+        source: Where it comes from, such as `arXiv:2603.15031`, `Nesterov (1983)` or an address.
         kind: What the model reads: `image`, `features`, `tokens` or `nodes`.
         geometry: The space its features live in.
         weights: What its weight matrices are made of.

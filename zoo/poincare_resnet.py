@@ -195,14 +195,6 @@ def poincare_resnet_nano(
     return PoincareResNet(img_size=img_size, widths=widths, depths=depths, **options)
 
 
-@register_model(source=PAPER, kind="image", geometry=BALL, extends=poincare_resnet20)
-def poincare_resnet20_gyro_attnres(
-    residual: ResidualSpec = "gyro_block_attnres", **options: Any
-) -> PoincareResNet:
-    """Poincaré ResNet of 20 layers with Block Attention Residuals of the ball in each stage."""
-    return poincare_resnet20(residual=residual, **options)
-
-
 @register_model(source=PAPER, kind="image", extends=poincare_resnet20)
 def euclidean_resnet20(
     geometry: GeometryName = "euclidean",

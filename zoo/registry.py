@@ -39,7 +39,8 @@ class Entry:
     Args:
         name: The name, equal to the builder's `__name__`.
         build: The builder.
-        source: Where the thing comes from: a paper, a licence, a data page.
+        source: Where the thing comes from, in words: `arXiv:2603.15031`, `Nesterov (1983)`, the
+            address of a page, a licence.
         kind: What goes in or comes out: `image`, `features`, `tokens` or `nodes`.
         options: The builder's keywords, in order.
         about: Further facts given at registration.
@@ -80,17 +81,18 @@ class Registry:
 
     Args:
         noun: What an entry is called in messages, such as `model`.
+        given: Parameters that the caller of every builder fills in: not part of any schema.
     """
 
-    def __init__(self, noun: str) -> None:
+    def __init__(self, noun: str, given: Iterable[str] = ()) -> None:
         """Start empty."""
-        self.noun = noun
+        self.noun, self.given = noun, tuple(given)
         self._entries: dict[str, Entry] = {}
 
     def register(
         self,
         *,
-        kind: str,
+        kind: str | None = None,
         source: str = "",
         name: str | None = None,
         extends: Callable[..., Any] | None = None,
@@ -100,11 +102,13 @@ class Registry:
         """Decorate a builder so that it is known by its name.
 
         Args:
-            kind: What goes in or comes out, such as `image`, `features` or `tokens`.
-            source: Paper, licence or page.
+            kind: What goes in or comes out, such as `image`, `features` or `tokens`; None where
+                the registry holds one kind only.
+            source: Where the thing comes from: an arXiv number, an author and a year, the address
+                of a page, a licence.
             name: Another name than the builder's own, for a class or a Python keyword.
             extends: The class or builder that receives the builder's `**options`.
-            given: Parameters that the caller of the builder fills in: not part of the schema.
+            given: Further parameters that the caller of this builder fills in.
             about: Further facts to keep beside the name.
 
         Raises:
@@ -118,8 +122,8 @@ class Registry:
                 raise ValueError(
                     f"the {self.noun} name {key!r} is taken by {taken.__module__}; choose another"
                 )
-            options = _options(build, extends, tuple(given))
-            self._entries[key] = Entry(key, build, source, kind, options, about)
+            options = _options(build, extends, (*self.given, *given))
+            self._entries[key] = Entry(key, build, source, kind or self.noun, options, about)
             return build
 
         return decorate

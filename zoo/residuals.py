@@ -20,7 +20,7 @@ __all__ = ["ResidualSpec", "make_residual", "residual_config", "residuals"]
 
 ResidualSpec = str | Mapping[str, Any] | Callable[..., Residual]
 
-residuals = Registry("residual")
+residuals = Registry("residual", given=("width", "sites", "channel_dim"))
 for _name, _build, _source in [
     ("add", mechanisms.Add, "arXiv:1603.05027"),
     ("scaled", mechanisms.Scaled, "arXiv:1903.07120"),
@@ -43,12 +43,10 @@ for _name, _build, _source in [
     ("parallel", mechanisms.Parallel, "arXiv:2309.08414"),
     ("mhc_lite", mechanisms.MHCLite, "arXiv:2601.05732"),
     ("mobius", mechanisms.Mobius, "arXiv:2303.14027"),
-    ("gyro_attnres", mechanisms.GyroAttnRes, "arXiv:2603.15031"),
-    ("gyro_block_attnres", mechanisms.GyroBlockAttnRes, "arXiv:2603.15031"),
+    ("gyro_attnres", mechanisms.GyroAttnRes, "ours, after arXiv:2603.15031"),
+    ("gyro_block_attnres", mechanisms.GyroBlockAttnRes, "ours, after arXiv:2603.15031"),
 ]:
-    residuals.register(
-        name=_name, kind="residual", source=_source, given=("width", "sites", "channel_dim")
-    )(_build)
+    residuals.register(name=_name, source=_source)(_build)
 
 
 def residual_config(spec: ResidualSpec) -> str | dict[str, Any]:

@@ -211,9 +211,3 @@ def resnet_base(
 ) -> ResNet:
     """Pre-activation ResNet-50, 25.5 M parameters."""
     return ResNet(depths=depths, bottleneck=bottleneck, **options)
-
-
-@register_model(source="arXiv:2603.15031", kind="image", extends=resnet20)
-def resnet20_block_attnres(residual: ResidualSpec = "block_attnres", **options: Any) -> ResNet:
-    """CIFAR ResNet of 20 layers with Block Attention Residuals inside each stage."""
-    return resnet20(residual=residual, **options)

@@ -180,35 +180,3 @@ def vit_base(
 ) -> VisionTransformer:
     """ViT-B/16, 86 M parameters."""
     return VisionTransformer(width=width, depth=depth, num_heads=num_heads, **options)
-
-
-@register_model(source="arXiv:2603.15031", kind="image", extends=vit_nano)
-def vit_nano_block_attnres(
-    residual: ResidualSpec = "block_attnres", **options: Any
-) -> VisionTransformer:
-    """The smallest ViT, with Block Attention Residuals."""
-    return vit_nano(residual=residual, **options)
-
-
-@register_model(source="arXiv:2603.15031", kind="image", extends=vit_tiny)
-def vit_tiny_block_attnres(
-    residual: ResidualSpec = "block_attnres", **options: Any
-) -> VisionTransformer:
-    """ViT-Ti/16 with Block Attention Residuals."""
-    return vit_tiny(residual=residual, **options)
-
-
-@register_model(source="arXiv:2603.15031", kind="image", extends=vit_small)
-def vit_small_block_attnres(
-    residual: ResidualSpec = "block_attnres", **options: Any
-) -> VisionTransformer:
-    """ViT-S/16 with Block Attention Residuals."""
-    return vit_small(residual=residual, **options)
-
-
-@register_model(source="arXiv:2603.15031", kind="image", extends=vit_base)
-def vit_base_block_attnres(
-    residual: ResidualSpec = "block_attnres", **options: Any
-) -> VisionTransformer:
-    """ViT-B/16 with Block Attention Residuals."""
-    return vit_base(residual=residual, **options)

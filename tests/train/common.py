@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from archzoo.train.config import RunConfig, register_schemas, run_config
+from archzoo.train.config import RunConfig, run_config
 from archzoo.train.run import run
+from archzoo.train.schemas import register_schemas
 from hydra import compose, initialize_config_module
 
 TINY = [

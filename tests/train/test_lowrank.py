@@ -8,12 +8,13 @@ import torch
 from archzoo.layers.lowrank import Controller, reparametrize
 from archzoo.train import loop
 from archzoo.train.check import check_run
-from archzoo.train.config import OptimConfig, register_schemas
+from archzoo.train.config import OptimConfig
 from archzoo.train.data import data_sets
 from archzoo.train.errors import RunError
 from archzoo.train.explain import explain_overrides
 from archzoo.train.optim import make_optimizer
 from archzoo.train.run import run
+from archzoo.train.schemas import register_schemas
 from archzoo.zoo import create_model
 from archzoo.zoo.lowrank import make_method, method_info, methods
 from torch import nn

@@ -175,7 +175,7 @@ def test_every_lowrank_method_comes_back_with_every_head(name, method, tmp_path)
 
 
 def test_a_head_that_a_user_registered_comes_back(tmp_path):
-    @heads.register(kind="classifier", name="of_a_test", given=("model",))
+    @heads.register(name="of_a_test")
     def of_a_test(model, *, bias: bool = True):
         """A linear head."""
         model.use_head(lambda n, k: nn.Linear(n, k, bias=bias))

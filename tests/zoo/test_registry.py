@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pytest
 from archzoo.zoo import create_model, list_models, model_info, register_model, residuals
 from archzoo.zoo.registry import Registry, nearest, type_name
+from archzoo.zoo.variants import VARIANTS
 
 from .common import ALL
 
@@ -223,7 +224,7 @@ def test_create_model_names_what_it_does_not_know():
 def test_every_model_has_a_name_a_source_a_summary_and_a_schema(name):
     entry = model_info(name)
     assert entry.name == name == entry.build.__name__
-    assert entry.source.startswith("arXiv:")
+    assert entry.source.strip()  # a paper, a page or a licence: not every idea has an arXiv number
     assert entry.kind in ("image", "features", "tokens", "nodes")
     assert entry.about.keys() == {"geometry", "weights"}
     assert len(entry.summary) > 10 and entry.summary.endswith(".")
@@ -237,10 +238,31 @@ def test_every_model_has_a_name_a_source_a_summary_and_a_schema(name):
     entry.check({key: option.default for key, option in entry.options.items()})
 
 
+@pytest.mark.parametrize(("name", "base", "residual"), VARIANTS, ids=[v[0] for v in VARIANTS])
+def test_a_variant_is_its_model_with_another_residual(name, base, residual):
+    entry, other = model_info(name), model_info(base.__name__)
+    own = entry.options["residual"]
+    assert own.default == residual and own.type == other.options["residual"].type
+    assert {**entry.options, "residual": other.options["residual"]} == dict(other.options)
+    assert (entry.kind, entry.about) == (other.kind, other.about)
+    assert entry.source == residuals[residual].source and name in entry.build.__qualname__
+
+
+@pytest.mark.parametrize("source", ["Nesterov (1983)", "https://example.org/page", "CC BY 4.0"])
+def test_a_source_need_not_be_an_arxiv_number(source):
+    registry = Registry("animal")
+
+    @registry.register(source=source)
+    def cat(lives: int = 9):
+        """A cat."""
+
+    assert registry["cat"].source == source and registry["cat"].kind == "animal"
+
+
 @pytest.mark.parametrize("name", residuals.names())
 def test_every_residual_has_a_source_a_summary_and_a_schema(name):
     entry = residuals[name]
-    assert entry.source.startswith("arXiv:")
+    assert entry.source.strip()  # a paper, a page or a licence: not every idea has an arXiv number
     assert len(entry.summary) > 10 and entry.summary.endswith(".")
     assert not {"width", "sites", "channel_dim"} & entry.options.keys()
     entry.check({key: option.default for key, option in entry.options.items()})

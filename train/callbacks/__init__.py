@@ -1,6 +1,7 @@
 """What hangs on the training loop without being part of it, one idea a file."""
 
 from .base import Callback as Callback
+from .base import TrainingRun as TrainingRun
 from .base import callbacks as callbacks
 from .ema import EMA as EMA
 from .geometry import Geometry as Geometry

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ...zoo.network import Network
 from ..errors import RunError
-from .base import Callback, callbacks
-
-if TYPE_CHECKING:
-    from ..loop import Trainer
+from .base import Callback, TrainingRun, callbacks
 
 __all__ = ["EMA"]
 
 
-@callbacks.register(name="ema", kind="callback")
+@callbacks.register(name="ema")
 class EMA(Callback):
     """Average weights and buffers after each step: average <- decay · average + (1 - decay) · new.
 
@@ -33,23 +31,26 @@ class EMA(Callback):
         self.decay, self.warmup = decay, warmup
         self.average: Any = None
 
-    def start(self, trainer: Trainer) -> None:
-        """Copy the model and evaluate the copy from now on."""
+    def start(self, run: TrainingRun) -> None:
+        """Copy the model."""
         from timm.utils import ModelEmaV3
 
-        if trainer.config.parallel == "fsdp":
+        if run.config.parallel == "fsdp":
             raise RunError(
                 "callbacks.ema does not average sharded weights; use callbacks=[none] or "
                 "trainer.parallel=ddp"
             )
-        self.average = ModelEmaV3(trainer.model, decay=self.decay, use_warmup=self.warmup)
-        trainer.evaluated = self.average.module
-        if trainer.model.lowrank is not None:
-            trainer.model.lowrank.twins.append(self.average.module)  # ranks follow the model's
+        self.average = ModelEmaV3(run.model, decay=self.decay, use_warmup=self.warmup)
+        if run.model.lowrank is not None:
+            run.model.lowrank.twins.append(self.average.module)  # ranks follow the model's
 
-    def step(self, trainer: Trainer) -> None:
+    def evaluated(self, run: TrainingRun, model: Network) -> Network:
+        """Return the copy."""
+        return self.average.module
+
+    def step(self, run: TrainingRun) -> None:
         """Move the average towards the new weights."""
-        self.average.update(trainer.model, step=trainer.step)
+        self.average.update(run.model, step=run.step)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averaged weights."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,7 @@ from ...layers.modes import evaluating
 from ...zoo.routing import shadowing
 from ...zoo.trunk import Trunk
 from ..errors import RunError
-from .base import Callback, callbacks
-
-if TYPE_CHECKING:
-    from ..loop import Trainer
+from .base import Callback, TrainingRun, callbacks
 
 __all__ = ["Geometry", "curvatures", "stream_norms"]
 
@@ -84,7 +81,7 @@ def stream_norms(model: nn.Module, x: Tensor) -> dict[str, tuple[float, float]]:
     return norms
 
 
-@callbacks.register(name="geometry", kind="callback")
+@callbacks.register(name="geometry")
 class Geometry(Callback):
     """At each evaluation log `curvature`, `norm_mean` and `norm_max` of the evaluated model.
 
@@ -106,28 +103,28 @@ class Geometry(Callback):
         self.samples = samples
         self.batch: Tensor | None = None
 
-    def start(self, trainer: Trainer) -> None:
+    def start(self, run: TrainingRun) -> None:
         """Fetch the batch and refuse a model without a trunk, before it is trained."""
-        if not any(isinstance(module, Trunk) for module in trainer.model.modules()):
-            name = type(trainer.model).__name__
+        if not any(isinstance(module, Trunk) for module in run.model.modules()):
+            name = type(run.model).__name__
             raise RunError(
                 f"callbacks.geometry measures the stream of a trunk, and {name} has none; "
                 f"leave it out"
             )
-        fold = trainer.splits.validation
+        fold = run.splits.validation
         count = min(self.samples, len(fold))
         keys = [(0, i * len(fold) // count) for i in range(count)]
-        self.batch = fold.__getitems__(keys)[0].to(trainer.world.device)
+        self.batch = fold.__getitems__(keys)[0].to(run.world.device)
 
-    def evaluate(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+    def evaluate(self, run: TrainingRun, metrics: dict[str, float]) -> None:
         """Measure on every process, since a sharded model needs them all, and log on one."""
         assert self.batch is not None
-        with trainer.autocast():
-            norms = stream_norms(trainer.evaluated, self.batch)
-        values = _named("curvature", curvatures(trainer.evaluated))
+        with run.autocast():
+            norms = stream_norms(run.evaluated, self.batch)
+        values = _named("curvature", curvatures(run.evaluated))
         values |= _named("norm_mean", {name: mean for name, (mean, _) in norms.items()})
         values |= _named("norm_max", {name: largest for name, (_, largest) in norms.items()})
-        trainer.log("geometry", values)
+        run.log("geometry", values)
 
 
 def _named(what: str, values: dict[str, float]) -> dict[str, float]:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...layers.lowrank import Controller, Factors, Target, refuse_diverged
+from ...zoo.network import Network
 from ..checkpoint import is_sharded
 from ..errors import RunError
-from ..world import parallelize
-from .base import Callback
-
-if TYPE_CHECKING:
-    from ...zoo.network import Network
-    from ..loop import Trainer
+from .base import Callback, TrainingRun
 
 __all__ = ["RANKS", "LowRankTraining", "ranks_of", "spectra_of"]
 
@@ -75,36 +71,36 @@ class LowRankTraining(Callback):
         """Nothing is known before the run."""
         self.resized = 0
 
-    def start(self, trainer: Trainer) -> None:
+    def start(self, run: TrainingRun) -> None:
         """Attach the method to the optimiser.
 
         Raises:
             RunError: the method cannot work with the optimiser, or with sharded weights.
         """
-        controller = trainer.model.lowrank
+        controller = run.model.lowrank
         assert controller is not None
-        self.trainer, self.controller = trainer, controller
+        self.run, self.controller = run, controller
         method: Any = controller.method
         if getattr(method, "total_steps", 0) is None:
-            method.total_steps = trainer.total_steps
+            method.total_steps = run.total_steps
         try:
-            controller.attach(trainer.optimizer)
+            controller.attach(run.optimizer)
         except ValueError as error:
             raise RunError(f"lowrank: {error}") from error
         self._follow_sizes()
 
-    def loss(self, trainer: Trainer, loss: Tensor) -> Tensor:
+    def loss(self, run: TrainingRun, loss: Tensor) -> Tensor:
         """Add the method's penalty."""
         penalty = self.controller.penalty()
         return loss if penalty is None else loss + penalty.to(loss.dtype)
 
-    def step(self, trainer: Trainer) -> None:
+    def step(self, run: TrainingRun) -> None:
         """Follow changes of sizes."""
         self._follow_sizes()
 
-    def evaluate(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+    def evaluate(self, run: TrainingRun, metrics: dict[str, float]) -> None:
         """Log sizes, ranks and spectra; a sharded parameter counts whole."""
-        parameters = list(trainer.model.parameters())
+        parameters = list(run.model.parameters())
         values: dict[str, float] = {
             "parameters": sum(p.numel() for p in parameters),
             "trained": sum(p.numel() for p in parameters if p.requires_grad),
@@ -112,13 +108,13 @@ class LowRankTraining(Callback):
         ranks = ranks_of(self.controller)
         if ranks:
             values["mean_rank"] = sum(ranks.values()) / len(ranks)
-        trainer.log("lowrank", values)
-        if trainer.world.leader:
-            spectra = {} if is_sharded(trainer.model) else spectra_of(self.controller)
-            row = {"step": trainer.step, **values, "ranks": ranks, "spectra": spectra}
-            self._append(trainer, row)
+        run.log("lowrank", values)
+        if run.world.leader:
+            spectra = {} if is_sharded(run.model) else spectra_of(self.controller)
+            row = {"step": run.step, **values, "ranks": ranks, "spectra": spectra}
+            self._append(run, row)
 
-    def result(self, trainer: Trainer, model: Network) -> dict[str, Any]:
+    def result(self, run: TrainingRun, model: Network) -> dict[str, Any]:
         """Return the sizes of the best model, and whether it meets the budget, which is said."""
         controller = model.lowrank
         assert controller is not None
@@ -136,9 +132,9 @@ class LowRankTraining(Callback):
             share = controller.method.share(controller)
             sizes |= {"budget": budget, "share": share, "budget_met": share <= budget}
             if share > budget:
-                trainer.console.say(
+                run.say(
                     f"lowrank.budget={budget} is not met: the weights of the best model, of step "
-                    f"{trainer.best_step}, are {share:.3f} of the dense ones ({parameters:,} "
+                    f"{run.best_step}, are {share:.3f} of the dense ones ({parameters:,} "
                     f"parameters as stored, {sizes['dense_parameters']:,} when dense)"
                 )
         return {"lowrank": sizes}
@@ -159,22 +155,17 @@ class LowRankTraining(Callback):
         self.controller.load_state_dict(state)
         self._follow_sizes()
 
-    def _append(self, trainer: Trainer, row: dict[str, Any]) -> None:
+    def _append(self, run: TrainingRun, row: dict[str, Any]) -> None:
         """Add a line, without those of steps that a resumed run does again."""
-        path = trainer.folder.path / RANKS
-        lines = path.read_text().splitlines() if path.is_file() else []
+        lines = (run.read_text(RANKS) or "").splitlines()
         kept = [line for line in lines if json.loads(line)["step"] < row["step"]]
-        trainer.folder.write_text(RANKS, "\n".join([*kept, json.dumps(row)]) + "\n")
+        run.write_text(RANKS, "\n".join([*kept, json.dumps(row)]) + "\n")
 
     def _follow_sizes(self) -> None:
         if self.controller.resized == self.resized:
             return
         self.resized = self.controller.resized
-        trainer = self.trainer
-        if trainer.wrapped is not trainer.model:  # DDP keeps the sizes that it began with
-            trainer.wrapped = parallelize(trainer.model, trainer.world, trainer.config.parallel)
-        if trainer.config.compile:
-            torch.compiler.reset()  # else old sizes count towards the limit of recompilations
+        self.run.follow_sizes()
 
 
 def _singular_values(target: Target, step: int) -> Tensor:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
 from ...layers.lipschitz.heads import margin_logits
 from ..errors import RunError
-from .base import Callback, callbacks
-
-if TYPE_CHECKING:
-    from ..loop import Trainer
+from .base import Callback, TrainingRun, callbacks
 
 __all__ = ["MarginLoss"]
 
 
-@callbacks.register(name="margin_loss", kind="callback")
+@callbacks.register(name="margin_loss")
 class MarginLoss(Callback):
     """Train on the cross-entropy of (f − √2 ε onehot(y)) / T; evaluation stays as it is.
 
@@ -44,14 +39,14 @@ class MarginLoss(Callback):
             )
         self.offset, self.temperature = offset, temperature
 
-    def start(self, trainer: Trainer) -> None:
+    def start(self, run: TrainingRun) -> None:
         """Refuse data without one class a sample."""
-        if trainer.splits.kind not in ("image", "features"):
+        if run.splits.kind not in ("image", "features"):
             raise RunError(
                 f"callbacks.margin_loss needs images or features with one class each, got data of "
-                f"kind {trainer.splits.kind!r}; leave it out"
+                f"kind {run.splits.kind!r}; leave it out"
             )
 
-    def logits(self, trainer: Trainer, logits: Tensor, targets: Tensor) -> Tensor:
+    def logits(self, run: TrainingRun, logits: Tensor, targets: Tensor) -> Tensor:
         """Shift and sharpen the logits."""
         return margin_logits(logits.float(), targets, self.offset, self.temperature)

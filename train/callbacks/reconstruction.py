@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 from ...zoo.network import Network
 from ...zoo.poincare_embedding import NodeEmbedding
@@ -11,15 +10,12 @@ from ..console import describe
 from ..data import RelationFold
 from ..errors import RunError
 from ..reconstruction import reconstruction
-from .base import Callback, callbacks
-
-if TYPE_CHECKING:
-    from ..loop import Trainer
+from .base import Callback, TrainingRun, callbacks
 
 __all__ = ["Reconstruction"]
 
 
-@callbacks.register(name="reconstruction", kind="callback")
+@callbacks.register(name="reconstruction")
 class Reconstruction(Callback):
     """Log `mean_rank` and `map` of the validation relations; end with `reconstruction.json`.
 
@@ -29,24 +25,24 @@ class Reconstruction(Callback):
     relations, and both are the reconstruction of what was trained on, as in the paper.
     """
 
-    def start(self, trainer: Trainer) -> None:
+    def start(self, run: TrainingRun) -> None:
         """Refuse a model or data without nodes, before anything is trained."""
-        if not isinstance(trainer.model, NodeEmbedding):
+        if not isinstance(run.model, NodeEmbedding):
             raise RunError(
                 "callbacks.reconstruction needs a model of nodes, such as "
                 "model=poincare_embedding; leave it out"
             )
 
-    def evaluate(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+    def evaluate(self, run: TrainingRun, metrics: dict[str, float]) -> None:
         """Add the two figures to the validation metrics."""
-        metrics |= self._rank(trainer.evaluated, trainer.splits.validation)
+        metrics |= self._rank(run.evaluated, run.splits.validation)
 
-    def end(self, trainer: Trainer, model: Network) -> None:
+    def end(self, run: TrainingRun, model: Network) -> None:
         """Rank the test relations by the best weights."""
-        if trainer.world.leader:
-            found = self._rank(model, trainer.splits.test)
-            trainer.folder.write_text("reconstruction.json", json.dumps(found, indent=2) + "\n")
-            trainer.console.say(f"test relations: {describe(found)}")
+        if run.world.leader:
+            found = self._rank(model, run.splits.test)
+            run.write_text("reconstruction.json", json.dumps(found, indent=2) + "\n")
+            run.say(f"test relations: {describe(found)}")
 
     def _rank(self, model: object, fold: object) -> dict[str, float]:
         assert isinstance(model, NodeEmbedding) and isinstance(fold, RelationFold)

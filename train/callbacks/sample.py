@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from ...zoo.gpt import GPT
 from ...zoo.network import Network
 from ..errors import RunError
-from .base import Callback, callbacks
-
-if TYPE_CHECKING:
-    from ..loop import Trainer
+from .base import Callback, TrainingRun, callbacks
 
 __all__ = ["Sample"]
 
 
-@callbacks.register(name="sample", kind="callback")
+@callbacks.register(name="sample")
 class Sample(Callback):
     """Write `sample.txt`: a prompt and the best model's continuation of it, byte by byte.
 
@@ -49,17 +44,17 @@ class Sample(Callback):
         self.prompt, self.length, self.seed = prompt, length, seed
         self.temperature, self.top_k = temperature, top_k or None
 
-    def start(self, trainer: Trainer) -> None:
+    def start(self, run: TrainingRun) -> None:
         """Refuse a model that does not generate bytes, before it is trained."""
-        if not isinstance(trainer.model, GPT) or trainer.model.vocab_size < 256:
+        if not isinstance(run.model, GPT) or run.model.vocab_size < 256:
             raise RunError("callbacks.sample needs a gpt model over bytes; leave it out")
 
-    def end(self, trainer: Trainer, model: Network) -> None:
+    def end(self, run: TrainingRun, model: Network) -> None:
         """Generate, write and print."""
-        if not trainer.world.leader or not isinstance(model, GPT):
+        if not run.world.leader or not isinstance(model, GPT):
             return
         prompt = torch.frombuffer(bytearray(self.prompt.encode()), dtype=torch.uint8).long()
-        device = trainer.world.device
+        device = run.world.device
         tokens = model.generate(
             prompt[None].to(device),
             self.length,
@@ -68,5 +63,5 @@ class Sample(Callback):
             generator=torch.Generator(device).manual_seed(self.seed),
         )
         text = bytes(tokens[0].clamp(max=255).tolist()).decode(errors="replace")
-        trainer.folder.write_text("sample.txt", text)
-        trainer.console.say(f"sample:\n{text}")
+        run.write_text("sample.txt", text)
+        run.say(f"sample:\n{text}")

@@ -1,0 +1,56 @@
+"""Models that differ from another in their residual alone: a name each, and one line of a table."""
+
+from collections.abc import Callable
+from typing import Any
+
+from .gpt import gpt_124m, gpt_353m, gpt_nano, gpt_tiny
+from .mlp import mlp_small
+from .models import models, register_model
+from .network import Network
+from .poincare_resnet import poincare_resnet20
+from .residuals import ResidualSpec, residuals
+from .resnet import resnet20
+from .vit import vit_base, vit_nano, vit_small, vit_tiny
+
+__all__ = ["VARIANTS"]
+
+VARIANTS = [
+    ("vit_nano_block_attnres", vit_nano, "block_attnres"),
+    ("vit_tiny_block_attnres", vit_tiny, "block_attnres"),
+    ("vit_small_block_attnres", vit_small, "block_attnres"),
+    ("vit_base_block_attnres", vit_base, "block_attnres"),
+    ("gpt_nano_block_attnres", gpt_nano, "block_attnres"),
+    ("gpt_tiny_block_attnres", gpt_tiny, "block_attnres"),
+    ("gpt_124m_block_attnres", gpt_124m, "block_attnres"),
+    ("gpt_353m_block_attnres", gpt_353m, "block_attnres"),
+    ("gpt_124m_delta", gpt_124m, "delta"),
+    ("gpt_124m_delta_cc", gpt_124m, "delta_cc"),
+    ("resnet20_block_attnres", resnet20, "block_attnres"),
+    ("mlp_small_block_attnres", mlp_small, "block_attnres"),
+    ("poincare_resnet20_gyro_attnres", poincare_resnet20, "gyro_block_attnres"),
+]
+"""Name, model and residual; size, input and geometry are the model's, the source the residual's."""
+
+TITLES = {
+    "block_attnres": "Block Attention Residuals",
+    "delta": "Deep Delta Learning on the plain stream",
+    "delta_cc": "Deep Delta Learning on a state of four columns",
+    "gyro_block_attnres": "Block Attention Residuals of the ball in each stage",
+}
+
+
+def _register(name: str, base: Callable[..., Network], mechanism: str) -> None:
+    """Give a model with another residual a name of its own."""
+
+    def build(residual: ResidualSpec = mechanism, **options: Any) -> Network:
+        return base(residual=residual, **options)
+
+    entry = models[base.__name__]
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = f"{base.__name__} with {TITLES[mechanism]}."
+    source = residuals[mechanism].source
+    register_model(source=source, kind=entry.kind, extends=base, **entry.about)(build)
+
+
+for _variant in VARIANTS:
+    _register(*_variant)
