@@ -11,7 +11,7 @@ from typing import Any
 from .config import OptimConfig, RunConfig, ScheduleConfig, TrainerConfig
 from .errors import RunError
 
-__all__ = ["FREE", "GROWS", "continued", "difference", "run_config_of"]
+__all__ = ["FREE", "GROWS", "conflict", "continued", "difference", "run_config_of"]
 
 FREE = (
     *("name", "run_dir", "resume", "other_data", "data.root", "logger"),
@@ -65,6 +65,19 @@ def difference(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> str | N
         continued(recorded, asked)
     except RunError as error:
         return str(error)
+    return None
+
+
+def conflict(written: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
+    """Say why a file that holds the config of its run is not of this run, or return None.
+
+    Settings that the writing version did not know decide nothing, and the length is free.
+    """
+    now = dict(_leaves(config))
+    for key, old in _leaves(written):
+        decides = not any(_within(key, free) for free in (*FREE, *GROWS))
+        if decides and now.get(key) != old:
+            return f"it is of a run with {key}={_shown(old)}, and not {_shown(now.get(key))}"
     return None
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .converted import TIMM, build_converted
-from .digest import content_digest
+from .digest import DIGEST, content_digest
 from .files import replacing
 from .finetune import take_weights
 from .lowrank import saved_lowrank
@@ -25,33 +25,40 @@ from .recipe import Recipe, first_difference
 from .residuals import residual_config
 
 __all__ = [
+    "CONFIG",
+    "WEIGHTS",
     "load_from_hub",
     "load_model",
     "load_weights",
     "push_to_hub",
+    "read_about",
     "save_model",
     "save_weights",
 ]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-DIGEST = "digest"
 RESHAPING = {"num_classes": ("label_names",), "in_chans": ("input_size", "mean", "std")}
 """Keywords that change the shapes of weights, and what conventions go with each."""
 
 logger = logging.getLogger(__name__)
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
+def save_weights(model: nn.Module, path: Path, about: Mapping[str, str] | None = None) -> None:
     """Write a state dict as safetensors, tied tensors once, atomically.
+
+    Args:
+        model: Whose weights.
+        path: The file.
+        about: What else the file says, which `read_about` returns.
 
     Raises:
         OSError: the disk refused; what was at `path` is untouched.
     """
     with replacing(path) as temporary:
-        _write(model, temporary)
+        _write(model, temporary, about or {})
 
 
-def _write(model: nn.Module, path: Path) -> None:
+def _write(model: nn.Module, path: Path, about: Mapping[str, str]) -> None:
     """Write weights with a digest of them.
 
     Raises:
@@ -62,9 +69,26 @@ def _write(model: nn.Module, path: Path) -> None:
 
     digest = _weights_digest(model.state_dict().values())
     try:
-        write(model, str(path), metadata={DIGEST: digest})
+        write(model, str(path), metadata={**about, DIGEST: digest})
     except SafetensorError as error:
         raise OSError(str(error)) from error
+
+
+def read_about(path: Path) -> dict[str, str]:
+    """Read what a file of weights says beside them.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ValueError(f"no weights at {path}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def _weights_digest(tensors: Iterable[Tensor]) -> str:
@@ -143,12 +167,15 @@ def save_model(model: nn.Module, folder: str | Path) -> Path:
             recipe does not rebuild; the message names the first difference.
         OSError: the disk refused; what was in the folder is untouched.
     """
-    text = json.dumps(_checked_config(model), indent=2) + "\n"
+    written = _checked_config(model)
+    # Each names the other, so that neither is taken for that of another model.
+    about = {CONFIG: content_digest(written)}
+    text = json.dumps({**written, WEIGHTS: _weights_digest(model.state_dict().values())}, indent=2)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / WEIGHTS) as weights, replacing(folder / CONFIG) as config:
-        _write(model, weights)
-        config.write_text(text)
+        _write(model, weights, about)
+        config.write_text(text + "\n")
     return folder
 
 
@@ -243,6 +270,7 @@ def load_model(folder: str | Path, **overrides: Any) -> Any:
         source = _build(name, options) if changed else model
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    _check_pair(Path(folder), config)
     # The recipe beside the weights says where they lie, unless an override says otherwise.
     load_weights(source, Path(folder) / WEIGHTS, built_curvature="curvature" not in overrides)
     if changed:
@@ -259,6 +287,25 @@ def load_model(folder: str | Path, **overrides: Any) -> Any:
         of_others = {fact for key in changed for fact in RESHAPING[key]}
         model.follow_data(**{k: v for k, v in conventions.items() if k not in of_others})
     return model
+
+
+def _check_pair(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a config and weights that were not written together; earlier versions did not say.
+
+    Raises:
+        ValueError: one of them is damaged or of another model.
+    """
+    recipe, about = dict(config), read_about(folder / WEIGHTS)
+    weights = recipe.pop(WEIGHTS, None)
+    pairs = (
+        (about.get(DIGEST), weights),
+        (about.get(CONFIG), content_digest(recipe)),
+    )
+    if any(None not in pair and pair[0] != pair[1] for pair in pairs):
+        raise ValueError(
+            f"{folder / CONFIG} and {WEIGHTS} beside it were not written together: one is damaged "
+            f"or of another model; bring both files from one place"
+        )
 
 
 def _changes(name: str, options: Mapping[str, Any], overrides: Mapping[str, Any], key: str) -> bool:
