@@ -153,7 +153,9 @@ def read_newest(
         why = conflict(state.get("config", {}), config or {}) if config else None
         if why is None:
             return state, damaged
-        damaged.append(f"{candidate} is of another run: {why}; remove it")
+        damaged.append(
+            f"{candidate} is not of the run of config.yaml: {why}; bring the right file back"
+        )
     if damaged:
         raise RunError(damaged[0])
     raise RunError(f"no checkpoint at {path}; start without resume")

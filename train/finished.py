@@ -55,10 +55,8 @@ def finished_run(
     """
     folder = RunFolder(Path(run))
     written = folder.read_config()
-    result = folder.read_result(written)
-    if result is None:
+    if not folder.result.is_file():
         raise RunError(f"run={run} has not ended; finish it with resume={run}")
-    tested = result["test"].get("accuracy")
     try:
         options = dict(written["data"])
         data = options.pop("name")
@@ -77,9 +75,11 @@ def finished_run(
             folder.check_data(splits.about)
         model = create_model(f"local-dir:{run}").eval()
         _check_fit(model, splits, other_data)
+        result = folder.read_result(written)
     except (ValueError, OSError) as error:  # the latter names its file
         raise RunError(str(error)) from error
-    assert model.recipe is not None
+    assert model.recipe is not None and result is not None
+    tested = result["test"].get("accuracy")
     return FinishedRun(model.recipe[0], model, data, splits, tested)
 
 

@@ -161,10 +161,10 @@ class RunFolder:
         text = OmegaConf.to_yaml(OmegaConf.create(dict(plain)))
         seal = hashlib.sha256(text.encode()).hexdigest()
         text = f"# sha256 of the lines below: {seal}\n{text}"
+        before = self.config.read_text() if step and self.config.is_file() else text
         first = self.path / "config-first.yaml"
-        changed = step and self.config.is_file() and self.config.read_bytes() != text.encode()
-        if changed and not first.is_file():
-            self.guard(lambda: self.config.rename(first))
+        if before != text and not first.is_file():
+            self.write_text(first.name, before)  # a copy: a full disk must not leave none
         self.write_text(self.config.name, text)
         self.write_text(self.data.name, sealed(about))
         environment = json.dumps(_environment(), indent=2) + "\n"
@@ -192,7 +192,7 @@ class RunFolder:
             of = result.pop("of", {})  # not there in files of earlier versions
             why = conflict(of.get("config", {}), config)
             if why is not None:
-                raise ValueError(why)
+                raise ValueError(f"it is not of the run of {self.config.name}: {why}")
             if of and of[WEIGHTS] != read_about(self.path / WEIGHTS):
                 raise ValueError(f"it is of another model than {WEIGHTS} and {CONFIG} beside it")
             if not all(isinstance(result[fold], dict) for fold in ("validation", "test")):
@@ -263,12 +263,17 @@ class RunFolder:
 
 
 def data_difference(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Say which fold, file or class differs between two records of data, or return None."""
+    """Say which class, fold or file differs between two records of data, or return None."""
+    if "classes" in recorded and "classes" in now and recorded["classes"] != now["classes"]:
+        old, new = recorded["classes"], now["classes"]
+        went = ", ".join(repr(name) for name in old if name not in new)
+        came = ", ".join(repr(name) for name in new if name not in old)
+        return f"of its classes {went[:100] or 'nothing'} went, {came[:100] or 'nothing'} came"
     before, after = recorded.get("sha256") or {}, now.get("sha256") or {}
     for fold in before:
         if fold in after and before[fold] != after[fold]:
             return f"the {fold} fold has another sha256"
-    for fact in ("file sha256", "files sha256", "classes"):
+    for fact in ("file sha256", "files sha256"):
         if fact in recorded and fact in now and recorded[fact] != now[fact]:
             return f"{fact} was {recorded[fact]} and is {now[fact]}"
     return None

@@ -69,7 +69,7 @@ def difference(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> str | N
 
 
 def conflict(written: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
-    """Say why a file that holds the config of its run is not of this run, or return None.
+    """Say what tells the run that a file was written by from this one, or return None.
 
     Settings that the writing version did not know decide nothing, and the length is free.
     """
@@ -77,7 +77,7 @@ def conflict(written: Mapping[str, Any], config: Mapping[str, Any]) -> str | Non
     for key, old in _leaves(written):
         decides = not any(_within(key, free) for free in (*FREE, *GROWS))
         if decides and now.get(key) != old:
-            return f"it is of a run with {key}={_shown(old)}, and not {_shown(now.get(key))}"
+            return f"{key}={_shown(old)} there, {key}={_shown(now.get(key))} here"
     return None
 
 

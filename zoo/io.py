@@ -37,6 +37,10 @@ __all__ = [
 ]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+COPY = "bring a copy of it back"
+ABOUT = "archzoo"
+"""Under which key a file of weights says what it is; earlier versions had the digest alone."""
+
 RESHAPING = {"num_classes": ("label_names",), "in_chans": ("input_size", "mean", "std")}
 """Keywords that change the shapes of weights, and what conventions go with each."""
 
@@ -68,8 +72,10 @@ def _write(model: nn.Module, path: Path, about: Mapping[str, str]) -> None:
     from safetensors.torch import save_model as write
 
     digest = _weights_digest(model.state_dict().values())
+    # Under one key: safetensors writes several in an order of chance, and files would differ.
+    metadata = {ABOUT: json.dumps({**about, DIGEST: digest})}
     try:
-        write(model, str(path), metadata={**about, DIGEST: digest})
+        write(model, str(path), metadata=metadata)
     except SafetensorError as error:
         raise OSError(str(error)) from error
 
@@ -83,12 +89,13 @@ def read_about(path: Path) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise ValueError(f"no weights at {path}")
+        raise ValueError(f"no weights at {path}; {COPY}")
     try:
         with safe_open(str(path), framework="pt") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+            metadata = file.metadata() or {}
+        return dict(json.loads(metadata[ABOUT])) if ABOUT in metadata else metadata
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}; {COPY}") from error
 
 
 def _weights_digest(tensors: Iterable[Tensor]) -> str:
@@ -114,12 +121,12 @@ def load_weights(model: nn.Module, path: Path, *, built_curvature: bool = False)
     from safetensors.torch import load_model as read
 
     if not path.is_file():
-        raise ValueError(f"no weights at {path}")
+        raise ValueError(f"no weights at {path}; {COPY}")
     try:
         _check_digest(path)
         missing, unexpected = read(model, str(path), strict=False)
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise ValueError(f"{path} is damaged: {error}; {COPY}") from error
     except RuntimeError as error:
         raise ValueError(f"{path} holds weights of another model: {error}") from error
     unknown = [key for key in missing if key.endswith("curvature._extra_state")]
@@ -143,10 +150,12 @@ def _check_digest(path: Path) -> None:
     """
     from safetensors import safe_open
 
+    digest = read_about(path).get(DIGEST)
     with safe_open(str(path), framework="pt") as file:
-        digest = (file.metadata() or {}).get(DIGEST)
         if digest and digest != _weights_digest([file.get_tensor(key) for key in file.keys()]):  # noqa: SIM118
-            raise ValueError(f"{path} is damaged: its weights are not those that were written")
+            raise ValueError(
+                f"{path} is damaged: its weights are not those that were written; {COPY}"
+            )
 
 
 def save_model(model: nn.Module, folder: str | Path) -> Path:
@@ -255,13 +264,13 @@ def load_model(folder: str | Path, **overrides: Any) -> Any:
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise ValueError(f"no saved model in {folder}: {CONFIG} is missing")
+        raise ValueError(f"no saved model in {folder}: {CONFIG} is missing; {COPY}")
     try:
         config = json.loads(path.read_text())
         name, options = config["name"], dict(config["options"])
         conventions = dict(config.get("data", {}))
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise ValueError(f"{path} is damaged: {error}; {COPY}") from error
     if name not in models and not str(name).startswith(TIMM):
         raise ValueError(f"{path} names the model {name!r}, which this version does not have")
     try:
@@ -295,16 +304,16 @@ def _check_pair(folder: Path, config: Mapping[str, Any]) -> None:
     Raises:
         ValueError: one of them is damaged or of another model.
     """
-    recipe, about = dict(config), read_about(folder / WEIGHTS)
+    recipe = dict(config)
     weights = recipe.pop(WEIGHTS, None)
-    pairs = (
-        (about.get(DIGEST), weights),
-        (about.get(CONFIG), content_digest(recipe)),
-    )
-    if any(None not in pair and pair[0] != pair[1] for pair in pairs):
+    if weights is None:
+        return
+    about = read_about(folder / WEIGHTS)
+    if (weights, content_digest(recipe)) != (about.get(DIGEST), about.get(CONFIG)):
         raise ValueError(
-            f"{folder / CONFIG} and {WEIGHTS} beside it were not written together: one is damaged "
-            f"or of another model; bring both files from one place"
+            f"{folder / CONFIG} and {WEIGHTS} beside it were not written together: one is damaged, "
+            f"changed or of another model; bring both from one place, or take the line {WEIGHTS!r} "
+            f"out of {CONFIG} to use them so"
         )
 
 

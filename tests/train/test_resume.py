@@ -15,6 +15,7 @@ from archzoo.train.folder import RunFolder
 from archzoo.train.lock import FolderLock, is_locked
 from archzoo.train.resume import FREE, GROWS, continued, difference, run_config_of
 from archzoo.train.run import run
+from archzoo.zoo.digest import sealed, unsealed
 
 from .common import configure, equal_weights, train
 from .test_loop import Stop, rows, stop_after
@@ -331,9 +332,9 @@ def test_lost_best_weights_do_not_keep_a_run_from_its_end(tmp_path, monkeypatch,
 
 def test_a_run_does_not_go_on_with_other_data_unless_it_is_told_to(tmp_path, monkeypatch):
     cut_run(tmp_path / "cut", monkeypatch)
-    about = json.loads((tmp_path / "cut" / "data.json").read_text())
+    about = unsealed((tmp_path / "cut" / "data.json").read_bytes())
     about["sha256"]["test"] = "0" * 64
-    (tmp_path / "cut" / "data.json").write_text(json.dumps(about))
+    (tmp_path / "cut" / "data.json").write_text(sealed(about))
     again = ["trainer.evaluate_every=4", "resume=auto"]
     with pytest.raises(RunError, match="the test fold has another sha256; bring the data back"):
         train(tmp_path / "cut", *again)
