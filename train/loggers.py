@@ -59,7 +59,9 @@ class CSVLogger:
         try:
             whole = self.path.read_bytes().decode().rpartition("\n")[0]
             rows = list(csv.DictReader(whole.splitlines()))
-            if not all(list(row)[:2] == self.columns[:2] and row["step"].isdecimal() for row in rows):
+            if not all(
+                list(row)[:2] == self.columns[:2] and row["step"].isdecimal() for row in rows
+            ):
                 raise ValueError("it has a row without a step")
             if any(None in row or None in row.values() for row in rows):
                 raise ValueError("it has a row of another length than its header")

@@ -52,7 +52,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_other_class_names_are_refused_by_name(made, tmp_path, monkeypatch, command, data, record):
     main, options = COMMANDS[command]
     arguments = [f"run={made / 'run'}", f"root={made / data}", *options]
-    monkeypatch.setattr(sys, "argv", [command, *(a.format(out=tmp_path / "out") for a in arguments)])
+    monkeypatch.setattr(
+        sys, "argv", [command, *(a.format(out=tmp_path / "out") for a in arguments)]
+    )
     if not record:  # what the run recorded of its data is lost: the model knows its classes
         monkeypatch.setattr("archzoo.train.folder.RunFolder.check_data", lambda *_: None)
     named = "'dog' of the model is 'wolf'" if data == "renamed" else "3 classes, the model 2"

@@ -1,4 +1,4 @@
-"""Files of a run that were damaged or swapped: the answer of whole files, or a line that names one."""
+"""Damaged or swapped files of a run: the answer of whole files, or a line that names one."""
 
 import json
 import re
@@ -247,7 +247,9 @@ def test_a_line_that_a_killed_process_did_not_end_is_no_row(tmp_path):
 def test_the_result_of_a_run_that_ended_is_its_own_or_the_file_is_named(made, tmp_path, how):
     place = copied(made, "whole", tmp_path)
     damage(place / "result.json", how, made / "other" / "result.json")
-    before = {p.name: p.read_bytes() for p in place.iterdir() if p.is_file() and p.name != "run.lock"}
+    before = {
+        p.name: p.read_bytes() for p in place.iterdir() if p.is_file() and p.name != "run.lock"
+    }
     try:
         train(place, *STEADY, "resume=auto")
     except RunError as error:

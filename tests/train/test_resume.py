@@ -114,8 +114,21 @@ def test_auto_finds_the_unfinished_unused_run_of_the_same_config_only(tmp_path):
     assert chosen(tmp_path / "new") == "new"
     lock.release()
     assert chosen(tmp_path / "new") == "same"
-    (tmp_path / "same" / "config.yaml").write_text("a: [")  # a neighbour that someone damaged
-    assert chosen(tmp_path / "new") == "new"
+
+
+@pytest.mark.parametrize("damage", [b"a: [", b"\xff\xfe", b"", b"- 1\n", b"3", None, "lock"])
+def test_a_damaged_neighbour_is_passed_over(tmp_path, damage):
+    for name in ("damaged", "same"):
+        leave(tmp_path / name)
+    config = tmp_path / "damaged" / "config.yaml"
+    if damage == "lock":
+        (tmp_path / "damaged" / "run.lock").symlink_to("nowhere")
+    elif damage is None:
+        config.unlink()
+        config.mkdir()
+    else:
+        config.write_bytes(damage)
+    assert chosen(tmp_path / "new") == "same"
 
 
 def test_auto_refuses_a_folder_of_another_run_and_a_sweep_finds_its_point(tmp_path):
