@@ -25,7 +25,7 @@ from ..zoo.digest import content_digest
 from ..zoo.files import replacing
 from .errors import RunError
 from .loggers import CSVLogger
-from .resume import conflict
+from .resume import conflict, decisive
 
 if TYPE_CHECKING:
     from .loop import Trainer
@@ -150,7 +150,7 @@ def read_newest(
         except RunError as error:
             damaged.append(str(error))
             continue
-        why = conflict(state.get("config", {}), config or {}) if config else None
+        why = conflict(state.get("config", {}), config) if config else None
         if why is None:
             return state, damaged
         damaged.append(
@@ -170,7 +170,7 @@ def save_run(trainer: Trainer) -> None:
         "callbacks": [callback.state_dict() for callback in trainer.callbacks],
         "called": [type(callback).__name__ for callback in trainer.callbacks],
         "generators": trainer.world.gather(generator_states()),
-        "config": trainer.folder.running,
+        "config": decisive(trainer.folder.running),
         "logged": _logged(trainer),
         "step": trainer.step,
         "reported": trainer.reported,

@@ -38,7 +38,7 @@ from ..zoo.models import build_model
 from ..zoo.network import Network
 from .checkpoint import checkpoints, is_sharded, model_state
 from .errors import RunError
-from .resume import conflict
+from .resume import conflict, decisive
 
 __all__ = ["RunFolder"]
 
@@ -173,7 +173,7 @@ class RunFolder:
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write the metrics of the run, with its config and the digest of its best model."""
         weights = read_about(self.path / WEIGHTS) if self.writes else {}
-        of = {"config": self.running, WEIGHTS: weights}
+        of = {"config": decisive(self.running), WEIGHTS: weights}
         self.write_text(self.result.name, sealed({**result, "of": of}))
 
     def read_result(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -223,7 +223,7 @@ class RunFolder:
         self.guard(lambda: save_weights(whole, self.best(step), about))
 
     def _about_best(self, step: int) -> dict[str, str]:
-        return {"best of step": str(step), "config": json.dumps(self.running)}
+        return {"best of step": str(step), "config": json.dumps(decisive(self.running))}
 
     def prune_best(self, step: int, keep: int) -> None:
         """Remove best weights that none of the kept checkpoints names.

@@ -11,7 +11,7 @@ from typing import Any
 from .config import OptimConfig, RunConfig, ScheduleConfig, TrainerConfig
 from .errors import RunError
 
-__all__ = ["FREE", "GROWS", "conflict", "continued", "difference", "run_config_of"]
+__all__ = ["FREE", "GROWS", "conflict", "continued", "decisive", "difference", "run_config_of"]
 
 FREE = (
     *("name", "run_dir", "resume", "other_data", "data.root", "logger"),
@@ -68,15 +68,25 @@ def difference(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> str | N
     return None
 
 
+def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return by dotted key what of a config decides a run's numbers, but for its length.
+
+    It is what the files of a run hold of its config: two runs of it write the same files.
+    """
+    free = (*FREE, *GROWS)
+    return {k: v for k, v in _leaves(config) if not any(_within(k, name) for name in free)}
+
+
 def conflict(written: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
     """Say what tells the run that a file was written by from this one, or return None.
 
-    Settings that the writing version did not know decide nothing, and the length is free.
+    Args:
+        written: What `decisive` returned then; what that version did not know decides nothing.
+        config: Of this run.
     """
-    now = dict(_leaves(config))
-    for key, old in _leaves(written):
-        decides = not any(_within(key, free) for free in (*FREE, *GROWS))
-        if decides and now.get(key) != old:
+    now = decisive(config)
+    for key, old in written.items():
+        if now.get(key) != old:
             return f"{key}={_shown(old)} there, {key}={_shown(now.get(key))} here"
     return None
 
