@@ -64,7 +64,7 @@ MEASURES = {
     "export": ["out=exported", "parameters=0.5", "latency_seconds=0.0", "statistics=0"],
 }
 WAY_OUT = re.compile(
-    r"remove|bring|replace|resume|give|say |mend|move|name |start |choose|finish|fetch|take "
+    r"\b(remove|bring|replace|resume|give|say|mend|move|name|start|choose|finish|fetch|take)\b"
 )
 STUDY = [
     *("sweep=optuna", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=1"),
@@ -73,8 +73,8 @@ STUDY = [
 KILLED = 10
 """Step in which the unfinished runs are killed; their checkpoints are of the steps 8 and 4."""
 
-SLOW = "optim.lr=1e-6"
-"""A rate at which no accuracy changes, so that the first evaluation stays the best."""
+SLOW = "optim.lr=1e-30"
+"""A rate at which no weight changes, so that the first evaluation stays the best."""
 
 BEST = "checkpoints/best-4.safetensors"
 

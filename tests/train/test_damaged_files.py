@@ -161,7 +161,7 @@ def cut_at_its_end(place: Path, *overrides: str) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Trainer, "_finish", fail)
         with pytest.raises(Stop):
-            train(place, *STEADY, "optim.lr=1e-6", *overrides)
+            train(place, *STEADY, "optim.lr=1e-30", *overrides)
     return place / "checkpoints" / "best-4.safetensors"
 
 
@@ -177,7 +177,7 @@ def test_the_best_weights_of_another_run_or_step_are_no_best_weights(tmp_path, c
         folder.write_best(create_model("mlp_nano", in_features=64), 8)
         folder.best(8).rename(own)
         told = "best-4.safetensors holds the weights of step 8"
-    train(tmp_path / "own", *STEADY, "optim.lr=1e-6", "resume=auto")
+    train(tmp_path / "own", *STEADY, "optim.lr=1e-30", "resume=auto")
     said = capsys.readouterr().out
     assert f"the best weights are lost, the last ones take their place: {own.parent}/{told}" in said
 
