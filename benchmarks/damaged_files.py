@@ -66,10 +66,6 @@ MEASURES = {
 WAY_OUT = re.compile(
     r"\b(remove|bring|replace|resume|give|say|mend|move|name|start|choose|finish|fetch|take)\b"
 )
-STUDY = [
-    *("sweep=optuna", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=1"),
-    "hydra.sweeper.storage=sqlite:///study.db",
-]
 KILLED = 10
 """Step in which the unfinished runs are killed; their checkpoints are of the steps 8 and 4."""
 
@@ -333,7 +329,6 @@ def make_runs(place: Path) -> None:
     sweep = ["-m", *TABLE, "hydra.sweep.dir=sweep", "seed=0,1"]
     for name, arguments in (
         ("train", sweep),
-        ("train", ["-m", *TABLE, *STUDY]),
         ("export", ["run=whole", "out=small", *MEASURES["export"][1:]]),
     ):
         code, said = call(place, name, *arguments)
@@ -474,11 +469,6 @@ def sweeps() -> Iterator[Case]:
                 f"sweep: {Path(file).name}", f"sweep/1/{file}", damage, DAMAGES[damage], again,
                 "sweep/1",
             )  # fmt: skip
-    study = ("train", "-m", *TABLE, *STUDY, "resume=auto")
-    for damage in ("half of it", "bit flipped, head", "empty", "gone"):
-        yield Case(
-            "optuna: the study", "study.db", damage, DAMAGES[damage], study, "study/0",
-        )  # fmt: skip
 
 
 # Verdicts.

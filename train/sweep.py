@@ -1,7 +1,6 @@
 """A sweep as a whole: its points that failed, and what it says at its end."""
 
 import contextlib
-import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,6 @@ class SweepSummary(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the folder of the sweep, for what a sweeper stores there before the first point."""
         Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
-        _check_study(config.hydra.sweeper.get("storage"))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Note what a point was and where it ran."""
@@ -70,21 +68,3 @@ class SweepSummary(Callback):
                 lines.append(f"{own}: {why or 'the disk is full, and what it said is above'}")
             points = f"{len(self.failed)} point{'s' * (len(self.failed) > 1)}"
             sys.exit(f"archzoo-train: {points} of the sweep failed\n  " + "\n  ".join(lines))
-
-
-def _check_study(storage: str | None) -> None:
-    """End the sweep where the file of its Optuna study is no whole database."""
-    path = Path(str(storage).removeprefix("sqlite:///"))
-    if str(storage) == str(path) or not path.is_file():
-        return
-    try:
-        with contextlib.closing(sqlite3.connect(path)) as study:
-            (found,) = study.execute("pragma quick_check").fetchone()
-    except sqlite3.DatabaseError as error:
-        found = str(error)
-    if found != "ok":
-        found = " ".join(found.split())
-        sys.exit(
-            f"archzoo-train: the study {path} is damaged: {found}; bring a copy of it back, or "
-            f"remove it to begin another one"
-        )

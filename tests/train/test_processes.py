@@ -192,16 +192,6 @@ def test_a_study_of_which_trials_failed_ends_with_its_summary(tmp_path, rates, e
     assert "of the sweep failed\n  optim.lr=-" in done.stderr
 
 
-def test_a_damaged_study_is_named_in_a_line(tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    (tmp_path / "study.db").write_bytes(b"SQLite format 3\0" + bytes(4000))
-    done = call(sweep("sweep=optuna", "hydra.sweeper.storage=sqlite:///study.db"), tmp_path)
-    assert done.returncode == 1
-    assert re.fullmatch(
-        r"archzoo-train: the study study\.db is damaged: .*; bring .*\n", done.stderr
-    )
-
-
 def torchrun(place: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     return call([*launch, "-m", "archzoo.train", *command(*overrides)[3:]], place, timeout=200)
