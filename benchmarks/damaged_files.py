@@ -614,6 +614,7 @@ def measure(quick: bool) -> Measurement:
         for case in chosen:
             verdict, line = try_case(case, base, expected)
             tried.append((case.kind, case.damage, verdict, line))
+            print(f"{verdict}: {case.kind}, {case.damage}", file=sys.stderr, flush=True)
         if not quick:
             tried += [(*row, "") for row in kernel_cases(base)]
     for kind, damage, verdict, line in tried:
