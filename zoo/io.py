@@ -305,10 +305,9 @@ def _check_pair(folder: Path, config: Mapping[str, Any]) -> None:
         ValueError: one of them is damaged or of another model.
     """
     recipe = dict(config)
-    weights = recipe.pop(WEIGHTS, None)
-    if weights is None:
+    weights, about = recipe.pop(WEIGHTS, None), read_about(folder / WEIGHTS)
+    if weights is None or not about:
         return
-    about = read_about(folder / WEIGHTS)
     if (weights, content_digest(recipe)) != (about.get(DIGEST), about.get(CONFIG)):
         raise ValueError(
             f"{folder / CONFIG} and {WEIGHTS} beside it were not written together: one is damaged, "
