@@ -15,6 +15,7 @@ result-STEP.json        those of a run that ended at a step and was then asked f
 """
 
 import hashlib
+import io
 import json
 import platform
 import re
@@ -113,7 +114,7 @@ class RunFolder:
                 seal and hashlib.sha256(content[seal.end() :]).hexdigest() == seal[1].decode()
             ):
                 raise ValueError("it is not what was written; to use it so, remove its first line")
-            config = OmegaConf.to_container(OmegaConf.create(content.decode()))
+            config = OmegaConf.to_container(OmegaConf.load(io.StringIO(content.decode())))
             if not isinstance(config, dict) or not config:
                 raise ValueError("it holds no settings")
         except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
