@@ -306,7 +306,7 @@ def _check_pair(folder: Path, config: Mapping[str, Any]) -> None:
     """
     recipe = dict(config)
     weights, about = recipe.pop(WEIGHTS, None), read_about(folder / WEIGHTS)
-    if weights is None or not about:
+    if weights is None or DIGEST not in about:
         return
     if (weights, content_digest(recipe)) != (about.get(DIGEST), about.get(CONFIG)):
         raise ValueError(
