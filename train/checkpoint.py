@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from ..zoo.digest import content_digest
 from ..zoo.files import replacing
 from .errors import RunError
+from .loggers import CSVLogger
+from .resume import conflict, decisive
 
 if TYPE_CHECKING:
     from .loop import Trainer
@@ -128,8 +130,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def read_newest(path: Path) -> tuple[dict[str, Any], list[str]]:
+def read_newest(
+    path: Path, config: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """Read the newest whole checkpoint of `last.pt` and those before it.
+
+    Args:
+        path: Of `last.pt`.
+        config: Of the run; a checkpoint of another one is none.
 
     Returns:
         The state, and what was wrong with newer ones, a sentence each.
@@ -140,9 +148,16 @@ def read_newest(path: Path) -> tuple[dict[str, Any], list[str]]:
     damaged: list[str] = []
     for candidate in checkpoints(path):
         try:
-            return read_checkpoint(candidate), damaged
+            state = read_checkpoint(candidate)
         except RunError as error:
             damaged.append(str(error))
+            continue
+        why = conflict(state.get("config", {}), config) if config else None
+        if why is None:
+            return state, damaged
+        damaged.append(
+            f"{candidate} is not of the run of config.yaml: {why}; bring the right file back"
+        )
     if damaged:
         raise RunError(damaged[0])
     raise RunError(f"no checkpoint at {path}; start without resume")
@@ -159,6 +174,8 @@ def save_run(trainer: Trainer) -> None:
         "callbacks": [callback.state_dict() for callback in trainer.callbacks],
         "called": [type(callback).__name__ for callback in trainer.callbacks],
         "generators": trainer.world.gather(generator_states()),
+        "config": decisive(trainer.folder.running),
+        "logged": _logged(trainer),
         "step": trainer.step,
         "reported": trainer.reported,
         "best": trainer.best,
@@ -175,12 +192,12 @@ def load_run(trainer: Trainer, path: Path) -> list[str]:
     """Bring a trainer to where the newest whole checkpoint was written.
 
     Returns:
-        What was wrong with newer ones, a sentence each.
+        What was wrong with newer ones, and with files of rows, a sentence each.
 
     Raises:
         RunError: it is missing, damaged, or of another model, optimiser or set of callbacks.
     """
-    state, damaged = read_newest(path)
+    state, damaged = read_newest(path, trainer.folder.running)
     called = [type(callback).__name__ for callback in trainer.callbacks]
     written = state.get("called", called)  # not there before they had names
     if written != called or len(state["callbacks"]) != len(called):
@@ -203,9 +220,21 @@ def load_run(trainer: Trainer, path: Path) -> list[str]:
     # With another number of processes there is no state to go back to: dropout draws anew.
     if len(state["generators"]) == trainer.world.size:
         restore_generators(state["generators"][trainer.world.rank])
+    first = trainer.step + trainer.reported
     for logger in trainer.loggers:
-        logger.resume(trainer.step + trainer.reported)
-    return damaged
+        trainer.folder.guard(lambda each=logger: each.resume(first))
+    kept, found = state.get("logged", {}), _logged(trainer)
+    changed = [name for name in found if kept.get(name, found[name]) != found[name]]
+    return [f"passed over: {what}" for what in damaged] + [
+        f"{name} holds other rows before step {trainer.step} than were written, or has lost some"
+        for name in changed
+    ]
+
+
+def _logged(trainer: Trainer) -> dict[str, str]:
+    """Digests of the files of rows that the loggers wrote."""
+    files = (logger for logger in trainer.loggers if isinstance(logger, CSVLogger))
+    return {logger.path.name: logger.digest for logger in files}
 
 
 def is_sharded(model: nn.Module) -> bool:

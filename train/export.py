@@ -42,6 +42,7 @@ from .errors import RunError
 from .export_config import ExportConfig, budget_of, named_ranks, read_arguments
 from .finished import FinishedRun, finished_run
 from .folder import RunFolder
+from .lock import is_locked
 from .metrics import cross_entropy, evaluate
 
 __all__ = ["export", "main", "table"]
@@ -58,7 +59,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
         RunError: the run has not ended, its data is missing, the budget cannot be met, or `out`
             is the folder of a run.
     """
-    if RunFolder(Path(config.out)).holds_run():
+    if RunFolder(Path(config.out)).holds_run() or is_locked(Path(config.out)):
         raise RunError(f"out={config.out} holds a run, which an export would overwrite")
     if config.threads is not None:
         torch.set_num_threads(config.threads)

@@ -1,9 +1,10 @@
 """A run that has ended, for what is measured of it later: its best model and its data."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
 
 from ..zoo.create import create_model
 from ..zoo.network import Network
@@ -14,8 +15,8 @@ from .imports import import_parts
 
 __all__ = ["FinishedRun", "finished_run"]
 
-# What a config or a result that someone edited or cut short makes JSON and a look-up raise.
-DAMAGED = (ValueError, LookupError, TypeError, AttributeError, OSError)
+# What a config that someone edited or cut short makes a look-up raise.
+DAMAGED = (ValueError, LookupError, TypeError, AttributeError)
 
 VECTORS = ("image", "features")
 
@@ -60,12 +61,12 @@ def finished_run(
     if not folder.result.is_file():
         raise RunError(f"run={run} has not ended; finish it with resume={run}")
     try:
-        tested = json.loads(folder.result.read_text())["test"].get("accuracy")
         options = dict(written["data"])
         data = options.pop("name")
         recorded = [str(name) for name in written.get("imports") or ()]
     except DAMAGED as error:
-        raise RunError(f"{run} is damaged: {' '.join(str(error).split())}") from error
+        said = " ".join(str(error).split())
+        raise RunError(f"{folder.config} is damaged: {said}; name another run") from error
     if imports is None:
         import_parts(recorded, f"run={run}")
     else:
@@ -81,7 +82,35 @@ def finished_run(
         if not other_data:
             folder.check_data(splits.about)
         model = create_model(f"local-dir:{run}").eval()
-    except ValueError as error:
+        _check_fit(model, splits, other_data)
+        result = folder.read_result(written)
+    except (ValueError, OSError) as error:  # the latter names its file
         raise RunError(str(error)) from error
-    assert model.recipe is not None
+    assert model.recipe is not None and result is not None
+    tested = result["test"].get("accuracy")
     return FinishedRun(model.recipe[0], model, data, splits, tested)
+
+
+def _check_fit(model: Network, splits: Splits, other_data: bool) -> None:
+    """Refuse data that the model cannot be measured on, whatever the run recorded of its own.
+
+    Raises:
+        ValueError: the classes have other names, unless they may, or another number; or samples
+            have another shape than the model takes.
+    """
+    names, classes = model.conventions.get("label_names"), splits.about.get("classes")
+    if names is not None and classes is not None:
+        pairs = [pair for pair in zip(names, classes, strict=False) if pair[0] != pair[1]]
+        if len(names) != len(classes):
+            raise ValueError(f"the data has {len(classes)} classes, the model {len(names)}")
+        if pairs and not other_data:
+            raise ValueError(
+                f"the class {pairs[0][0]!r} of the model is {pairs[0][1]!r} in the data; give the "
+                f"classes their names back, or say other_data=true to score them so"
+            )
+    try:
+        with torch.no_grad():
+            model(splits.test.__getitems__([(0, 0)])[0])
+    except RuntimeError as error:
+        said = str(error).splitlines()[0]
+        raise ValueError(f"the model takes no samples of shape {splits.shape}: {said}") from error

@@ -14,8 +14,11 @@ result.json             validation and test metrics, and sizes of a low-rank mod
 result-STEP.json        those of a run that ended at a step and was then asked for more
 """
 
+import hashlib
+import io
 import json
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -28,14 +31,19 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ..zoo.digest import sealed, unsealed
 from ..zoo.files import replacing
-from ..zoo.io import load_weights, save_model, save_weights
+from ..zoo.io import CONFIG, WEIGHTS, load_weights, read_about, save_model, save_weights
 from ..zoo.models import build_model
 from ..zoo.network import Network
 from .checkpoint import checkpoints, is_sharded, model_state
 from .errors import RunError
+from .resume import conflict, decisive
 
 __all__ = ["RunFolder"]
+
+SEAL = re.compile(rb"# sha256 of the lines below: ([0-9a-f]{64})\n")
+"""First line of config.yaml."""
 
 
 class RunFolder:
@@ -54,6 +62,7 @@ class RunFolder:
         self.result = path / "result.json"
         self.config = path / "config.yaml"
         self.data = path / "data.json"
+        self.running: Mapping[str, Any] = {}  # the config of the run that writes here
 
     def guard(self, write: Callable[[], Any]) -> None:
         """Run a write on the writing process and explain a refusal of the disk.
@@ -98,11 +107,20 @@ class RunFolder:
         if not self.config.is_file():
             raise RunError(f"{self.path} holds no config.yaml; name the folder of a run")
         try:
-            config = OmegaConf.to_container(OmegaConf.load(self.config))
+            content = self.config.read_bytes()
+            seal = SEAL.match(content)
+            if content.startswith(b"# sha256") and not (
+                seal and hashlib.sha256(content[seal.end() :]).hexdigest() == seal[1].decode()
+            ):
+                raise ValueError("it is not what was written; to use it so, remove its first line")
+            config = OmegaConf.to_container(OmegaConf.load(io.StringIO(content.decode())))
+            if not isinstance(config, dict) or not config:
+                raise ValueError("it holds no settings")
         except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
-            raise RunError(f"{self.config} is damaged: {' '.join(str(error).split())}") from error
-        if not isinstance(config, dict):
-            raise RunError(f"{self.config} is damaged: it holds no mapping")
+            raise RunError(
+                f"{self.config} is damaged: {' '.join(str(error).split())}; bring a copy of it "
+                f"back, or name another run"
+            ) from error
         return {str(key): value for key, value in config.items()}
 
     def check_data(self, about: Mapping[str, Any]) -> None:
@@ -114,14 +132,17 @@ class RunFolder:
         if not self.data.is_file():
             return
         try:
-            recorded = json.loads(self.data.read_text())
-        except ValueError as error:
-            raise RunError(f"{self.data} is damaged: {error}") from error
+            recorded = unsealed(self.data.read_bytes())
+        except (ValueError, OSError) as error:
+            raise RunError(
+                f"{self.data} is damaged: {error}; bring a copy of it back, or say "
+                f"other_data=true to take the data as they are"
+            ) from error
         differing = data_difference(recorded, about)
         if differing is not None:
             raise RunError(
-                f"the data changed since {self.path} began: {differing}; bring the data back, or "
-                f"say other_data=true to go on with these"
+                f"the data changed since {self.path} began, or {self.data.name} is of another run: "
+                f"{differing}; bring the data back, or say other_data=true to go on with these"
             )
 
     def set_result_aside(self, step: int) -> None:
@@ -138,19 +159,52 @@ class RunFolder:
             step: That the run goes on from.
         """
         text = OmegaConf.to_yaml(OmegaConf.create(dict(plain)))
+        seal = hashlib.sha256(text.encode()).hexdigest()
+        text = f"# sha256 of the lines below: {seal}\n{text}"
+        before = self.config.read_text() if step and self.config.is_file() else text
         first = self.path / "config-first.yaml"
-        changed = step and self.config.is_file() and self.config.read_text() != text
-        if changed and not first.is_file():
-            # A copy: a run that is killed here still has a config to go on with.
-            self.write_text(first.name, self.config.read_text())
+        if before != text and not first.is_file():
+            # A copy: a full disk or a kill must leave a config to go on with.
+            self.write_text(first.name, before)
         self.write_text(self.config.name, text)
-        self.write_text(self.data.name, json.dumps(about, indent=2, default=str) + "\n")
+        self.write_text(self.data.name, sealed(about))
         environment = json.dumps(_environment(), indent=2) + "\n"
         self.write_text(f"environment-{step}.json" if step else "environment.json", environment)
 
-    def read_result(self) -> dict[str, Any] | None:
-        """The metrics of a run that ended, or None."""
-        return json.loads(self.result.read_text()) if self.result.is_file() else None
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write the metrics of the run, with its config and the digest of its best model."""
+        weights = read_about(self.path / WEIGHTS) if self.writes else {}
+        of = {"config": decisive(self.running), WEIGHTS: weights}
+        self.write_text(self.result.name, sealed({**result, "of": of}))
+
+    def read_result(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The validation and test metrics of a run that ended, or None.
+
+        Args:
+            config: Of the run.
+
+        Raises:
+            RunError: the file is damaged, or of another run or another model.
+        """
+        if not self.result.is_file():
+            return None
+        try:
+            result = unsealed(self.result.read_bytes())
+            of = result.pop("of", {})  # not there in files of earlier versions
+            why = conflict(of.get("config", {}), config)
+            if why is not None:
+                raise ValueError(f"it is not of the run of {self.config.name}: {why}")
+            if of and of[WEIGHTS] != read_about(self.path / WEIGHTS):
+                raise ValueError(f"it is of another model than {WEIGHTS} and {CONFIG} beside it")
+            if not all(isinstance(result[fold], dict) for fold in ("validation", "test")):
+                raise ValueError("it holds no metrics")
+        except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+            raise RunError(
+                f"{self.result} is damaged or of another run: {' '.join(str(error).split())}; "
+                f"bring a copy of it back, or remove it and end the run again with "
+                f"resume={self.path}"
+            ) from error
+        return result
 
     def best(self, step: int) -> Path:
         """The weights that were the best at a step; earlier versions kept one file, without it."""
@@ -166,7 +220,11 @@ class RunFolder:
                 return
             whole = _same_model(model)
             whole.load_state_dict(state)
-        self.guard(lambda: save_weights(whole, self.best(step)))
+        about = self._about_best(step)
+        self.guard(lambda: save_weights(whole, self.best(step), about))
+
+    def _about_best(self, step: int) -> dict[str, str]:
+        return {"best of step": str(step), "config": json.dumps(decisive(self.running))}
 
     def prune_best(self, steps: Sequence[int], keep: int, before: int) -> None:
         """Remove best weights that none of the kept checkpoints names.
@@ -189,8 +247,14 @@ class RunFolder:
         """Build the model anew by its name, with the weights that were the best at a step.
 
         Raises:
-            ValueError: they are missing or damaged.
+            ValueError: they are missing, damaged, or of another step or run.
         """
+        about, own = read_about(self.best(step)), self._about_best(step)
+        if about.get("best of step", own["best of step"]) != own["best of step"]:
+            raise ValueError(f"{self.best(step)} holds the weights of step {about['best of step']}")
+        why = conflict(json.loads(about.get("config", "{}")), self.running)
+        if why is not None:
+            raise ValueError(f"{self.best(step)} is of another run: {why}")
         best = _same_model(model).to(device)
         load_weights(best, self.best(step))
         return best
@@ -201,12 +265,17 @@ class RunFolder:
 
 
 def data_difference(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Say which fold, file or class differs between two records of data, or return None."""
+    """Say which class, fold or file differs between two records of data, or return None."""
+    if "classes" in recorded and "classes" in now and recorded["classes"] != now["classes"]:
+        old, new = recorded["classes"], now["classes"]
+        went = ", ".join(repr(name) for name in old if name not in new)
+        came = ", ".join(repr(name) for name in new if name not in old)
+        return f"of its classes {went[:100] or 'nothing'} went, {came[:100] or 'nothing'} came"
     before, after = recorded.get("sha256") or {}, now.get("sha256") or {}
     for fold in before:
         if fold in after and before[fold] != after[fold]:
             return f"the {fold} fold has another sha256"
-    for fact in ("file sha256", "classes"):
+    for fact in ("file sha256", "files sha256"):
         if fact in recorded and fact in now and recorded[fact] != now[fact]:
             return f"{fact} was {recorded[fact]} and is {now[fact]}"
     return None

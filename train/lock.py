@@ -46,8 +46,12 @@ class FolderLock:
             time.sleep(0.1)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         about = {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
-        os.ftruncate(self.file, 0)
-        os.pwrite(self.file, json.dumps(about).encode(), 0)
+        try:
+            os.ftruncate(self.file, 0)
+            os.pwrite(self.file, json.dumps(about).encode(), 0)
+        except OSError as error:
+            os.close(self.file)
+            raise RunError(f"cannot write to {self.path}: {error}; make room") from error
 
     def release(self) -> None:
         """Give the folder free; a child that outlives the run keeps no hold of it.
@@ -83,8 +87,8 @@ class FolderLock:
     def _holder(self) -> dict[str, Any]:
         """Who wrote last into the file; empty while nobody has finished writing."""
         try:
-            return json.loads(os.pread(self.file, 4096, 0))
-        except json.JSONDecodeError:
+            return dict(json.loads(os.pread(self.file, 4096, 0)))
+        except (ValueError, TypeError):
             return {}
 
 
@@ -94,6 +98,8 @@ def is_locked(folder: Path) -> bool:
         file = os.open(folder / "run.lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return False
+    except OSError:
+        return True  # nobody can tell, so nobody goes on with it
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

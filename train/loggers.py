@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..zoo.digest import content_digest
 from ..zoo.files import replacing
 from ..zoo.registry import Registry
 
@@ -43,21 +44,41 @@ class CSVLogger:
         """Find the columns of a file that is already there."""
         self.path = folder / "metrics.csv"
         self.columns = ["step", "split"]
-        if self.path.exists():
-            with open(self.path, newline="") as file:
-                self.columns = next(csv.reader(file), self.columns)
+        self.digest = ""  # of all rows so far
+        rows = self.rows()
+        self.columns = list(rows[0]) if rows else self.columns
 
     def rows(self) -> list[dict[str, str]]:
-        """Read what was logged."""
+        """Read what was logged; a line that a killed process did not end is left out.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
         if not self.path.exists():
             return []
-        with open(self.path, newline="") as file:
-            return list(csv.DictReader(file))
+        try:
+            whole = self.path.read_bytes().decode().rpartition("\n")[0]
+            rows = list(csv.DictReader(whole.splitlines()))
+            if not all(
+                list(row)[:2] == self.columns[:2] and row["step"].isdecimal() for row in rows
+            ):
+                raise ValueError("it has a row without a step")
+            if any(None in row or None in row.values() for row in rows):
+                raise ValueError("it has a row of another length than its header")
+        except (ValueError, csv.Error) as error:
+            raise ValueError(
+                f"{self.path} is damaged: {error}; mend it, or move it away to go on without it"
+            ) from error
+        return rows
 
     def resume(self, step: int) -> None:
         """Rewrite the file without the rows of a step and of those after it."""
+        rows = [row for row in self.rows() if int(row["step"]) < step]
         if self.path.exists():
-            self._rewrite([row for row in self.rows() if int(row["step"]) < step])
+            self._rewrite(rows)
+        self.digest = ""
+        for row in rows:
+            self._note(row)
 
     def log(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """Append a row."""
@@ -69,9 +90,14 @@ class CSVLogger:
         with open(self.path, "a", newline="") as file:
             row = {"step": step, "split": split, **metrics}
             csv.DictWriter(file, self.columns).writerow(row)
+        self._note(row)
 
     def close(self) -> None:
         """Nothing is held open."""
+
+    def _note(self, row: Mapping[str, Any]) -> None:
+        cells = sorted((name, str(value)) for name, value in row.items() if value != "")
+        self.digest = content_digest([self.digest, cells])
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         with replacing(self.path) as temporary, open(temporary, "w", newline="") as file:

@@ -11,7 +11,7 @@ from typing import Any
 from .config import OptimConfig, RunConfig, ScheduleConfig, TrainerConfig
 from .errors import RunError
 
-__all__ = ["FREE", "GROWS", "continued", "difference", "run_config_of"]
+__all__ = ["FREE", "GROWS", "conflict", "continued", "decisive", "difference", "run_config_of"]
 
 FREE = (
     *("name", "run_dir", "resume", "other_data", "imports", "data.root", "logger"),
@@ -65,6 +65,29 @@ def difference(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> str | N
         continued(recorded, asked)
     except RunError as error:
         return str(error)
+    return None
+
+
+def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return by dotted key what of a config decides a run's numbers, but for its length.
+
+    It is what the files of a run hold of its config: two runs of it write the same files.
+    """
+    free = (*FREE, *GROWS)
+    return {k: v for k, v in _leaves(config) if not any(_within(k, name) for name in free)}
+
+
+def conflict(written: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
+    """Say what tells the run that a file was written by from this one, or return None.
+
+    Args:
+        written: What `decisive` returned then; what that version did not know decides nothing.
+        config: Of this run.
+    """
+    now = decisive(config)
+    for key, old in written.items():
+        if now.get(key) != old:
+            return f"{key}={_shown(old)} there, {key}={_shown(now.get(key))} here"
     return None
 
 

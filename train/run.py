@@ -1,7 +1,6 @@
 """One run from its config to its result."""
 
 import dataclasses
-import json
 import random
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -75,8 +74,9 @@ def _recorded_config(path: Path, asked: RunConfig, given: Collection[str] | None
 def _run(config: RunConfig, world: World, run_dir: Path) -> float:
     plain = {**dataclasses.asdict(config), "run_dir": str(run_dir)}
     folder = RunFolder(run_dir, writes=world.leader)
+    folder.running = plain
     metric = headline(data_sets[config.data["name"]].kind)
-    if config.resume and (ended := folder.read_result()) and not _is_longer(folder, plain):
+    if config.resume and (ended := folder.read_result(plain)) and not _is_longer(folder, plain):
         _say(world, f"{run_dir} ended before: {describe(ended['test'])} on the test fold")
         return ended["validation"][metric]
 
@@ -117,7 +117,7 @@ def _run(config: RunConfig, world: World, run_dir: Path) -> float:
         _resume(config, trainer, world)
     elif folder.config.is_file():  # killed before its first checkpoint
         for logger in logged:
-            logger.resume(0)
+            folder.guard(lambda each=logger: each.resume(0))
     folder.write_start(plain, splits.about, trainer.step)
     _say(
         world,
@@ -140,7 +140,7 @@ def _run(config: RunConfig, world: World, run_dir: Path) -> float:
     for logger in logged:
         folder.guard(logger.close)
     world.share(None)  # a run has ended when it has on all processes
-    folder.write_text("result.json", json.dumps(result, indent=2) + "\n")
+    folder.write_result(result)
     _say(world, f"test {describe(result['test'])}; the best model is in {run_dir}")
     return result["validation"][metric]
 
@@ -162,8 +162,8 @@ def _resume(config: RunConfig, trainer: Trainer, world: World) -> None:
     folder = trainer.folder
     if not config.other_data:
         folder.check_data(trainer.splits.about)
-    for passed in load_run(trainer, folder.checkpoint):
-        _say(world, f"passed over: {passed}")
+    for notice in load_run(trainer, folder.checkpoint):
+        _say(world, notice)
     folder.set_result_aside(trainer.step)
     _say(world, f"going on from step {trainer.step} in {folder.path}")
 
@@ -182,7 +182,7 @@ def _load_data(config: RunConfig, world: World) -> Splits:
             world.share(None)
         check_folds(splits, config.trainer.batch_size, world.size)
         return splits
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # the latter names its file
         raise RunError(str(error)) from error
 
 

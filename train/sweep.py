@@ -1,10 +1,11 @@
 """A sweep as a whole: its points that failed, and what it says at its end."""
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -17,9 +18,10 @@ FAILURE = "error.txt"
 
 
 def record_failure(folder: Path, error: RunError) -> None:
-    """Leave the error of a point in its folder, and say it, unless another process does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / FAILURE).write_text(f"{error}\n")
+    """Leave the error of a point in its folder, unless the disk is full, and say it once."""
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FAILURE).write_text(f"{error}\n")
     if not error.said:
         print(f"archzoo-train: {folder}: {error}", file=sys.stderr)
 
@@ -35,6 +37,7 @@ class SweepSummary(Callback):
     def __init__(self) -> None:
         """Nothing has run."""
         self.points: list[tuple[tuple[str, ...], Path]] = []
+        self.failed: list[tuple[tuple[str, ...], Path]] = []
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the folder of the sweep, for what a sweeper stores there before the first point."""
@@ -44,18 +47,27 @@ class SweepSummary(Callback):
         """Note what a point was and where it ran."""
         if job_return.hydra_cfg is not None and job_return.hydra_cfg.hydra.mode == RunMode.MULTIRUN:
             folder = Path(job_return.hydra_cfg.hydra.runtime.output_dir)
-            self.points.append((tuple(job_return.overrides or ()), folder))
+            point = (tuple(job_return.overrides or ()), folder)
+            self.points.append(point)
+            if job_return.status == JobStatus.COMPLETED and job_return.return_value is None:
+                self.failed.append(point)
+            # Optuna's sweeper looks for its best trial after the last one; where all have failed it
+            # finds none and raises, before this callback has its word.
+            trials = job_return.hydra_cfg.hydra.sweeper.get("n_trials")
+            if len(self.points) == trials == len(self.failed):
+                self.on_multirun_end(job_return.hydra_cfg)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Say how many points ended and which did not."""
         common = set.intersection(*(set(what) for what, _ in self.points)) if self.points else set()
-        failed = [(what, folder) for what, folder in self.points if (folder / FAILURE).is_file()]
-        ended = len(self.points) - len(failed)
+        ended = len(self.points) - len(self.failed)
         print(f"sweep: {ended} of {len(self.points)} points ended, in {config.hydra.sweep.dir}")
-        if failed:
+        if self.failed:
             lines = []
-            for what, folder in failed:
+            for what, folder in self.failed:
                 own = ", ".join(text for text in what if text not in common) or folder.name
-                lines.append(f"{own}: {(folder / FAILURE).read_text().strip()}")
-            points = f"{len(failed)} point{'s' * (len(failed) > 1)}"
+                error = folder / FAILURE
+                why = error.read_text().strip() if error.is_file() else ""
+                lines.append(f"{own}: {why or 'the disk is full, and what it said is above'}")
+            points = f"{len(self.failed)} point{'s' * (len(self.failed) > 1)}"
             sys.exit(f"archzoo-train: {points} of the sweep failed\n  " + "\n  ".join(lines))

@@ -1,13 +1,17 @@
 """A digest of content: what tensors and plain values hold, whatever file they lie in."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["content_digest"]
+__all__ = ["DIGEST", "content_digest", "sealed", "unsealed"]
+
+DIGEST = "digest"
+"""Under which key a file keeps the digest of what else it holds."""
 
 
 def content_digest(content: Any) -> str:
@@ -39,3 +43,27 @@ def content_digest(content: Any) -> str:
 
     add(content)
     return digest.hexdigest()
+
+
+def sealed(content: Mapping[str, Any]) -> str:
+    """Write a mapping as JSON that holds a digest of itself; what JSON does not know is a string.
+
+    `unsealed` reads it.
+    """
+    plain = json.loads(json.dumps(content, default=str))
+    return json.dumps({**plain, DIGEST: content_digest(plain)}, indent=2) + "\n"
+
+
+def unsealed(text: bytes) -> dict[str, Any]:
+    """Read a mapping that `sealed` wrote; earlier versions wrote no digest.
+
+    Raises:
+        ValueError: it is no mapping, or not what was written.
+    """
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError("it holds no mapping")
+    digest = content.pop(DIGEST, None)
+    if digest is not None and digest != content_digest(content):
+        raise ValueError("its content has another digest than when it was written")
+    return content

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .converted import TIMM, build_converted
-from .digest import content_digest
+from .digest import DIGEST, content_digest
 from .files import replacing
 from .finetune import take_weights
 from .imports import missing_modules, modules_of
@@ -26,33 +26,44 @@ from .recipe import Recipe, first_difference
 from .residuals import residual_config
 
 __all__ = [
+    "CONFIG",
+    "WEIGHTS",
     "load_from_hub",
     "load_model",
     "load_weights",
     "push_to_hub",
+    "read_about",
     "save_model",
     "save_weights",
 ]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-DIGEST = "digest"
+COPY = "bring a copy of it back"
+ABOUT = "archzoo"
+"""Under which key a file of weights says what it is; earlier versions had the digest alone."""
+
 RESHAPING = {"num_classes": ("label_names",), "in_chans": ("input_size", "mean", "std")}
 """Keywords that change the shapes of weights, and what conventions go with each."""
 
 logger = logging.getLogger(__name__)
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
+def save_weights(model: nn.Module, path: Path, about: Mapping[str, str] | None = None) -> None:
     """Write a state dict as safetensors, tied tensors once, atomically.
+
+    Args:
+        model: Whose weights.
+        path: The file.
+        about: What else the file says, which `read_about` returns.
 
     Raises:
         OSError: the disk refused; what was at `path` is untouched.
     """
     with replacing(path) as temporary:
-        _write(model, temporary)
+        _write(model, temporary, about or {})
 
 
-def _write(model: nn.Module, path: Path) -> None:
+def _write(model: nn.Module, path: Path, about: Mapping[str, str]) -> None:
     """Write weights with a digest of them.
 
     Raises:
@@ -62,10 +73,30 @@ def _write(model: nn.Module, path: Path) -> None:
     from safetensors.torch import save_model as write
 
     digest = _weights_digest(model.state_dict().values())
+    # Under one key: safetensors writes several in an order of chance, and files would differ.
+    metadata = {ABOUT: json.dumps({**about, DIGEST: digest})}
     try:
-        write(model, str(path), metadata={DIGEST: digest})
+        write(model, str(path), metadata=metadata)
     except SafetensorError as error:
         raise OSError(str(error)) from error
+
+
+def read_about(path: Path) -> dict[str, str]:
+    """Read what a file of weights says beside them.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ValueError(f"no weights at {path}; {COPY}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+        return dict(json.loads(metadata[ABOUT])) if ABOUT in metadata else metadata
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}; {COPY}") from error
 
 
 def _weights_digest(tensors: Iterable[Tensor]) -> str:
@@ -91,12 +122,12 @@ def load_weights(model: nn.Module, path: Path, *, built_curvature: bool = False)
     from safetensors.torch import load_model as read
 
     if not path.is_file():
-        raise ValueError(f"no weights at {path}")
+        raise ValueError(f"no weights at {path}; {COPY}")
     try:
         _check_digest(path)
         missing, unexpected = read(model, str(path), strict=False)
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise ValueError(f"{path} is damaged: {error}; {COPY}") from error
     except RuntimeError as error:
         raise ValueError(f"{path} holds weights of another model: {error}") from error
     unknown = [key for key in missing if key.endswith("curvature._extra_state")]
@@ -120,10 +151,12 @@ def _check_digest(path: Path) -> None:
     """
     from safetensors import safe_open
 
+    digest = read_about(path).get(DIGEST)
     with safe_open(str(path), framework="pt") as file:
-        digest = (file.metadata() or {}).get(DIGEST)
         if digest and digest != _weights_digest([file.get_tensor(key) for key in file.keys()]):  # noqa: SIM118
-            raise ValueError(f"{path} is damaged: its weights are not those that were written")
+            raise ValueError(
+                f"{path} is damaged: its weights are not those that were written; {COPY}"
+            )
 
 
 def save_model(model: nn.Module, folder: str | Path) -> Path:
@@ -144,12 +177,15 @@ def save_model(model: nn.Module, folder: str | Path) -> Path:
             recipe does not rebuild; the message names the first difference.
         OSError: the disk refused; what was in the folder is untouched.
     """
-    text = json.dumps(_checked_config(model), indent=2) + "\n"
+    written = _checked_config(model)
+    # Each names the other, so that neither is taken for that of another model.
+    about = {CONFIG: content_digest(written)}
+    text = json.dumps({**written, WEIGHTS: _weights_digest(model.state_dict().values())}, indent=2)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / WEIGHTS) as weights, replacing(folder / CONFIG) as config:
-        _write(model, weights)
-        config.write_text(text)
+        _write(model, weights, about)
+        config.write_text(text + "\n")
     return folder
 
 
@@ -234,14 +270,14 @@ def load_model(folder: str | Path, **overrides: Any) -> Any:
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise ValueError(f"no saved model in {folder}: {CONFIG} is missing")
+        raise ValueError(f"no saved model in {folder}: {CONFIG} is missing; {COPY}")
     try:
         config = json.loads(path.read_text())
         name, options = config["name"], dict(config["options"])
         conventions = dict(config.get("data", {}))
         missing = missing_modules(config.get("imports", ()))
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise ValueError(f"{path} is damaged: {error}; {COPY}") from error
     needs = (
         f"{path} was made with imports=[{', '.join(missing)}]: put it on PYTHONPATH and import it"
     )
@@ -254,6 +290,7 @@ def load_model(folder: str | Path, **overrides: Any) -> Any:
         source = _build(name, options) if changed else model
     except ValueError as error:
         raise ValueError(f"{needs} ({error})" if missing else f"{path}: {error}") from error
+    _check_pair(Path(folder), config)
     # The recipe beside the weights says where they lie, unless an override says otherwise.
     load_weights(source, Path(folder) / WEIGHTS, built_curvature="curvature" not in overrides)
     if changed:
@@ -270,6 +307,24 @@ def load_model(folder: str | Path, **overrides: Any) -> Any:
         of_others = {fact for key in changed for fact in RESHAPING[key]}
         model.follow_data(**{k: v for k, v in conventions.items() if k not in of_others})
     return model
+
+
+def _check_pair(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a config and weights that were not written together; earlier versions did not say.
+
+    Raises:
+        ValueError: one of them is damaged or of another model.
+    """
+    recipe = dict(config)
+    weights, about = recipe.pop(WEIGHTS, None), read_about(folder / WEIGHTS)
+    if weights is None or DIGEST not in about:
+        return
+    if (weights, content_digest(recipe)) != (about.get(DIGEST), about.get(CONFIG)):
+        raise ValueError(
+            f"{folder / CONFIG} and {WEIGHTS} beside it were not written together: one is damaged, "
+            f"changed or of another model; bring both from one place, or take the line {WEIGHTS!r} "
+            f"out of {CONFIG} to use them so"
+        )
 
 
 def _changes(name: str, options: Mapping[str, Any], overrides: Mapping[str, Any], key: str) -> bool:

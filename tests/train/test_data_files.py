@@ -1,5 +1,6 @@
 """Files as people have them: images of every mode, and tables that spreadsheets wrote."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ from archzoo.train.data import data_sets
 from archzoo.train.data.decode import decode_image
 from archzoo.train.data.tables import Table, read_csv
 from PIL import Image
+
+from .common import train
 
 RAMP = np.linspace(0, 1, 256)[None].repeat(4, 0)
 """Grey from black to white, in columns."""
@@ -64,6 +67,20 @@ def test_what_is_transparent_is_white(tmp_path, mode):
     assert (np.asarray(decode_image(tmp_path / "a.png")) == 255).all()
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_is_half_transparent_is_half_white(tmp_path, mode):
+    Image.new("RGBA", (4, 4), (0, 0, 0, 128)).convert(mode).save(tmp_path / "a.png")
+    assert (np.asarray(decode_image(tmp_path / "a.png")) == 127).all()
+
+
+def test_sixteen_bits_have_one_scale_whatever_the_order_of_bytes_and_the_image(tmp_path):
+    for i, mark in enumerate("<>"):  # a dim image stays dim
+        content = (RAMP * 4369).astype(f"{mark}u2")
+        mode = "I;16" if mark == "<" else "I;16B"
+        Image.frombytes(mode, content.shape[::-1], content.tobytes()).save(tmp_path / f"{i}.tif")
+        assert np.asarray(decode_image(tmp_path / f"{i}.tif")).max() == 17
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_orientation_of_the_camera_is_applied(tmp_path, orientation):
     image = Image.fromarray((np.arange(6 * 4 * 3).reshape(6, 4, 3) * 3).astype(np.uint8))
@@ -106,18 +123,87 @@ def test_a_folder_of_classes_alone_is_cut_by_us(tmp_path):
     assert folds(tmp_path, validation=0.25) == {"train": 12, "validation": 4, "test": 4}
 
 
-def test_hidden_folders_and_files_are_no_classes_and_no_samples(tmp_path):
-    photographs(tmp_path, "cat", "dog", ".cache")
-    (tmp_path / "cat" / "._0.png").write_bytes(b"\0\5\26\7")
-    (tmp_path / "cat" / ".thumbs").mkdir()
-    ramp("RGB").save(tmp_path / "cat" / ".thumbs" / "0.png")
-    assert sum(folds(tmp_path, validation=0.25).values()) == 20
+HIDDEN = {
+    "a class": ".cache/0.png",
+    "an image of a Mac": "cat/._0.png",
+    "an image": "cat/.0.png",
+    "a folder of a class": "cat/.thumbs/0.png",
+    "a file beside the classes": ".DS_Store",
+}
 
 
-def test_a_missing_part_shows_the_layout(tmp_path):
-    photographs(tmp_path, "train/cat", "train/dog")
-    with pytest.raises(ValueError, match=r"val/ is missing; the layout is train/CLASS/\*.jpg"):
+@pytest.mark.parametrize("what", HIDDEN)
+@pytest.mark.parametrize("parts", ["", "train"])
+def test_what_begins_with_a_dot_is_no_class_and_no_sample(tmp_path, what, parts):
+    places = ["train/cat", "train/dog", "val/cat", "val/dog"] if parts else ["cat", "dog"]
+    photographs(tmp_path, *places)
+    before = folds(tmp_path, validation=0.25)
+    hidden = tmp_path / parts / HIDDEN[what]
+    hidden.parent.mkdir(exist_ok=True)
+    hidden.write_bytes(b"\0\5\26\7")
+    assert folds(tmp_path, validation=0.25) == before
+
+
+@pytest.mark.parametrize("hidden", ["._0.txt", ".git/0.txt", ".0.txt"])
+def test_hidden_texts_are_no_texts(tmp_path, hidden):
+    (tmp_path / "0.txt").write_bytes(bytes(range(200)) * 5)
+    (tmp_path / hidden).parent.mkdir(exist_ok=True)
+    (tmp_path / hidden).write_bytes(b"x" * 1000)
+    about = data_sets.build("bytes", path=str(tmp_path), pattern="*", context_length=16).about
+    assert about["files"] == 1 and sum(about["sizes"].values()) == 1000
+
+
+@pytest.mark.parametrize("link", ["0.png", "val/cat/0.png"])
+def test_a_link_to_nowhere_is_named_before_the_work(tmp_path, link):
+    if "/" in link:
+        photographs(tmp_path, "train/cat", "train/dog", "val/cat", "val/dog")
+    else:
+        photographs(tmp_path, "cat", "dog")
+        link = f"cat/{link}"
+    (tmp_path / link).unlink()
+    (tmp_path / link).symlink_to("nowhere")
+    with pytest.raises(ValueError, match=rf"{link} cannot be read: .*; replace or remove the file"):
+        folds(tmp_path, validation=0.25)
+
+
+def test_a_text_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "0.txt").symlink_to("nowhere")
+    with pytest.raises(ValueError, match=r"0\.txt cannot be read: .*; mend or remove the file"):
+        data_sets.build("bytes", path=str(tmp_path), pattern="*.txt", context_length=16)
+
+
+@pytest.mark.parametrize("change", ["content", "exchange", "name"])
+def test_images_that_changed_have_another_digest(tmp_path, change):
+    photographs(tmp_path, "cat", "dog")
+    facts = []
+    for again in (False, True):
+        if again and change == "content":
+            ramp("RGB").resize((8, 8)).rotate(90).save(tmp_path / "cat" / "3.png")
+        elif again and change == "exchange":
+            (tmp_path / "cat" / "3.png").rename(tmp_path / "x")
+            ramp("L").resize((8, 8)).save(tmp_path / "cat" / "3.png")
+        elif again:
+            (tmp_path / "cat" / "3.png").rename(tmp_path / "cat" / "10.png")
+        options = {"root": str(tmp_path), "img_size": 8, "resize": 8, "validation": 0.25}
+        facts.append(data_sets.build("imagefolder", **options).about["files sha256"])
+    assert facts[0] != facts[1]
+
+
+@pytest.mark.parametrize("missing", ["train", "val"])
+def test_a_missing_part_shows_the_layout(tmp_path, missing):
+    other = "train" if missing == "val" else "val"
+    photographs(tmp_path, f"{other}/cat", f"{other}/dog")
+    layout = rf"{missing}/ is missing; the layout is train/CLASS/\*.jpg and val/CLASS/\*.jpg"
+    with pytest.raises(ValueError, match=layout):
         folds(tmp_path)
+
+
+def test_the_sizes_of_the_folds_are_said_by_their_names(tmp_path, capsys):
+    train(tmp_path / "run", "trainer.steps=1")
+    said = capsys.readouterr().out
+    assert "(1,257 to train, 180 to validate, 360 to test)" in said
+    recorded = json.loads((tmp_path / "run" / "data.json").read_text())["sizes"]
+    assert recorded == {"train": 1257, "validation": 180, "test": 360}
 
 
 def test_a_share_too_small_to_validate_on_is_refused(tmp_path):
@@ -179,6 +265,9 @@ def test_a_table_names_its_target(tmp_path):
 
 BAD = {
     "two columns named 'a'": b"a,a,target\n1,2,x\n",
+    "two columns named 'b'": b"a, b,b ,target\n1,2,3,x\n",
+    "two columns named 'target'": b"target,a,target\nx,1,y\n",
+    "two columns named ''": b",,target\n1,2,x\n",
     "no header": b"",
     "line 2 has 3 cells, not 2": b"a,target\n1,2,x\n",
     "cannot be read as a table in UTF-8: 'utf-8' codec": b"a,target\n\xff\xfe,x\n",

@@ -206,6 +206,12 @@ def test_a_missing_file_names_the_folder_and_the_package(tmp_path):
         data_sets.build("wordnet", root=str(tmp_path))
 
 
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "data.noun").write_bytes(b"00001740 \xff\xfe")
+    with pytest.raises(ValueError, match=r"data\.noun is damaged: 'utf-8' codec .*; take that of"):
+        read_nouns(tmp_path / "data.noun")
+
+
 def test_a_damaged_file_is_refused_by_line(nouns):
     path = nouns / "data.noun"
     text = path.read_text()

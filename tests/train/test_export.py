@@ -11,9 +11,11 @@ from archzoo.layers.lowrank import structures
 from archzoo.train.errors import RunError
 from archzoo.train.export import export, main, table
 from archzoo.train.export_config import ExportConfig, read_arguments
+from archzoo.train.lock import FolderLock
 from archzoo.zoo.create import create_model
 
 from .common import train
+from .test_full_disk import no_file_above
 
 SMALL = ("model=resnet_nano", "model.widths=[4,8]", "model.depths=[1,1]", "trainer.steps=4")
 FAST = {"statistics": 128, "latency_seconds": 0.0, "search_samples": 64, "threads": 1}
@@ -56,6 +58,26 @@ def test_the_folder_of_a_run_is_not_overwritten(runs: dict[str, Path]) -> None:
     with pytest.raises(RunError, match="holds a run, which an export would overwrite"):
         export(config(runs["dense"], runs["trp"], parameters=1.0))
     assert (runs["trp"] / "model.safetensors").read_bytes() == before
+
+
+def test_the_folder_of_a_run_that_has_saved_nothing_yet_is_not_written_to(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    lock = FolderLock(tmp_path / "live")
+    with pytest.raises(RunError, match="live holds a run, which an export would overwrite"):
+        export(config(runs["dense"], tmp_path / "live", parameters=1.0))
+    assert [path.name for path in (tmp_path / "live").iterdir()] == ["run.lock"]
+    lock.release()
+
+
+def test_an_export_that_the_disk_refuses_is_one_line_and_leaves_what_was_there(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    export(config(runs["dense"], tmp_path, parameters=1.0))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with no_file_above(1_000), pytest.raises(RunError, match=f"could not write to {tmp_path}: "):
+        export(config(runs["trp"], tmp_path, parameters=0.6))
+    assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
 
 
 def test_a_model_that_is_only_counted_keeps_its_accuracy(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -185,6 +186,19 @@ def test_optuna_searches_over_the_validation_metric_and_goes_on_with_its_study(t
     assert best.best_value == max(metrics)
     rate = read_rate(tmp_path / "sweep" / str(metrics.index(max(metrics))))
     assert best.best_params["optim.lr"] == pytest.approx(rate, rel=1e-12)
+
+
+@pytest.mark.parametrize(("rates", "ended"), [("-1,-2", 0), ("0.01,-1", 1)])
+def test_a_study_of_which_trials_failed_ends_with_its_summary(tmp_path, rates, ended):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    sampler = "hydra.sweeper.sampler._target_=optuna.samplers.RandomSampler"
+    search = ["sweep=optuna", f"optim.lr=choice({rates})", "hydra.sweeper.n_trials=6"]
+    done = call(sweep(*search, sampler), tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr and "Error executing" not in done.stderr
+    assert len(re.findall(r"sweep: \d of 6 points ended", done.stdout)) == 1
+    assert ("sweep: 0 of 6" not in done.stdout) == bool(ended)
+    assert "of the sweep failed\n  optim.lr=-" in done.stderr
 
 
 def torchrun(place: Path, *overrides: str) -> subprocess.CompletedProcess[str]:

@@ -15,6 +15,7 @@ from archzoo.train.folder import RunFolder
 from archzoo.train.lock import FolderLock, is_locked
 from archzoo.train.resume import FREE, GROWS, continued, difference, run_config_of
 from archzoo.train.run import run
+from archzoo.zoo.digest import sealed, unsealed
 
 from .common import configure, equal_weights, train
 from .test_loop import Stop, rows, stop_after
@@ -113,8 +114,21 @@ def test_auto_finds_the_unfinished_unused_run_of_the_same_config_only(tmp_path):
     assert chosen(tmp_path / "new") == "new"
     lock.release()
     assert chosen(tmp_path / "new") == "same"
-    (tmp_path / "same" / "config.yaml").write_text("a: [")  # a neighbour that someone damaged
-    assert chosen(tmp_path / "new") == "new"
+
+
+@pytest.mark.parametrize("damage", [b"a: [", b"\xff\xfe", b"", b"- 1\n", b"3", None, "lock"])
+def test_a_damaged_neighbour_is_passed_over(tmp_path, damage):
+    for name in ("damaged", "same"):
+        leave(tmp_path / name)
+    config = tmp_path / "damaged" / "config.yaml"
+    if damage == "lock":
+        (tmp_path / "damaged" / "run.lock").symlink_to("nowhere")
+    elif damage is None:
+        config.unlink()
+        config.mkdir()
+    else:
+        config.write_bytes(damage)
+    assert chosen(tmp_path / "new") == "same"
 
 
 def test_auto_refuses_a_folder_of_another_run_and_a_sweep_finds_its_point(tmp_path):
@@ -366,9 +380,9 @@ def test_lost_best_weights_do_not_keep_a_run_from_its_end(tmp_path, monkeypatch,
 
 def test_a_run_does_not_go_on_with_other_data_unless_it_is_told_to(tmp_path, monkeypatch):
     cut_run(tmp_path / "cut", monkeypatch)
-    about = json.loads((tmp_path / "cut" / "data.json").read_text())
+    about = unsealed((tmp_path / "cut" / "data.json").read_bytes())
     about["sha256"]["test"] = "0" * 64
-    (tmp_path / "cut" / "data.json").write_text(json.dumps(about))
+    (tmp_path / "cut" / "data.json").write_text(sealed(about))
     again = ["trainer.evaluate_every=4", "resume=auto"]
     with pytest.raises(RunError, match="the test fold has another sha256; bring the data back"):
         train(tmp_path / "cut", *again)

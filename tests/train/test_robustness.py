@@ -148,7 +148,10 @@ def copied(run, folder):
 
 DAMAGES = {
     "has not ended; finish it with resume=": ("result.json", None),
-    r"is damaged: Expecting|is damaged: Unterminated": ("result.json", b'{"test'),
+    r"result.json is damaged or of another run: (Expecting|Unterminated)": (
+        "result.json",
+        b'{"test',
+    ),
     "is damaged: .*": ("config.yaml", b"data: [unclosed"),
     "is damaged: 'data'": ("config.yaml", b"seed: 0"),
     "no data set named 'digitz'; did you mean 'digits'": ("config.yaml", b"data: {name: digitz}"),

@@ -100,7 +100,7 @@ def _splits(release: _Release, root: str, download: bool, policy: str, validatio
         _read(folder, release.train, release.labels),
         _read(folder, (release.test,), release.labels),
         validation=validation,
-        classes=(folder / release.names).read_text().split(),
+        classes=(folder / release.names).read_text(errors="replace").split(),
         source=SOURCE,
         mean=release.mean,
         std=release.std,

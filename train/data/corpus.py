@@ -19,7 +19,7 @@ _WRITTEN_BY_THE_BUILD = "_sysconfigdata"
 
 
 def read_folder(folder: Path, pattern: str, *, outside: Collection[str] = ()) -> dict[str, bytes]:
-    """Read every file below a folder whose name matches a shell pattern.
+    """Read every file below a folder whose name matches a shell pattern and begins with no dot.
 
     Args:
         folder: Where to look, at any depth.
@@ -30,16 +30,24 @@ def read_folder(folder: Path, pattern: str, *, outside: Collection[str] = ()) ->
         Contents by path relative to the folder, sorted by path.
 
     Raises:
-        ValueError: no file matches.
+        ValueError: no file matches, or one cannot be read.
     """
     paths: list[Path] = []
     for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name not in outside]
-        paths += [Path(parent, name) for name in fnmatch.filter(files, pattern)]
+        folders[:] = [n for n in folders if n not in outside and not n.startswith(".")]
+        shown = [name for name in files if not name.startswith(".")]
+        paths += [Path(parent, name) for name in fnmatch.filter(shown, pattern)]
     if not paths:
         raise ValueError(f"{folder} holds no file named {pattern!r}; give data.pattern=…")
-    contents = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    contents = {path.relative_to(folder).as_posix(): _read(path) for path in paths}
     return dict(sorted(contents.items()))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}; mend or remove the file") from error
 
 
 def read_standard_library() -> dict[str, bytes]:

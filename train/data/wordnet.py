@@ -34,10 +34,14 @@ def read_nouns(path: Path) -> tuple[list[str], list[list[int]]]:
     Raises:
         ValueError: a line that is not in the format of wndb(5), or a hypernym that is missing.
     """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}; take that of WordNet 3.0") from error
     names: list[str] = []
     numbers: dict[str, int] = {}
     above: list[list[str]] = []
-    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for line, text in enumerate(lines, 1):
         if text.startswith("  "):  # the licence
             continue
         fields = text.partition(" | ")[0].split()
