@@ -14,11 +14,13 @@ from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ..zoo.lowrank import method_info, methods
 from ..zoo.models import models
-from ..zoo.registry import Entry
+from ..zoo.registry import Entry, nearest
 from .data import data_sets
+from .errors import RunError
 
 __all__ = [
     "FACTS",
@@ -29,6 +31,7 @@ __all__ = [
     "options_of",
     "register_schemas",
     "run_config",
+    "unknown_key",
 ]
 
 FACTS = (
@@ -129,8 +132,17 @@ def _draw() -> str:
 
 
 def run_config(node: DictConfig) -> RunConfig:
-    """Resolve a composed config; model, data and lowrank become mappings of builder keywords."""
-    config = cast(RunConfig, OmegaConf.to_object(node))
+    """Resolve a composed config; model, data and lowrank become mappings of builder keywords.
+
+    Raises:
+        RunError: a key that the schema does not have, or a reference to nothing.
+    """
+    _refuse_added(node)
+    try:
+        config = cast(RunConfig, OmegaConf.to_object(node))
+    except OmegaConfBaseException as error:
+        said = str(error.msg or error).splitlines()[0]
+        raise RunError(f"{error.full_key}: {said}; write a value, or the key of one") from error
     config.model = dataclasses.asdict(config.model)
     config.data = dataclasses.asdict(config.data)
     # What was not chosen from the group, such as a bare name, is left for the check to refuse.
@@ -138,6 +150,30 @@ def run_config(node: DictConfig) -> RunConfig:
         config.lowrank = dataclasses.asdict(config.lowrank)
     config.lowrank = config.lowrank or None
     return config
+
+
+def unknown_key(key: str, known: Sequence[str]) -> str:
+    """Say that a config has no such key, and which are near."""
+    group, _, leaf = key.rpartition(".")
+    where = f"{group} has" if group else "there is"
+    return f"{key}: {where} no key {leaf!r}{nearest(leaf, known) if known else ''}"
+
+
+def _refuse_added(node: DictConfig, prefix: str = "") -> None:
+    """Refuse what `+key=value` added to a schema: Hydra lets it, and nothing would read it.
+
+    Raises:
+        RunError: naming the key and the nearest ones.
+    """
+    kind = OmegaConf.get_type(node)
+    known = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else None
+    for key in map(str, node):
+        if known is not None and key not in known:
+            raise RunError(unknown_key(f"{prefix}{key}", known))
+        if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
+            child = node[key]
+            if isinstance(child, DictConfig):
+                _refuse_added(child, f"{prefix}{key}.")
 
 
 def options_of(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
 
 def _riemannian(name: str) -> Callable[..., torch.optim.Optimizer]:
     """Return geoopt's optimiser, with a count of steps that loading does not round."""
-    import geoopt
+    from ..layers.hyperbolic.quiet_geoopt import geoopt
 
     if name != "riemannian_adam":
         return getattr(geoopt.optim, RIEMANNIAN[name])
