@@ -201,7 +201,7 @@ COMBINATIONS = [
     *(Bad(base, "callbacks", ["[geometry]"], names=["geometry"]) for base in (NODES, LIP)),
     Bad(MLP, "optim", ["muon"], ["trainer.parallel=fsdp"], ["muon", "fsdp"]),
     Bad(MLP, "trainer.parallel", ["fsdp"], ["lowrank=maestro", "optim=adamw"], ["maestro", "fsdp"]),
-    Bad(MLP, "callbacks", ["[ema]"], ["trainer.parallel=fsdp", "optim=adamw"], ["ema", "fsdp"]),
+    Bad(MLP, "callbacks", ["[ema]"], ["trainer.parallel=fsdp", "optim=adamw"], ["ema", "parallel"]),
     Bad(MLP, "optim", ["adamw", "sgd"], ["lowrank=switchlora"], ["switchlora"]),
     Bad(NODES, "optim", ["adamw", "sgd", "muon"], names=["optim", "riemannian_adam"]),
     Bad(MLP, "trainer.batch_size", [5000]),
