@@ -24,8 +24,8 @@ def write_files(root: Path) -> None:
 
     Args:
         root: Gets `tables`, `text.txt`, `texts`, `photos`, `parts`, `MNIST`, `FashionMNIST`,
-            `cifar-10-batches-bin` and `data.noun`, and `damaged`, which holds a table and a
-            photograph that nothing can read.
+            `cifar-10-batches-bin` and `data.noun`; `ended`, which holds a run's result; and
+            `damaged`, with a table and a photograph that nothing can read.
     """
     draw = random.Random(0)
     numbers = np.random.default_rng(0)
@@ -46,6 +46,8 @@ def write_files(root: Path) -> None:
         _mnist(root / name / "raw", numbers)
     _cifar(root / "cifar-10-batches-bin", numbers)
     (root / "data.noun").write_text("".join(f"{line} | a gloss\n" for line in SYNSETS))
+    (root / "ended").mkdir()
+    (root / "ended" / "result.json").write_text("{}")
     (root / "damaged" / "cat").mkdir(parents=True)
     (root / "damaged" / "cat" / "0.png").write_bytes(b"no image")
     (root / "damaged" / "short.csv").write_text("a,b,target\n1,2,x\n3\n")

@@ -6,7 +6,7 @@ loads; or it is refused in one line before training begins, which is counted apa
 folder. Every command runs in a forked child; some of both kinds are repeated in a new interpreter,
 which must end the same way.
 
-Ended commands are kept beside the temporary files, under a digest of the code, so that a run that
+Ended commands are kept beside the untracked figures, under a digest of the code, so that a run that
 was interrupted goes on where it was; what changes the code begins anew.
 """
 
@@ -29,7 +29,7 @@ from archzoo.train.explain import explain_overrides
 from archzoo.zoo import create_model
 from config_files import write_files
 from forked_command import Ended, call
-from harness import Bar, Measurement, main
+from harness import UNTRACKED, Bar, Measurement, main
 from invalid_configs import KINDS, draw_invalid
 from timm.optim import list_optimizers
 from valid_configs import draw_valid
@@ -156,7 +156,8 @@ def recorded(path: Path) -> Iterator[dict[str, Any]]:
 
 def run_all(one: Callable[..., dict[str, Any]], count: int, files: Path) -> list[dict[str, Any]]:
     """Run every number that has not ended before, each in an empty folder."""
-    kept = Path(tempfile.gettempdir()) / f"archzoo-configs-{one.__name__}-{digest_of_code()}.jsonl"
+    UNTRACKED.mkdir(parents=True, exist_ok=True)
+    kept = UNTRACKED / f"random_configs-{one.__name__}-{digest_of_code()}.jsonl"
     rows = {entry["number"]: entry for entry in recorded(kept)}
     with kept.open("a") as file:
         for number in range(count):

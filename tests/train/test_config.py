@@ -149,6 +149,7 @@ def test_a_sweep_is_checked_at_its_first_point():
         explain_overrides(["-m", "model=vit_tinny,vit_nano"])
 
 
+FLAT = ("model.geometry=euclidean", "optim=adamw")
 IMPOSSIBLE = [
     (["model=gpt_nano"], "model=gpt_nano reads tokens, but data=digits gives image; choose"),
     (["model=vit_nano", "data=bytes"], "reads image, but data=bytes gives tokens; choose .*gpt"),
@@ -167,6 +168,9 @@ IMPOSSIBLE = [
     (["schedule.warmup=2"], r"schedule.warmup must lie in \[0, 1\], got 2.0"),
     (["schedule.name=cosin"], "schedule.name must be one of"),
     (["optim.name=adamm"], "optim.name: no optimiser 'adamm'; did you mean"),
+    (["optim.name=bnbadam"], "optim.name=bnbadam cannot be used here: .*; choose another"),
+    (["+optim.options.betas=[2,2]"], "optim.options of adamw: Invalid beta .* 2; leave it out"),
+    (["optim.name=adahessian"], "optim.name=adahessian needs second derivatives, .*; choose"),
     (["+callbacks.emma={}"], "callbacks: no callback named 'emma'; did you mean 'ema'"),
     (["callbacks=[ema]", "callbacks.ema.decay=high"], "callbacks: ema: decay must be float"),
     (["model.drop_rate=1"], r"drop_rate must lie in \[0, 1\), got 1.0"),
@@ -177,6 +181,10 @@ IMPOSSIBLE = [
     (
         ["model=gpt_nano", "data=bytes", "model.norm_eps=-1"],
         "norm_eps must be at least 0, got -1.0",
+    ),
+    (
+        ["model=poincare_embedding_nano", "data=tree", *FLAT, "model.init_range=-1"],
+        "init_range must be above 0, got -1.0",
     ),
     (["model.residual={name:attnres,eps:-1.0}"], "eps must be at least 0, got -1.0"),
     (["+logger.tensorbord={}"], "logger: no logger named 'tensorbord'; did you mean 'tensorboard"),
