@@ -31,7 +31,7 @@ from config_files import write_files
 from forked_command import Ended, call
 from harness import UNTRACKED, Bar, Measurement, main
 from invalid_configs import KINDS, draw_invalid
-from timm.optim import list_optimizers
+from timm.optim import get_optimizer_info, list_optimizers
 from valid_configs import draw_valid
 
 ROOT = Path(__file__).parents[1]
@@ -132,8 +132,10 @@ def row(
 
 
 def usable_optimizers() -> list[str]:
-    """Every name of timm that needs no other package and does not compile its step."""
-    return [name for name in list_optimizers() if not name.startswith(("bnb", "fused", "kron"))]
+    """Names of timm that need no other package or second derivative and compile nothing."""
+    apart = ("bnb", "fused", "kron")
+    names = [name for name in list_optimizers() if not name.startswith(apart)]
+    return [name for name in names if not get_optimizer_info(name).second_order]
 
 
 def digest_of_code() -> str:
