@@ -47,9 +47,9 @@ def check_run(config: RunConfig) -> None:
         _check_trainer(config.trainer, data.kind)
         _check_schedule(config)
         check_optimizer(config.optim)
+        # Whose parameters it has does not matter, to its options or to a method.
+        optimizer = make_optimizer(nn.Linear(1, 1), config.optim)
         if config.lowrank is not None:
-            # The method may need a certain optimiser; whose parameters it has does not matter.
-            optimizer = make_optimizer(nn.Linear(1, 1), config.optim)
             method = make_method(config.lowrank)
             method.check_optimizer(optimizer)
             if config.trainer.parallel == "fsdp" and method.resizes:

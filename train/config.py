@@ -1,11 +1,15 @@
 """What a run may say: typed fields; `train/schemas.py` makes those of the parts that have names."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ..zoo.registry import nearest
+from .errors import RunError
 
 __all__ = [
     "FACTS",
@@ -15,6 +19,7 @@ __all__ = [
     "TrainerConfig",
     "options_of",
     "run_config",
+    "unknown_key",
 ]
 
 FACTS = (
@@ -97,8 +102,17 @@ class RunConfig:
 
 
 def run_config(node: DictConfig) -> RunConfig:
-    """Resolve a composed config; every part of it becomes a mapping of builder keywords."""
-    config = cast(RunConfig, OmegaConf.to_object(node))
+    """Resolve a composed config; every part of it becomes a mapping of builder keywords.
+
+    Raises:
+        RunError: a key that the schema does not have, or a reference to nothing.
+    """
+    _refuse_added(node)
+    try:
+        config = cast(RunConfig, OmegaConf.to_object(node))
+    except OmegaConfBaseException as error:
+        said = str(error.msg or error).splitlines()[0]
+        raise RunError(f"{error.full_key}: {said}; write a value, or the key of one") from error
     for group in ("model", "data", "lowrank", "callbacks", "logger"):
         setattr(config, group, _plain(getattr(config, group)))
     config.lowrank = config.lowrank or None
@@ -112,6 +126,30 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     return value
+
+
+def unknown_key(key: str, known: Sequence[str]) -> str:
+    """Say that a config has no such key, and which are near."""
+    group, _, leaf = key.rpartition(".")
+    where = f"{group} has" if group else "there is"
+    return f"{key}: {where} no key {leaf!r}{nearest(leaf, known) if known else ''}"
+
+
+def _refuse_added(node: DictConfig, prefix: str = "") -> None:
+    """Refuse what `+key=value` added to a schema: Hydra lets it, and nothing would read it.
+
+    Raises:
+        RunError: naming the key and the nearest ones.
+    """
+    kind = OmegaConf.get_type(node)
+    known = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else None
+    for key in map(str, node):
+        if known is not None and key not in known:
+            raise RunError(unknown_key(f"{prefix}{key}", known))
+        if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
+            child = node[key]
+            if isinstance(child, DictConfig):
+                _refuse_added(child, f"{prefix}{key}.")
 
 
 def options_of(node: Mapping[str, Any]) -> dict[str, Any]:

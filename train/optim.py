@@ -17,16 +17,21 @@ RIEMANNIAN = {"riemannian_adam": "RiemannianAdam", "riemannian_sgd": "Riemannian
 
 
 def check_optimizer(config: OptimConfig) -> None:
-    """Refuse an unknown name or numbers out of range.
+    """Refuse an unknown name, one that the loop cannot serve, or numbers out of range.
 
     Raises:
         ValueError: naming the key, its value and what is allowed.
     """
-    from timm.optim import list_optimizers
+    from timm.optim import get_optimizer_info, list_optimizers
 
     known = [*RIEMANNIAN, "step_adamw", *list_optimizers()]
     if config.name not in known:
         raise ValueError(f"optim.name: no optimiser {config.name!r}{nearest(config.name, known)}")
+    if config.name in list_optimizers() and get_optimizer_info(config.name).second_order:
+        raise ValueError(
+            f"optim.name={config.name} needs second derivatives, which the trainer does not take; "
+            f"choose another, such as adamw"
+        )
     if not config.lr > 0:
         raise ValueError(f"optim.lr must be above 0, got {config.lr}")
     if config.weight_decay < 0:
@@ -64,6 +69,12 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
             )
     except TypeError as error:
         raise ValueError(f"optim.options: {config.name} does not take them: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"optim.options of {config.name}: {error}; leave it out") from error
+    except (AssertionError, ImportError) as error:  # of another package, or of CUDA
+        raise ValueError(
+            f"optim.name={config.name} cannot be used here: {error}; choose another, such as adamw"
+        ) from error
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     return optimizer
@@ -71,7 +82,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
 
 def _riemannian(name: str) -> Callable[..., torch.optim.Optimizer]:
     """Return geoopt's optimiser, with a count of steps that loading does not round."""
-    import geoopt
+    from ..layers.hyperbolic.quiet_geoopt import geoopt
 
     if name != "riemannian_adam":
         return getattr(geoopt.optim, RIEMANNIAN[name])

@@ -24,7 +24,7 @@ from .data import data_sets
 from .loggers import loggers
 from .schedule import SCHEDULES
 
-__all__ = ["choices", "register_schemas"]
+__all__ = ["choices", "groups", "register_schemas"]
 
 
 def register_schemas() -> None:
@@ -55,6 +55,13 @@ def choices(group: str) -> list[str]:
     """List the choices of a group that come from signatures, and not from a file of `conf/`."""
     stored = ConfigStore.instance().repo.get(group, {})
     return [name.removesuffix(".yaml") for name in stored] if isinstance(stored, dict) else []
+
+
+def groups() -> list[str]:
+    """List the groups that have a choice from a signature."""
+    return [
+        name for name, stored in ConfigStore.instance().repo.items() if isinstance(stored, dict)
+    ]
 
 
 def _draw() -> str:

@@ -49,8 +49,8 @@ class GPT(Network):
         token ids (B, T) -> logits (B, T, vocab_size or num_classes).
 
     Raises:
-        ValueError: a size below 1, a width that the heads do not divide into even parts, or a
-            short_window over a residual that cannot train branches from zero.
+        ValueError: a size below 1, a norm_eps below 0, a width that the heads do not divide into
+            even parts, or a short_window over a residual that cannot train branches from zero.
     """
 
     def __init__(
@@ -72,6 +72,8 @@ class GPT(Network):
         check_sizes(1, width=width, depth=depth, num_heads=num_heads)
         if short_window is not None:
             check_sizes(1, short_window=short_window)
+        if not norm_eps >= 0:
+            raise ValueError(f"norm_eps must be at least 0, got {norm_eps}")
         if width % (2 * num_heads):
             raise ValueError(f"width={width} must be a multiple of 2 · num_heads={2 * num_heads}")
         from timm.layers import SwiGLU

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..layers.residual import Site
 from .models import register_model
-from .network import Network, check_sizes
+from .network import Network, check_rates, check_sizes
 from .residuals import ResidualSpec, make_residual
 from .trunk import Trunk, drop_path_rates
 
@@ -55,6 +55,7 @@ class MLP(Network):
         """Build the stem, the trunk and the head."""
         check_sizes(1, in_features=in_features, width=width, depth=depth)
         check_sizes(1, **{"expansion · width": int(expansion * width)})
+        check_rates(drop_rate=drop_rate)
         super().__init__(input_size=(in_features,))
         self.in_features = in_features
         self.num_features = width

@@ -15,6 +15,7 @@ __all__ = [
     "IMAGENET_STD",
     "HeadBuilder",
     "Network",
+    "check_rates",
     "check_sizes",
     "image_cfg",
     "linear_head",
@@ -166,6 +167,17 @@ def check_sizes(least: int, **sizes: int) -> None:
     for name, size in sizes.items():
         if size < least:
             raise ValueError(f"{name} must be at least {least}, got {size}")
+
+
+def check_rates(**rates: float) -> None:
+    """Refuse shares of what is dropped that leave nothing, or less.
+
+    Raises:
+        ValueError: naming the rate, its value and the bounds.
+    """
+    for name, rate in rates.items():
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"{name} must lie in [0, 1), got {rate}")
 
 
 def image_cfg(in_chans: int, img_size: int, first_conv: str) -> dict[str, Any]:

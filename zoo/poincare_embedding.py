@@ -67,6 +67,8 @@ class NodeEmbedding(Network):
         else:
             if curvature != 1.0:
                 raise ValueError(f"geometry=euclidean has no curvature, got {curvature}; leave it")
+            if not init_range > 0:
+                raise ValueError(f"init_range must be above 0, got {init_range}")
             self.embedding = nn.Embedding(num_nodes, dim, dtype=dtype)
             nn.init.uniform_(self.embedding.weight, -init_range, init_range)
             exclude_from_decay(self.embedding, "weight")

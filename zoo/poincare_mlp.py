@@ -17,7 +17,7 @@ from ..layers.hyperbolic import keep_one_ball
 from ..layers.residual import Site
 from .geometry import GeometryName, HeadName, Init, make_geometry
 from .models import register_model
-from .network import Network, check_sizes
+from .network import Network, check_rates, check_sizes
 from .poincare_resnet import BALL
 from .residuals import ResidualSpec, make_residual
 from .trunk import Trunk, drop_path_rates
@@ -72,6 +72,7 @@ class PoincareMLP(Network):
         hidden = int(width * expansion)
         check_sizes(1, in_features=in_features, width=width, depth=depth)
         check_sizes(1, **{"expansion · width": hidden})
+        check_rates(drop_rate=drop_rate)
         space = make_geometry(
             geometry, curvature=curvature, learned_curvature=learned_curvature, init=init
         )

@@ -19,7 +19,7 @@ from ..layers.hyperbolic import keep_one_ball
 from ..layers.residual import Site
 from .geometry import Geometry, GeometryName, HeadName, Init, make_geometry
 from .models import register_model
-from .network import Network, check_sizes, image_cfg
+from .network import Network, check_rates, check_sizes, image_cfg
 from .residuals import ResidualSpec, make_residual
 from .stages import run_stages, strided
 from .trunk import Trunk, drop_path_rates
@@ -78,7 +78,9 @@ class PoincareResNet(Network):
         drop_path_rate: float = 0.0,
     ) -> None:
         """Build the stem, the stages and the head."""
-        check_sizes(1, in_chans=in_chans, img_size=img_size, width=min(widths, default=1))
+        check_sizes(1, in_chans=in_chans, img_size=img_size)
+        check_sizes(1, **{"each of widths": min(widths, default=1)})
+        check_rates(drop_rate=drop_rate)
         if not widths or len(widths) != len(depths) or min(depths) < 1:
             raise ValueError(
                 f"widths={tuple(widths)} and depths={tuple(depths)} must name the same number of "

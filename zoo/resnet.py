@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..layers.residual import Site
 from .models import register_model
-from .network import Network, check_sizes, image_cfg
+from .network import Network, check_rates, check_sizes, image_cfg
 from .residuals import ResidualSpec, make_residual
 from .stages import run_stages
 from .trunk import Trunk, drop_path_rates
@@ -95,7 +95,9 @@ class ResNet(Network):
         drop_path_rate: float = 0.0,
     ) -> None:
         """Build the stem, the stages and the head."""
-        check_sizes(1, in_chans=in_chans, img_size=img_size, width=min(widths, default=1))
+        check_sizes(1, in_chans=in_chans, img_size=img_size)
+        check_sizes(1, **{"each of widths": min(widths, default=1)})
+        check_rates(drop_rate=drop_rate)
         if not widths or len(widths) != len(depths) or min(depths) < 1:
             raise ValueError(
                 f"widths={tuple(widths)} and depths={tuple(depths)} must name the same number of "

@@ -15,7 +15,7 @@ from ..layers.decay import exclude_from_decay
 from ..layers.residual import Site
 from .attention import SelfAttention
 from .models import register_model
-from .network import Network, check_sizes, image_cfg
+from .network import Network, check_rates, check_sizes, image_cfg
 from .recipe import record
 from .residuals import ResidualSpec, make_residual
 from .trunk import Trunk, drop_path_rates
@@ -71,6 +71,7 @@ class VisionTransformer(Network):
         check_sizes(1, in_chans=in_chans, img_size=img_size, patch_size=patch_size)
         check_sizes(1, width=width, depth=depth, num_heads=num_heads)
         check_sizes(0, registers=registers)
+        check_rates(drop_rate=drop_rate)
         check_sizes(1, **{"mlp_ratio · width": int(mlp_ratio * width)})
         if img_size % patch_size:
             raise ValueError(
@@ -78,7 +79,9 @@ class VisionTransformer(Network):
                 f"choose a patch_size among {_divisors(img_size)}"
             )
         if width % num_heads:
-            raise ValueError(f"num_heads={num_heads} does not divide width={width}")
+            raise ValueError(
+                f"num_heads={num_heads} does not divide width={width}; choose a divisor"
+            )
         # timm takes seconds to import, so only a model that uses its layers pays.
         from timm.layers import Mlp, PatchEmbed
 

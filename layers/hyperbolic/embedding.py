@@ -86,9 +86,8 @@ class PoincareEmbedding(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         """Draw the points."""
-        import geoopt  # takes seconds, which other layers need not pay
-
-        from .manifold import Ball
+        from .manifold import Ball  # takes seconds, which other layers need not pay
+        from .quiet_geoopt import geoopt
 
         super().__init__()
         for name, size in {

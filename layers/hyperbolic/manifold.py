@@ -12,12 +12,12 @@ of 6.2/√c from the origin, ours of 1e-5 within 12.2/√c; its curvature is a f
 
 # Symbols: x, y points, u, v tangent vectors at x, λ the conformal factor.
 
-import geoopt
 import torch
 from torch import Tensor
 
 from . import poincare
 from .ball import check_curvature, furthest_read, in_float32, project
+from .quiet_geoopt import geoopt
 
 __all__ = ["Ball"]
 

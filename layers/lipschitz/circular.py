@@ -203,7 +203,7 @@ class LDLTCircularConv2d(LipschitzLayer):
             kernel_size,
         )
         self.image_size, self.padding = image_size, padding
-        self.seen = image_size
+        self._seen = image_size
         self.gain = (0.3 if n == 1 else 1.0) if gain is None else gain
         self.skip_gain = (3.0 if n == 1 else 1.33) if skip_gain is None else skip_gain
         side = (kernel_size, kernel_size)
@@ -243,8 +243,8 @@ class LDLTCircularConv2d(LipschitzLayer):
 
     def compute(self, parameters: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Map the kernels to A, C_1 … C_n and B at every frequency, and λ."""
-        assert self.seen is not None
-        grid = (self.seen[0] + 2 * self.padding, self.seen[1] + 2 * self.padding)
+        assert self._seen is not None
+        grid = (self._seen[0] + 2 * self.padding, self._seen[1] + 2 * self.padding)
         layers = range(1, len(self.widths))
         inner = tuple(kernel_frequencies(parameters[f"k{k}"], grid) for k in layers)
         multipliers = tuple(
@@ -272,7 +272,7 @@ class LDLTCircularConv2d(LipschitzLayer):
                 f"the block was built for images of {self.image_size}, got {size}; "
                 f"image_size=None takes any"
             )
-        self.seen = size
+        self._seen = size
         n, weights = len(self.widths) - 1, self.weights(size)
         if self.identity:
             c, multiplier = weights
@@ -329,11 +329,11 @@ class LDLTCircularConv2d(LipschitzLayer):
         return Bordered(plain, self.padding) if self.padding else plain
 
     def _size(self) -> tuple[int, int]:
-        if self.seen is None:
+        if self._seen is None:
             raise ValueError(
                 "the weights belong to an image size: set image_size, or run the block once"
             )
-        return self.seen
+        return self._seen
 
     def _own(self, name: str) -> Tensor | None:
         return self._parameters[name]

@@ -90,7 +90,7 @@ class OrthogonalConv2d(LipschitzLayer):
         self.padding = kernel_size // 2 if padding is None else padding
         if self.padding < 0:
             raise ValueError(f"padding must be at least 0, got {padding}")
-        self.seen = image_size
+        self._seen = image_size
         self.weight = nn.Parameter(torch.empty(channels, rank, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.empty(channels)) if bias else None
         self.reset_parameters()
@@ -103,8 +103,8 @@ class OrthogonalConv2d(LipschitzLayer):
 
     def compute(self, parameters: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Map V to W at every frequency."""
-        assert self.seen is not None
-        grid = (self.seen[0] + 2 * self.padding, self.seen[1] + 2 * self.padding)
+        assert self._seen is not None
+        grid = (self._seen[0] + 2 * self.padding, self._seen[1] + 2 * self.padding)
         return (block_reflector(kernel_frequencies(parameters["weight"], grid)),)
 
     @torch.no_grad()
@@ -118,8 +118,8 @@ class OrthogonalConv2d(LipschitzLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve."""
-        self.seen = (x.shape[-2], x.shape[-1])
-        y = apply_frequencies(self.weights(self.seen)[0], pad(x, self.padding))
+        self._seen = (x.shape[-2], x.shape[-1])
+        y = apply_frequencies(self.weights(self._seen)[0], pad(x, self.padding))
         y = crop(y, self.padding)
         return y if self.bias is None else y + self.bias[:, None, None]
 
@@ -136,11 +136,11 @@ class OrthogonalConv2d(LipschitzLayer):
         return Bordered(conv, self.padding) if self.padding else conv
 
     def _size(self) -> tuple[int, int]:
-        if self.seen is None:
+        if self._seen is None:
             raise ValueError(
                 "the weights belong to an image size: set image_size, or run the layer once"
             )
-        return self.seen
+        return self._seen
 
     def extra_repr(self) -> str:
         """Show the sizes."""

@@ -236,10 +236,10 @@ def _choose(
         matches = [name for name in candidates if fnmatch.fnmatchcase(name, pattern)]
         if not matches:
             near = difflib.get_close_matches(pattern, candidates, n=3, cutoff=0.4)
-            raise ValueError(
-                f"targets: {pattern!r} matches no linear or convolutional layer"
-                f"{f'; did you mean {near}' if near else ''}"
+            hint = (
+                f"; did you mean {near}?" if near else f"; give names such as {[*candidates][:3]}"
             )
+            raise ValueError(f"targets: {pattern!r} matches no linear or convolutional layer{hint}")
         if pattern in candidates:
             named.add(pattern)
         elif all(candidates[name][1] for name in matches):

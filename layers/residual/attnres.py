@@ -95,11 +95,13 @@ class AttnRes(Residual):
         """Make one query per site and one for the readout, all zero."""
         super().__init__(width, sites, channel_dim=channel_dim)
         if heads < 1 or width % heads:
-            raise ValueError(f"heads={heads} does not divide width={width}")
+            raise ValueError(f"heads={heads} does not divide width={width}; choose a divisor")
         if competition not in ("softmax", "sigmoid"):
             raise ValueError(f"competition must be 'softmax' or 'sigmoid', got {competition!r}")
         if window is not None and window < 1:
             raise ValueError(f"window must be at least 1 or None, got {window}")
+        if not eps >= 0:
+            raise ValueError(f"eps must be at least 0, got {eps}")
         self.heads = heads
         self.competition: Competition = competition
         self.window = window

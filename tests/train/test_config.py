@@ -144,6 +144,51 @@ def test_a_misspelt_override_is_explained_in_one_line(override):
     assert "\n" not in str(caught.value)
 
 
+NOT_ONE_RUN = {
+    "seed=0,1": "seed=0,1: several values are a sweep; add -m",
+    "trainer.steps=range(3)": r"trainer.steps=range\(3\): several values are a sweep; add -m",
+    "--multrun": "--multrun: no such flag; did you mean '--multirun'",
+    "-q": "-q: no such flag; .*; settings are key=value",
+}
+UNREADABLE = {
+    "trainer.steps": "trainer.steps: .*; write key=value",
+    "=3": "=3: there is no key; write key=value",
+    "model.residual=[add": r"model.residual=\[add: .*; write key=value",
+    "trainer=3": "trainer=3: no such choice; known: .*debug",
+    "model=7": "model=7: no such choice; known: .*mlp",
+    "schedule={a:1}": "schedule={'a': 1}: no such choice; known: constant, cosine",
+    "trainer.compile=7": "trainer.compile: value 7 must be true or false",
+    "~optim.lrr": "~optim.lrr: there is no optim.lrr to take away; leave it out",
+}
+NOWHERE = {
+    "+resuume=1": "resuume: there is no key 'resuume'; did you mean 'resume'",
+    "+trainer.log_eveery=1": "trainer.log_eveery: trainer has no key .*; did you mean 'log_every'",
+    "+model.patch_size=2": "model.patch_size: model has no key 'patch_size'",
+    "trainer.steps=${nope}": "trainer.steps: Interpolation key 'nope' not found; write a value",
+}
+
+
+@pytest.mark.parametrize(("argument", "said"), [*NOT_ONE_RUN.items(), *UNREADABLE.items()])
+def test_a_line_that_is_no_setting_of_one_run_is_explained_in_one_line(argument, said):
+    register_schemas()
+    with pytest.raises(RunError, match=said) as caught:
+        explain_overrides([argument])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("override", NOWHERE)
+def test_a_key_that_nothing_reads_and_a_reference_to_nothing_are_refused(override):
+    with pytest.raises(RunError, match=NOWHERE[override]) as caught:
+        configure(override)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_free_by_design_can_be_added():
+    config = configure("+optim.options.betas=[0.8,0.9]", "+callbacks.ema={}")
+    assert config.optim.options["betas"] == [0.8, 0.9]
+    assert config.callbacks == {"ema": {}}
+
+
 @pytest.mark.parametrize("arguments", [["-m", "seed=0,1"], ["model=vit_nano"], ["--help"], []])
 def test_good_arguments_are_left_alone(arguments):
     register_schemas()
@@ -156,6 +201,7 @@ def test_a_sweep_is_checked_at_its_first_point():
         explain_overrides(["-m", "model=vit_tinny,vit_nano"])
 
 
+FLAT = ("model.geometry=euclidean", "optim=adamw")
 IMPOSSIBLE = [
     (["model=gpt_nano"], "model=gpt_nano reads tokens, but data=digits gives image; choose"),
     (["model=vit_nano", "data=bytes"], "reads image, but data=bytes gives tokens; choose .*gpt"),
@@ -174,12 +220,29 @@ IMPOSSIBLE = [
     (["schedule.warmup=2"], r"schedule.warmup must lie in \[0, 1\], got 2.0"),
     (["schedule.name=cosin"], "schedule.name must be one of"),
     (["optim.name=adamm"], "optim.name: no optimiser 'adamm'; did you mean"),
+    (["optim.name=bnbadam"], "optim.name=bnbadam cannot be used here: .*; choose another"),
+    (["+optim.options.betas=[2,2]"], "optim.options of adamw: Invalid beta .* 2; leave it out"),
+    (["optim.name=adahessian"], "optim.name=adahessian needs second derivatives, .*; choose"),
     (["+callbacks.emma={}"], "callbacks: no callback named 'emma'; did you mean 'ema'"),
+    (["model.drop_rate=1"], r"drop_rate must lie in \[0, 1\), got 1.0"),
+    (["model=vit_nano", "model.drop_rate=-0.1"], r"drop_rate must lie in \[0, 1\), got -0.1"),
+    (["model=resnet_nano", "model.drop_rate=1.5"], r"drop_rate must lie in \[0, 1\), got 1.5"),
+    (["model=poincare_mlp_nano", "model.drop_rate=1"], r"drop_rate must lie in \[0, 1\), got 1.0"),
+    (["model=poincare_resnet_nano", "model.drop_rate=1"], r"drop_rate must lie in \[0, 1\), got 1"),
+    (
+        ["model=gpt_nano", "data=bytes", "model.norm_eps=-1"],
+        "norm_eps must be at least 0, got -1.0",
+    ),
+    (
+        ["model=poincare_embedding_nano", "data=tree", *FLAT, "model.init_range=-1"],
+        "init_range must be above 0, got -1.0",
+    ),
+    (["model.residual={name:attnres,eps:-1.0}"], "eps must be at least 0, got -1.0"),
     (["+logger.tensorbord={}"], "logger: no logger named 'tensorbord'; did you mean 'tensorboard"),
 ]
 
 
-@pytest.mark.parametrize(("overrides", "said"), IMPOSSIBLE, ids=[i[0][0] for i in IMPOSSIBLE])
+@pytest.mark.parametrize(("overrides", "said"), IMPOSSIBLE, ids=[i[0][-1] for i in IMPOSSIBLE])
 def test_an_impossible_combination_is_refused_before_data_is_read(overrides, said, monkeypatch):
     def read(*_arguments, **_keywords):
         raise AssertionError("data was read")

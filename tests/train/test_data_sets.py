@@ -285,3 +285,19 @@ def test_a_class_that_train_lacks_is_named(tmp_path):
     (tmp_path / "train" / "emu").mkdir()
     with pytest.raises(ValueError, match="train/emu holds no images"):
         data_sets.build("imagefolder", root=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("jitter", -0.1, "jitter must be at least 0, got -0.1"),
+        ("erasing", -0.1, r"erasing must lie in \[0, 1\], got -0.1"),
+        ("erasing", 1.5, r"erasing must lie in \[0, 1\], got 1.5"),
+        ("validation", 1.0, r"validation must lie in \(0, 1\), got 1.0"),
+        ("img_size", 0, "img_size must be at least 1, got 0"),
+        ("resize", 8, "resize must be at least img_size=224, got 8"),
+    ],
+)
+def test_an_option_of_photographs_out_of_range_is_refused_by_name(option, value, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        data_sets.build("imagefolder", root=str(tmp_path), **{option: value})

@@ -29,7 +29,7 @@ from archzoo.zoo.plain import plain_layers
 from archzoo.zoo.residuals import residuals
 from torch import nn
 
-from .common import ALL, BACKBONES, HEADED, SMALL, build, example, trained
+from .common import ALL, BACKBONES, HEADED, KINDS, SMALL, build, example, trained
 
 # One size of each class; the others are slow.
 CLASSES = {type(build(name)): name for name in sorted(SMALL, key=lambda n: n.endswith("_nano"))}
@@ -309,6 +309,13 @@ def test_what_is_a_mode_or_a_training_aid_is_no_structure(tmp_path):
     model.default_cfg["mean"] = (0.1,)
     model.note = object()
     came_back(model, "vit_nano", tmp_path)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_a_model_has_run_on_is_no_structure(name, tmp_path):
+    model = trained(build(name)).train()
+    model(example(name))
+    came_back(model, name, tmp_path)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -36,7 +36,10 @@ def _list(root: Path, part: str, classes: list[str]) -> tuple[list[str], Tensor]
             paths += [str(relative / file) for file in sorted(files) if _is_image(file)]
         targets += [target] * (len(paths) - before)
     if not paths:
-        raise ValueError(f"{root / part} holds no images ({' '.join(SUFFIXES)})")
+        raise ValueError(
+            f"{root / part} holds no images ({' '.join(SUFFIXES)}) in folders of classes; give "
+            f"data.root=…"
+        )
     return paths, torch.tensor(targets)
 
 
@@ -168,13 +171,19 @@ def imagefolder(
         erasing: Probability of erasing a random rectangle, in [0, 1].
 
     Raises:
-        ValueError: a folder is missing or empty, a class occurs only outside `train`, or the
-            share is too small to validate on.
+        ValueError: a number out of range, a folder that is missing or empty, a class that occurs
+            only outside `train`, or a share too small to validate on.
     """
-    if resize < img_size or img_size < 1:
+    if img_size < 1:
+        raise ValueError(f"img_size must be at least 1, got {img_size}")
+    if resize < img_size:
         raise ValueError(f"resize must be at least img_size={img_size}, got {resize}")
     if not 0.0 < validation < 1.0:
         raise ValueError(f"validation must lie in (0, 1), got {validation}")
+    if not jitter >= 0.0:
+        raise ValueError(f"jitter must be at least 0, got {jitter}")
+    if not 0.0 <= erasing <= 1.0:
+        raise ValueError(f"erasing must lie in [0, 1], got {erasing}")
     policy_steps(policy)
     base = Path(root).absolute()
     require("imagefolder", base)
