@@ -74,7 +74,8 @@ def judge_valid(ended: Ended, run: Path) -> tuple[str, str]:
         result = run / "result.json"
         if not result.is_file():
             return "failed", "exit code 0 without a result"
-        figures = [v for part in json.loads(result.read_text()).values() for v in part.values()]
+        folds = json.loads(result.read_text())
+        figures = [v for fold in ("validation", "test") for v in folds[fold].values()]
         if not figures or not all(map(math.isfinite, figures)):
             return "failed", f"exit code 0 with {result.read_text()}"
         return "complete", ""
