@@ -35,7 +35,8 @@ import numpy as np
 import torch
 from archzoo.layers import _kernels
 from archzoo.train import __main__ as trainer
-from archzoo.train import certify, export, loop, robustness
+from archzoo.train.commands import certify, export, robustness
+from archzoo.train.engine import loop
 from archzoo.zoo import create_model
 from harness import Bar, Measurement, main
 from PIL import Image

@@ -203,7 +203,7 @@ def _child(
 
 def _note_phases(board: Board) -> None:
     """Have the loop say what it does."""
-    loop = importlib.import_module("archzoo.train.loop")
+    loop = importlib.import_module("archzoo.train.engine.loop")
     trainer = loop.Trainer
 
     @contextlib.contextmanager

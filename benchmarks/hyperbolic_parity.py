@@ -39,7 +39,7 @@ from archzoo.layers.hyperbolic import (
 )
 from archzoo.layers.hyperbolic.head import poincare_mlr
 from archzoo.layers.hyperbolic.midpoint import midpoint_pool
-from archzoo.layers.hyperbolic.mobius import mobius_add_tangents
+from archzoo.layers.hyperbolic.mobius_addition import mobius_add_tangents
 from harness import Bar, Measurement, main
 from hyperbolic import kernels, paths, resnet20
 from hyperbolic_peers import Hypll

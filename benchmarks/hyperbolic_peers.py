@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from unittest import mock
 
-from archzoo.layers.hyperbolic.hyperplanes import concatenation_gain
+from archzoo.layers.hyperbolic.maths.hyperplanes import concatenation_gain
 from residual_peers import import_peer
 from torch import Tensor, nn
 from torch.nn import functional as F

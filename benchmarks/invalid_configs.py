@@ -10,10 +10,10 @@ from typing import Any
 
 from archzoo.train.config import FACTS, OptimConfig, ScheduleConfig, TrainerConfig
 from archzoo.train.data import data_sets
-from archzoo.zoo.lowrank import method_info, methods
+from archzoo.zoo.axes.lowrank import method_info, methods
+from archzoo.zoo.axes.residuals import residuals
 from archzoo.zoo.models import models
 from archzoo.zoo.registry import Option
-from archzoo.zoo.residuals import residuals
 from ranges import COMBINATIONS, LOWRANK, MODELS, RESIDUALS, SETTINGS, SYNTAX, Bad
 from valid_configs import written
 

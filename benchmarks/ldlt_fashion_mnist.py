@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from archzoo.train.certify import CertifyConfig
-from archzoo.train.certify import measure as certified
+from archzoo.train.commands.certify import CertifyConfig
+from archzoo.train.commands.certify import measure as certified
+from archzoo.train.commands.finished_run import finished_run
 from archzoo.train.config import run_config
-from archzoo.train.finished import finished_run
 from archzoo.train.run import run
 from archzoo.train.schemas import register_schemas
-from archzoo.zoo.certify import EPS, certify
+from archzoo.zoo.certify.certify_model import EPS, certify
 from harness import RESULTS, Bar, Measurement, main
 from hydra import compose, initialize_config_module
 from records import Records

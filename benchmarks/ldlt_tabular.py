@@ -24,15 +24,15 @@ import numpy as np
 import torch
 from archzoo.train.config import RunConfig, run_config
 from archzoo.train.data import Batches, Splits, data_sets
-from archzoo.train.metrics import cross_entropy
-from archzoo.train.optim import make_optimizer
-from archzoo.train.schedule import learning_rate_factor
+from archzoo.train.engine.metrics import cross_entropy
+from archzoo.train.engine.optim import make_optimizer
+from archzoo.train.engine.schedule import learning_rate_factor
 from archzoo.train.schemas import register_schemas
 from archzoo.zoo import create_model
-from archzoo.zoo.attack import attack, margin_loss
-from archzoo.zoo.certificate import Certificate
-from archzoo.zoo.certify import Method, certify
-from archzoo.zoo.deployed import deployed
+from archzoo.zoo.certify.certificate import Certificate
+from archzoo.zoo.certify.certify_model import Method, certify
+from archzoo.zoo.certify.float64_model import deployed
+from archzoo.zoo.certify.pgd import attack, margin_loss
 from harness import RESULTS, Bar, Measurement, main
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf

@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 from archzoo.layers.lipschitz import LDLTBlock, LMIBlock, lmi_matrix
-from archzoo.layers.lipschitz.bound import verified_lipschitz
-from archzoo.layers.lipschitz.multipliers import lmi_lipschitz
+from archzoo.layers.lipschitz.proof.constant import verified_lipschitz
+from archzoo.layers.lipschitz.proof.multipliers import lmi_lipschitz
 from archzoo.zoo import certify, create_model
 from archzoo.zoo.models import models
 from harness import Bar, Measurement, main

@@ -48,11 +48,11 @@ from archzoo.layers.lowrank import (
     reparametrize,
     structures,
 )
-from archzoo.layers.lowrank.spectral import in_order
-from archzoo.layers.lowrank.sst import draw_order
+from archzoo.layers.lowrank.methods.sst import draw_order
+from archzoo.layers.lowrank.weights.singular_pairs import in_order
 from archzoo.layers.saved_bytes import saved_bytes
-from archzoo.train.world import disconnect
-from archzoo.zoo.lowrank import methods as registry
+from archzoo.train.engine.process import disconnect
+from archzoo.zoo.axes.lowrank import methods as registry
 from harness import Bar, Measurement, main
 from lowrank_speed import measure_maestro, measure_memory, measure_sltrain
 from maestro_recovery import largest, normals, recovery

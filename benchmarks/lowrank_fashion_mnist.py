@@ -35,11 +35,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from archzoo.train.export import TIMED, export
-from archzoo.train.export_config import read_arguments
-from archzoo.zoo.costs import latencies
-from archzoo.zoo.create import create_model
-from archzoo.zoo.plain import plain_layers
+from archzoo.train.commands.export import TIMED, export
+from archzoo.train.commands.export_arguments import read_arguments
+from archzoo.zoo.share.create import create_model
+from archzoo.zoo.transform.costs import latencies
+from archzoo.zoo.transform.plain_layers import plain_layers
 from harness import RESULTS, Bar, Measurement, main
 from records import Records
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from archzoo.train.data.relations import transitive_closure
-from archzoo.train.data.wordnet import read_subset
+from archzoo.train.data.sets.wordnet import read_subset
 from archzoo.zoo import create_model
-from archzoo.zoo.disk import plot_tree
+from archzoo.zoo.inspect.disk import plot_tree
 
 
 def draw(run: Path, root: Path, out: Path, named: int) -> None:

@@ -27,9 +27,9 @@ from unittest import mock
 
 import torch
 from archzoo.layers.residual import Context, Residual, Site, State, depth_mix
-from archzoo.layers.residual import hyper_connections as ours_hyper
-from archzoo.layers.residual.mix import key_statistic
-from archzoo.zoo.residuals import make_residual
+from archzoo.layers.residual.attnres.mix import key_statistic
+from archzoo.layers.residual.streams import hyper_connections as ours_hyper
+from archzoo.zoo.axes.residuals import make_residual
 from harness import Bar, Measurement, main
 from residual_peers import import_peer
 from torch import Tensor, nn

@@ -50,7 +50,7 @@ def run(
         found = {fold: result[fold]["accuracy"] for fold in ("validation", "test")}
         if robust:
             command = [
-                *(sys.executable, "-m", "archzoo.train.robustness", f"run={folder}"),
+                *(sys.executable, "-m", "archzoo.train.commands.robustness", f"run={folder}"),
                 *(f"eps=[{','.join(map(str, EPS))}]", f"out=[{','.join(OUT)}]", "steps=20"),
                 *("method=pgd", "samples=1000", "threads=1"),
             ]

@@ -24,7 +24,7 @@ from typing import Any
 
 import archzoo.train.run  # noqa: F401  # children shall not import it one by one
 from archzoo.train.__main__ import main as train_command
-from archzoo.train.explain import explain_overrides
+from archzoo.train.override_errors import explain_overrides
 from archzoo.train.schemas import register_schemas
 from archzoo.zoo import create_model
 from config_files import write_files

@@ -23,7 +23,7 @@ from archzoo.layers import fast_path
 from archzoo.layers.residual import Context, Residual, Site
 from archzoo.layers.saved_bytes import saved_bytes
 from archzoo.zoo import create_model
-from archzoo.zoo.residuals import ResidualSpec, make_residual
+from archzoo.zoo.axes.residuals import ResidualSpec, make_residual
 from harness import Bar, Measurement, interleaved, main, median_ratio
 from residual_peers import peers
 from torch import Tensor, nn

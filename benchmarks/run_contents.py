@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from archzoo.train.checkpoint import read_checkpoint
-from archzoo.zoo.digest import content_digest
+from archzoo.train.engine.checkpoint import read_checkpoint
+from archzoo.zoo.share.content_digest import content_digest
 from safetensors import safe_open
 
 __all__ = ["contents", "differences", "left_over", "steps_reached"]

@@ -17,12 +17,12 @@ import torch
 from archzoo.train.callbacks import Callback, TrainingRun
 from archzoo.train.config import OptimConfig, TrainerConfig
 from archzoo.train.data import ArrayFold, Splits
-from archzoo.train.folder import RunFolder
-from archzoo.train.loggers import loggers
-from archzoo.train.loop import Trainer
-from archzoo.train.optim import make_optimizer
-from archzoo.train.schedule import learning_rate_factor
-from archzoo.train.world import World
+from archzoo.train.engine.loggers import loggers
+from archzoo.train.engine.loop import Trainer
+from archzoo.train.engine.optim import make_optimizer
+from archzoo.train.engine.process import World
+from archzoo.train.engine.run_folder import RunFolder
+from archzoo.train.engine.schedule import learning_rate_factor
 from archzoo.zoo import create_model
 from harness import Bar, Measurement, interleaved, main, median_ratio
 from torch import nn

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from archzoo.train.config import FACTS
-from archzoo.zoo.lipschitz_resnet import TAKES
-from archzoo.zoo.lowrank import method_info, methods
+from archzoo.zoo.axes.lowrank import method_info, methods
+from archzoo.zoo.axes.residuals import residuals
+from archzoo.zoo.backbones.lipschitz_resnet import TAKES
 from archzoo.zoo.models import models
 from archzoo.zoo.registry import Entry, Option
-from archzoo.zoo.residuals import residuals
 
 __all__ = ["draw_valid", "written"]
 

@@ -1,9 +1,9 @@
 """Poincaré embeddings of WordNet's mammals beside gensim's and a composition of geoopt's parts.
 
 Every method embeds the same 1,180 nodes by the same 6,540 relations for the same number of epochs,
-in batches of 50 with 10 negatives, and one evaluator (`archzoo.train.reconstruction`) ranks the
-relations by each method's own final points. Rates are those of one relation: gensim adds up the
-gradients of a batch, the others average them, so that their `lr` is 50 times as large.
+in batches of 50 with 10 negatives, and one evaluator (`archzoo.train.measures.reconstruction`)
+ranks the relations by each method's own final points. Rates are those of one relation: gensim adds
+up the gradients of a batch, the others average them, so that their `lr` is 50 times as large.
 The learning rate is the best of a small grid by MAP at seed 0, for every method and dimension; in
 float64, at 5 dimensions only, it is that of ours in float32. The first tenth of the epochs is
 gensim's burn-in at a tenth of the rate; that of the others rises linearly over it.
@@ -29,8 +29,8 @@ from typing import Any
 import torch
 from archzoo.layers.hyperbolic import poincare
 from archzoo.train.data import Batches, RelationFold, data_sets, loader
-from archzoo.train.reconstruction import reconstruction
-from archzoo.train.schedule import learning_rate_factor
+from archzoo.train.engine.schedule import learning_rate_factor
+from archzoo.train.measures.reconstruction import reconstruction
 from harness import RESULTS, Bar, Measurement, interleaved, main
 from torch import Tensor
 from torch.nn import functional as F

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+ROOT = Path(__file__).resolve().parents[1]
+
 if importlib.util.find_spec("archzoo") is None:
     namespace = types.ModuleType("archzoo")
-    namespace.__path__ = [str(Path(__file__).parents[1])]
+    namespace.__path__ = [str(ROOT)]
     sys.modules["archzoo"] = namespace
 
 # torch finds compiled code again by its source and not by the instruction set it was compiled for:
@@ -32,11 +34,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("run_limit", "minutes after which the run ends, whatever it waits for", "string")
 
 
+def refuse_another_checkout() -> None:
+    """End the run where `import archzoo` finds the code of another checkout than these tests'."""
+    for folder in ("layers", "zoo", "train"):
+        spec = importlib.util.find_spec(f"archzoo.{folder}")
+        found = None if spec is None or spec.origin is None else Path(spec.origin).resolve()
+        if (ROOT / folder).is_dir() and found != ROOT / folder / "__init__.py":
+            raise pytest.UsageError(
+                f"these are the tests of {ROOT}, but archzoo.{folder} is {found}; install this "
+                f"checkout with pip install -e {ROOT}, or run its own .venv"
+            )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Set an end to the whole run, beside the one that pytest-timeout sets to each test.
 
     A controller that waits for a dead process runs no test, so no limit of a test reaches it.
     """
+    refuse_another_checkout()
     if not hasattr(config, "workerinput"):
         minutes = float(config.getini("run_limit"))
         # A duplicate, since pytest redirects the original while it captures a test.

@@ -10,10 +10,10 @@ from typing import Any
 
 from archzoo.train.callbacks import callbacks
 from archzoo.train.data import data_sets
-from archzoo.train.loggers import loggers
+from archzoo.train.engine.loggers import loggers
 from archzoo.zoo import residuals
-from archzoo.zoo.describe import residual_of
-from archzoo.zoo.lowrank import methods
+from archzoo.zoo.axes.lowrank import methods
+from archzoo.zoo.inspect.describe import residual_of
 from archzoo.zoo.models import heads, models
 from archzoo.zoo.registry import Entry, Registry
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from archzoo.zoo import residuals
-from archzoo.zoo.lowrank import methods
+from archzoo.zoo.axes.lowrank import methods
 
 from .reference import PAGE, ROOT, linked, page
 

@@ -11,19 +11,19 @@ import pytest
 import torch
 from archzoo.layers.lipschitz import export_plain
 from archzoo.layers.lowrank import memory_report, reestimate_batch_norm
-from archzoo.layers.lowrank.moments import collect_moments
-from archzoo.layers.lowrank.report import lowrank_report
+from archzoo.layers.lowrank.cost_report import lowrank_report
+from archzoo.layers.lowrank.maths.moments import collect_moments
 from archzoo.layers.modes import evaluating
-from archzoo.train.callbacks.geometry import stream_norms
-from archzoo.train.metrics import evaluate
+from archzoo.train.callbacks.feature_radii import stream_norms
+from archzoo.train.engine.metrics import evaluate
 from archzoo.zoo import certify, create_model, residual_expansion
-from archzoo.zoo.compress import decompose, factorize
-from archzoo.zoo.costs import costs_of, count_macs
-from archzoo.zoo.lower_bound import lipschitz_estimate
-from archzoo.zoo.plain import plain_layers
-from archzoo.zoo.plots import plot_depth_mixing, plot_magnitudes
-from archzoo.zoo.rank_search import search_ranks
-from archzoo.zoo.routing import depth_mixing_matrix, trace
+from archzoo.zoo.certify.lower_bound import lipschitz_estimate
+from archzoo.zoo.inspect.depth_mixing import depth_mixing_matrix, trace
+from archzoo.zoo.inspect.plots import plot_depth_mixing, plot_magnitudes
+from archzoo.zoo.transform.compress import decompose, factorize
+from archzoo.zoo.transform.costs import costs_of, count_macs
+from archzoo.zoo.transform.plain_layers import plain_layers
+from archzoo.zoo.transform.rank_search import search_ranks
 from torch import nn
 
 ROOT = Path(archzoo.layers.__file__).resolve().parents[1]

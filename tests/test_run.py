@@ -1,4 +1,4 @@
-"""A run of tests always ends: with the name of a test that killed its process, or at its limit."""
+"""A run of tests always ends, and tests the code beside it and that of no other checkout."""
 
 import shutil
 import subprocess
@@ -47,3 +47,17 @@ def test_a_run_ends_at_its_limit_wherever_it_stands(tmp_path):
     result = run(tmp_path, 0.05, waits=WAITS)
     assert result.returncode == 1
     assert "Timeout" in result.stderr and "test_waits.py" in result.stderr
+
+
+@pytest.mark.parametrize("folder", ["layers", "zoo", "train"])
+def test_the_code_of_another_checkout_is_not_tested(folder, tmp_path):
+    tests, code = tmp_path / "tests", tmp_path / folder
+    tests.mkdir()
+    code.mkdir()
+    (code / "__init__.py").touch()
+    result = run(tests, 5, passes="def test_passes():\n    pass\n")
+    assert result.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "passed" not in result.stdout
+    said = [line for line in result.stderr.splitlines() if line.startswith("ERROR: ")]
+    assert len(said) == 1
+    assert f"these are the tests of {tmp_path}, but archzoo.{folder} is " in said[0]

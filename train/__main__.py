@@ -14,10 +14,10 @@ from omegaconf import DictConfig
 
 from .config import run_config
 from .errors import RunError, RunStopped
-from .explain import explain_overrides
-from .imports import import_given
+from .override_errors import explain_overrides
 from .schemas import register_schemas
 from .sweep import forget_failure, record_failure
+from .user_imports import import_given
 
 __all__ = ["main"]
 

@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..zoo.lowrank import make_method
+from ..zoo.axes.lowrank import make_method
 from ..zoo.models import build_model, models
 from ..zoo.registry import Entry, Registry
 from .callbacks import callbacks
 from .config import FACTS, RunConfig, TrainerConfig, options_of
 from .data import data_sets
+from .engine.loggers import loggers
+from .engine.optim import check_optimizer, make_optimizer
+from .engine.schedule import SCHEDULES
 from .errors import RunError
-from .loggers import loggers
-from .optim import check_optimizer, make_optimizer
-from .schedule import SCHEDULES
 
 __all__ = ["check_run", "model_options"]
 

@@ -44,7 +44,7 @@ class OptimConfig:
 
 @dataclass
 class ScheduleConfig:
-    """Learning rate over time, as a factor of `optim.lr`; see `train/schedule.py`."""
+    """Learning rate over time, as a factor of `optim.lr`; see `train/engine/schedule.py`."""
 
     name: str = "cosine"
     warmup: float = 0.05  # share of all steps

@@ -13,22 +13,22 @@ from torch import nn
 from ..zoo.models import build_model
 from .callbacks import Callback, LowRankTraining, callbacks
 from .check import check_run, model_options
-from .checkpoint import load_run
-from .claim import Claim
 from .config import RunConfig, options_of
-from .console import describe
 from .data import Splits, check_folds, data_sets
+from .engine.checkpoint import load_run
+from .engine.claim_folder import Claim
+from .engine.console import describe
+from .engine.end_together import together
+from .engine.loggers import loggers
+from .engine.loop import Trainer
+from .engine.metrics import headline
+from .engine.optim import make_optimizer
+from .engine.process import World, connect, disconnect
+from .engine.resume import continued, run_config_of
+from .engine.run_folder import RunFolder
+from .engine.schedule import learning_rate_factor
 from .errors import RunError
-from .folder import RunFolder
-from .imports import import_parts
-from .loggers import loggers
-from .loop import Trainer
-from .metrics import headline
-from .optim import make_optimizer
-from .resume import continued, run_config_of
-from .schedule import learning_rate_factor
-from .together import together
-from .world import World, connect, disconnect
+from .user_imports import import_parts
 
 __all__ = ["run"]
 

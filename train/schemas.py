@@ -15,14 +15,14 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from ..zoo.lowrank import method_info, methods
+from ..zoo.axes.lowrank import method_info, methods
 from ..zoo.models import models
 from ..zoo.registry import Entry
 from .callbacks import callbacks
 from .config import FACTS, RunConfig
 from .data import data_sets
-from .loggers import loggers
-from .schedule import SCHEDULES
+from .engine.loggers import loggers
+from .engine.schedule import SCHEDULES
 
 __all__ = ["choices", "groups", "register_schemas"]
 

@@ -4,10 +4,10 @@ import argparse
 import sys
 
 from . import list_models, model_info, residuals
-from .describe import describe, example_shape, measure, residual_of
-from .imports import import_modules
-from .lowrank import methods
+from .axes.lowrank import methods
+from .inspect.describe import describe, example_shape, measure, residual_of
 from .registry import Registry, nearest, type_name
+from .user_modules import import_modules
 
 __all__ = ["main"]
 

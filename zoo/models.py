@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from ..layers.hyperbolic import check_geometry
-from .lowrank import apply_lowrank
+from .axes.lowrank import apply_lowrank
 from .network import Network
 from .recipe import Recipe, record
 from .registry import Entry, Registry

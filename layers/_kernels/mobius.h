@@ -1,4 +1,4 @@
-// Moebius addition of tangents; equations in layers/hyperbolic/mobius.py.
+// Moebius addition of tangents; equations in layers/hyperbolic/mobius_addition.py.
 
 #pragma once
 

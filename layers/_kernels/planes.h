@@ -1,4 +1,5 @@
-// Linear layers and convolutions around their product; equations in layers/hyperbolic/hyperplanes.py.
+// Linear layers and convolutions around their product; equations in
+// layers/hyperbolic/maths/hyperplanes.py.
 
 #pragma once
 

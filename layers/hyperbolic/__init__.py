@@ -2,9 +2,8 @@
 
 from . import lorentz, poincare
 from .activation import PointActivation, poincare_relu, tangent_activation
-from .ball import MARGINS, check_curvature, check_points, default_margin, project
+from .compatibility import check_geometry
 from .conv import PoincareConv2d, poincare_conv2d
-from .convert import ClipTangent, FromBall, ToBall, clip_tangent
 from .coordinates import (
     Coordinates,
     ball_to_velocity,
@@ -12,14 +11,16 @@ from .coordinates import (
     velocity_to_ball,
     velocity_to_tangent,
 )
-from .curvature import BallCurvature, ChangeBall, check_one_ball, keep_one_ball
+from .curvature import BallCurvature, ChangeBall, check_one_ball, curvature_of, keep_one_ball
 from .embedding import PoincareEmbedding, distance_logits
-from .exchange import check_geometry
+from .geoopt_bridge.quiet_geoopt import geoopt
 from .head import PoincareMLR, poincare_mlr
 from .linear import PoincareLinear, poincare_linear
+from .maths.ball import MARGINS, check_curvature, check_points, default_margin, project
 from .midpoint import MidpointPool, midpoint_pool, velocity_midpoint
-from .mobius import mobius_add_tangents
+from .mobius_addition import mobius_add_tangents
 from .norm import MidpointBatchNorm, midpoint_batch_norm
+from .to_ball import ClipTangent, FromBall, ToBall, clip_tangent
 
 __all__ = [
     "MARGINS",
@@ -42,8 +43,10 @@ __all__ = [
     "check_one_ball",
     "check_points",
     "clip_tangent",
+    "curvature_of",
     "default_margin",
     "distance_logits",
+    "geoopt",
     "keep_one_ball",
     "lorentz",
     "midpoint_batch_norm",

@@ -15,8 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .ball import Curvature
 from .curvature import BallCurvature, curvature_of
+from .maths.ball import Curvature
 from .poincare import expmap0, logmap0
 
 __all__ = ["PointActivation", "poincare_relu", "tangent_activation"]

@@ -26,7 +26,6 @@ from ..subsample import pixels_first
 from ._fast.fused_maps import fused_tangent
 from ._fast.fused_planes import fused_patches
 from ._fast.fused_weights import fused_hyperplanes
-from .ball import Curvature, check_curvature, in_float32, root
 from .coordinates import (
     Coordinates,
     check_coordinates,
@@ -34,7 +33,8 @@ from .coordinates import (
     tangent_to_velocity,
 )
 from .curvature import BallCurvature, curvature_of
-from .hyperplanes import (
+from .maths.ball import Curvature, check_curvature, in_float32, root
+from .maths.hyperplanes import (
     Place,
     Scale,
     check_place,
@@ -43,7 +43,7 @@ from .hyperplanes import (
     hyperplanes,
     patch_velocity,
 )
-from .shapes import check_one_number, check_parameters, check_shape
+from .maths.shape_checks import check_one_number, check_parameters, check_shape
 
 __all__ = ["PoincareConv2d", "poincare_conv2d"]
 

@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .ball import (
+from .maths.ball import (
     Curvature,
     check_curvature,
     in_float32,
@@ -30,7 +30,7 @@ from .ball import (
     root,
     squared_norm,
 )
-from .radial import asinhc, sinhc
+from .maths.radial import asinhc, sinhc
 
 __all__ = [
     "LIMIT",

@@ -15,9 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from ..decay import exclude_from_decay
-from .ball import check_curvature
+from .maths.ball import check_curvature
 
-__all__ = ["BallCurvature", "ChangeBall", "check_one_ball", "curvature_of", "keep_one_ball"]
+__all__ = [
+    "BallCurvature",
+    "ChangeBall",
+    "ball_of",
+    "check_one_ball",
+    "curvature_from_state",
+    "curvature_of",
+    "curvature_state",
+    "keep_one_ball",
+]
 
 
 class BallCurvature(nn.Module):

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from ..decay import exclude_from_decay
 from . import poincare
-from .ball import Curvature, check_curvature
 from .curvature import curvature_from_state, curvature_state
+from .maths.ball import Curvature, check_curvature
 
 __all__ = ["PoincareEmbedding", "distance_logits"]
 
@@ -86,8 +86,10 @@ class PoincareEmbedding(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         """Draw the points."""
-        from .manifold import Ball  # takes seconds, which other layers need not pay
-        from .quiet_geoopt import geoopt
+        from .geoopt_bridge.ball_manifold import (
+            Ball,  # takes seconds, which other layers need not pay
+        )
+        from .geoopt_bridge.quiet_geoopt import geoopt
 
         super().__init__()
         for name, size in {
@@ -145,7 +147,7 @@ class PoincareEmbedding(nn.Module):
     @torch.no_grad()
     def _restore(self, kept: Any, *, moves: bool) -> None:
         """Make the table a parameter of this ball, and move points that lie beyond the margin."""
-        from .manifold import Ball
+        from .geoopt_bridge.ball_manifold import Ball
 
         manifold, points = Ball(self.curvature), self.points
         held = manifold.held(points.data) if moves and not points.is_meta else points.data

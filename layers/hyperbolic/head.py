@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .ball import Curvature, check_curvature, in_float32, in_range_with_squares, root
-from .convert import clip_tangent
 from .coordinates import LIMIT, cap
 from .curvature import BallCurvature, curvature_of
-from .hyperplanes import hyperplanes
-from .radial import cosh_of_square, sinhc
-from .shapes import check_one_number, check_parameters, check_shape
+from .maths.ball import Curvature, check_curvature, in_float32, in_range_with_squares, root
+from .maths.hyperplanes import hyperplanes
+from .maths.radial import cosh_of_square, sinhc
+from .maths.shape_checks import check_one_number, check_parameters, check_shape
+from .to_ball import clip_tangent
 
 __all__ = ["PoincareMLR", "poincare_mlr"]
 

@@ -18,11 +18,11 @@ from ..fast_path import faster
 from ._fast.fused_maps import fused_tangent
 from ._fast.fused_planes import fused_patches
 from ._fast.fused_weights import fused_hyperplanes
-from .ball import Curvature, check_curvature, in_float32, root
 from .coordinates import Coordinates, check_coordinates, scaled_tangent
 from .curvature import BallCurvature, curvature_of
-from .hyperplanes import Scale, check_stretch, hyperplanes, patch_velocity
-from .shapes import check_one_number, check_parameters, check_shape
+from .maths.ball import Curvature, check_curvature, in_float32, root
+from .maths.hyperplanes import Scale, check_stretch, hyperplanes, patch_velocity
+from .maths.shape_checks import check_one_number, check_parameters, check_shape
 
 __all__ = ["PoincareLinear", "poincare_linear"]
 

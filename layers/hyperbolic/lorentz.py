@@ -28,7 +28,7 @@ import math
 import torch
 from torch import Tensor
 
-from .ball import (
+from .maths.ball import (
     HALF_REACH,
     RANGE,
     Curvature,
@@ -41,7 +41,7 @@ from .ball import (
     shorten,
     squared_norm,
 )
-from .radial import asinhc, cosh_of_square, length, sinhc
+from .maths.radial import asinhc, cosh_of_square, length, sinhc
 
 __all__ = [
     "REACHES",

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
-from .ball import Curvature, check_curvature, in_float32, inner, squared_norm
 from .coordinates import held_velocity, velocity_to_tangent
 from .curvature import BallCurvature, curvature_of
-from .radial import asinhc
-from .shapes import check_axis, check_shape
+from .maths.ball import Curvature, check_curvature, in_float32, inner, squared_norm
+from .maths.radial import asinhc
+from .maths.shape_checks import check_axis, check_shape
 
 __all__ = [
     "MidpointPool",

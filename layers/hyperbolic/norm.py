@@ -30,7 +30,6 @@ from torch import Tensor, distributed, nn
 
 from ..decay import exclude_from_decay
 from ._fast import fused_norm
-from .ball import Curvature, check_curvature, in_float32, inner, squared_norm
 from .coordinates import (
     LIMIT,
     Coordinates,
@@ -41,6 +40,9 @@ from .coordinates import (
     velocity_to_tangent,
 )
 from .curvature import BallCurvature, curvature_of
+from .maths.ball import Curvature, check_curvature, in_float32, inner, squared_norm
+from .maths.radial import cosh_of_square, sinhc
+from .maths.shape_checks import check_axis, check_one_number, check_shape
 from .midpoint import (
     MidpointStatistics,
     excess_and_delay,
@@ -48,9 +50,7 @@ from .midpoint import (
     number_of_points,
     squared_angle,
 )
-from .radial import cosh_of_square, sinhc
 from .running_midpoint import RunningMidpoint
-from .shapes import check_axis, check_one_number, check_shape
 
 __all__ = [
     "MidpointBatchNorm",

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from . import lorentz
-from .ball import (
+from .maths.ball import (
     Curvature,
     check_curvature,
     in_float32,
@@ -38,7 +38,7 @@ from .ball import (
     root,
     squared_norm,
 )
-from .radial import asinhc, atanhc, length, tanhc
+from .maths.radial import asinhc, atanhc, length, tanhc
 
 __all__ = [
     "conformal_factor",

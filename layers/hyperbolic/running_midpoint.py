@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ._fast.fused_norm import move_midpoint
-from .ball import Curvature
 from .coordinates import tangent_to_velocity, velocity_to_tangent
+from .maths.ball import Curvature
 from .midpoint import MidpointStatistics
 
 __all__ = ["RunningMidpoint"]

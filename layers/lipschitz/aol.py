@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .linear import check_features
-from .plain import linear
-from .protocol import ConvWeight, LinearWeight, LipschitzLayer, check_lipschitz
+from .contraction_linear import check_features
+from .layer import ConvWeight, LinearWeight, LipschitzLayer, check_lipschitz
+from .plain_modules import linear
 from .sll import check_kernel, diagonal_bound, kernel_gram
 
 __all__ = ["AOLConv2d", "AOLLinear"]

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .linear import check_features
-from .plain import linear
-from .protocol import LinearWeight, LipschitzLayer
+from .contraction_linear import check_features
+from .layer import LinearWeight, LipschitzLayer
+from .plain_modules import linear
 
 __all__ = ["NormalizedLinear", "margin_logits", "margin_radius", "pairwise_radius"]
 

@@ -15,7 +15,9 @@ carries a multiple of rounding on its diagonal, under which W stays a contractio
 import torch
 from torch import Tensor, nn
 
-from .circular import (
+from .contraction_linear import check_features
+from .layer import FrequencyWeight, LipschitzLayer
+from .ldlt.circular import (
     Bordered,
     apply_frequencies,
     circular_conv,
@@ -23,9 +25,7 @@ from .circular import (
     kernel_frequencies,
     pad,
 )
-from .contraction import solve_left
-from .linear import check_features
-from .protocol import FrequencyWeight, LipschitzLayer
+from .ldlt.contraction import solve_left
 from .sll import check_kernel
 
 __all__ = ["OrthogonalConv2d", "block_reflector"]

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .activation import make_activation
-from .linear import check_features
-from .lmi import LMIBlock
-from .plain import PlainBlock, linear
-from .protocol import LipschitzLayer, check_lipschitz
+from .contraction_linear import check_features
+from .layer import LipschitzLayer, check_lipschitz
+from .lipschitz_activation import make_activation
+from .plain_modules import PlainBlock, linear
+from .proof.inequality import LMIBlock
 
 __all__ = ["SandwichLayer", "cayley"]
 

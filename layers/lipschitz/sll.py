@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .activation import make_activation
-from .linear import check_features
-from .lmi import LMIBlock
-from .plain import PlainBlock, PlainShear, Scale, linear
-from .protocol import LipschitzLayer, ShearWeight, check_lipschitz
+from .contraction_linear import check_features
+from .layer import LipschitzLayer, ShearWeight, check_lipschitz
+from .lipschitz_activation import make_activation
+from .plain_modules import PlainBlock, PlainShear, Scale, linear
+from .proof.inequality import LMIBlock
 
-__all__ = ["SLLBlock", "SLLConv2d", "diagonal_bound", "kernel_gram"]
+__all__ = ["SLLBlock", "SLLConv2d", "check_kernel", "diagonal_bound", "kernel_gram"]
 
 FLOOR = 1e-12
 

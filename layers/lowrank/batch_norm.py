@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..modes import evaluating
-from .moments import forward_batch
+from .maths.moments import forward_batch
 
 __all__ = ["reestimate_batch_norm"]
 

@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .factors import Factors
 from .method import Method
-from .optimizer_step import surround_updates
-from .resize import drop_misfitting_state
-from .structure import WeightStructure
+from .optim.optimizer_step import surround_updates
 from .target import DenseWeights, Target
+from .weights.factors import Factors
+from .weights.resize_parameter import drop_misfitting_state
+from .weights.structure import WeightStructure
 
 __all__ = ["Controller", "Target"]
 

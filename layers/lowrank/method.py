@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .unfolding import Scheme, Unfolding
+from .weights.unfolding import Scheme, Unfolding
 
 if TYPE_CHECKING:
     from .controller import Controller, Target
-    from .structure import WeightStructure
+    from .weights.structure import WeightStructure
 
-__all__ = ["Method", "check_rank", "rank_of"]
+__all__ = ["Method", "break_even", "check_rank", "rank_of", "unfold"]
 
 
 class Method:

@@ -14,12 +14,17 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .controller import Controller, Target
-from .factors import stop_sampling
-from .layers import FactoredConv2d, FactoredLinear, FactoredParameter, remove_parametrization
 from .method import Method, break_even
-from .replace import computed, fastened, replace_module
-from .structure import WeightStructure
-from .unfolding import Unfolding
+from .replace_module import computed, fastened, replace_module
+from .weights.factored_layers import (
+    FactoredConv2d,
+    FactoredLinear,
+    FactoredParameter,
+    remove_parametrization,
+)
+from .weights.factors import stop_sampling
+from .weights.structure import WeightStructure
+from .weights.unfolding import Unfolding
 
 __all__ = ["EXCLUDED", "FROZEN", "Targets", "merge", "reparametrize", "structures"]
 

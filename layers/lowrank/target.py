@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from .method import unfold
-from .structure import WeightStructure, assign, stored_in
-from .unfolding import Unfolding
+from .weights.structure import WeightStructure, assign, stored_in
+from .weights.unfolding import Unfolding
 
 __all__ = ["DenseWeights", "Target"]
 

@@ -2,28 +2,38 @@
 
 from ._fast.two_phases import two_phase_mix
 from .add import Add
-from .attnres import AttnRes
-from .block_attnres import BlockAttnRes
+from .analysis.orders import Expansion, mobius_orders, mobius_term
+from .analysis.taylor import linear_orders, taylor_orders
+from .attnres.attnres import AttnRes
+from .attnres.block_attnres import BlockAttnRes
+from .attnres.gyro_attnres import GyroAttnRes, GyroBlockAttnRes, gyro_mix
+from .attnres.mix import depth_weights
+from .attnres.mix import mix as depth_mix
 from .dca import DeepCrossAttention
 from .deepnorm import DeepNorm
-from .delta import Delta, delta_cc
-from .delta_rule import delta_write
+from .delta.delta import Delta, delta_cc
+from .delta.write import delta_write
 from .denseformer import DenseFormer
 from .depth_swa import DepthSWA, depth_attention
 from .elc_bert import ElcBert
-from .expansion import Expansion, mobius_orders, mobius_term
-from .gyro_attnres import GyroAttnRes, GyroBlockAttnRes, gyro_mix
 from .highway import Highway
-from .hyper_connections import HyperConnections
-from .mhc import MHC, MHCLite, double_stochasticity_error, sinkhorn_log
-from .mix import depth_weights
-from .mix import mix as depth_mix
 from .mobius import Mobius
 from .muddformer import MuddFormer
-from .parallel import Parallel, as_parallel
+from .parallel_branches import Parallel, as_parallel
 from .scaled import Scaled, layer_scale, rezero, scale_by_depth, skip_init
-from .stream import Context, Past, Read, Residual, Site, State, frozen_routing
-from .taylor import linear_orders, taylor_orders
+from .stream import (
+    Context,
+    Past,
+    Read,
+    Residual,
+    Site,
+    State,
+    frozen_routing,
+    routing_is_frozen,
+    working_dtype,
+)
+from .streams.hyper_connections import HyperConnections
+from .streams.mhc import MHC, MHCLite, double_stochasticity_error, sinkhorn_log
 
 __all__ = [
     "MHC",
@@ -66,9 +76,11 @@ __all__ = [
     "mobius_orders",
     "mobius_term",
     "rezero",
+    "routing_is_frozen",
     "scale_by_depth",
     "sinkhorn_log",
     "skip_init",
     "taylor_orders",
     "two_phase_mix",
+    "working_dtype",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor
 from torch.nn import functional as F
 
-from .mix import key_statistic
+from .attnres.mix import key_statistic
 from .stream import routing, working_dtype
 
 __all__ = ["project", "rms_norm", "weighted_sum"]

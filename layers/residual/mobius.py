@@ -17,7 +17,7 @@ from typing import Literal
 from torch import Tensor
 
 from ..hyperbolic.curvature import BallCurvature, curvature_of
-from ..hyperbolic.mobius import mobius_add_tangents
+from ..hyperbolic.mobius_addition import mobius_add_tangents
 from .stream import Context, Residual, Site, State, keep_branch
 
 __all__ = ["Mobius"]

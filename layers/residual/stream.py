@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .checks import VERBS, checked
+from .tensor_checks import VERBS, checked
 
 __all__ = [
     "Context",
@@ -94,7 +94,7 @@ class Residual(nn.Module):
     Raises:
         ValueError: width < 1, no sites, or a channel_dim other than -1 or 1. The verbs of every
             mechanism refuse a stream of another width, and a branch output that has not exactly the
-            stream's shape or holds no real numbers (`checks`): nothing broadcasts.
+            stream's shape or holds no real numbers (`tensor_checks`): nothing broadcasts.
     """
 
     equals_prenorm_at_init: bool = False

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from archzoo.layers.fast_path import faster, through_definition
-from archzoo.layers.lowrank.sparse_linear import ApartLinear
+from archzoo.layers.lowrank._fast.sparse_linear import ApartLinear
 from torch import Tensor
 
 

@@ -94,7 +94,7 @@ def test_our_layers_do_not_depend_on_the_layout(make, lay):
 TRAINED = """
 import torch
 from tests.layers.test_subsample import LAYERS
-from tests.zoo.common import build, example, loss_of
+from tests.zoo.small_models import build, example, loss_of
 
 torch.set_num_threads(1)
 last = lambda x: x.contiguous(memory_format=torch.channels_last)
@@ -136,7 +136,7 @@ def test_models_of_few_channels_train_without_avx512():
 
 @pytest.mark.slow
 def test_every_model_of_images_trains_on_channels_last_without_avx512():
-    from tests.zoo.common import SMALL, model_info
+    from tests.zoo.small_models import SMALL, model_info
 
     run = survives([(name, None) for name in SMALL if model_info(name).kind == "image"])
     assert run.returncode == 0 and run.stdout.strip() == "alive", (run.returncode, run.stderr)

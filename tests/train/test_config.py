@@ -7,14 +7,14 @@ from archzoo.train.callbacks import EMA, callbacks
 from archzoo.train.check import check_run
 from archzoo.train.config import ScheduleConfig
 from archzoo.train.data import data_sets
+from archzoo.train.engine.loggers import loggers
+from archzoo.train.engine.schedule import SCHEDULES
 from archzoo.train.errors import RunError
-from archzoo.train.explain import explain_overrides
-from archzoo.train.loggers import loggers
-from archzoo.train.schedule import SCHEDULES
+from archzoo.train.override_errors import explain_overrides
 from archzoo.train.schemas import register_schemas
 from archzoo.zoo import list_models, model_info
 
-from .common import configure
+from .small_runs import configure
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(

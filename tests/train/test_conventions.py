@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from archzoo.train.data import data_sets
-from archzoo.train.data.encoder import TableEncoder
-from archzoo.train.data.tables import read_csv
+from archzoo.train.data.table_encoder import TableEncoder
+from archzoo.train.data.table_files import read_csv
 from archzoo.zoo import create_model
-from archzoo.zoo.io import save_model
+from archzoo.zoo.share.save_load import save_model
 from PIL import Image
 
-from .common import train
+from .small_runs import train
 
 
 def everything(fold) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from archzoo.layers.lowrank import reestimate_batch_norm
-from archzoo.layers.lowrank.moments import collect_moments
+from archzoo.layers.lowrank.maths.moments import collect_moments
 from archzoo.zoo import certify, model_info, residuals
-from archzoo.zoo.lower_bound import lipschitz_estimate
-from archzoo.zoo.lowrank import methods
+from archzoo.zoo.axes.lowrank import methods
+from archzoo.zoo.certify.lower_bound import lipschitz_estimate
 
-from .common import KINDS, NANO, SMALL, build, example, loss_of
+from .small_models import KINDS, NANO, SMALL, build, example, loss_of
 
 training = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluating"])
 slow = pytest.mark.slow

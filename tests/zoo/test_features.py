@@ -5,10 +5,10 @@ import timm
 import torch
 from archzoo.layers.residual import Site
 from archzoo.zoo import with_residual
-from archzoo.zoo.residuals import make_residual, residuals
+from archzoo.zoo.axes.residuals import make_residual, residuals
 from archzoo.zoo.trunk import Trunk
 
-from .common import ALL, BACKBONES, SMALL, build, example, on_meta, trained
+from .small_models import ALL, BACKBONES, SMALL, build, example, on_meta, trained
 
 PLAIN = {"rtol": 0.0, "atol": 0.0}
 SITES = [Site("mlp", 0), Site("mlp", 1)]

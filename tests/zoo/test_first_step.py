@@ -8,10 +8,10 @@ import pytest
 import torch
 from archzoo.layers.lowrank import StepAdamW
 from archzoo.zoo import create_model, residuals, save_model
-from archzoo.zoo.lowrank import method_info, methods
+from archzoo.zoo.axes.lowrank import method_info, methods
 from torch import nn
 
-from .common import NANO, build, example, loss_of, on_meta
+from .small_models import NANO, build, example, loss_of, on_meta
 
 slow = pytest.mark.slow
 # Methods with an activation between the factors, so that no matrix stands behind a weight, and one

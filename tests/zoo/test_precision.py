@@ -8,10 +8,10 @@ from typing import NamedTuple
 import pytest
 import torch
 from archzoo.zoo import residuals
-from archzoo.zoo.attention import KeyValueCache
-from archzoo.zoo.lowrank import methods
+from archzoo.zoo.axes.lowrank import methods
+from archzoo.zoo.backbones.self_attention import KeyValueCache
 
-from .common import KINDS, NANO, SMALL, build, example, loss_of, settled
+from .small_models import KINDS, NANO, SMALL, build, example, loss_of, settled
 
 
 class Precision(NamedTuple):

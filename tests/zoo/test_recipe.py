@@ -21,15 +21,15 @@ from archzoo.zoo import (
     use_hyperbolic_head,
     with_residual,
 )
-from archzoo.zoo.compress import decompose, factorize
-from archzoo.zoo.finetune import adapt_input_conv
-from archzoo.zoo.lowrank import make_method, methods
+from archzoo.zoo.axes.lowrank import make_method, methods
+from archzoo.zoo.axes.residuals import residuals
 from archzoo.zoo.models import heads
-from archzoo.zoo.plain import plain_layers
-from archzoo.zoo.residuals import residuals
+from archzoo.zoo.share.transfer_weights import adapt_input_conv
+from archzoo.zoo.transform.compress import decompose, factorize
+from archzoo.zoo.transform.plain_layers import plain_layers
 from torch import nn
 
-from .common import ALL, BACKBONES, HEADED, KINDS, SMALL, build, example, trained
+from .small_models import ALL, BACKBONES, HEADED, KINDS, SMALL, build, example, trained
 
 # One size of each class; the others are slow.
 CLASSES = {type(build(name)): name for name in sorted(SMALL, key=lambda n: n.endswith("_nano"))}
@@ -320,7 +320,7 @@ def test_what_a_model_has_run_on_is_no_structure(name, tmp_path):
 
 @pytest.mark.parametrize("name", ALL)
 def test_saving_builds_the_same_structure_of_every_model(name):
-    from archzoo.zoo.io import _checked_config
+    from archzoo.zoo.share.save_load import _checked_config
 
     if name not in SMALL:
         pytest.skip("too large to build here")
@@ -328,7 +328,7 @@ def test_saving_builds_the_same_structure_of_every_model(name):
 
 
 def test_a_builder_that_looks_at_numbers_is_built_for_real(tmp_path, monkeypatch):
-    from archzoo.zoo.mlp import MLP
+    from archzoo.zoo.backbones.mlp import MLP
     from archzoo.zoo.models import models, register_model
 
     monkeypatch.setattr(models, "_entries", dict(models._entries))

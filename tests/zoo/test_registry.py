@@ -9,7 +9,7 @@ from archzoo.zoo import create_model, list_models, model_info, register_model, r
 from archzoo.zoo.registry import Registry, nearest, type_name
 from archzoo.zoo.variants import VARIANTS
 
-from .common import ALL
+from .small_models import ALL
 
 
 def animals() -> Registry:
@@ -204,7 +204,9 @@ def test_a_registered_name_is_never_overwritten():
     def mlp_nano():
         """Another."""
 
-    with pytest.raises(ValueError, match="the model name 'mlp_nano' is taken by archzoo.zoo.mlp"):
+    with pytest.raises(
+        ValueError, match="the model name 'mlp_nano' is taken by archzoo.zoo.backbones.mlp"
+    ):
         register_model(source="", kind="features")(mlp_nano)
     assert model_info("mlp_nano").build is build
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from archzoo.layers.residual import Site
-from archzoo.zoo.residuals import make_residual, residual_config, residuals
+from archzoo.zoo.axes.residuals import make_residual, residual_config, residuals
 from archzoo.zoo.trunk import Trunk, drop_path_rates
 from torch import nn
 

@@ -1,11 +1,11 @@
 """What hangs on the training loop without being part of it, one idea a file."""
 
-from .base import Callback as Callback
-from .base import TrainingRun as TrainingRun
-from .base import callbacks as callbacks
 from .ema import EMA as EMA
-from .geometry import Geometry as Geometry
-from .lowrank import LowRankTraining as LowRankTraining
-from .margin import MarginLoss as MarginLoss
-from .reconstruction import Reconstruction as Reconstruction
-from .sample import Sample as Sample
+from .feature_radii import Geometry as Geometry
+from .hooks import Callback as Callback
+from .hooks import TrainingRun as TrainingRun
+from .hooks import callbacks as callbacks
+from .lowrank_training import LowRankTraining as LowRankTraining
+from .margin_loss import MarginLoss as MarginLoss
+from .neighbour_ranks import Reconstruction as Reconstruction
+from .sample_text import Sample as Sample

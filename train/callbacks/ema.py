@@ -6,7 +6,7 @@ from typing import Any
 
 from ...zoo.network import Network
 from ..errors import RunError
-from .base import Callback, TrainingRun, callbacks
+from .hooks import Callback, TrainingRun, callbacks
 
 __all__ = ["EMA"]
 

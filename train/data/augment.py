@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...zoo.registry import nearest
-from .counter import counter_hash, counter_uniform, seeded
+from .counter_random import counter_hash, counter_uniform, seeded
 
 __all__ = ["POLICIES", "CropFlip", "Normalize", "PerSample", "policy_steps"]
 

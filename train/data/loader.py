@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from .counter import counter_key
-from .splits import Fold, Key, Splits
+from .counter_random import counter_key
+from .data_set import Fold, Key, Splits
 
 __all__ = ["Batches", "check_folds", "loader"]
 

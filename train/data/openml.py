@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .tables import Table, table_of
+from .table_files import Table, table_of
 
 __all__ = ["read_openml"]
 

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .counter import counter_hash, counter_uniform
-from .files import fingerprint
-from .splits import Key, Splits
+from .counter_random import counter_hash, counter_uniform
+from .data_set import Key, Splits
+from .download import fingerprint
 
 __all__ = ["RelationFold", "hold_out", "relation_splits", "transitive_closure"]
 

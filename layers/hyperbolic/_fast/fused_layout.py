@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...autocast import without_autocast
 from ...fast_path import records_gradients
-from ..ball import Curvature
+from ..maths.ball import Curvature
 
 __all__ = ["as_forward", "by_hand", "laid_out", "matched", "tensor_or_none"]
 

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from ...fast_path import differentiates_backward, kernel_takes, through_definition
-from ..ball import (
+from ..coordinates import scaled_tangent
+from ..maths.ball import (
     Curvature,
     as_number,
     inner,
@@ -33,8 +34,7 @@ from ..ball import (
     range_factor,
     squared_norm,
 )
-from ..coordinates import scaled_tangent
-from ..radial import asinhc_slope, asinhc_value
+from ..maths.radial import asinhc_slope, asinhc_value
 from .fused_layout import as_forward, by_hand, laid_out, matched, tensor_or_none
 from .fused_planes import capped, capped_slopes
 

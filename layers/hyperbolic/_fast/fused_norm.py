@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 
 from ...fast_path import differentiates_backward, kernel_takes, through_definition
-from ..ball import Curvature, as_number
 from ..coordinates import LIMIT
+from ..maths.ball import Curvature, as_number
+from ..maths.radial import asinhc_slope, asinhc_value, sinhc_slope, sinhc_value
 from ..midpoint import nearer_excess
-from ..radial import asinhc_slope, asinhc_value, sinhc_slope, sinhc_value
 from .fused_layout import as_forward, by_hand, laid_out, matched, tensor_or_none
 from .fused_planes import Capped, capped, capped_slopes
 from .fused_weights import point_velocity

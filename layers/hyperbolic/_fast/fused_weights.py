@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ...fast_path import differentiates_backward, kernel_takes, through_definition
-from ..ball import Curvature, as_number
 from ..coordinates import tangent_to_velocity
-from ..hyperplanes import Hyperplanes, hyperplanes
+from ..maths.ball import Curvature, as_number
+from ..maths.hyperplanes import Hyperplanes, hyperplanes
 from .fused_layout import as_forward, by_hand, matched, tensor_or_none
 
 __all__ = ["fused_hyperplanes", "point_velocity"]

@@ -4,7 +4,7 @@ Autograd of the definition keeps keys and products for every pair of source and 
 tensors of the stream's size. Here a reader keeps the sources themselves, which exist anyway, and
 scalars per token. Sources pass through each reader as outputs, so that the backward pass hands one
 growing gradient per source from reader to reader, which adds to it in place where nobody else can
-see it (`growing`):
+see it (`growing_gradients`):
 
     d_i     = a_i (⟨g, v_i⟩ − ⟨g, h⟩)                          gradient of s_i
     ∂L/∂v_i = a_i g + d_i (r_i u − (s_i r_i² / D) v_i)
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ...fast_path import differentiates_backward, through_definition
-from .growing import allocated_here, may_write, total
+from .growing_gradients import allocated_here, may_write, total
 
 __all__ = ["fused_mix", "fused_phase_one", "fused_phase_two", "public_mix"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...fast_path import differentiates_backward, through_definition
 from ..stream import working_dtype
-from .growing import allocated_here, may_write, total
+from .growing_gradients import allocated_here, may_write, total
 
 __all__ = ["combine", "push_scores"]
 

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from ...autocast import without_autocast
-from ..mix import compete, depth_logits
+from ..attnres.mix import compete, depth_logits
 from .depth_kernel import fused_mix, fused_phase_one, fused_phase_two, public_mix
 from .depth_scores import combine, push_scores
 from .permission import kernel_reads, public_kernel_takes, records_references
 from .two_phases import merge, phase_one
 
 if TYPE_CHECKING:
-    from ..attnres import AttnRes, Sources
+    from ..attnres.attnres import AttnRes, Sources
 
 __all__ = ["look_ahead", "ready"]
 

@@ -1,0 +1,1 @@
+"""The ball as a manifold of geoopt, for its parameters and optimisers."""

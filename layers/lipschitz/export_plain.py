@@ -1,0 +1,38 @@
+"""A network without its parametrisations: every Lipschitz layer in plain PyTorch modules."""
+
+import copy
+
+from torch import nn
+
+from .layer import LipschitzLayer
+
+__all__ = ["export_plain"]
+
+
+def export_plain(module: nn.Module) -> nn.Module:
+    """Return a copy of a network in which every Lipschitz layer is its own `export`.
+
+    Outputs are equal; what is left are linear layers, convolutions and activations. Layers that
+    work in the frequency domain become circular convolutions for the image size they last saw.
+
+    Args:
+        module: A layer or a network, left as it is.
+
+    Raises:
+        ValueError: a layer that has not seen an image and was not told its size.
+    """
+    if isinstance(module, LipschitzLayer):
+        return module.export().train(module.training)
+    # Layers are exported from the original: a copy of them would only be thrown away.
+    memo = {id(child): child for child in module.modules() if isinstance(child, LipschitzLayer)}
+    twin = copy.deepcopy(module, memo)
+    _replace(twin)
+    return twin
+
+
+def _replace(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, LipschitzLayer):
+            setattr(module, name, child.export().train(child.training))
+        else:
+            _replace(child)

@@ -1,0 +1,1 @@
+"""LDLᵀ blocks: the maps to weights (chain, skip first, joint), and the modules that own them."""

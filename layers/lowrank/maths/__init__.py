@@ -1,0 +1,1 @@
+"""Decompositions, spectra, budgets over layers, moments of inputs, and sampling of ranks."""

@@ -1,0 +1,260 @@
+"""The factored weight: W = scale · left right + extra, with an active prefix of the rank.
+
+left is (..., rows, R), right (..., R, columns). Component j is the column left_j with the row
+right_j; a prefix r keeps the first r components, and equals a layer that was cut to them.
+
+    y = scale · left_{:r} φ(right_{:r} x) + extra(x) + bias          φ is the identity by default
+
+Leading dimensions hold one matrix a group of a convolution.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..maths.decompose import product_svd
+from .resize_parameter import permute_parameter, resize_parameter
+from .structure import ConvSettings, WeightStructure, no_matrix, own_copy
+
+__all__ = ["Factors", "stop_sampling"]
+
+
+class Factors(WeightStructure):
+    """A product of two factors, plus an optional further structure.
+
+    Args:
+        left: (..., rows, R).
+        right: (..., R, columns).
+        scale: Multiplies the product.
+        between: An activation after the right factor; then no matrix W exists.
+        extra: A structure of the same shape that is added, such as a frozen or a sparse one.
+
+    Attributes:
+        rank: Active prefix r, at most R; kept in the state dict.
+        capacity: Largest R so far. A state dict may have fewer components, since a run may have
+            removed some, but not more.
+        refitted: Whether a state dict changed R since the last step.
+        sampled: Prefix of the running training step, or None; ignored in evaluation, never saved.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+
+    left: nn.Parameter
+    right: nn.Parameter
+    active: Tensor
+
+    def __init__(
+        self,
+        left: Tensor,
+        right: Tensor,
+        *,
+        scale: float = 1.0,
+        between: Callable[[Tensor], Tensor] | None = None,
+        extra: WeightStructure | None = None,
+    ) -> None:
+        """Keep copies of the factors."""
+        super().__init__()
+        if left.shape[:-2] != right.shape[:-2] or left.shape[-1] != right.shape[-2]:
+            raise ValueError(
+                f"left {tuple(left.shape)} and right {tuple(right.shape)} have no product"
+            )
+        self.shape = (*left.shape[:-1], right.shape[-1])
+        if extra is not None and extra.shape != self.shape:
+            raise ValueError(f"extra is {extra.shape}, the product of the factors {self.shape}")
+        self.left = nn.Parameter(own_copy(left))  # the SVD gives columns first in memory
+        self.right = nn.Parameter(own_copy(right))
+        self.scale = scale
+        self.between = between
+        self.extra = extra
+        self.is_matrix = between is None and (extra is None or extra.is_matrix)
+        self.register_buffer("active", torch.tensor(left.shape[-1], device=left.device))
+        self._rank = self.capacity = left.shape[-1]
+        self.refitted = False
+        self.sampled: int | None = None
+
+    @property
+    def allocated(self) -> int:
+        """Number of components R that are stored."""
+        return self.left.shape[-1]
+
+    @property
+    def rank(self) -> int:
+        """Number of active components, a prefix."""
+        return self._rank
+
+    @rank.setter
+    def rank(self, rank: int) -> None:
+        if not 0 <= rank <= self.allocated:
+            raise ValueError(f"rank must lie in [0, {self.allocated}], got {rank}")
+        self._rank = rank
+        self.active.fill_(rank)
+
+    def prefix(self) -> tuple[Tensor, Tensor]:
+        """Return the factors that a forward pass reads now."""
+        rank = self._rank
+        if self.training and self.sampled is not None:
+            rank = min(self.sampled, rank)
+        if rank == self.allocated:
+            return self.left, self.right
+        return self.left[..., :rank], self.right[..., :rank, :]
+
+    def dense(self) -> Tensor:
+        """Return scale · left right + extra."""
+        if not self.is_matrix:
+            raise no_matrix(self)
+        left, right = self.prefix()
+        product = self.scale * (left @ right) if self.scale != 1.0 else left @ right
+        return product if self.extra is None else product + self.extra.dense()
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Multiply by one factor after the other."""
+        left, right = self.prefix()
+        hidden = self._inner(F.linear(x, right))
+        y = F.linear(hidden, left, bias)
+        return y if self.extra is None else y + self.extra.linear(x, None)
+
+    def convolve(self, x: Tensor, bias: Tensor | None, settings: ConvSettings) -> Tensor:
+        """Convolve with one factor after the other."""
+        left, right = self.prefix()
+        y = settings.unfolding.convolve(
+            x, left, right, bias, between=self._inner, **settings.arguments()
+        )
+        return y if self.extra is None else y + self.extra.convolve(x, None, settings)
+
+    def importance(self, kind: Literal["component", "suffix"] = "component") -> Tensor:
+        """Return how much each active component, or each one with all after it, contributes.
+
+        ‖left_j‖ ‖right_j‖, or ‖left_{j:}‖ ‖right_{j:}‖ in the Frobenius norm, which never grows
+        with j, so that a threshold on it keeps a prefix. Batches of matrices are taken as one.
+        """
+        left, right = (f.detach().double() for f in (self.left, self.right))
+        column = left.square().flatten(0, -2).sum(0)[: self._rank]
+        row = right.square().movedim(-2, 0).flatten(1).sum(1)[: self._rank]
+        if kind == "suffix":
+            column, row = (s.flip(0).cumsum(0).flip(0) for s in (column, row))
+        return (column * row).sqrt()
+
+    def singular_values(self) -> Tensor:
+        """Return those of scale · left right over the active prefix, without forming it."""
+        left, right = self.left[..., : self._rank], self.right[..., : self._rank, :]
+        return abs(self.scale) * product_svd(left.detach(), right.detach())[1]
+
+    @torch.no_grad()
+    def truncate(self, rank: int, optimizers: Sequence[torch.optim.Optimizer] = ()) -> None:
+        """Remove all components after a prefix for good, with their optimiser state.
+
+        The parameters stay the same objects. `DistributedDataParallel` must be built anew after it.
+
+        Raises:
+            ValueError: a rank outside [0, rank].
+        """
+        if not 0 <= rank <= self._rank:
+            raise ValueError(f"rank must lie in [0, {self._rank}], got {rank}")
+        self._resize(rank, optimizers)
+        self.rank = rank
+
+    @torch.no_grad()
+    def select(self, components: Tensor, optimizers: Sequence[torch.optim.Optimizer] = ()) -> None:
+        """Keep some active components for good, in a given order, with their optimiser state.
+
+        Args:
+            components: Places (r',), all different.
+            optimizers: As in `truncate`.
+
+        Raises:
+            ValueError: places that repeat, or outside [0, rank).
+        """
+        chosen = components.to(device="cpu", dtype=torch.int64)
+        known = chosen.unique()
+        if len(known) < len(chosen) or (len(known) and not 0 <= known[0] <= known[-1] < self._rank):
+            raise ValueError(
+                f"components must be different places in [0, {self._rank}), got {chosen.tolist()}"
+            )
+        rest = torch.ones(self.allocated, dtype=torch.bool, device="cpu")
+        rest[chosen] = False
+        order = torch.cat([chosen, rest.nonzero().flatten()])
+        if not torch.equal(order, torch.arange(self.allocated, device="cpu")):
+            permute_parameter(self.left, -1, order, optimizers)
+            permute_parameter(self.right, -2, order, optimizers)
+        self.truncate(len(chosen), optimizers)
+
+    @torch.no_grad()
+    def grow(
+        self, left: Tensor, right: Tensor, optimizers: Sequence[torch.optim.Optimizer] = ()
+    ) -> None:
+        """Append components; with a zero left (or right) part the map stays as it is.
+
+        Args:
+            left: (..., rows, k).
+            right: (..., k, columns).
+            optimizers: Their state for the new components starts at zero.
+
+        Raises:
+            ValueError: shapes that do not fit, or an inactive suffix that growth would revive.
+        """
+        fits = left.shape[:-1] == self.left.shape[:-1] and right.shape[-1] == self.right.shape[-1]
+        if not fits or left.shape[-1] != right.shape[-2]:
+            raise ValueError(
+                f"components {tuple(left.shape)} x {tuple(right.shape)} do not fit factors of "
+                f"{tuple(self.left.shape)} x {tuple(self.right.shape)}"
+            )
+        if self._rank != self.allocated:
+            raise ValueError(f"truncate({self._rank}) before growing: a suffix is inactive")
+        old, rank = self.allocated, self.allocated + left.shape[-1]
+        self._resize(rank, optimizers)
+        self.capacity = max(rank, self.capacity)
+        self.left[..., old:] = left
+        self.right[..., old:, :] = right
+        self.rank = rank
+
+    def _resize(self, rank: int, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        resize_parameter(self.left, -1, rank, optimizers)
+        resize_parameter(self.right, -2, rank, optimizers)
+
+    def _inner(self, hidden: Tensor) -> Tensor:
+        if self.between is not None:
+            hidden = self.between(hidden)
+        return hidden if self.scale == 1.0 else self.scale * hidden
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Take the number of components from what is loaded: a run may have removed some."""
+        errors: list[str] = args[-1]
+        loaded = state_dict.get(f"{prefix}left")
+        if loaded is not None and loaded.dim() == self.left.dim():
+            count = loaded.shape[-1]
+            if count > self.capacity:
+                errors.append(
+                    f"{prefix}left: {count} components were saved, and this weight was made with "
+                    f"rank={self.capacity}; make it with rank={count}"
+                )
+                return
+            self.refitted |= count != self.allocated
+            with torch.no_grad():
+                self._resize(count, ())
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._rank = int(self.active)
+        if not 0 <= self._rank <= self.allocated:
+            errors.append(f"{prefix}active: {self._rank} of {self.allocated} components")
+            self.rank = self.allocated
+
+    def extra_repr(self) -> str:
+        """Show the sizes."""
+        rows, columns = self.shape[-2:]
+        batch = f"{'x'.join(map(str, self.shape[:-2]))}, " if len(self.shape) > 2 else ""
+        return f"{batch}{rows}x{columns}, rank={self._rank}, scale={self.scale:g}"
+
+
+def stop_sampling(model: nn.Module) -> None:
+    """Let every weight run at its whole rank in training mode too, for what comes after a run.
+
+    Evaluation ignores the prefix of the last step anyway.
+    """
+    for module in model.modules():
+        if isinstance(module, Factors):
+            module.sampled = None

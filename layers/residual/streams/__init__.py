@@ -1,0 +1,1 @@
+"""Several residual streams: what they share, hyper-connections, and doubly stochastic mixing."""

@@ -1,0 +1,10 @@
+"""What geoopt says of its own decorators reaches no user."""
+
+import subprocess
+import sys
+
+
+def test_importing_geoopt_warns_of_nothing():
+    code = "from archzoo.layers.hyperbolic.geoopt_bridge.quiet_geoopt import geoopt;
+    print(geoopt.__name__)" done = subprocess.run([sys.executable, "-c", code], capture_output=True,
+    text=True, check=True) assert (done.stdout, done.stderr) == ("geoopt\n", "")

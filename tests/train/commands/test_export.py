@@ -1,0 +1,160 @@
+"""archzoo-export: a finished run becomes a smaller model in a folder."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from archzoo.layers.lowrank import structures
+from archzoo.train.commands.export import export, main, table
+from archzoo.train.commands.export_arguments import ExportConfig, read_arguments
+from archzoo.train.engine.folder_lock import FolderLock
+from archzoo.train.errors import RunError
+from archzoo.zoo.share.create import create_model
+
+from ..engine.test_full_disk import no_file_above
+from ..small_runs import train
+
+SMALL = ("model=resnet_nano", "model.widths=[4,8]", "model.depths=[1,1]", "trainer.steps=4")
+FAST = {"statistics": 128, "latency_seconds": 0.0, "search_samples": 64, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of every kind that is exported differently."""
+    place = tmp_path_factory.mktemp("runs")
+    wanted = {"dense": (), "trp": ("lowrank=trp", "lowrank.scheme=spatial", "lowrank.energy=0.2"),
+              "maestro": ("lowrank=maestro", "lowrank.scheme=spatial")}  # fmt: skip
+    for name, overrides in wanted.items():
+        train(place / name, *SMALL, *overrides)
+    return {name: place / name for name in wanted}
+
+
+def config(run: Path, out: Path, **settings: Any) -> ExportConfig:
+    return ExportConfig(run=str(run), out=str(out), **{**FAST, **settings})
+
+
+@pytest.mark.parametrize("kind", ["dense", "trp", "maestro"])
+def test_the_folder_holds_a_model_of_the_wanted_size_and_what_was_measured(
+    kind: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    found = export(config(runs[kind], tmp_path, parameters=0.6, validation=True))
+    assert found == json.loads((tmp_path / "export.json").read_text())
+    model = create_model(f"local-dir:{tmp_path}").eval()
+    assert sum(p.numel() for p in model.parameters()) == found["exported"]["parameters"]
+    assert found["exported"]["parameters"] <= 0.6 * found["dense"]["parameters"]
+    assert found["exported"]["MACs"] < found["dense"]["MACs"]
+    assert found["scheme"] == ("channel" if kind == "dense" else "spatial")
+    ranks = {row["name"]: row["rank"] for row in found["ranks"] if row["rank"] is not None}
+    assert ranks == {name: s.rank for name, _, s in structures(model)}
+    assert set(found["accuracy"]) == {"validation", "test"}
+    assert [row["batch"] for row in found["exported"]["latency"]] == [1, 64]
+
+
+def test_the_folder_of_a_run_is_not_overwritten(runs: dict[str, Path]) -> None:
+    before = (runs["trp"] / "model.safetensors").read_bytes()
+    with pytest.raises(RunError, match="holds a run, which an export would overwrite"):
+        export(config(runs["dense"], runs["trp"], parameters=1.0))
+    assert (runs["trp"] / "model.safetensors").read_bytes() == before
+
+
+def test_the_folder_of_a_run_that_has_saved_nothing_yet_is_not_written_to(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    lock = FolderLock(tmp_path / "live")
+    with pytest.raises(RunError, match="live holds a run, which an export would overwrite"):
+        export(config(runs["dense"], tmp_path / "live", parameters=1.0))
+    assert [path.name for path in (tmp_path / "live").iterdir()] == ["run.lock"]
+    lock.release()
+
+
+def test_an_export_that_the_disk_refuses_is_one_line_and_leaves_what_was_there(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    export(config(runs["dense"], tmp_path, parameters=1.0))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with no_file_above(1_000), pytest.raises(RunError, match=f"could not write to {tmp_path}: "):
+        export(config(runs["trp"], tmp_path, parameters=0.6))
+    assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+
+
+def test_a_model_that_is_only_counted_keeps_its_accuracy(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    found = export(config(runs["dense"], tmp_path, parameters=1.0, statistics=0))
+    assert found["accuracy"]["test"]["accuracy"] == found["tested"]
+    assert "before_statistics" not in found
+    assert all(row["rank"] is None for row in found["ranks"])
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [{"energy": 0.3}, {"threshold": 0.5}, {"macs": 0.7}, {"latency": 1.0, "search": "spectrum"},
+     {"parameters": 0.5, "search": "spectrum"}],
+)  # fmt: skip
+def test_every_kind_of_budget_gives_a_model(
+    budget: dict[str, Any], runs: dict[str, Path], tmp_path: Path
+) -> None:
+    found = export(config(runs["trp"], tmp_path, **budget))
+    create_model(f"local-dir:{tmp_path}")
+    name = next(iter(budget))
+    assert found["budget"] == {name: budget[name]}
+    if name == "macs":
+        assert found["exported"]["MACs"] <= 0.7 * found["dense"]["MACs"]
+
+
+def test_the_table_says_what_stays_dense(runs: dict[str, Path], tmp_path: Path) -> None:
+    settings = {"ranks": ["stages.1.branches.0.0:2"], "statistics": 0}
+    text = table(export(config(runs["dense"], tmp_path, **settings)))
+    assert "resnet_nano on digits, channel factors" in text
+    assert "weights stay dense" in text
+    assert "latency at batch 64, ms" in text
+
+
+def test_the_command_prints_a_table_and_names_its_file(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    given = [f"run={runs['trp']}", f"out={tmp_path / 'new'}", "energy=0.3", "statistics=64"]
+    monkeypatch.setattr(sys, "argv", ["archzoo-export", *given, "latency_seconds=0"])
+    threads = torch.get_num_threads()
+    main()
+    assert torch.get_num_threads() == threads
+    told = capsys.readouterr().out
+    assert "parameters" in told and "export.json" in told
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ([], "give exactly one of parameters, macs, latency, energy, threshold, ranks, got none"),
+        (["energy=0.1", "macs=0.5"], "exactly one of .* got macs, energy"),
+        (["parameters=1.5"], r"parameters must be a share of the dense model in \(0, 1\], got 1.5"),
+        (["energy=0.1", "search=luck"], "search must be loss or spectrum, got 'luck'"),
+        (["energy=0.1", "scheme=tucker"], "scheme must be one of channel, spatial"),
+        (["energy=0.1", "batch_size=0"], "batch_size must be at least 1"),
+        (["energy=0.1", "statistics=-1"], "statistics must be at least 0"),
+        (["energie=0.1"], "energie"),
+        (["ranks=[a.b:half]"], "ranks must hold NAME:RANK, such as .*, got 'a.b:half'"),
+    ],
+)
+def test_an_argument_that_does_not_fit_is_one_line(given: list[str], named: str) -> None:
+    with pytest.raises(RunError, match=named):
+        read_arguments(["run=somewhere", "out=elsewhere", *given])
+
+
+def test_ranks_by_name_are_read_from_the_command_line() -> None:
+    given = ["run=a", "out=b", "ranks=[stages.1.branches.0.0:2,blocks.0.attn:weight:3]"]
+    assert read_arguments(given).ranks == ["stages.1.branches.0.0:2", "blocks.0.attn:weight:3"]
+
+
+def test_a_budget_out_of_reach_or_a_run_without_an_end_is_one_line(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match="cannot be met"):
+        export(config(runs["dense"], tmp_path, parameters=0.01))
+    with pytest.raises(RunError, match="holds no config.yaml"):
+        export(config(tmp_path, tmp_path, energy=0.1))
+    with pytest.raises(RunError, match="energy must be a share"):
+        export(config(runs["dense"], tmp_path, energy=1.0))

@@ -1,0 +1,102 @@
+"""Optimisers: which weights decay, and what is refused."""
+
+import pytest
+import torch
+from archzoo.train.config import OptimConfig
+from archzoo.train.engine.optim import check_optimizer, make_optimizer
+from archzoo.zoo import create_model, list_models, model_info
+
+SMALL = [name for name in list_models("*_nano*")]
+# The points of a table need a Riemannian optimiser; that another is refused is tested below.
+EUCLIDEAN = [name for name in SMALL if model_info(name).kind != "nodes"]
+
+
+def undecayed(model, optimizer):
+    ids = {
+        id(p)
+        for group in optimizer.param_groups
+        if group["weight_decay"] == 0.0
+        for p in group["params"]
+    }
+    return {name for name, p in model.named_parameters() if id(p) in ids}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "name"),
+    [("riemannian_adam", name) for name in SMALL] + [("adamw", name) for name in EUCLIDEAN],
+)
+def test_only_matrices_that_no_layer_marks_decay(name, optimizer):
+    model = create_model(name)
+    free = undecayed(model, make_optimizer(model, OptimConfig(optimizer, weight_decay=0.1)))
+    for key, parameter in model.named_parameters():
+        assert (key in free) == (parameter.dim() <= 1 or key in model.no_weight_decay()), key
+
+
+@pytest.mark.parametrize("name", [n for n in SMALL if "attnres" in n])
+def test_muon_leaves_the_pseudo_queries_to_adamw(name):
+    model = create_model(name)
+    options = {"fallback_no_weight_decay": True, "fallback_list": ["head*", "embedding*"]}
+    optimizer = make_optimizer(model, OptimConfig("muon", weight_decay=0.1, options=options))
+    by_adamw = {id(p) for g in optimizer.param_groups if g.get("use_fallback") for p in g["params"]}
+    marked = model.no_weight_decay()
+    assert any(key.endswith("residual.query") for key in marked)
+    for key, parameter in model.named_parameters():
+        if key in marked:
+            assert id(parameter) in by_adamw, key
+
+
+def test_a_manifold_parameter_stays_on_its_manifold_under_riemannian_adam():
+    import geoopt
+
+    model = torch.nn.Module()
+    model.point = geoopt.ManifoldParameter(torch.tensor([3.0, 4.0]) / 5, manifold=geoopt.Sphere())
+    optimizer = make_optimizer(model, OptimConfig("riemannian_adam", lr=0.1))
+    for _ in range(5):
+        optimizer.zero_grad()
+        model.point[0].backward()
+        optimizer.step()
+    # Retraction renormalises, so the norm is 1 up to float32 rounding.
+    assert float(model.point.detach().norm()) == pytest.approx(1.0, abs=1e-6)
+    assert float(model.point.detach()[0]) < 0.6
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+def test_an_optimiser_that_would_leave_the_manifold_is_refused(name):
+    model = create_model("poincare_embedding_nano")
+    said = f"optim.name={name} would take embedding.points off its manifold; use optim=riemannian"
+    with pytest.raises(ValueError, match=said):
+        make_optimizer(model, OptimConfig(name))
+    flat = create_model("poincare_embedding_nano", geometry="euclidean")
+    assert make_optimizer(flat, OptimConfig(name)).param_groups
+
+
+def test_every_group_keeps_the_base_rate_for_the_schedule():
+    optimizer = make_optimizer(create_model("mlp_nano"), OptimConfig(lr=0.25))
+    assert [group["initial_lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (OptimConfig("adamx"), "optim.name: no optimiser 'adamx'; did you mean"),
+        (OptimConfig(lr=0.0), "optim.lr must be above 0, got 0.0"),
+        (OptimConfig(lr=float("nan")), "optim.lr must be above 0, got nan"),
+        (OptimConfig(weight_decay=-1.0), "optim.weight_decay must be at least 0, got -1.0"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(config, said):
+    with pytest.raises(ValueError, match=said):
+        check_optimizer(config)
+
+
+def test_an_option_the_optimiser_does_not_take_is_refused():
+    with pytest.raises(ValueError, match="optim.options: adamw does not take them.*betaz"):
+        make_optimizer(create_model("mlp_nano"), OptimConfig(options={"betaz": 1}))
+
+
+def test_every_model_names_only_its_own_parameters_as_free_of_decay():
+    assert SMALL
+    for name in SMALL:
+        model = create_model(name)
+        known = dict(model.named_parameters())
+        assert model.no_weight_decay() <= known.keys(), model_info(name).summary

@@ -1,0 +1,486 @@
+"""A certificate is above every search, below no attack, and says why where there is none."""
+
+import copy
+import functools
+import json
+import math
+from importlib import import_module
+
+import pytest
+import torch
+from archzoo.layers.hyperbolic import ClipTangent, PoincareMLR, ToBall
+from archzoo.layers.lipschitz import LDLTBlock, SLLConv2d
+from archzoo.layers.residual import Add, ElcBert, HyperConnections, Parallel, Scaled
+from archzoo.zoo import create_model, list_models, residuals, use_hyperbolic_head
+from archzoo.zoo.certify.certificate import plot_certificate
+from archzoo.zoo.certify.certify_model import certify
+from archzoo.zoo.certify.lower_bound import lipschitz_estimate
+from archzoo.zoo.certify.rules import Walk
+from archzoo.zoo.certify.rules.elementwise import FIXED
+from archzoo.zoo.certify.rules.whole_networks import BACKBONES
+from archzoo.zoo.models import models
+from torch import nn
+
+FLAT = {"geometry": "euclidean", "head": "linear"}
+TINY = {"width": 8, "depth": 2}
+
+
+def samples(model: nn.Module, count: int = 12) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(count, *model.default_cfg["input_size"], generator=generator)
+
+
+def sequence(*layers: nn.Module, seed: int = 0) -> nn.Sequential:
+    """Layers with weights that are large enough for bounds to be seen."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for layer in layers:
+            for p in layer.parameters():
+                p.copy_(torch.randn(p.shape, generator=generator) * (0.5 if p.dim() > 1 else 0.2))
+    return nn.Sequential(*layers)
+
+
+def shaken(model: nn.Module, scale: float = 0.2) -> nn.Module:
+    """Move every parameter and statistic off its start, so that no rule rests on it."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(scale * torch.randn(p.shape, generator=generator) / max(1, p.shape[-1]) ** 0.5)
+        for name, b in model.named_buffers():
+            if name.endswith("running_var"):
+                b.mul_(0.5 + torch.rand(b.shape, generator=generator))
+            elif name.endswith("running_mean"):
+                b.add_(0.3 * torch.randn(b.shape, generator=generator))
+    return model.eval()
+
+
+SMALL = {
+    "width": 16,
+    "depth": 2,
+    "widths": (4, 8),
+    "depths": (2, 1),
+    "img_size": 16,
+    "patch_size": 8,
+    "num_heads": 2,
+    "vocab_size": 32,
+    "context_length": 8,
+    "num_nodes": 20,
+    "num_classes": 10,
+}
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_model_gets_a_bound_or_a_reason(name):
+    options = {k: v for k, v in SMALL.items() if k in models[name].options}
+    if "resnet" in name and "widths" in options and "ldlt" not in name and "sll" not in name:
+        options["widths"], options["depths"] = (8, 16), (2, 1)
+    model = create_model(name, **options)
+    certificate = certify(model, method="product", estimate=False)
+    if certificate.lipschitz == math.inf:
+        assert certificate.reasons and certificate.method == "none" and not certificate.rigorous
+        assert all(": " in reason for reason in certificate.reasons)
+        assert not any("no rule for" in reason for reason in certificate.reasons)
+    else:
+        assert certificate.lipschitz > 0 and certificate.rigorous and not certificate.reasons
+        assert certificate.per_block
+
+
+def test_every_backbone_has_a_rule():
+    kinds = {type(create_model(name)) for name in list_models("*nano*")}
+    assert all(any(base in BACKBONES for base in kind.__mro__) for kind in kinds)
+
+
+BOUNDED = {
+    "add", "scaled", "skip_init", "rezero", "layer_scale", "deepnorm", "denseformer", "elc_bert",
+    "parallel",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("residual", residuals.names())
+def test_a_mechanism_has_a_finite_constant_exactly_if_its_weights_are_fixed(residual):
+    model = shaken(create_model("poincare_mlp_nano", residual=residual, **FLAT, **TINY))
+    certificate = certify(model)
+    if residual in BOUNDED:
+        assert 0 < certificate.lower_bound <= certificate.lipschitz < math.inf
+    else:
+        assert certificate.lipschitz == math.inf
+        assert any("trunk.residual" in reason for reason in certificate.reasons)
+
+
+FIXED_WEIGHTS = [
+    functools.partial(HyperConnections, dynamic=False, streams=2),
+    functools.partial(HyperConnections, dynamic=False),
+    functools.partial(Parallel, group=None, learned=True, per_channel=True),
+    functools.partial(Scaled, learned=True, per_channel=True, exponent=0.0),
+    *(functools.partial(ElcBert, flavour=f) for f in ("base", "zero", "weighted_output")),
+    "denseformer",
+    "deepnorm",
+    "add",
+]
+
+
+@pytest.mark.parametrize("residual", FIXED_WEIGHTS, ids=lambda r: str(getattr(r, "keywords", r)))
+@pytest.mark.parametrize("name", ["poincare_mlp_nano", "resnet_nano", "poincare_resnet_nano"])
+def test_no_search_exceeds_the_bound_over_a_mechanism(name, residual):
+    options = dict(FLAT) if name.startswith("poincare") else {}
+    options |= TINY if "mlp" in name else {"widths": (4, 8), "depths": (2, 2)}
+    model = shaken(create_model(name, residual=residual, **options), scale=0.5)
+    x = samples(model, 3)[..., :16, :16] if "resnet" in name else samples(model, 3)
+    certificate = certify(model, x, attack=False, method="product", estimate=False)
+    found = lipschitz_estimate(copy.deepcopy(model).double(), x, points=3, power=6, steps=8)
+    assert 0 < found <= certificate.lipschitz < math.inf
+
+
+def test_a_hyperbolic_head_has_a_bound_behind_a_clip_only():
+    plain = create_model("resnet_nano", img_size=8, widths=(4,), depths=(1,))
+    clipped = certify(use_hyperbolic_head(plain, clip=1.0))
+    assert 0 < clipped.lower_bound <= clipped.lipschitz < math.inf
+    unclipped = certify(use_hyperbolic_head(plain, clip=None))
+    assert unclipped.lipschitz == math.inf
+    assert "head: PoincareMLR has no radius clip" in unclipped.reasons[0]
+
+
+@pytest.mark.parametrize("curvature", [0.1, 1.0, 4.0])
+@pytest.mark.parametrize("clip", [0.3, 1.0, 3.0])
+def test_the_ball_s_head_is_bounded_and_the_bound_is_reached_at_the_clip(curvature, clip):
+    head = PoincareMLR(6, 2, curvature=curvature, clip=clip)
+    with torch.no_grad():
+        head.weight.copy_(torch.eye(2, 6))
+        head.offset.zero_()
+    certificate = certify(sequence_of(head), torch.randn(4, 6), attack=False)
+    wide = copy.deepcopy(head).double()
+    # Across the radius, beside the hyperplane, the distance grows as fast as the ball is stretched.
+    x = torch.zeros(1, 6, dtype=torch.float64)
+    x[0, 3] = 0.999999 * clip
+    jacobian = torch.autograd.functional.jacobian(lambda t: wide(t)[0, :1], x).flatten()
+    each = certificate.lipschitz / math.sqrt(2)
+    assert 0.99 * each < float(jacobian.norm()) <= each
+
+
+def sequence_of(*layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(*layers)
+
+
+def test_the_exponential_map_and_the_clip_never_stretch():
+    model = sequence_of(ClipTangent(2.0), ToBall(curvature=2.0))
+    x = 0.01 * torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
+    certificate = certify(model, x, attack=False)
+    assert certificate.lipschitz == 1.0
+    assert 0.9 < certificate.lower_bound <= 1.0
+
+
+@pytest.mark.parametrize("kind", [*FIXED, nn.LeakyReLU, nn.ELU], ids=lambda k: k.__name__)
+def test_no_slope_of_an_activation_lies_outside_its_interval(kind):
+    from archzoo.zoo.certify.rules.elementwise import slopes
+
+    x = torch.linspace(-30, 30, 400_001, dtype=torch.float64)
+    y = kind()(x)
+    steps = (y[1:] - y[:-1]) / (x[1:] - x[:-1])
+    found = slopes(kind())
+    # A difference of two values near 30 is off by 1e-14, over a step of 1.5e-4; the threshold of
+    # softplus makes a step of 2e-9 more.
+    slack = 1e-9 if kind is not nn.Softplus else 2e-5
+    assert found.least - slack <= float(steps.min()) and float(steps.max()) <= found.most + slack
+    assert found.largest <= 1.001 * float(steps.abs().max())
+
+
+LAYERS = {
+    "overlapping pools": lambda: (nn.Conv2d(2, 4, 3, padding=1), nn.MaxPool2d(3, 2, 1),
+                                  nn.AvgPool2d(3, 2, 1)),
+    "pools with a remainder": lambda: (nn.AvgPool2d(3, 2, ceil_mode=True, padding=1,
+                                                    count_include_pad=False),
+                                       nn.AdaptiveAvgPool2d(3)),
+    "batch norms on either side": lambda: (nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 4, 3),
+                                           nn.BatchNorm2d(4), nn.SiLU(), nn.Conv2d(4, 4, 3, 2),
+                                           nn.BatchNorm2d(4)),
+    "groups and transposes": lambda: (nn.Conv2d(2, 4, 3, groups=2, padding=2, dilation=2),
+                                      nn.BatchNorm2d(4), nn.LeakyReLU(0.2),
+                                      nn.ConvTranspose2d(4, 2, 3, 2, 1, groups=2)),
+    "circular": lambda: (nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"), nn.GELU(),
+                         nn.Conv2d(4, 2, 3, padding=1, padding_mode="circular")),
+    "shuffles": lambda: (nn.PixelUnshuffle(2), nn.Conv2d(8, 4, 1), nn.Hardswish(),
+                         nn.PixelShuffle(2), nn.Upsample(scale_factor=2), nn.ZeroPad2d(1)),
+    "norms with a floor": lambda: (nn.Conv2d(2, 4, 1), nn.GroupNorm(2, 4, eps=0.1), nn.Tanh()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_no_search_exceeds_the_bound_over_layers_of_torch(name):
+    model = shaken(sequence(*LAYERS[name]()), scale=0.1)
+    x = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(3))
+    model = nn.Sequential(*model, nn.Flatten())
+    certificate = certify(model, x, attack=False)
+    assert 0.02 * certificate.lipschitz < certificate.lower_bound <= certificate.lipschitz
+
+
+def test_a_folded_batch_norm_is_tighter_than_a_product_of_constants():
+    conv, norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([4.0, 0.1, 0.1, 0.1, 0.1, 0.1]))
+        conv.weight[0].mul_(0.1)
+    x = torch.randn(2, 3, 6, 6)
+    parts = (conv, nn.Flatten()), (conv, norm, nn.Flatten())
+    alone, both = (certify(sequence_of(*p), x, attack=False).lipschitz for p in parts)
+    assert both < 0.5 * alone * 4.0  # 4 is the norm's own constant
+
+
+def test_a_dense_network_is_bounded_as_a_whole_by_the_inequality():
+    model = sequence(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 3))
+    whole, product = certify(model), certify(model, method="product")
+    assert whole.method == "lmi" and product.method == "product"
+    assert whole.lower_bound <= whole.lipschitz < 0.8 * product.lipschitz
+
+
+class Gate(nn.Module):
+    """Squares its input: Lipschitz nowhere, and unknown to the calculus."""
+
+    def forward(self, x):
+        return x * x
+
+
+class Doubled(nn.Linear):
+    """A linear layer in name only."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("layer", [Gate(), Doubled(4, 4)], ids=["Gate", "Doubled"])
+def test_an_unknown_layer_is_named_and_never_counted(layer):
+    model = sequence_of(nn.Linear(4, 4), layer, nn.Linear(4, 2))
+    certificate = certify(model, torch.randn(3, 4))
+    assert certificate.lipschitz == math.inf and not certificate.radius.any()
+    assert certificate.reasons == (
+        f"1: {type(layer).__name__} is a layer that the calculus has no rule for",
+    )
+    assert certificate.certified_accuracy == dict.fromkeys(certificate.certified_accuracy, 0.0)
+
+
+def test_a_hook_or_a_forward_of_an_instance_makes_a_layer_unknown():
+    hooked = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    hooked[0].register_forward_hook(lambda module, inputs, output: 5 * output)
+    assert "hook" in certify(hooked, torch.randn(3, 4)).reasons[0]
+    patched = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    patched[0].forward = lambda x: 7 * x
+    assert "Linear is a layer" in certify(patched, torch.randn(3, 4)).reasons[0]
+
+
+class Halved(Add):
+    """A mechanism of a user's own."""
+
+    def write(self, state, site, y, context):
+        return (2 * state[0] + y,)
+
+
+def test_a_mechanism_of_a_user_or_a_hook_on_a_trunk_makes_the_network_unknown():
+    model = create_model("poincare_mlp_nano", residual=Halved, **FLAT, **TINY)
+    reason = "trunk.residual: Halved is a residual mechanism that the calculus has no rule for"
+    assert certify(model).reasons == (reason,)
+    model = create_model("poincare_mlp_nano", residual="add", **FLAT, **TINY)
+    model.trunk.register_forward_hook(lambda module, inputs, output: 3 * output)
+    assert "trunk: Trunk has a hook" in certify(model).reasons[0]
+
+
+CONSTRUCTED = ["ldlt_mlp_nano", "sll_mlp_nano", "sandwich_mlp_nano", "aol_mlp_nano",
+               "ldlt_resnet_nano", "sll_resnet_nano"]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", CONSTRUCTED)
+def test_a_constructed_network_is_proved_close_to_its_nominal_constant(name, dtype):
+    model = create_model(name).to(dtype).eval()
+    certificate = certify(model, samples(model).to(dtype))
+    assert certificate.method == "construction" and certificate.rigorous
+    # The float32 cast of float64 weights costs 2.5e-7 a block.
+    assert certificate.lipschitz <= model.lipschitz * (1 + 1e-6)
+    assert certificate.lower_bound <= certificate.lipschitz
+    assert certificate.attack_violations == 0
+
+
+@pytest.mark.parametrize("wiring", ["chain_first", "dense"])
+def test_the_best_multipliers_of_a_constructed_block_may_prove_less_than_its_own(wiring):
+    block = LDLTBlock(8, [10, 10], wiring=wiring).eval()
+    x = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    found, own = certify(sequence_of(block), x), certify(sequence_of(block), x, method="product")
+    assert found.lipschitz < 0.99 * own.lipschitz <= 0.99 * (1 + 1e-6)
+    assert found.lower_bound <= found.lipschitz and found.attack_violations == 0
+
+
+def test_bfloat16_weights_are_certified_as_they_are_stored():
+    model = create_model("ldlt_mlp_nano", hidden_depth=2).bfloat16().eval()
+    certificate = certify(model, samples(model))
+    assert certificate.rigorous and certificate.attack_violations == 0
+    assert certificate.lipschitz < model.lipschitz * 1.05
+    assert certificate.lower_bound <= certificate.lipschitz
+
+
+def test_a_tampered_layer_loses_its_nominal_constant():
+    block = LDLTBlock(8, [12], skip="identity", gain=3.0)
+    honest = certify(sequence_of(block, nn.Linear(8, 3)), torch.randn(6, 8))
+    plain = block.eval().export()
+    with torch.no_grad():
+        plain.inner[0].weight.mul_(1.5)
+    tampered = certify(sequence_of(plain, nn.Linear(8, 3)), torch.randn(6, 8))
+    assert honest.per_block[0].lipschitz < 1 + 1e-6
+    assert tampered.per_block[0].lipschitz > 1.02
+
+
+def test_a_map_with_a_fault_is_caught_on_the_weights_that_it_returns(monkeypatch):
+    whole = LDLTBlock.compute
+
+    def faulty(self, parameters):
+        return tuple(1.3 * w for w in whole(self, parameters))
+
+    block = LDLTBlock(8, [12, 12], gain=3.0)
+    monkeypatch.setattr(LDLTBlock, "compute", faulty)
+    certificate = certify(sequence_of(block, nn.Linear(8, 3)), torch.randn(6, 8))
+    assert block.lipschitz == 1.0
+    assert certificate.per_block[0].lipschitz > 1.1
+    believed = certify(sequence_of(block, nn.Linear(8, 3)), torch.randn(6, 8), verify=False,
+                       estimate=False, attack=False)  # fmt: skip
+    assert believed.per_block[0] == ("0", 1.0, "construction", False) and not believed.rigorous
+
+
+def test_exported_blocks_are_bounded_without_their_multipliers():
+    for block in (LDLTBlock(8, [12], skip="identity"), LDLTBlock(8, [10, 10], wiring="dense")):
+        exported = certify(sequence_of(block.eval().export(), nn.Linear(8, 3)), torch.randn(4, 8))
+        assert exported.per_block[0].lipschitz < 1 + 1e-4
+    image = torch.randn(3, 4, 6, 6)
+    shear = SLLConv2d(4, 6).eval()
+    certificate = certify(sequence_of(shear.export(), nn.Flatten()), image, attack=False)
+    assert certificate.lipschitz < 1 + 1e-6
+
+
+def test_radii_follow_the_margin_and_pairs_of_rows():
+    model = sequence(nn.Linear(5, 5), nn.Linear(5, 3))
+    x = torch.randn(40, 5, generator=torch.Generator().manual_seed(2))
+    certificate = certify(model, x, attack=False)
+    logits = copy.deepcopy(model).double()(x.double()).detach()
+    lead = logits.topk(2).values
+    coarse = (lead[:, 0] - lead[:, 1]) / (math.sqrt(2) * certificate.lipschitz)
+    assert (certificate.radius >= coarse * (1 - 1e-6)).all()
+    assert (certificate.radius > coarse * 1.01).any()
+    # A linear network turns exactly where two of its logits meet.
+    w = model[1].weight.double() @ model[0].weight.double()
+    top = logits.argmax(1)
+    exact = torch.stack([
+        (logits[i, top[i]] - logits[i]) / (w[top[i]] - w).norm(dim=1).clamp_min(1e-300)
+        for i in range(len(x))
+    ])  # fmt: skip
+    exact.scatter_(1, top[:, None], math.inf)
+    assert (certificate.radius <= exact.amin(1)).all()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_radius_is_longer_than_that_of_a_linear_network_which_has_no_slack(seed):
+    generator = torch.Generator().manual_seed(seed)
+    row = torch.randn(1, 5, generator=generator)
+    net = nn.Sequential(nn.Linear(5, 2, bias=False), nn.Flatten())
+    with torch.no_grad():
+        net[0].weight.copy_(torch.cat([row, -row]))
+    x = torch.randn(32, 5, generator=generator, dtype=torch.float64)
+    found = certify(net, x, eps=(), estimate=False, attack_steps=10)
+    # The boundary is the plane row · x = 0; float64 rounds its distance by a few units.
+    exact = (x @ row.double().T).abs().squeeze(1) / row.double().norm()
+    assert (found.radius <= exact * (1 + 1e-14)).all()
+    assert found.radius.tolist() == pytest.approx(exact.tolist(), rel=1e-6)
+    assert found.attack_violations == 0
+
+
+def test_a_division_by_std_moves_radii_to_the_units_before_it():
+    model = sequence(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+    x = torch.randn(10, 3, 2, 2, generator=torch.Generator().manual_seed(2))
+    plain = certify(model, x)
+    scaled = certify(model, x, input_std=(0.5, 0.25, 0.5))
+    assert scaled.lipschitz == pytest.approx(4 * plain.lipschitz, rel=1e-12)
+    torch.testing.assert_close(scaled.radius, plain.radius / 4, rtol=1e-6, atol=1e-9)
+    assert scaled.attack_violations == 0
+    assert scaled.lower_bound <= scaled.lipschitz
+
+
+def test_certified_attacked_and_clean_accuracy_are_in_order():
+    model = create_model("ldlt_mlp_nano").eval()
+    x = samples(model, 60)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    y[:10] = (y[:10] + 1) % 10
+    certificate = certify(model, x, y, eps=(0.0, 0.005, 0.02, 0.1))
+    assert certificate.clean_accuracy == pytest.approx(50 / 60)
+    certified, attacked = certificate.certified_accuracy, certificate.attacked_accuracy
+    assert list(certified) == [0.0, 0.005, 0.02, 0.1]
+    assert all(certified[e] <= attacked[e] <= certificate.clean_accuracy for e in certified)
+    assert certificate.attack_violations == 0 and certificate.attacked_samples == 60
+    assert 0 < certificate.attack_margin < 1
+
+
+def test_a_certificate_that_is_wrong_is_found_out(monkeypatch):
+    model = sequence(nn.Linear(5, 5), nn.Linear(5, 3))
+    monkeypatch.setattr(
+        import_module("archzoo.zoo.certify.rules.linear_chain"),
+        "linear_bound",
+        lambda walk, piece: 1e-3,
+    )
+    certificate = certify(model, torch.randn(20, 5), verify=False, estimate=False)
+    assert certificate.attack_violations > 0
+
+
+def test_a_certificate_can_be_read_saved_and_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    model = create_model("sll_mlp_nano").eval()
+    certificate = certify(model, samples(model), torch.zeros(12, dtype=torch.long))
+    lines = str(certificate).splitlines()
+    assert lines[0].startswith("Lipschitz bound  0.9") and "construction" in lines[0]
+    assert any(line.split()[:1] == ["blocks.0"] for line in lines)
+    assert lines[-1].endswith("0 violations")
+    saved = json.loads(certificate.save(tmp_path / "certificate.json").read_text())
+    assert saved["lipschitz"] == certificate.lipschitz
+    assert len(saved["radius"]) == 12 and saved["per_block"][0]["verified"] is True
+    figure = plot_certificate(certificate)
+    figure.savefig(tmp_path / "certificate.png")
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["clean", "attacked", "certified"]
+    unbounded = certify(create_model("vit_nano"))
+    assert json.loads(json.dumps(unbounded.to_dict(), allow_nan=False))["lipschitz"] == "inf"
+    assert "dot-product attention" in str(unbounded)
+    with pytest.raises(ValueError, match="no samples"):
+        plot_certificate(unbounded)
+
+
+def test_the_model_is_left_as_it_was():
+    model = create_model("ldlt_mlp_nano").train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    state = torch.get_rng_state()
+    certify(model, samples(model))
+    assert model.training and torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+def test_bad_input_is_refused_by_name():
+    model = sequence(nn.Linear(4, 3))
+    x = torch.randn(5, 4)
+    with torch.no_grad():
+        broken = copy.deepcopy(model)
+        broken[0].weight[1, 1] = math.nan
+    with pytest.raises(ValueError, match=r"0\.weight holds NaN"):
+        certify(broken, x)
+    with pytest.raises(ValueError, match="x holds NaN"):
+        certify(model, x * math.inf)
+    with pytest.raises(ValueError, match="y must be classes"):
+        certify(model, x, torch.zeros(4, dtype=torch.long))
+    with pytest.raises(ValueError, match="y is given without x"):
+        certify(model, y=torch.zeros(4, dtype=torch.long))
+    with pytest.raises(ValueError, match="method"):
+        certify(model, x, method="power")
+    with pytest.raises(ValueError, match="eps"):
+        certify(model, x, eps=(-0.1,))
+    with pytest.raises(ValueError, match="input_std"):
+        certify(model, x, input_std=(1.0, 0.0, 1.0, 1.0))
+    with pytest.raises(ValueError, match="x is needed"):
+        certify(nn.Sequential(nn.Conv2d(1, 1, 3)))
+
+
+def test_a_module_that_was_never_called_has_no_size_to_be_bounded_at():
+    walk = Walk({})
+    assert walk.bound(nn.Conv2d(1, 1, 3, padding=1), "conv").lipschitz == math.inf
+    assert "not called" in walk.reasons[0]

@@ -1,0 +1,125 @@
+"""timm's tools see every model of the zoo under its own name."""
+
+import pytest
+import timm
+import torch
+from archzoo.zoo import create_model, list_models, register_with_timm
+from archzoo.zoo.network import Network
+
+from ..small_models import ALL, NANO, build, example, example_shape
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    """Register before each test; a second call does nothing."""
+    assert register_with_timm() == list_models()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_timm_creates_every_model(name):
+    assert timm.is_model(name)
+    with torch.device("meta"):
+        theirs, ours = timm.create_model(name), create_model(name)
+    assert isinstance(theirs, Network)
+    assert repr(theirs) == repr(ours)
+    assert theirs.recipe == ours.recipe
+
+
+@pytest.mark.parametrize("name", NANO)
+def test_timm_builds_the_same_model_from_the_same_seed(name):
+    ours = build(name, num_classes=5)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = timm.create_model(name, num_classes=5)
+    x = example(name)
+    torch.testing.assert_close(theirs(x), ours(x), rtol=0.0, atol=0.0)
+
+
+def test_registering_twice_changes_nothing():
+    before = timm.models.model_entrypoint("mlp_nano")
+    assert register_with_timm() == list_models()
+    assert timm.models.model_entrypoint("mlp_nano") is before
+
+
+def test_keywords_reach_the_builder():
+    options = {"in_chans": 2, "num_classes": 7, "residual": "attnres", "drop_path_rate": 0.1}
+    model = timm.create_model("vit_nano", **options)
+    assert model.recipe == ("vit_nano", options)
+    assert model(example("vit_nano", in_chans=2)).shape == (2, 7)
+
+
+def test_empty_keywords_of_timms_trainer_are_ignored_where_they_are_not_known():
+    model = timm.create_model(
+        "gpt_nano",
+        pretrained=False,
+        in_chans=None,
+        drop_rate=0.0,
+        drop_block_rate=None,
+        global_pool=None,
+        bn_momentum=None,
+        bn_eps=None,
+        scriptable=False,
+    )
+    assert model.recipe == ("gpt_nano", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "keyword", "value"),
+    [
+        ("gpt_nano", "drop_rate", 0.1),
+        ("mlp_nano", "in_chans", 3),
+        ("mlp_nano", "dept", 3),
+        ("vit_nano", "img_sise", 64),
+        ("resnet_nano", "global_pool", "avg"),
+        ("resnet_nano", "bn_momentum", 0.01),
+        ("resnet_nano", "bn_eps", 1e-3),
+    ],
+)
+def test_a_keyword_that_cannot_be_honoured_is_refused(name, keyword, value):
+    with pytest.raises(ValueError, match=f"{name} takes no keyword '{keyword}'"):
+        timm.create_model(name, **{keyword: value})
+
+
+def test_pretrained_weights_are_refused():
+    with pytest.raises(ValueError, match="mlp_nano has no pretrained weights"):
+        timm.create_model("mlp_nano", pretrained=True)
+
+
+@pytest.mark.parametrize("name", list_models("vit_*") + list_models("resnet*"))
+def test_timms_data_tools_read_an_image_model(name):
+    with torch.device("meta"):
+        model = create_model(name)
+    config = timm.data.resolve_data_config({}, model=model)
+    assert config["input_size"] == example_shape(name)
+    assert config["mean"] == model.default_cfg["mean"]
+    assert config["std"] == model.default_cfg["std"]
+    assert config["interpolation"] == "bicubic"
+
+
+def test_timms_transform_feeds_the_model():
+    from PIL import Image
+
+    model = build("vit_nano", in_chans=3, img_size=32).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
+    x = transform(Image.new("RGB", (50, 40), (255, 0, 0)))[None]
+    assert x.shape == (1, 3, 32, 32)
+    assert model(x).shape == (1, model.num_classes)
+
+
+def test_a_name_that_timm_has_is_refused_and_not_overwritten(monkeypatch):
+    theirs = timm.models.model_entrypoint("resnet18")
+    monkeypatch.setattr("archzoo.zoo.share.timm_bridge.list_models", lambda: ["resnet18"])
+    with pytest.raises(ValueError, match="timm already has models named .'resnet18'"):
+        register_with_timm()
+    assert timm.models.model_entrypoint("resnet18") is theirs
+
+
+def test_timms_optimiser_leaves_marked_parameters_alone():
+    from timm.optim import create_optimizer_v2
+
+    model = build("vit_nano_block_attnres")
+    optimiser = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.1)
+    free = {id(p) for g in optimiser.param_groups if g["weight_decay"] == 0 for p in g["params"]}
+    parameters = dict(model.named_parameters())
+    assert {id(parameters[name]) for name in model.no_weight_decay()} <= free
+    assert id(model.head.weight) not in free

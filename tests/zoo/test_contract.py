@@ -1,0 +1,421 @@
+"""What every registered model promises; a new model is tested here with no new test."""
+
+import copy
+import io
+import warnings
+
+import pytest
+import torch
+from archzoo.layers.hyperbolic import PoincareConv2d
+from archzoo.layers.lipschitz import AOLConv2d
+from archzoo.layers.residual import AttnRes
+from archzoo.zoo import create_model, model_info, residuals
+from archzoo.zoo.backbones.vit import VisionTransformer
+from torch import nn
+
+from ..close import assert_close_in_scale
+from .small_models import (
+    ALL,
+    BACKBONES,
+    CANDIDATES,
+    HEADED,
+    NANO,
+    SMALL,
+    build,
+    example,
+    example_shape,
+    loss_of,
+    on_meta,
+    settled,
+    trained,
+)
+
+every = pytest.mark.parametrize("name", ALL)
+headed = pytest.mark.parametrize("name", HEADED)
+small = pytest.mark.parametrize("name", SMALL)
+small_backbones = pytest.mark.parametrize("name", [n for n in SMALL if n in BACKBONES])
+nano = pytest.mark.parametrize("name", NANO)
+RESIDUALS = residuals.names()
+BITWISE = {"rtol": 0.0, "atol": 0.0}
+
+
+def gradients(model, x):
+    """Return the gradients of a loss on all logits, by name."""
+    model.zero_grad()
+    loss_of(model(x)).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def test_there_are_models_of_every_size_and_kind():
+    assert {model_info(name).kind for name in NANO} == {"image", "features", "tokens"}
+    assert set(NANO) < set(SMALL) < set(ALL)
+
+
+# Shapes and handles, for all models, without memory for weights.
+
+
+@every
+def test_a_model_builds_with_no_argument_and_every_parameter_gets_a_gradient(name):
+    model = on_meta(name)
+    x = example(name, device="meta")
+    logits = model(x)
+    kind = model_info(name).kind
+    tokens = x.shape[1:] if kind == "tokens" else ()
+    # A node's candidates come with the sample; all other models have classes.
+    classes = CANDIDATES if kind == "nodes" else model.num_classes
+    assert logits.shape == (2, *tokens, classes)
+    logits.sum().backward()
+    without = [key for key, p in model.named_parameters() if p.grad is None]
+    assert without == []
+
+
+@headed
+def test_features_and_head_have_the_sizes_the_model_tells(name):
+    model = on_meta(name)
+    features = model.forward_features(example(name, device="meta"))
+    pooled = model.forward_head(features, pre_logits=True)
+    assert pooled.shape[-1] == model.num_features
+    assert model.forward_head(features).shape == (*pooled.shape[:-1], model.num_classes)
+
+
+@headed
+def test_the_head_can_be_replaced_and_removed(name):
+    model = on_meta(name)
+    features = model.forward_features(example(name, device="meta"))
+    lead = model.forward_head(features).shape[:-1]
+    model.reset_classifier(7)
+    assert model.num_classes == model.default_cfg["num_classes"] == 7
+    assert model.get_classifier() is model.head and model.head.out_features == 7
+    assert model.forward_head(features).shape == (*lead, 7)
+    model.reset_classifier(0)
+    assert model.num_classes == 0 and isinstance(model.head, nn.Identity)
+    assert model.forward_head(features).shape == (*lead, model.num_features)
+    with pytest.raises(ValueError, match="num_classes must be at least 0, got -1"):
+        model.reset_classifier(-1)
+
+
+@headed
+@pytest.mark.parametrize("num_classes", [0, 3])
+def test_the_number_of_classes_is_a_keyword(name, num_classes):
+    model = on_meta(name, num_classes=num_classes)
+    assert model.num_classes == model.default_cfg["num_classes"] == num_classes
+    pooled = torch.empty(2, model.num_features, device="meta")
+    assert model.get_classifier()(pooled).shape == (2, num_classes or model.num_features)
+
+
+@headed
+def test_the_default_configuration_tells_the_truth(name):
+    model = on_meta(name)
+    cfg = model.default_cfg
+    assert model.pretrained_cfg is cfg
+    assert cfg["num_classes"] == model.num_classes > 0
+    assert model.get_submodule(cfg["classifier"]) is model.get_classifier()
+    if model_info(name).kind == "image":
+        assert cfg["input_size"] == example_shape(name)
+        first = model.get_submodule(cfg["first_conv"])
+        assert isinstance(first, nn.Conv2d | PoincareConv2d | AOLConv2d)
+        assert first.in_channels == cfg["input_size"][0]
+        assert len(cfg["mean"]) == len(cfg["std"]) == cfg["input_size"][0]
+    else:
+        assert len(cfg["input_size"]) == 1
+
+
+@every
+def test_the_model_remembers_its_recipe(name):
+    assert on_meta(name).recipe == (name, {})
+    changed = {"num_classes": 3, "residual": "scaled"}
+    changed = {key: value for key, value in changed.items() if key in model_info(name).options}
+    assert on_meta(name, **changed).recipe == (name, changed)
+
+
+@every
+def test_printing_a_model_shows_its_sizes(name):
+    model = on_meta(name)
+    text = repr(model)
+    if name in HEADED:
+        assert f"in_features={model.num_features}, out_features={model.num_classes}" in text
+    else:
+        assert f"{model.points.shape[0]}, {model.num_features}" in text
+    for module in model.modules():
+        if isinstance(module, AttnRes):
+            size = f"sites={len(module.sites)}, block_size={module.block_size}"
+            assert f"width={module.width}, {size}" in text
+
+
+@every
+def test_marks_against_weight_decay_name_queries_and_tables(name):
+    model = on_meta(name)
+    marks = model.no_weight_decay()
+    assert marks <= dict(model.named_parameters()).keys()
+    for prefix, module in model.named_modules():
+        if isinstance(module, AttnRes):
+            assert {f"{prefix}.query", f"{prefix}.gain"} <= marks
+    if isinstance(model, VisionTransformer):
+        assert {"pos_embed", "prefix"} <= marks
+
+
+@every
+def test_timms_optimisers_decay_all_matrices_but_the_marked(name):
+    from timm.optim import param_groups_weight_decay
+
+    model = on_meta(name)
+    marks = model.no_weight_decay()
+    groups = param_groups_weight_decay(model, 0.1, no_weight_decay_list=marks)
+    decayed = {id(p) for group in groups if group["weight_decay"] > 0 for p in group["params"]}
+    for key, parameter in model.named_parameters():
+        assert (id(parameter) in decayed) == (parameter.ndim > 1 and key not in marks), key
+
+
+# Numbers, for the models of less than 3 M parameters.
+
+
+@small
+def test_one_seed_gives_one_model(name):
+    one, two, other = (build(name, seed) for seed in (0, 0, 1))
+    x = example(name)
+    torch.testing.assert_close(one(x), two(x), **BITWISE)
+    assert not torch.equal(one(x), other(x))
+
+
+@small
+def test_a_forward_is_the_head_of_the_features(name):
+    model = build(name).eval()
+    x = example(name)
+    torch.testing.assert_close(model.forward_head(model.forward_features(x)), model(x), **BITWISE)
+
+
+@small
+def test_gradients_are_finite_and_reach_the_first_layer(name):
+    model = build(name)
+    grads = gradients(model, example(name))
+    assert all(grad.isfinite().all() for grad in grads.values())
+    first = next(key for key, _ in model.named_parameters())
+    assert grads[first].abs().max() > 0
+
+
+@small
+def test_a_sample_does_not_depend_on_its_batch(name):
+    model = trained(build(name)).double()
+    settled(model, example(name, 8, seed=1, dtype=torch.float64)).eval()
+    x = example(name, 3, dtype=torch.float64)
+    together = model(x)
+    alone = torch.cat([model(sample) for sample in x.split(1)])
+    # float64; a matrix product may sum in another order for another batch.
+    torch.testing.assert_close(alone, together, rtol=1e-10, atol=1e-10)
+    assert (together[0] - together[1]).abs().max() > 1e-6
+
+
+@small
+def test_a_copy_is_the_same_model(name):
+    model = build(name).eval()
+    twin = copy.deepcopy(model)
+    x = example(name)
+    torch.testing.assert_close(twin(x), model(x), **BITWISE)
+    assert twin.no_weight_decay() == model.no_weight_decay()
+    assert [k for k, _ in twin.named_parameters()] == [k for k, _ in model.named_parameters()]
+
+
+@small
+def test_saving_and_loading_changes_no_bit(name, tmp_path):
+    from archzoo.zoo import save_model
+
+    model = trained(build(name)).eval()
+    x = example(name)
+    loaded = create_model(f"local-dir:{save_model(model, tmp_path)}").eval()
+    assert loaded.recipe == model.recipe
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    torch.testing.assert_close(loaded(x), model(x), **BITWISE)
+
+
+@pytest.mark.parametrize("drop_path_rate", [0.0, 0.5])
+@small_backbones
+def test_recomputing_activations_gives_the_same_gradients_and_statistics(name, drop_path_rate):
+    x = example(name)
+    results = []
+    for enable in (False, True):
+        model = trained(build(name, drop_path_rate=drop_path_rate))
+        model.set_grad_checkpointing(enable)
+        calls = []
+        last = [m for m in model.modules() if hasattr(m, "grad_checkpointing")][-1].branches[-1]
+        last.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        torch.manual_seed(5)
+        results.append((gradients(model, x), dict(model.named_buffers())))
+        assert len(calls) == 1 + enable
+    for plain, recomputed in zip(*results, strict=True):
+        assert plain.keys() == recomputed.keys()
+        for key, value in plain.items():
+            torch.testing.assert_close(
+                recomputed[key], value, **BITWISE, msg=lambda m, k=key: f"{k}: {m}"
+            )
+
+
+@nano
+def test_recomputation_can_be_switched_off_again_and_rests_in_evaluation(name):
+    model = build(name).eval()
+    model.set_grad_checkpointing()
+    calls = []
+    trunk = [m for m in model.modules() if hasattr(m, "grad_checkpointing")][-1]
+    trunk.branches[-1].register_forward_pre_hook(lambda *_: calls.append(1))
+    gradients(model, example(name))
+    model.train().set_grad_checkpointing(False)
+    gradients(model, example(name))
+    assert len(calls) == 2
+
+
+# The product of backbones and residuals, on the smallest backbones.
+
+
+@pytest.mark.parametrize("residual", RESIDUALS)
+@nano
+def test_every_backbone_runs_over_every_residual(name, residual):
+    model = build(name, residual=residual, drop_path_rate=0.5)
+    x = example(name, 4)
+    logits = model(x)
+    assert logits.isfinite().all()
+    grads = gradients(model, x)
+    assert len(grads) == len(list(model.parameters()))
+    assert all(grad.isfinite().all() for grad in grads.values())
+
+
+@pytest.mark.parametrize("residual", ["add", "scaled", "attnres", "block_attnres", "layer_scale"])
+@nano
+def test_stochastic_depth_acts_in_training_only(name, residual):
+    model = trained(build(name, residual=residual, drop_path_rate=0.5))
+    plain = trained(build(name, residual=residual))
+    plain.load_state_dict(model.state_dict())
+    x = example(name, 4)
+    torch.testing.assert_close(model.eval()(x), plain.eval()(x), **BITWISE)
+    model.train()
+    torch.manual_seed(0)
+    draws = [model(x) for _ in range(8)]
+    assert any(not torch.equal(draw, draws[0]) for draw in draws)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0])
+@nano
+def test_a_rate_that_is_no_probability_is_refused(name, rate):
+    with pytest.raises(ValueError, match=rf"drop_path_rate must lie in \[0, 1\), got {rate}"):
+        create_model(name, drop_path_rate=rate)
+
+
+@pytest.mark.parametrize("residual", ["add", "block_attnres"])
+@nano
+def test_a_model_runs_in_bfloat16_and_under_autocast(name, residual):
+    model = trained(build(name, residual=residual)).eval()
+    x = example(name)
+    exact = model(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model(x)
+    low = model.bfloat16()(x.bfloat16() if x.is_floating_point() else x)
+    assert low.dtype == torch.bfloat16
+    # Eight bits of mantissa, through at most four blocks.
+    for ours in (mixed, low):
+        assert (ours.float() - exact).norm() < 0.1 * exact.norm()
+
+
+def parity(model, x, backend):
+    """Compare logits and gradients of the whole compiled graph with eager ones."""
+    expected, expected_gradients = model(x), gradients(model, x)
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the compiler about itself
+        compiled = torch.compile(model, fullgraph=True, backend=backend)
+        # float32: fusion changes the order of sums.
+        assert_close_in_scale(compiled(x), expected, 3e-5)
+        model.zero_grad()
+        loss_of(compiled(x)).backward()
+    for key, parameter in model.named_parameters():
+        expected = expected_gradients[key]
+        # Each was found off float64 by up to 1.1e-5 of the largest entry, in a gyro network.
+        atol = max(1e-4, 3e-5 * float(expected.abs().max()))
+        torch.testing.assert_close(
+            parameter.grad, expected, rtol=1e-3, atol=atol, msg=lambda m, k=key: f"{k}: {m}"
+        )
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("residual", ["add", "block_attnres"])
+@nano
+def test_the_compiler_takes_the_whole_graph(name, residual):
+    model = settled(trained(build(name, residual=residual)), example(name, 8, seed=1)).eval()
+    parity(model, example(name), "aot_eager")
+
+
+@pytest.mark.parametrize("residual", ["block_attnres"])
+@pytest.mark.parametrize("name", ["mlp_nano"])
+def test_compiled_code_computes_the_same(name, residual):
+    model = settled(trained(build(name, residual=residual)), example(name, 8, seed=1)).eval()
+    parity(model, example(name), "inductor")
+
+
+@pytest.mark.parametrize("name", ["mlp_nano", "resnet_nano"])
+def test_the_compiler_takes_recomputation(name):
+    model = trained(build(name, residual="block_attnres"))
+    model.set_grad_checkpointing()
+    parity(model, example(name), "aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("residual", RESIDUALS)
+@nano
+def test_compiled_code_computes_the_same_for_every_pair(name, residual):
+    model = settled(trained(build(name, residual=residual)), example(name, 8, seed=1)).eval()
+    parity(model, example(name), "inductor")
+
+
+@pytest.mark.parametrize("residual", ["add", "block_attnres"])
+@nano
+def test_an_exported_program_computes_the_same(name, residual):
+    model = settled(trained(build(name, residual=residual)), example(name, 8, seed=1)).eval()
+    x = example(name)
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(model, (x,)), file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    # float32; the program may take another kernel for the same sum.
+    assert_close_in_scale(loaded(x), model(x), 1e-5)
+
+
+# Published sizes.
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("gpt_124m", 123_590_400),  # arXiv:2601.00417
+        ("gpt_353m", 353_508_352),
+        # A query and a gain per branch and for the readout: 2 · 25 · 768 and 2 · 49 · 1024.
+        ("gpt_124m_block_attnres", 123_590_400 + 2 * 25 * 768),
+        ("gpt_353m_block_attnres", 353_508_352 + 2 * 49 * 1024),
+    ],
+)
+def test_a_published_size_is_met_exactly(name, parameters):
+    assert sum(p.numel() for p in on_meta(name).parameters()) == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "timm_name"),
+    [
+        ("vit_tiny", "vit_tiny_patch16_224"),
+        ("vit_small", "vit_small_patch16_224"),
+        ("vit_base", "vit_base_patch16_224"),
+    ],
+)
+def test_a_vit_is_timms_without_the_position_of_the_class_token(name, timm_name):
+    import timm
+
+    with torch.device("meta"):
+        theirs = timm.create_model(timm_name)
+    ours = on_meta(name)
+    counts = [sum(p.numel() for p in model.parameters()) for model in (ours, theirs)]
+    assert counts[0] == counts[1] - ours.num_features
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("resnet20", 0.27), ("resnet32", 0.46), ("resnet56", 0.85), ("resnet110", 1.7)],
+)
+def test_a_cifar_resnet_has_the_size_of_its_paper(name, millions):
+    # arXiv:1512.03385, table 6, two figures; ours adds 1×1 shortcuts (2.6 k) where a stage widens.
+    count = sum(p.numel() for p in on_meta(name).parameters())
+    assert count / 1e6 == pytest.approx(millions, rel=0.02)

@@ -1,0 +1,215 @@
+"""Pre-activation ResNet over any residual.
+
+Source: He et al. 2016, "Identity Mappings in Deep Residual Networks", arXiv:1603.05027; the CIFAR
+depths 6n + 2 are those of arXiv:1512.03385, §4.2.
+Differs from it: the residual is a choice, and the shortcut across a stage is average pooling and a
+1×1 convolution of the raw stream. It is linear, which is what lets every residual hand its state
+from stage to stage and still start equal to the plain network.
+"""
+
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from ...layers.residual import Site
+from ..axes.residuals import ResidualSpec, make_residual
+from ..models import register_model
+from ..network import Network, check_rates, check_sizes, image_cfg
+from ..stages import run_stages
+from ..trunk import Trunk, drop_path_rates
+
+__all__ = ["ResNet", "resnet20"]
+
+BOTTLENECK = 4  # a bottleneck's output is four times as wide as its middle convolution
+
+
+def norm_relu(width: int) -> nn.Sequential:
+    """Batch norm and ReLU: the pre-activation."""
+    return nn.Sequential(nn.BatchNorm2d(width), nn.ReLU())
+
+
+def conv(in_width: int, out_width: int, size: int, stride: int = 1) -> nn.Conv2d:
+    """A bias-free convolution that keeps the resolution at stride 1."""
+    return nn.Conv2d(in_width, out_width, size, stride, padding=size // 2, bias=False)
+
+
+def branch(in_width: int, width: int, stride: int, bottleneck: bool) -> nn.Sequential:
+    """What follows the pre-activation: two 3×3 convolutions, or 1×1, 3×3, 1×1."""
+    if not bottleneck:
+        return nn.Sequential(
+            conv(in_width, width, 3, stride), norm_relu(width), conv(width, width, 3)
+        )
+    return nn.Sequential(
+        conv(in_width, width, 1),
+        norm_relu(width),
+        conv(width, width, 3, stride),
+        norm_relu(width),
+        conv(width, BOTTLENECK * width, 1),
+    )
+
+
+def linear_shortcut(in_width: int, out_width: int, stride: int) -> nn.Module:
+    """Average pooling and a 1×1 convolution, each only where the shape changes."""
+    pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
+    mix = conv(in_width, out_width, 1) if in_width != out_width else nn.Identity()
+    return nn.Sequential(pool, mix)
+
+
+class ResNet(Network):
+    """A stem, stages of residual branches, and a mean-pooled head.
+
+    The first branch of a stage reads what closes the stage before, so the first site's query of an
+    attention residual is never used.
+
+    Args:
+        num_classes: Length of the logits; 0 for features.
+        in_chans: Image channels.
+        img_size: Side of the images in pixels; any size from 8 up runs, this one is reported.
+        stem: `cifar` is a 3×3 convolution; `imagenet` a 7×7 of stride 2 and a max pool.
+        widths: Channels of each stage (of the 3×3 convolutions in a bottleneck).
+        depths: Branches in each stage.
+        bottleneck: Whether a branch is 1×1, 3×3, 1×1.
+        residual: The residual mechanism: a name, a mapping or a builder.
+        drop_rate: Dropout before the head, in [0, 1).
+        drop_path_rate: Stochastic depth of the last branch, in [0, 1).
+
+    Shape:
+        (B, in_chans, H, W) -> (B, num_classes).
+
+    Raises:
+        ValueError: widths and depths of different lengths, or an unknown stem or residual.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        img_size: int = 224,
+        stem: Literal["cifar", "imagenet"] = "imagenet",
+        widths: tuple[int, ...] = (64, 128, 256, 512),
+        depths: tuple[int, ...] = (2, 2, 2, 2),
+        bottleneck: bool = False,
+        residual: ResidualSpec = "add",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        """Build the stem, the stages and the head."""
+        check_sizes(1, in_chans=in_chans, img_size=img_size)
+        check_sizes(1, **{"each of widths": min(widths, default=1)})
+        check_rates(drop_rate=drop_rate)
+        if not widths or len(widths) != len(depths) or min(depths) < 1:
+            raise ValueError(
+                f"widths={tuple(widths)} and depths={tuple(depths)} must name the same number of "
+                f"stages, each at least 1 deep"
+            )
+        if stem not in ("cifar", "imagenet"):
+            raise ValueError(f"stem must be 'cifar' or 'imagenet', got {stem!r}")
+        super().__init__(**image_cfg(in_chans, img_size, "stem.0"))
+        self.stem = (
+            nn.Sequential(conv(in_chans, widths[0], 3))
+            if stem == "cifar"
+            else nn.Sequential(
+                conv(in_chans, widths[0], 7, 2), nn.MaxPool2d(3, stride=2, padding=1)
+            )
+        )
+        rates = drop_path_rates(drop_path_rate, sum(depths))
+        stages, shortcuts, in_width = [], [], widths[0]
+        for i, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            stride = 1 if i == 0 else 2
+            out_width = width * (BOTTLENECK if bottleneck else 1)
+            shortcuts.append(linear_shortcut(in_width, out_width, stride))
+            inputs = [in_width] + [out_width] * (depth - 1)
+            branches = [
+                branch(n, width, stride if j == 0 else 1, bottleneck) for j, n in enumerate(inputs)
+            ]
+            first = sum(depths[:i])
+            sites = [Site("conv", first + j) for j in range(depth)]
+            stages.append(
+                Trunk(
+                    make_residual(residual, out_width, sites, channel_dim=1),
+                    branches,
+                    [norm_relu(n) for n in inputs],
+                    rates[first : first + depth],
+                )
+            )
+            in_width = out_width
+        self.shortcuts = nn.ModuleList(shortcuts)
+        self.stages = nn.ModuleList(stages)
+        self.norm = norm_relu(in_width)
+        self.num_features = in_width
+        self.head_drop = nn.Dropout(drop_rate)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        for stage in stages:
+            stage.apply_branch_gain()
+        self._set_head(num_classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the last feature map (B, num_features, H', W')."""
+        return self.norm(run_stages(self.stem(x), self.shortcuts, self.stages))
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Return the mean over pixels (B, num_features)."""
+        return self.head_drop(x.mean((2, 3)))
+
+
+@register_model(source="arXiv:1603.05027", kind="image", extends=ResNet)
+def resnet20(
+    num_classes: int = 10,
+    img_size: int = 32,
+    stem: Literal["cifar", "imagenet"] = "cifar",
+    widths: tuple[int, ...] = (16, 32, 64),
+    depths: tuple[int, ...] = (3, 3, 3),
+    **options: Any,
+) -> ResNet:
+    """CIFAR ResNet of 20 layers, 0.27 M parameters."""
+    shape = {"img_size": img_size, "stem": stem, "widths": widths, "depths": depths}
+    return ResNet(num_classes=num_classes, **shape, **options)
+
+
+@register_model(source="arXiv:1603.05027", kind="image", extends=resnet20)
+def resnet_nano(
+    widths: tuple[int, ...] = (8, 16), depths: tuple[int, ...] = (2, 2), **options: Any
+) -> ResNet:
+    """The smallest ResNet, for tests."""
+    return resnet20(widths=widths, depths=depths, **options)
+
+
+@register_model(source="arXiv:1603.05027", kind="image", extends=resnet20)
+def resnet32(depths: tuple[int, ...] = (5, 5, 5), **options: Any) -> ResNet:
+    """CIFAR ResNet of 32 layers, 0.46 M parameters."""
+    return resnet20(depths=depths, **options)
+
+
+@register_model(source="arXiv:1603.05027", kind="image", extends=resnet20)
+def resnet56(depths: tuple[int, ...] = (9, 9, 9), **options: Any) -> ResNet:
+    """CIFAR ResNet of 56 layers, 0.85 M parameters."""
+    return resnet20(depths=depths, **options)
+
+
+@register_model(source="arXiv:1603.05027", kind="image", extends=resnet20)
+def resnet110(depths: tuple[int, ...] = (18, 18, 18), **options: Any) -> ResNet:
+    """CIFAR ResNet of 110 layers, 1.7 M parameters."""
+    return resnet20(depths=depths, **options)
+
+
+@register_model(source="arXiv:1603.05027", kind="image", extends=ResNet)
+def resnet_tiny(depths: tuple[int, ...] = (2, 2, 2, 2), **options: Any) -> ResNet:
+    """Pre-activation ResNet-18, 11.7 M parameters."""
+    return ResNet(depths=depths, **options)
+
+
+@register_model(source="arXiv:1603.05027", kind="image", extends=ResNet)
+def resnet_small(depths: tuple[int, ...] = (3, 4, 6, 3), **options: Any) -> ResNet:
+    """Pre-activation ResNet-34, 21.8 M parameters."""
+    return ResNet(depths=depths, **options)
+
+
+@register_model(source="arXiv:1603.05027", kind="image", extends=ResNet)
+def resnet_base(
+    depths: tuple[int, ...] = (3, 4, 6, 3), bottleneck: bool = True, **options: Any
+) -> ResNet:
+    """Pre-activation ResNet-50, 25.5 M parameters."""
+    return ResNet(depths=depths, bottleneck=bottleneck, **options)

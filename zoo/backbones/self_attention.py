@@ -1,0 +1,197 @@
+"""Self-attention: plain for images, and causal with rotary positions, QK-norm and a cache.
+
+Sources: RoPE, Su et al. 2021, arXiv:2104.09864, §3.2; QK-norm, Henry et al. 2020, arXiv:2010.04245.
+Differs from them: the rotated pairs are the two halves of a head, not neighbours (a permutation of
+its channels); RMS norm with a gain instead of L2 norm with a temperature, before the rotation.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...layers.residual import Read
+
+__all__ = ["CausalAttention", "KeyValueCache", "SelfAttention", "rotate", "rotation"]
+
+VIEWS = ("query", "key", "value")
+
+
+def rotation(positions: Tensor, head_dim: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
+    """Return cos and sin of the rotary angles, each (T, head_dim / 2) in float32.
+
+    Args:
+        positions: Token positions (T,).
+        head_dim: Width of a head, even.
+        base: Longest wavelength over 2π, in tokens.
+    """
+    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
+    angles = positions.float()[:, None] * base ** (-exponents / head_dim)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the pairs (x_i, x_{i + head_dim / 2}) of (…, T, head_dim) by their angles."""
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+class KeyValueCache:
+    """Keys and values of the tokens seen so far, one pair per attention branch.
+
+    Residuals that look along the tokens keep their short windows here too.
+
+    Only the newest `limit` positions are kept: beyond the context length, generation sees a
+    sliding window.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """Start empty."""
+        self.limit = limit
+        self.position = 0
+        self._pairs: dict[int, tuple[Tensor, Tensor]] = {}
+        self._windows: dict[str, Tensor] = {}
+
+    def extend(self, branch: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Append keys and values (B, heads, T, head_dim) of a branch and return all of them."""
+        if branch in self._pairs:
+            old_key, old_value = self._pairs[branch]
+            key, value = torch.cat([old_key, key], -2), torch.cat([old_value, value], -2)
+        key, value = key[..., -self.limit :, :], value[..., -self.limit :, :]
+        self._pairs[branch] = (key, value)
+        return key, value
+
+    def window(self, name: str, x: Tensor, length: int) -> Tensor:
+        """Return x (B, T, …) after the `length` tokens last seen under a name, zeros at first."""
+        if name not in self._windows:
+            self._windows[name] = x.new_zeros(x.shape[0], length, *x.shape[2:])
+        x = torch.cat([self._windows[name], x], dim=1)
+        self._windows[name] = x[:, x.shape[1] - length :]
+        return x
+
+
+def heads(qkv: nn.Module, x: Read, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Project one tensor (B, T, D), or a view for each, to queries, keys and values.
+
+    Returns:
+        Three tensors (B, num_heads, T, D / num_heads).
+    """
+    if isinstance(x, Mapping):
+        projected = torch.stack(_projected(qkv, [x[view] for view in VIEWS]), dim=-2)
+    else:
+        projected = qkv(x).unflatten(-1, (3, -1))
+    query, key, value = projected.unflatten(-1, (num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return query, key, value
+
+
+def _projected(qkv: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
+    """Give each view its own third of the outputs of a projection."""
+    count = len(views)
+    if not getattr(qkv, "is_matrix", isinstance(qkv, nn.Linear)):
+        # No rows to part, such as with an activation between two factors: each view goes through
+        # all of it.
+        return [qkv(x).chunk(count, -1)[i] for i, x in enumerate(views)]
+    weight, bias = cast(Tensor, qkv.weight), cast(Tensor | None, qkv.bias)
+    biases = [None] * count if bias is None else bias.chunk(count)
+    parts = zip(views, weight.chunk(count), biases, strict=True)
+    return [F.linear(x, w, b) for x, w, b in parts]
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over all tokens, with the parameter names of timm's.
+
+    Args:
+        width: Token width; a multiple of num_heads.
+        num_heads: Heads.
+        qk_norm: Whether queries and keys are layer-normed in each head.
+
+    Shape:
+        (B, T, width), or a mapping of three such views, -> (B, T, width).
+    """
+
+    views = VIEWS
+
+    def __init__(self, width: int, num_heads: int, *, qk_norm: bool = False) -> None:
+        """Build the projections."""
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.q_norm = nn.LayerNorm(width // num_heads) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(width // num_heads) if qk_norm else nn.Identity()
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Read) -> Tensor:
+        """Attend to every token."""
+        query, key, value = heads(self.qkv, x, self.num_heads)
+        y = F.scaled_dot_product_attention(self.q_norm(query), self.k_norm(key), value)
+        return self.proj(y.transpose(1, 2).flatten(2))
+
+
+class CausalAttention(nn.Module):
+    """Multi-head causal self-attention with QK-norm and rotary positions, no biases.
+
+    Args:
+        width: Token width; a multiple of 2 · num_heads.
+        num_heads: Heads.
+        branch: Index of this branch in a cache.
+        window: How many tokens one attends to, itself and those just before it, at least 1; None
+            is all.
+
+    Shape:
+        (B, T, width), or a mapping of three such views, -> (B, T, width).
+
+    Raises:
+        ValueError: window < 1.
+    """
+
+    views = VIEWS
+
+    def __init__(
+        self, width: int, num_heads: int, branch: int, *, window: int | None = None
+    ) -> None:
+        """Build the projections."""
+        super().__init__()
+        if window is not None and window < 1:
+            raise ValueError(f"window must be at least 1 or None, got {window}")
+        self.num_heads = num_heads
+        self.branch = branch
+        self.window = window
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.query_norm = nn.RMSNorm(width // num_heads, eps=1e-5)
+        self.key_norm = nn.RMSNorm(width // num_heads, eps=1e-5)
+        self.proj = nn.Linear(width, width, bias=False)
+
+    def forward(
+        self, x: Read, angles: tuple[Tensor, Tensor], cache: KeyValueCache | None = None
+    ) -> Tensor:
+        """Attend to the tokens before and to those in the cache."""
+        query, key, value = heads(self.qkv, x, self.num_heads)
+        length = query.shape[-2]
+        # Norms and angles in at least float32, also under autocast, and one cast for the attention.
+        wide = torch.promote_types(value.dtype, torch.float32)
+        query = rotate(_norm_in(wide, self.query_norm, query), *angles).to(value.dtype)
+        key = rotate(_norm_in(wide, self.key_norm, key), *angles).to(value.dtype)
+        if cache is not None:
+            key, value = cache.extend(self.branch, key, value)
+        past = key.shape[-2] - length
+        if self.window is not None and past >= self.window:  # out of the first query's reach
+            key, value = (x[..., past - self.window + 1 :, :] for x in (key, value))
+            past = self.window - 1
+        narrow = self.window is not None and self.window < past + length
+        mask = None
+        if length > 1 and (past > 0 or narrow):
+            mask = torch.ones(length, past + length, dtype=torch.bool, device=key.device).tril(past)
+            if self.window is not None:
+                mask = mask.triu(past - self.window + 1)
+        causal = length > 1 and mask is None
+        y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+        return self.proj(y.transpose(1, 2).flatten(2))
+
+
+def _norm_in(dtype: torch.dtype, norm: nn.RMSNorm, x: Tensor) -> Tensor:
+    """Apply a norm in a wider dtype than its gain may have."""
+    weight = None if norm.weight is None else norm.weight.to(dtype)
+    return F.rms_norm(x.to(dtype), norm.normalized_shape, weight, norm.eps)

@@ -1,0 +1,81 @@
+"""Sizes and facts of a model, read off the model itself."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..models import build_model, model_info
+from ..registry import Entry, type_name
+
+__all__ = ["Size", "describe", "example_shape", "measure", "residual_of"]
+
+INDICES = ("tokens", "nodes")
+"""Kinds of models that look their inputs up."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Parameters, and multiply-accumulates of one sample's forward pass.
+
+    MACs count matrix products and convolutions only, as half of torch's FLOP count; elementwise
+    work, such as a norm or a depth mixture, counts zero there.
+    """
+
+    parameters: int
+    macs: int
+
+
+def example_shape(entry: Entry) -> tuple[int, ...]:
+    """The shape of one sample at the model's default keywords: (C, H, W), (F,), (T,) or (2,)."""
+    default = {name: option.default for name, option in entry.options.items()}
+    if entry.kind == "image":
+        return (default["in_chans"], default["img_size"], default["img_size"])
+    if entry.kind == "nodes":
+        return (2,)  # a node and one candidate
+    return (default["in_features"] if entry.kind == "features" else default["context_length"],)
+
+
+def measure(name: str) -> Size:
+    """Build a model on `meta` and count; no memory is taken for weights."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    entry = model_info(name)
+    shape = (1, *example_shape(entry))
+    with torch.device("meta"):
+        model = build_model(name).eval()
+        sample = torch.zeros(shape, dtype=torch.long) if entry.kind in INDICES else None
+        sample = torch.empty(shape) if sample is None else sample
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(sample)
+    parameters = sum(p.numel() for p in model.parameters())
+    return Size(parameters, counter.get_total_flops() // 2)
+
+
+def residual_of(entry: Entry) -> str:
+    """The residual that a model has by default; `none` for one without branches."""
+    return str(entry.options["residual"].default) if "residual" in entry.options else "none"
+
+
+def describe(name: str) -> str:
+    """Write all that is known of a model, for a reader.
+
+    Raises:
+        ValueError: no such model.
+    """
+    entry, size = model_info(name), measure(name)
+    facts = {
+        "source": entry.source,
+        "reads": f"{entry.kind} {'×'.join(map(str, example_shape(entry)))}",
+        "parameters": f"{size.parameters:,}",
+        "MACs": f"{size.macs:,} for one sample (matrix products and convolutions)",
+        "residual": residual_of(entry),
+        "geometry": entry.about["geometry"],
+        "weights": entry.about["weights"],
+    }
+    lines = [f"{name}: {entry.summary}", ""]
+    lines += [f"  {key:<12}{value}" for key, value in facts.items()]
+    lines += ["", "  option              type                          default"]
+    for option in entry.options.values():
+        kind = "str, mapping or builder" if option.name == "residual" else type_name(option.type)
+        lines.append(f"  {option.name:<20}{kind:<30}{option.default!r}")
+    return "\n".join(lines)
