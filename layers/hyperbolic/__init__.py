@@ -13,7 +13,6 @@ from .coordinates import (
 )
 from .curvature import BallCurvature, ChangeBall, check_one_ball, curvature_of, keep_one_ball
 from .embedding import PoincareEmbedding, distance_logits
-from .geoopt_bridge.quiet_geoopt import geoopt
 from .head import PoincareMLR, poincare_mlr
 from .linear import PoincareLinear, poincare_linear
 from .maths.ball import MARGINS, check_curvature, check_points, default_margin, project
@@ -46,7 +45,6 @@ __all__ = [
     "curvature_of",
     "default_margin",
     "distance_logits",
-    "geoopt",
     "keep_one_ball",
     "lorentz",
     "midpoint_batch_norm",

@@ -5,6 +5,7 @@ import sys
 
 
 def test_importing_geoopt_warns_of_nothing():
-    code = "from archzoo.layers.hyperbolic.geoopt_bridge.quiet_geoopt import geoopt;
-    print(geoopt.__name__)" done = subprocess.run([sys.executable, "-c", code], capture_output=True,
-    text=True, check=True) assert (done.stdout, done.stderr) == ("geoopt\n", "")
+    module = "archzoo.layers.hyperbolic.geoopt_bridge.quiet_geoopt"
+    code = f"from {module} import geoopt; print(geoopt.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("geoopt\n", "")
