@@ -23,7 +23,7 @@ PAGE = ROOT / "docs" / "reference.md"
 HEAD = """# Everything by name
 
 Written from the registries by `python -m tests.reference`; a test compares. A module of your own
-adds to every list here ([guide.md](guide.md#adding-things)).
+adds to every list here ([extend.md](extend.md)).
 """
 
 
