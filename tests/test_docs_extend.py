@@ -105,7 +105,11 @@ def test_the_residual_joins_every_backbone_and_is_add_without_momentum(written):
 @of("my_backbone")
 def test_the_backbone_takes_residuals_and_low_rank_and_comes_back_from_its_folder(written):
     images = torch.randn(2, 1, 8, 8)
-    for options in ({"residual": "attnres"}, {"residual": "delta_cc"}, {"lowrank": "sltrain"}):
+    chosen = {
+        "residual": ("attnres", "delta_cc", "muddformer", "mobius"),
+        "lowrank": ("maestro", "sltrain", "cola"),
+    }
+    for options in [{axis: name} for axis, names in chosen.items() for name in names]:
         model = create_model("my_mixer", **options).eval()
         save_model(model, "saved")
         assert torch.equal(create_model("local-dir:saved").eval()(images), model(images))
