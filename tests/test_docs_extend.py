@@ -1,12 +1,15 @@
 """Every file of docs/extend.md is short, and its commands run as they stand there."""
 
+import contextlib
 import csv
 import importlib
 import json
+import logging
 import re
 import shlex
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,21 @@ def commands(name: str) -> list[list[str]]:
     return [shlex.split(line) for line in block[1].splitlines()]
 
 
+@contextlib.contextmanager
+def own_logging() -> Iterator[None]:
+    """Let a command set up logging as it does in its own process, and take it back."""
+    root = logging.getLogger()
+    known = [one for one in root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
+    before = root.level, [*root.handlers], [(one, one.disabled) for one in known]
+    try:
+        yield
+    finally:
+        level, root.handlers[:], kept = before
+        root.setLevel(level)
+        for one, disabled in kept:
+            one.disabled = disabled
+
+
 @pytest.fixture
 def written(request, tmp_path, monkeypatch):
     """The module of a file of the page, whose commands have run; forgotten afterwards."""
@@ -51,7 +69,8 @@ def written(request, tmp_path, monkeypatch):
         for words in commands(name):
             module, _, function = SCRIPTS[words[0]].partition(":")
             monkeypatch.setattr(sys, "argv", words)
-            getattr(importlib.import_module(module), function)()
+            with own_logging():
+                getattr(importlib.import_module(module), function)()
         yield sys.modules[name]
     finally:
         RULES.clear()
