@@ -310,3 +310,12 @@ def test_the_environment_of_these_tests_is_a_users(tmp_path):
         [sys.executable, "-c", "import archzoo.train; print(archzoo.train.__file__)"], tmp_path
     )
     assert os.path.samefile(told.stdout.strip(), Path(__file__).parents[2] / "train/__init__.py")
+
+
+def test_what_is_noticed_of_the_data_is_said_once_on_the_command_line(tmp_path):
+    cells = "".join(f"{'NA' if i == 3 else i},{'pq'[i % 2]}\n" for i in range(60))
+    (tmp_path / "t.csv").write_text(f"a,target\n{cells}")
+    table = ["data=tabular", f"data.root={tmp_path}", "data.table=t", "trainer.batch_size=8"]
+    done = call(command(*table, "run_dir=run"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == f"{tmp_path / 't.csv'}: column 'a': NA are missing values\n"
