@@ -21,7 +21,7 @@ def survey(first: int, step: int, limit: int = 50) -> tuple[int, list[str]]:
     """Return the number of cases that ran, and what broke the law; a case that kills is passed."""
     ran, broken = 0, []
     while len(broken) < limit:
-        command = [sys.executable, "-W", "ignore", "-c", START, str(PROGRAM.parents[1])]
+        command = [sys.executable, "-W", "ignore", "-c", START, str(PROGRAM.parents[2])]
         command += [str(PROGRAM), str(first), str(step)]
         done = subprocess.run(command, env={**os.environ}, capture_output=True, text=True)
         lines = done.stdout.splitlines()

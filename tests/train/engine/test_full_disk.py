@@ -82,5 +82,5 @@ def test_a_folder_that_takes_no_lock_is_refused_in_a_line(tmp_path):
 
 def test_a_failure_that_the_disk_does_not_take_is_said(tmp_path, capsys):
     with no_file_above(0):
-        record_failure(tmp_path / "0", "the loss is nan")
+        record_failure(tmp_path / "0", RunError("the loss is nan"))
     assert "0: the loss is nan" in capsys.readouterr().err
