@@ -205,7 +205,7 @@ COMBINATIONS = [
     Bad(MLP, "optim", ["muon"], ["trainer.parallel=fsdp"], ["muon", "fsdp"]),
     Bad(MLP, "trainer.parallel", ["fsdp"], ["lowrank=maestro", "optim=adamw"], ["maestro", "fsdp"]),
     Bad(MLP, "callbacks", ["[ema]"], ["trainer.parallel=fsdp", "optim=adamw"], ["ema", "parallel"]),
-    Bad(MLP, "optim", ["adamw", "sgd"], ["lowrank=switchlora"], ["switchlora"]),
+    Bad(MLP, "optim", ["adamw", "sgd"], ["lowrank=switchlora"], ["SwitchLoRA"]),
     Bad(NODES, "optim", ["adamw", "sgd", "muon"], names=["optim", "riemannian_adam"]),
     Bad(MLP, "trainer.batch_size", [5000]),
     Bad(MLP, "trainer.accumulate", [5000]),
