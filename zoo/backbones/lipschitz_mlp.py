@@ -101,7 +101,7 @@ class LipschitzMLP(Network):
         if block != "ldlt" and (hidden_depth != 1 or wiring is not None):
             raise ValueError(
                 f"hidden_depth={hidden_depth} and wiring={wiring!r} belong to block='ldlt', "
-                f"got block={block!r}"
+                f"got block={block!r}; leave them out"
             )
         if block in ("sandwich", "aol") and expansion != 1.0:
             raise ValueError(f"block={block!r} has no inner width: expansion must be 1")
