@@ -80,7 +80,12 @@ def _typo(draw: random.Random, word: str, taken: Sequence[str]) -> str:
             word[:i] + draw.choice("abcdefxyz") + word[i + 1 :],
             word[:i] + word[i : i + 2][::-1] + word[i + 2 :],
         ])  # fmt: skip
-        if changed and changed not in (word, *taken) and not changed.isdecimal() and changed[-1] != "_":
+        if (
+            changed
+            and changed not in (word, *taken)
+            and not changed.isdecimal()
+            and changed[-1] != "_"
+        ):
             return changed
 
 
