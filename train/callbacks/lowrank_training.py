@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...layers.lowrank import Controller, Factors, Target, refuse_diverged
 from ...zoo.network import Network
-from ..engine.checkpoint import is_sharded
+from ..engine.process import is_sharded
 from ..errors import RunError
 from .hooks import Callback, TrainingRun
 

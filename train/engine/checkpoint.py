@@ -26,16 +26,15 @@ from ...zoo.share.atomic_write import replacing
 from ...zoo.share.content_digest import content_digest
 from ..errors import RunError
 from .loggers import CSVLogger
+from .process import World, is_sharded
 from .resume import conflict, decisive
 
 if TYPE_CHECKING:
     from .loop import Trainer
-    from .process import World
 
 __all__ = [
     "checkpoints",
     "generator_states",
-    "is_sharded",
     "load_run",
     "load_states",
     "model_state",
@@ -235,11 +234,6 @@ def _logged(trainer: Trainer) -> dict[str, str]:
     """Digests of the files of rows that the loggers wrote."""
     files = (logger for logger in trainer.loggers if isinstance(logger, CSVLogger))
     return {logger.path.name: logger.digest for logger in files}
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Whether `fully_shard` cut the parameters into pieces."""
-    return any(hasattr(p, "full_tensor") for p in model.parameters())
 
 
 def model_state(model: nn.Module) -> dict[str, Any]:

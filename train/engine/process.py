@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from ..errors import RunError
 
-__all__ = ["World", "abandon", "connect", "disconnect", "parallelize"]
+__all__ = ["World", "abandon", "connect", "disconnect", "is_sharded", "parallelize"]
 
 
 T = TypeVar("T")
@@ -139,6 +139,11 @@ def abandon(error: BaseException) -> None:
         mesh._pg_registry.clear()
     dist.distributed_c10d._abort_process_group()
     gc.collect()
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether `fully_shard` cut the parameters into pieces."""
+    return any(hasattr(p, "full_tensor") for p in model.parameters())
 
 
 def parallelize(model: nn.Module, world: World, parallel: str) -> nn.Module:

@@ -44,7 +44,8 @@ from ...zoo.share.save_load import (
     save_weights,
 )
 from ..errors import RunError
-from .checkpoint import checkpoints, is_sharded, model_state
+from .checkpoint import checkpoints, model_state
+from .process import is_sharded
 from .resume import conflict, decisive
 
 __all__ = ["RunFolder"]
