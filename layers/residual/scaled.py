@@ -77,7 +77,9 @@ class Scaled(Residual):
         if count not in ("adds", "blocks"):
             raise ValueError(f"count must be 'adds' or 'blocks', got {count!r}")
         if (per_channel or shared) and not learned:
-            raise ValueError("per_channel and shared need learned=True")
+            raise ValueError(
+                "per_channel and shared need learned=True; set it, or leave both False"
+            )
         depth = len(self.sites) if count == "adds" else self.num_blocks
         self.initial = scale_by_depth(depth, coefficient=coefficient, exponent=exponent)
         first = self.sites[0].block
