@@ -19,6 +19,8 @@ from omegaconf import OmegaConf
 from .command_line import TORCHRUN, call, command, end_pair, environment, start_pair
 from .small_runs import equal_weights, rows, train, weights
 
+pytestmark = pytest.mark.processes
+
 LONG = ["trainer.steps=4000", "trainer.evaluate_every=200", "trainer.log_every=100"]
 
 

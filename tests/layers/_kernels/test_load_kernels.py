@@ -33,6 +33,7 @@ def test_a_failed_build_says_so_in_one_line_and_leaves_nothing(
     def fail(*arguments, **options):
         raise RuntimeError("no compiler here\nand many more lines")
 
+    monkeypatch.setenv("ARCHZOO_KERNELS", "1")
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))  # an empty cache
     monkeypatch.setattr("torch.utils.cpp_extension.load", fail)
     assert not load_anew(family)
@@ -50,6 +51,7 @@ assert load_kernels("delta")
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not load_kernels("delta"), reason="no compiler, and then no kernels")
 @pytest.mark.parametrize("damage", ["half", "flipped", "empty"])
 def test_a_library_that_is_not_whole_is_built_anew_and_kills_nobody(tmp_path, damage):

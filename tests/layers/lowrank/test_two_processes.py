@@ -69,6 +69,7 @@ def work(rank: int, place: str) -> None:
     disconnect()
 
 
+@pytest.mark.processes
 def test_two_processes_draw_alike_and_train_as_one(tmp_path):
     multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))

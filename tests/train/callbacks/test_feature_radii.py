@@ -82,6 +82,7 @@ def test_measuring_leaves_the_model_as_it_was():
     assert not any("close" in vars(stage.residual) for stage in model.stages)
 
 
+@pytest.mark.compiles
 def test_a_compiled_model_is_measured_without_compiling_it_again():
     model, x = create_model("mlp_nano").eval(), images()
     expected = stream_norms(model, x)

@@ -10,6 +10,8 @@ from ..command_line import ROOT, TORCHRUN, call
 from ..small_runs import train, weights
 from .test_lowrank_training import chosen, ranks
 
+pytestmark = pytest.mark.processes
+
 # Several runs in one pair of processes, whose start takes longer than they do. At the end of each
 # the weights and what the method remembers are compared between the processes.
 SCRIPT = """

@@ -144,6 +144,7 @@ def test_a_model_runs_in_bfloat16_and_under_autocast(name):
         assert (ours.float() - exact).norm() < 0.1 * exact.norm()
 
 
+@pytest.mark.compiles
 @nano
 def test_the_compiler_and_the_exporter_take_the_whole_graph(name):
     model = trained(build(name)).eval()
