@@ -1,4 +1,9 @@
-"""Models and inputs for the laws of the zoo."""
+"""Models and inputs for the laws of the zoo, and which models a law runs on.
+
+Every registered model is built (`ALL`). Laws run on the smallest of each kind (`KINDS`); those that
+cost more, on the smallest of each class (`CLASSES`). A law that depth or width may break names the
+further sizes it runs on in `make slow`.
+"""
 
 from typing import Any
 
@@ -31,8 +36,9 @@ def _kind(name: str) -> tuple[type, tuple[str, ...]]:
         return type(create_model(name)), tuple(d for d in defaults if isinstance(d, str))
 
 
-# The smallest model of each kind.
-KINDS = list({_kind(name): name for name in sorted(SMALL, key=_count, reverse=True)}.values())
+_FALLING = sorted(SMALL, key=_count, reverse=True)
+KINDS = list({_kind(name): name for name in _FALLING}.values())
+CLASSES = list({_kind(name)[0]: name for name in _FALLING}.values())
 # Those whose branches are added to a stream of vectors behind a norm of their own.
 ADDITIVE = [name for name in NANO if model_info(name).options["residual"].default == "add"]
 
