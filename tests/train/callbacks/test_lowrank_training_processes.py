@@ -89,6 +89,7 @@ DESCENT = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_model_that_one_trains(tmp_path):
     jobs = {name: [*chosen(name), *DESCENT] for name in ("maestro", "relora", "sst", "trp")}
     # An SVD turns vectors of nearly equal singular values by any angle, however alike the weights.
