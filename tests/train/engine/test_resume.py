@@ -21,6 +21,8 @@ from archzoo.zoo.share.content_digest import sealed, unsealed
 from ..small_runs import configure, equal_weights, train
 from .test_loop import Stop, rows, stop_after
 
+pytestmark = pytest.mark.runs
+
 
 def plain(*overrides: str) -> dict:
     return dataclasses.asdict(configure(*overrides))
