@@ -5,6 +5,7 @@ first; where a case names a model, the first of each class of models. What compi
 processes is left out by its marker, and is an error here where it has none.
 """
 
+import functools
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,8 +15,6 @@ from typing import Any
 import pytest
 import torch
 
-# Read at import by tests of the compiled paths, which then have the plain ones alone.
-os.environ["ARCHZOO_KERNELS"] = "0"
 # By marker: what a test without it may not call.
 DOORS: dict[str, list[tuple[Any, str]]] = {
     "processes": [(subprocess.Popen, "__init__"), (BaseProcess, "start"), (os, "fork")],
@@ -25,29 +24,29 @@ DOORS: dict[str, list[tuple[Any, str]]] = {
 ASKED = ("git", "uname")
 
 
-def model_class(value: Any) -> type | None:
-    """The class of a registered model, or None where the value is no model's name."""
+@functools.cache
+def model_class(name: str) -> type | None:
+    """The class of a registered model, or None where no model has this name."""
     from archzoo.zoo import list_models
 
     from .zoo.small_models import on_meta
 
-    named = isinstance(value, str) and value in list_models()
-    return type(on_meta(value)) if named else None
+    return type(on_meta(name)) if name in list_models() else None
 
 
 def first_cases(items: list[pytest.Item]) -> list[pytest.Item]:
     """The first case of every test function and class of models, in the order given."""
-    classes: dict[Any, type | None] = {}
-    kept: dict[tuple[str, tuple[type, ...]], pytest.Item] = {}
+    kept: dict[tuple[Any, ...], pytest.Item] = {}
     for item in items:
         values = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        names = [value for value in values if isinstance(value, str)]
-        for name in names:
-            if name not in classes:
-                classes[name] = model_class(name)
-        function = item.nodeid.partition("[")[0]
-        kept.setdefault((function, tuple(c for n in names if (c := classes[n]))), item)
+        classes = [model_class(value) for value in values if isinstance(value, str)]
+        kept.setdefault((item.nodeid.partition("[")[0], *filter(None, classes)), item)
     return list(kept.values())
+
+
+def pytest_configure() -> None:
+    """Have tests of several paths find the plain ones alone, when they are imported."""
+    os.environ["ARCHZOO_KERNELS"] = "0"
 
 
 @pytest.hookimpl(trylast=True)

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from .quick import model_class
+
 DIES = """
     import os
 
@@ -93,6 +95,12 @@ def test_a_quick_run_has_one_case_of_each_law_and_opens_no_door(tmp_path):
     assert "2 failed, 1 passed, 99 deselected" in result.stdout
     assert "Popen.__init__ in a quick test: mark it pytest.mark.processes" in result.stdout
     assert "torch.compile in a quick test: mark it pytest.mark.compiles" in result.stdout
+
+
+def test_a_quick_run_tells_models_by_their_class():
+    assert model_class("vit_nano") is model_class("vit_base") is not None
+    assert model_class("vit_nano") is not model_class("gpt_nano")
+    assert model_class("block_attnres") is None
 
 
 DRAWN = []
