@@ -23,7 +23,7 @@ train: $(VENV)/installed
 
 quick: $(VENV)/installed
 	$(BIN)/python -m pytest $(IN_TWO) -p tests.quick \
-	  -m "not slow and not compiles and not processes and not runs"
+	  -m "not slow and not compiles and not processes and not long"
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest $(IN_TWO)

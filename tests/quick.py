@@ -29,9 +29,9 @@ def model_class(name: str) -> type | None:
     """The class of a registered model, or None where no model has this name."""
     from archzoo.zoo import list_models
 
-    from .zoo.small_models import on_meta
+    from .zoo.small_models import size_and_class
 
-    return type(on_meta(name)) if name in list_models() else None
+    return size_and_class(name)[1] if name in list_models() else None
 
 
 def first_cases(items: list[pytest.Item]) -> list[pytest.Item]:

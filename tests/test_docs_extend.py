@@ -24,7 +24,7 @@ from archzoo.zoo.models import models
 
 from .close import assert_close_in_scale
 
-pytestmark = pytest.mark.runs
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extend.md").read_text()

@@ -86,6 +86,7 @@ def test_two_processes_draw_alike_and_train_as_one(tmp_path):
         assert (removed > 0) == name.startswith("ddp"), name
 
 
+@pytest.mark.long
 def test_parameters_that_are_sharded_cannot_be_asked_to_shrink(tmp_path):
     distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
     try:

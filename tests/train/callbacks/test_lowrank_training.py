@@ -21,7 +21,7 @@ from torch import nn
 
 from ..small_runs import configure, equal_weights, train, weights
 
-pytestmark = pytest.mark.runs
+pytestmark = pytest.mark.long
 
 # Settings under which something happens within a run of a dozen steps; others have their defaults.
 EAGER = {

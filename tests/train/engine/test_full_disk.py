@@ -16,7 +16,7 @@ from ..small_runs import equal_weights, train
 
 # TensorBoard writes in a thread of its own, which dies of the refusal before the run hears of it.
 pytestmark = [
-    pytest.mark.runs,
+    pytest.mark.long,
     pytest.mark.filterwarnings(
         "ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning"
     ),

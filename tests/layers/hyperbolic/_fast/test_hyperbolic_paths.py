@@ -220,6 +220,7 @@ def test_any_size_and_layout_gives_what_the_definition_gives(layout, channels, p
     compare(randomised(nn.Sequential(*layers)), t, monkeypatch, (path, "definition"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", HAND_WRITTEN)
 def test_hand_written_gradients_are_those_of_differences_and_can_be_differentiated(
     path, monkeypatch
