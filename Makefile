@@ -1,6 +1,8 @@
 # make train   environment, installation, and the default experiment on real data
+# make quick   each law once, within a minute: nothing is compiled and no process started
 # make test    the suite, in the same environment
 # make avx2    the suite as a processor without AVX-512 runs it
+# make slow    what the suite leaves out; make slow PART=layers/lowrank runs one folder or file of it
 # make check   style and types
 # make bench   every bar, against the peers of .[peers] where the script names some
 
@@ -8,16 +10,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Two processes; one that dies is not replaced, so the run ends with the name of the test it ran.
-IN_TWO := -n 2 --dist loadfile --max-worker-restart 0
+IN_TWO := -n 2 --dist worksteal --max-worker-restart 0
 # A processor without AVX-512, as oneDNN and torch see it.
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 BENCHMARKS := train_loop parity residual residual_bytes_gpt hyperbolic hyperbolic_parity lipschitz \
   lowrank lowrank_speed
 
-.PHONY: train test avx2 slow check bench clean
+.PHONY: train quick test avx2 slow check bench clean
 
 train: $(VENV)/installed
 	$(BIN)/archzoo-train
+
+quick: $(VENV)/installed
+	$(BIN)/python -m pytest $(IN_TWO) -p tests.quick \
+	  -m "not slow and not compiles and not processes and not long"
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest $(IN_TWO)
@@ -26,7 +32,7 @@ avx2: $(VENV)/installed
 	$(AVX2) $(BIN)/python -m pytest $(IN_TWO)
 
 slow: $(VENV)/installed
-	$(BIN)/python -m pytest -m slow -o run_limit=300
+	$(BIN)/python -m pytest $(IN_TWO) -m slow -o run_limit=300 tests/$(PART)
 
 check: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -4,11 +4,13 @@ import faulthandler
 import getpass
 import importlib.util
 import os
+import random
 import sys
 import tempfile
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,6 +29,18 @@ os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))
 
 # Two threads on a busy two-core machine cost up to thirty times more than one.
 torch.set_num_threads(1)
+
+
+# Not 0: many tests draw inputs from a generator of seed 0, and weights would be the same numbers.
+SEED = 20
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Seed the global generators, so that no test's numbers depend on the tests before it."""
+    torch.manual_seed(SEED)
+    np.random.seed(SEED)
+    random.seed(SEED)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

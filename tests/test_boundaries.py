@@ -119,6 +119,7 @@ def run(code: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("folder", ["zoo", "train"])
 def test_a_plain_import_from_the_checkout_says_what_to_import_instead(folder):
     result = run(f"import {folder}", cwd=ROOT)
@@ -137,6 +138,7 @@ if importlib.util.find_spec("archzoo") is None:
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [

@@ -115,6 +115,7 @@ def test_the_plan_names_sets_seeds_and_methods(script):
             create_model(method["model"], in_features=5, num_classes=3, **method["options"])
 
 
+@pytest.mark.long
 def test_a_point_of_the_comparison_is_the_run_of_the_command_line(script, tmp_path):
     comparison = script("ldlt_tabular")
     base = ["experiment=ldlt_tabular", "data.table=iris", "trainer.progress=false", "seed=1"]

@@ -129,11 +129,13 @@ def survives(cases):
     )
 
 
+@pytest.mark.processes
 def test_models_of_few_channels_train_without_avx512():
     run = survives([*OVERRUN, *OTHERS])
     assert run.returncode == 0 and run.stdout.strip() == "alive", (run.returncode, run.stderr)
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_every_model_of_images_trains_on_channels_last_without_avx512():
     from tests.zoo.small_models import SMALL, model_info

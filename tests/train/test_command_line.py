@@ -16,8 +16,11 @@ from archzoo.train.engine.checkpoint import read_newest
 from archzoo.train.engine.folder_lock import is_locked
 from omegaconf import OmegaConf
 
+from ..tiers import tiered
 from .command_line import TORCHRUN, call, command, end_pair, environment, start_pair
 from .small_runs import equal_weights, rows, train, weights
+
+pytestmark = pytest.mark.processes
 
 LONG = ["trainer.steps=4000", "trainer.evaluate_every=200", "trainer.log_every=100"]
 
@@ -61,7 +64,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     assert equal_weights(tmp_path / "run", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
+@pytest.mark.parametrize("name", tiered(["SIGTERM", "SIGHUP", "SIGUSR1"], ["SIGTERM"]))
 def test_a_run_that_gets_a_signal_saves_its_step_and_says_how_to_go_on(tmp_path, name):
     process = start_and_wait_for_checkpoint(tmp_path, *LONG)
     process.send_signal(getattr(signal, name))
@@ -86,6 +89,7 @@ def assert_saved_where_it_stopped(place: Path, said: str, name: str) -> None:
     assert state["step"] == step
 
 
+@pytest.mark.slow
 def test_a_killed_run_with_workers_can_go_on_at_once_and_a_live_one_cannot(tmp_path):
     many = [*LONG, "trainer.workers=2"]
     process = start_and_wait_for_checkpoint(tmp_path, *many)
@@ -102,6 +106,7 @@ def test_a_killed_run_with_workers_can_go_on_at_once_and_a_live_one_cannot(tmp_p
     assert "going on from step" in done.stdout
 
 
+@pytest.mark.slow
 def test_runs_that_start_together_have_a_folder_each(tmp_path):
     each = command("trainer.steps=2", "hydra.run.dir=.")
     place = {"cwd": tmp_path, "env": environment(tmp_path / "path")}
@@ -145,6 +150,7 @@ def test_a_multirun_trains_every_point_into_its_own_folder(tmp_path):
     assert results[0] != results[1]
 
 
+@pytest.mark.slow
 def test_a_bad_point_ends_alone_and_the_sweep_says_which(tmp_path):
     done = call(sweep("optim.lr=0.01,-1,0.02"), tmp_path)
     assert done.returncode == 1
@@ -188,6 +194,7 @@ def test_optuna_searches_over_the_validation_metric_and_goes_on_with_its_study(t
     assert best.best_params["optim.lr"] == pytest.approx(rate, rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rates", "ended"), [("-1,-2", 0), ("0.01,-1", 1)])
 def test_a_study_of_which_trials_failed_ends_with_its_summary(tmp_path, rates, ended):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
@@ -208,7 +215,7 @@ def torchrun(place: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 STEADY = ["optim=adamw", "trainer.device=cpu", "data.augment=true"]
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", tiered(["ddp", "fsdp"], ["ddp"]))
 def test_two_processes_train_the_model_that_one_trains(tmp_path, parallel):
     several = [*STEADY, "model.residual=block_attnres", f"trainer.parallel={parallel}"]
     done = torchrun(tmp_path, *several, "run_dir=two")
@@ -253,9 +260,8 @@ def test_a_process_that_is_killed_ends_the_other_with_a_sentence_and_frees_the_f
     assert not read_newest(tmp_path / "run" / "checkpoints" / "last.pt")[1]
 
 
-@pytest.mark.parametrize(
-    "whole_group", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["group", "launcher"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("whole_group", [True, False], ids=["group", "launcher"])
 def test_a_signal_to_torchrun_saves_the_step(tmp_path, whole_group):
     process = start_and_wait_for_checkpoint(tmp_path, *LONG, launch=TORCHRUN)
     (os.killpg if whole_group else os.kill)(process.pid, signal.SIGTERM)

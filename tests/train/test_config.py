@@ -14,6 +14,7 @@ from archzoo.train.override_errors import explain_overrides
 from archzoo.train.schemas import register_schemas
 from archzoo.zoo import list_models, model_info
 
+from ..tiers import tiered
 from .small_runs import configure
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -56,7 +57,7 @@ def test_every_choice_composes_and_passes_the_checks(group, choice):
     assert config.model["name"] in list_models()
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", tiered(list_models(), list_models("*_nano")))
 def test_every_model_is_a_choice_with_its_keywords_as_fields(name):
     config = configure(f"model={name}")
     assert config.model.keys() - {"name"} == model_info(name).options.keys()

@@ -16,6 +16,7 @@ GEOMETRIES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 @pytest.mark.parametrize("model", GEOMETRIES, ids=lambda given: ",".join(given))
 def test_a_ball_trains_in_every_precision(model, amp, tmp_path):

@@ -1,5 +1,11 @@
-"""Models and inputs for the laws of the zoo."""
+"""Models and inputs for the laws of the zoo, and which models a law runs on.
 
+Every registered model is built (`ALL`). Laws run on the smallest of each kind (`KINDS`); those that
+cost more, on the smallest of each class (`CLASSES`). A law that depth or width may break names the
+further sizes it runs on in `make slow`.
+"""
+
+import functools
 from typing import Any
 
 import torch
@@ -10,29 +16,36 @@ from torch import Tensor, nn
 TOKENS = 12
 CANDIDATES = 4  # of a node
 
-
-def _count(name: str) -> int:
-    with torch.device("meta"):
-        return sum(p.numel() for p in create_model(name).parameters())
-
-
 ALL = list_models()
-SMALL = [name for name in ALL if _count(name) < 3_000_000]
 # What has branches over a residual, and what has a classifier; a table of points has neither.
 BACKBONES = [name for name in ALL if "residual" in model_info(name).options]
 HEADED = [name for name in ALL if "num_classes" in model_info(name).options]
 NANO = [name for name in list_models("*_nano") if name in BACKBONES]
 
 
-def _kind(name: str) -> tuple[type, tuple[str, ...]]:
-    """Return a model's class and the choices by name that make it: residual, geometry, block, …"""
-    defaults = [option.default for option in model_info(name).options.values()]
+def on_meta(name: str, **options: Any) -> Any:
+    """Return a model without memory for weights."""
     with torch.device("meta"):
-        return type(create_model(name)), tuple(d for d in defaults if isinstance(d, str))
+        return create_model(name, **options)
 
 
-# The smallest model of each kind.
-KINDS = list({_kind(name): name for name in sorted(SMALL, key=_count, reverse=True)}.values())
+@functools.cache
+def size_and_class(name: str) -> tuple[int, type]:
+    """Return the number of parameters of a model, and its class."""
+    model = on_meta(name)
+    return sum(p.numel() for p in model.parameters()), type(model)
+
+
+def _choices(name: str) -> tuple[str, ...]:
+    """Return the choices by name that make a model: residual, geometry, block, …"""
+    defaults = [option.default for option in model_info(name).options.values()]
+    return tuple(default for default in defaults if isinstance(default, str))
+
+
+SMALL = [name for name in ALL if size_and_class(name)[0] < 3_000_000]
+_FALLING = sorted(SMALL, key=lambda name: size_and_class(name)[0], reverse=True)
+KINDS = list({(size_and_class(name)[1], _choices(name)): name for name in _FALLING}.values())
+CLASSES = list({size_and_class(name)[1]: name for name in _FALLING}.values())
 # Those whose branches are added to a stream of vectors behind a norm of their own.
 ADDITIVE = [name for name in NANO if model_info(name).options["residual"].default == "add"]
 
@@ -41,12 +54,6 @@ def build(name: str, seed: int = 0, **options: Any) -> Any:
     """Return a model whose parameters follow from the seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return create_model(name, **options)
-
-
-def on_meta(name: str, **options: Any) -> Any:
-    """Return a model without memory for weights."""
-    with torch.device("meta"):
         return create_model(name, **options)
 
 

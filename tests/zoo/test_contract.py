@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import warnings
 
 import pytest
@@ -14,11 +15,13 @@ from archzoo.zoo.backbones.vit import VisionTransformer
 from torch import nn
 
 from ..close import assert_close_in_scale
+from ..tiers import tiered
 from .small_models import (
     ALL,
     BACKBONES,
     CANDIDATES,
     HEADED,
+    KINDS,
     NANO,
     SMALL,
     build,
@@ -31,10 +34,22 @@ from .small_models import (
 )
 
 every = pytest.mark.parametrize("name", ALL)
+kinds = pytest.mark.parametrize("name", KINDS)
 headed = pytest.mark.parametrize("name", HEADED)
-small = pytest.mark.parametrize("name", SMALL)
-small_backbones = pytest.mark.parametrize("name", [n for n in SMALL if n in BACKBONES])
+headed_kinds = pytest.mark.parametrize("name", [n for n in KINDS if n in HEADED])
+backbone_kinds = pytest.mark.parametrize("name", [n for n in KINDS if n in BACKBONES])
+# Depth may break what holds for a few layers.
+small = pytest.mark.parametrize("name", tiered(SMALL, KINDS))
 nano = pytest.mark.parametrize("name", NANO)
+# The compiler takes seconds for each, and ten for a network in a ball.
+TRACED = ("mlp_nano", "resnet_nano", "vit_nano", "gpt_nano")
+traced = pytest.mark.parametrize(
+    ("name", "residual"),
+    tiered(
+        itertools.product(NANO, ["add", "block_attnres"]),
+        lambda name, residual: name in TRACED and residual == "block_attnres",
+    ),
+)
 RESIDUALS = residuals.names()
 BITWISE = {"rtol": 0.0, "atol": 0.0}
 
@@ -51,25 +66,31 @@ def test_there_are_models_of_every_size_and_kind():
     assert set(NANO) < set(SMALL) < set(ALL)
 
 
-# Shapes and handles, for all models, without memory for weights.
+# Shapes and handles, without memory for weights.
 
 
 @every
-def test_a_model_builds_with_no_argument_and_every_parameter_gets_a_gradient(name):
+def test_a_model_builds_with_no_argument_and_answers_for_each_class(name):
     model = on_meta(name)
     x = example(name, device="meta")
-    logits = model(x)
+    with torch.no_grad():
+        logits = model(x)
     kind = model_info(name).kind
     tokens = x.shape[1:] if kind == "tokens" else ()
     # A node's candidates come with the sample; all other models have classes.
     classes = CANDIDATES if kind == "nodes" else model.num_classes
     assert logits.shape == (2, *tokens, classes)
-    logits.sum().backward()
+
+
+@kinds
+def test_a_model_builds_with_no_argument_and_every_parameter_gets_a_gradient(name):
+    model = on_meta(name)
+    model(example(name, device="meta")).sum().backward()
     without = [key for key, p in model.named_parameters() if p.grad is None]
     assert without == []
 
 
-@headed
+@headed_kinds
 def test_features_and_head_have_the_sizes_the_model_tells(name):
     model = on_meta(name)
     features = model.forward_features(example(name, device="meta"))
@@ -78,7 +99,7 @@ def test_features_and_head_have_the_sizes_the_model_tells(name):
     assert model.forward_head(features).shape == (*pooled.shape[:-1], model.num_classes)
 
 
-@headed
+@headed_kinds
 def test_the_head_can_be_replaced_and_removed(name):
     model = on_meta(name)
     features = model.forward_features(example(name, device="meta"))
@@ -94,7 +115,7 @@ def test_the_head_can_be_replaced_and_removed(name):
         model.reset_classifier(-1)
 
 
-@headed
+@headed_kinds
 @pytest.mark.parametrize("num_classes", [0, 3])
 def test_the_number_of_classes_is_a_keyword(name, num_classes):
     model = on_meta(name, num_classes=num_classes)
@@ -128,7 +149,7 @@ def test_the_model_remembers_its_recipe(name):
     assert on_meta(name, **changed).recipe == (name, changed)
 
 
-@every
+@kinds
 def test_printing_a_model_shows_its_sizes(name):
     model = on_meta(name)
     text = repr(model)
@@ -142,7 +163,7 @@ def test_printing_a_model_shows_its_sizes(name):
             assert f"width={module.width}, {size}" in text
 
 
-@every
+@kinds
 def test_marks_against_weight_decay_name_queries_and_tables(name):
     model = on_meta(name)
     marks = model.no_weight_decay()
@@ -154,7 +175,7 @@ def test_marks_against_weight_decay_name_queries_and_tables(name):
         assert {"pos_embed", "prefix"} <= marks
 
 
-@every
+@kinds
 def test_timms_optimisers_decay_all_matrices_but_the_marked(name):
     from timm.optim import param_groups_weight_decay
 
@@ -166,10 +187,10 @@ def test_timms_optimisers_decay_all_matrices_but_the_marked(name):
         assert (id(parameter) in decayed) == (parameter.ndim > 1 and key not in marks), key
 
 
-# Numbers, for the models of less than 3 M parameters.
+# Numbers.
 
 
-@small
+@kinds
 def test_one_seed_gives_one_model(name):
     one, two, other = (build(name, seed) for seed in (0, 0, 1))
     x = example(name)
@@ -177,7 +198,7 @@ def test_one_seed_gives_one_model(name):
     assert not torch.equal(one(x), other(x))
 
 
-@small
+@kinds
 def test_a_forward_is_the_head_of_the_features(name):
     model = build(name).eval()
     x = example(name)
@@ -205,7 +226,7 @@ def test_a_sample_does_not_depend_on_its_batch(name):
     assert (together[0] - together[1]).abs().max() > 1e-6
 
 
-@small
+@kinds
 def test_a_copy_is_the_same_model(name):
     model = build(name).eval()
     twin = copy.deepcopy(model)
@@ -215,7 +236,7 @@ def test_a_copy_is_the_same_model(name):
     assert [k for k, _ in twin.named_parameters()] == [k for k, _ in model.named_parameters()]
 
 
-@small
+@kinds
 def test_saving_and_loading_changes_no_bit(name, tmp_path):
     from archzoo.zoo import save_model
 
@@ -228,7 +249,7 @@ def test_saving_and_loading_changes_no_bit(name, tmp_path):
 
 
 @pytest.mark.parametrize("drop_path_rate", [0.0, 0.5])
-@small_backbones
+@backbone_kinds
 def test_recomputing_activations_gives_the_same_gradients_and_statistics(name, drop_path_rate):
     x = example(name)
     results = []
@@ -334,13 +355,14 @@ def parity(model, x, backend):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("residual", ["add", "block_attnres"])
-@nano
+@pytest.mark.compiles
+@traced
 def test_the_compiler_takes_the_whole_graph(name, residual):
     model = settled(trained(build(name, residual=residual)), example(name, 8, seed=1)).eval()
     parity(model, example(name), "aot_eager")
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("residual", ["block_attnres"])
 @pytest.mark.parametrize("name", ["mlp_nano"])
 def test_compiled_code_computes_the_same(name, residual):
@@ -348,6 +370,7 @@ def test_compiled_code_computes_the_same(name, residual):
     parity(model, example(name), "inductor")
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("name", ["mlp_nano", "resnet_nano"])
 def test_the_compiler_takes_recomputation(name):
     model = trained(build(name, residual="block_attnres"))
@@ -355,16 +378,24 @@ def test_the_compiler_takes_recomputation(name):
     parity(model, example(name), "aot_eager")
 
 
+# Every mechanism over a network of one trunk and one of stages; every backbone over two of them.
+PAIRS = [
+    (name, residual)
+    for name, residual in itertools.product(NANO, RESIDUALS)
+    if name in ("mlp_nano", "resnet_nano") or residual in ("add", "block_attnres")
+]
+
+
+@pytest.mark.compiles
 @pytest.mark.slow
-@pytest.mark.parametrize("residual", RESIDUALS)
-@nano
+@pytest.mark.parametrize(("name", "residual"), PAIRS)
 def test_compiled_code_computes_the_same_for_every_pair(name, residual):
     model = settled(trained(build(name, residual=residual)), example(name, 8, seed=1)).eval()
     parity(model, example(name), "inductor")
 
 
-@pytest.mark.parametrize("residual", ["add", "block_attnres"])
-@nano
+@pytest.mark.compiles
+@traced
 def test_an_exported_program_computes_the_same(name, residual):
     model = settled(trained(build(name, residual=residual)), example(name, 8, seed=1)).eval()
     x = example(name)

@@ -8,10 +8,10 @@ from archzoo.zoo import certify, model_info, residuals
 from archzoo.zoo.axes.lowrank import methods
 from archzoo.zoo.certify.lower_bound import lipschitz_estimate
 
-from .small_models import KINDS, NANO, SMALL, build, example, loss_of
+from ..tiers import tiered
+from .small_models import KINDS, NANO, build, example, loss_of
 
 training = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluating"])
-slow = pytest.mark.slow
 
 
 def memory(model):
@@ -38,7 +38,7 @@ def check(model, x, shape, training):
 
 
 @training
-@pytest.mark.parametrize("name", [n if n in KINDS else pytest.param(n, marks=slow) for n in SMALL])
+@pytest.mark.parametrize("name", KINDS)
 def test_no_samples_give_no_outputs_and_move_no_statistics(name, training):
     model, x = build(name), example(name, 2)
     check(model, x[:0], (0, *model.eval()(x).shape[1:]), training)
@@ -46,9 +46,7 @@ def test_no_samples_give_no_outputs_and_move_no_statistics(name, training):
 
 @training
 @pytest.mark.parametrize("residual", residuals.names())
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in ("vit_nano", "resnet_nano") else slow) for n in NANO]
-)
+@pytest.mark.parametrize("name", tiered(NANO, ["vit_nano", "resnet_nano"]))
 def test_so_it_is_over_every_residual(name, residual, training):
     model, x = build(name, residual=residual), example(name, 2)
     check(model, x[:0], (0, *model.eval()(x).shape[1:]), training)

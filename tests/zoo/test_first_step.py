@@ -11,27 +11,13 @@ from archzoo.zoo import create_model, residuals, save_model
 from archzoo.zoo.axes.lowrank import method_info, methods
 from torch import nn
 
+from ..tiers import tiered
 from .small_models import NANO, build, example, loss_of, on_meta
 
-slow = pytest.mark.slow
 # Methods with an activation between the factors, so that no matrix stands behind a weight, and one
 # with a term beside them; residuals whose branches take views.
 HARD = {"cola", "lost", "sltrain"}
 VIEWED = {"muddformer", "dca"}
-
-
-def grid(cases, quick):
-    """Return all cases under readable names, marked slow where they are not quick."""
-    return [
-        pytest.param(*case, marks=[] if quick(*case) else slow, id="-".join(map(_text, case)))
-        for case in cases
-    ]
-
-
-def _text(part: Any) -> str:
-    if isinstance(part, str):
-        return part
-    return ",".join(f"{key}={value}" for key, value in part.items())
 
 
 def method_spec(name: str, **settings: Any) -> dict[str, Any]:
@@ -69,7 +55,7 @@ def takes_a_step_and_comes_back(name: str, model: nn.Module, folder) -> None:
         assert torch.equal(create_model(f"local-dir:{folder}").eval()(x), model.eval()(x))
 
 
-def in_the_quick_grid(name: str, residual: str, method: str) -> bool:
+def usual(name: str, residual: str, method: str) -> bool:
     if name in ("vit_nano", "gpt_nano") and residual in VIEWED:
         return method in HARD
     return name == "mlp_nano" and (residual == "add" or method == "cola")
@@ -77,7 +63,7 @@ def in_the_quick_grid(name: str, residual: str, method: str) -> bool:
 
 @pytest.mark.parametrize(
     ("name", "residual", "method"),
-    grid(itertools.product(NANO, residuals.names(), methods.names()), in_the_quick_grid),
+    tiered(itertools.product(NANO, residuals.names(), methods.names()), usual),
 )
 def test_every_residual_with_every_method_takes_a_step_and_comes_back_or_is_refused(
     name, residual, method, tmp_path
@@ -117,7 +103,7 @@ VARIANTS = [
 
 @pytest.mark.parametrize(
     ("name", "spec"),
-    grid(VARIANTS, lambda name, spec: name == "mlp_nano" and spec["name"].startswith("delta")),
+    tiered(VARIANTS, lambda name, spec: name == "mlp_nano" and spec["name"].startswith("delta")),
 )
 def test_every_option_of_every_residual_takes_a_step_or_is_refused(name, spec, tmp_path):
     model = built(name, residual=spec)

@@ -11,6 +11,7 @@ from archzoo.zoo import residuals
 from archzoo.zoo.axes.lowrank import methods
 from archzoo.zoo.backbones.self_attention import KeyValueCache
 
+from ..tiers import tiered
 from .small_models import KINDS, NANO, SMALL, build, example, loss_of, settled
 
 
@@ -52,14 +53,6 @@ with_and_without = pytest.mark.parametrize(
     [pytest.param(True, id="kernels"), pytest.param(False, id="plain", marks=slow)],
     indirect=True,
 )
-
-
-def grid(every, quick):
-    """Return all cases under readable names, marked slow where they are not quick."""
-    return [
-        pytest.param(*case, marks=[] if quick(*case) else slow, id="-".join(map(str, case)))
-        for case in every
-    ]
 
 
 @pytest.fixture
@@ -159,11 +152,11 @@ EVERY_METHOD = [
 
 
 # Those of twenty layers take seconds for a convolution's gradient in float16.
-QUICK = [name for name in KINDS if "resnet20" not in name]
+USUAL = [name for name in KINDS if "resnet20" not in name]
 
 
 @with_and_without
-@pytest.mark.parametrize(("name", "precision"), grid(EVERY_MODEL, lambda name, _: name in QUICK))
+@pytest.mark.parametrize(("name", "precision"), tiered(EVERY_MODEL, lambda name, _: name in USUAL))
 def test_every_model_is_near_float32_in_every_precision_and_mode(name, precision, kernels):
     check(disturbed(name), example(name, 4), precision)
 
@@ -171,14 +164,14 @@ def test_every_model_is_near_float32_in_every_precision_and_mode(name, precision
 @with_and_without
 @pytest.mark.parametrize(
     ("name", "residual", "precision"),
-    grid(EVERY_RESIDUAL, lambda name, _, p: name == "vit_nano" and p in (AUTOCAST[0], CAST[1])),
+    tiered(EVERY_RESIDUAL, lambda name, _, p: name == "vit_nano" and p in (AUTOCAST[0], CAST[1])),
 )
 def test_so_is_every_residual_over_every_backbone(name, residual, precision, kernels):
     check(disturbed(name, residual=residual), example(name, 4), precision)
 
 
 @pytest.mark.parametrize(
-    ("name", "method", "precision"), grid(EVERY_METHOD, lambda name, *_: name == "mlp_nano")
+    ("name", "method", "precision"), tiered(EVERY_METHOD, lambda name, *_: name == "mlp_nano")
 )
 def test_so_is_every_low_rank_method(name, method, precision):
     spec = {"name": method, "min_kernel": 1} if method == "trp" else method
@@ -217,6 +210,7 @@ def test_recomputing_under_autocast_gives_the_same_gradients(name, residual, pre
         torch.testing.assert_close(ours, gradient, rtol=0.0, atol=0.0)
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("mode", ["no_grad", pytest.param("gradients", marks=slow)])
 @pytest.mark.parametrize("name", ["mlp_nano", pytest.param("vit_nano", marks=slow)])
 def test_compiled_code_under_autocast_computes_the_same(name, mode):

@@ -29,13 +29,18 @@ from archzoo.zoo.transform.compress import decompose, factorize
 from archzoo.zoo.transform.plain_layers import plain_layers
 from torch import nn
 
-from .small_models import ALL, BACKBONES, HEADED, KINDS, SMALL, build, example, trained
-
-# One size of each class; the others are slow.
-CLASSES = {type(build(name)): name for name in sorted(SMALL, key=lambda n: n.endswith("_nano"))}
-SIZES = [
-    pytest.param(name, marks=() if name in CLASSES.values() else pytest.mark.slow) for name in SMALL
-]
+from ..tiers import tiered
+from .small_models import (
+    ALL,
+    BACKBONES,
+    CLASSES,
+    HEADED,
+    KINDS,
+    SMALL,
+    build,
+    example,
+    trained,
+)
 
 
 def same(one, two):
@@ -140,7 +145,7 @@ def changed(change, model):
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", tiered(KINDS, CLASSES))
 def test_a_changed_model_comes_back(name, change, tmp_path):
     model = changed(change, trained(build(name)))
     came_back(trained(model, seed=1), name, tmp_path)
@@ -149,11 +154,7 @@ def test_a_changed_model_comes_back(name, change, tmp_path):
 @pytest.mark.parametrize("residual", residuals.names())
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=() if name == "mlp_nano" else pytest.mark.slow)
-        for name in CLASSES.values()
-        if name in BACKBONES
-    ],
+    tiered([name for name in CLASSES if name in BACKBONES], ["mlp_nano"]),
 )
 def test_every_residual_that_a_model_was_given_comes_back(name, residual, tmp_path):
     given = {"activation": "pre"} if "activation" in model_info(name).options else {}
@@ -167,7 +168,7 @@ def test_every_residual_that_a_model_was_given_comes_back(name, residual, tmp_pa
 
 
 @pytest.mark.parametrize("method", [name for name in methods.names() if name != "fixed_ranks"])
-@pytest.mark.parametrize("name", [CLASSES[type(build(n))] for n in ("resnet_nano", "gpt_nano")])
+@pytest.mark.parametrize("name", ["resnet_nano", "gpt_nano"])
 def test_every_lowrank_method_comes_back_with_every_head(name, method, tmp_path):
     model = changed(lambda model: apply_lowrank(model, method) and None, trained(build(name)))
     use_hyperbolic_head(model, clip=3.0).reset_classifier(5)
@@ -348,7 +349,7 @@ def test_a_builder_that_looks_at_numbers_is_built_for_real(tmp_path, monkeypatch
 # Other classes, other channels.
 
 
-@pytest.mark.parametrize("name", [name for name in CLASSES.values() if name in HEADED])
+@pytest.mark.parametrize("name", [name for name in CLASSES if name in HEADED])
 def test_other_classes_leave_the_head_fresh_and_say_so(name, tmp_path, caplog):
     model = trained(build(name))
     save_model(model, tmp_path)
@@ -385,7 +386,7 @@ def test_no_classes_leave_the_features_and_the_same_classes_leave_all(name, tmp_
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize(
-    "name", [name for name in CLASSES.values() if "in_chans" in model_info(name).options]
+    "name", [name for name in CLASSES if "in_chans" in model_info(name).options]
 )
 def test_other_channels_adapt_the_first_convolution_or_leave_it_fresh(
     name, channels, tmp_path, caplog

@@ -9,6 +9,8 @@ import pytest
 
 from .kernel_fuzz import cases
 
+pytestmark = pytest.mark.processes
+
 PROGRAM = Path(__file__).with_name("kernel_fuzz.py")
 # Starts a package of this name from a checkout that is not installed, as tests/conftest.py does.
 START = (

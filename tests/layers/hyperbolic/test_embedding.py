@@ -166,6 +166,7 @@ def test_weight_decay_leaves_the_points_alone():
     assert decay_exclusions(PoincareEmbedding(6, 3)) == {"points"}
 
 
+@pytest.mark.compiles
 def test_the_compiler_takes_the_lookup_and_the_distances_whole():
     embedding = PoincareEmbedding(6, 3, curvature=C, init_range=0.3)
     nodes = torch.tensor([[0, 5, 1], [3, 2, 4]])
@@ -178,6 +179,7 @@ def test_the_compiler_takes_the_lookup_and_the_distances_whole():
     torch.testing.assert_close(compiled(nodes), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.processes
 def test_importing_the_layers_does_not_import_geoopt():
     code = (
         "import sys, types\n"

@@ -276,6 +276,7 @@ def test_a_learned_curvature_is_positive_shared_and_free_of_decay():
     assert shared() > 0
 
 
+@pytest.mark.compiles
 def test_layers_compile_whole():
     layer = PoincareConv2d(4, 6, 3, padding=1, init="normal", curvature=BallCurvature(0.5))
     t = draw(2, 4, 5, 5).float()

@@ -191,6 +191,7 @@ class TestRunningStatistics:
             torch.testing.assert_close(twin.eval()(t), layer.eval()(t), rtol=0, atol=0)
 
 
+@pytest.mark.compiles
 def test_the_norm_compiles_whole():
     layer = MidpointBatchNorm(4)
     t = draw(16, 4, 3, 3).float()

@@ -1,5 +1,6 @@
 """Midpoint batch normalisation over the points of two processes."""
 
+import pytest
 import torch
 from archzoo.layers.hyperbolic import MidpointBatchNorm
 from archzoo.train.engine.process import disconnect
@@ -37,6 +38,7 @@ def work(rank: int, place: str) -> None:
     disconnect()
 
 
+@pytest.mark.processes
 def test_processes_that_share_their_points_normalise_as_one(tmp_path):
     multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]

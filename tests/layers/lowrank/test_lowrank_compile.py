@@ -18,6 +18,8 @@ from archzoo.layers.lowrank import (
 )
 from torch import Tensor, nn
 
+pytestmark = pytest.mark.compiles
+
 STEPS = 6
 METHODS: dict[str, Method] = {
     # The class of the structure, and what happens to it between steps.

@@ -23,6 +23,8 @@ from archzoo.layers.lowrank import (
 from archzoo.train.engine.process import disconnect
 from torch import Tensor, distributed, multiprocessing, nn
 
+pytestmark = pytest.mark.processes
+
 STEPS = 9
 RUNS = [("fsdp", None), ("fsdp", 3), ("ddp", None)]
 METHODS: dict[str, Callable[[], Method]] = {

@@ -69,6 +69,7 @@ def work(rank: int, place: str) -> None:
     disconnect()
 
 
+@pytest.mark.processes
 def test_two_processes_draw_alike_and_train_as_one(tmp_path):
     multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
@@ -85,6 +86,7 @@ def test_two_processes_draw_alike_and_train_as_one(tmp_path):
         assert (removed > 0) == name.startswith("ddp"), name
 
 
+@pytest.mark.long
 def test_parameters_that_are_sharded_cannot_be_asked_to_shrink(tmp_path):
     distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
     try:

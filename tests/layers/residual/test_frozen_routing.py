@@ -44,6 +44,7 @@ def test_contexts_nest_and_end_with_an_error():
     assert not routing_is_frozen()
 
 
+@pytest.mark.compiles
 def test_a_compiled_function_follows_the_context():
     weights, x = torch.ones(2, requires_grad=True), torch.ones(2)
     compiled = torch.compile(lambda x: x * routing(weights), fullgraph=True, backend="eager")

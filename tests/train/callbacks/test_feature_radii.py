@@ -82,6 +82,7 @@ def test_measuring_leaves_the_model_as_it_was():
     assert not any("close" in vars(stage.residual) for stage in model.stages)
 
 
+@pytest.mark.compiles
 def test_a_compiled_model_is_measured_without_compiling_it_again():
     model, x = create_model("mlp_nano").eval(), images()
     expected = stream_norms(model, x)
@@ -105,6 +106,7 @@ def test_curvatures_are_counted_once_each():
     assert curvatures(model) == pytest.approx({"a": 1.0, "b.1": 0.5, "c.0": 0.1, "c.2": 3.0})
 
 
+@pytest.mark.long
 def test_a_run_logs_them_at_each_evaluation_and_goes_on_as_without(tmp_path):
     options = ["model=resnet_nano"]
     train(tmp_path / "with", *options, "callbacks=[geometry]", "callbacks.geometry.samples=16")
@@ -120,6 +122,7 @@ def test_a_run_logs_them_at_each_evaluation_and_goes_on_as_without(tmp_path):
     assert curvatures(model) == {}
 
 
+@pytest.mark.long
 def test_a_ball_is_logged_with_its_curvature_through_every_logger(tmp_path):
     options = ["model=poincare_resnet_nano", "model.learned_curvature=true", "optim.lr=0.05"]
     loggers = ["callbacks=[geometry]", "logger=[csv,tensorboard]"]
@@ -129,6 +132,7 @@ def test_a_ball_is_logged_with_its_curvature_through_every_logger(tmp_path):
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
+@pytest.mark.long
 def test_the_average_is_measured_where_the_average_is_evaluated(tmp_path):
     from archzoo.train.data import data_sets
 

@@ -21,6 +21,8 @@ from torch import nn
 
 from ..small_runs import configure, equal_weights, train, weights
 
+pytestmark = pytest.mark.long
+
 # Settings under which something happens within a run of a dozen steps; others have their defaults.
 EAGER = {
     "maestro": {"shrink_every": 2, "threshold": 0.9},

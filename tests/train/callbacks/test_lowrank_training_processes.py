@@ -10,6 +10,8 @@ from ..command_line import ROOT, TORCHRUN, call
 from ..small_runs import train, weights
 from .test_lowrank_training import chosen, ranks
 
+pytestmark = pytest.mark.processes
+
 # Several runs in one pair of processes, whose start takes longer than they do. At the end of each
 # the weights and what the method remembers are compared between the processes.
 SCRIPT = """
@@ -87,6 +89,7 @@ DESCENT = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_model_that_one_trains(tmp_path):
     jobs = {name: [*chosen(name), *DESCENT] for name in ("maestro", "relora", "sst", "trp")}
     # An SVD turns vectors of nearly equal singular values by any angle, however alike the weights.

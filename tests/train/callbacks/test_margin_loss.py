@@ -29,6 +29,7 @@ def test_the_loss_is_the_cross_entropy_of_shifted_logits():
     torch.testing.assert_close(F.cross_entropy(shifted, targets), expected)
 
 
+@pytest.mark.long
 def test_no_offset_at_temperature_one_is_the_plain_loss(tmp_path):
     train(tmp_path / "plain", *LDLT)
     off = ["callbacks.margin_loss.offset=0", "callbacks.margin_loss.temperature=1"]
@@ -36,6 +37,7 @@ def test_no_offset_at_temperature_one_is_the_plain_loss(tmp_path):
     assert equal_weights(tmp_path / "plain", tmp_path / "margin")
 
 
+@pytest.mark.long
 def test_a_larger_offset_leaves_larger_margins(tmp_path):
     validation = {}
     for offset in (0, 3):

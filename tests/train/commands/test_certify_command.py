@@ -14,6 +14,8 @@ from archzoo.zoo.certify.certify_model import certify
 
 from ..small_runs import train
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -17,6 +17,8 @@ from archzoo.zoo.share.create import create_model
 from ..engine.test_full_disk import no_file_above
 from ..small_runs import train
 
+pytestmark = pytest.mark.long
+
 SMALL = ("model=resnet_nano", "model.widths=[4,8]", "model.depths=[1,1]", "trainer.steps=4")
 FAST = {"statistics": 128, "latency_seconds": 0.0, "search_samples": 64, "threads": 1}
 

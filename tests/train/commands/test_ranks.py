@@ -6,6 +6,7 @@ from archzoo.train.commands.ranks import draw, read_ranks
 from ..small_runs import train
 
 
+@pytest.mark.long
 def test_a_picture_is_drawn_from_the_ranks_of_a_run(tmp_path):
     pytest.importorskip("matplotlib")
     train(tmp_path / "run", "lowrank=low_rank", "lowrank.rank=0.25")

@@ -6,6 +6,7 @@ from archzoo.train.commands.report import draw, read_metrics
 from ..small_runs import train
 
 
+@pytest.mark.long
 def test_a_picture_is_drawn_from_the_log_of_each_run(tmp_path):
     pytest.importorskip("matplotlib")
     runs = [tmp_path / "one", tmp_path / "two"]

@@ -16,6 +16,8 @@ from archzoo.zoo import create_model
 
 from ..small_runs import train
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -79,6 +79,7 @@ def small(request, tmp_path):
     return name, data_sets.build(name, root=str(tmp_path), validation=10)
 
 
+@pytest.mark.processes
 def test_importing_the_data_sets_imports_none_of_the_slow_libraries():
     code = (
         "import sys, types\n"

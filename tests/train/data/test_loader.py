@@ -86,6 +86,7 @@ def test_batches_that_cannot_be_made_are_refused_by_name():
 # A machine with one core, and Python from 3.12 on, warn of workers as such.
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.processes
 def test_workers_change_nothing():
     alone, helped = (list(loader(fold(), Batches(50, 12, **TRAIN), workers=w)) for w in (0, 2))
     assert len(alone) == len(helped) == 4

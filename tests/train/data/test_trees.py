@@ -107,6 +107,7 @@ def test_a_sample_is_a_function_of_its_key():
 # A machine with one core, and Python from 3.12 on, warn of workers as such.
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.processes
 def test_samples_do_not_depend_on_workers_or_batches():
     fold = data_sets.build("tree", depth=2).train
     taken = [

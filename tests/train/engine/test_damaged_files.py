@@ -20,6 +20,8 @@ from archzoo.zoo.share.content_digest import sealed, unsealed
 from ..small_runs import configure, equal_weights, train
 from .test_loop import Stop, rows, stop_after
 
+pytestmark = pytest.mark.long
+
 STEADY = ["trainer.evaluate_every=4", "trainer.log_every=2"]
 
 

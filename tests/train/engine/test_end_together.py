@@ -9,6 +9,8 @@ from archzoo.train.engine.folder_lock import is_locked
 
 from ..command_line import TORCHRUN, call
 
+pytestmark = pytest.mark.processes
+
 LOST = "nothing saved before is lost"
 SENTENCES = {
     "data": "a.png: no image; " + LOST,

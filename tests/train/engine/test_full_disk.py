@@ -15,9 +15,12 @@ from archzoo.train.sweep import record_failure
 from ..small_runs import equal_weights, train
 
 # TensorBoard writes in a thread of its own, which dies of the refusal before the run hears of it.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings(
+        "ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning"
+    ),
+]
 
 LOGGED = ["trainer.log_every=1", "trainer.evaluate_every=3", "logger=[csv,tensorboard]"]
 

@@ -69,6 +69,7 @@ def test_a_run_that_stopped_and_went_on_equals_one_that_did_not(tmp_path, monkey
         assert a == b
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("overrides", [VARIANTS["plain"], VARIANTS["dropout and drop path"]])
 def test_one_seed_gives_one_result_and_another_seed_another(tmp_path, overrides):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -77,6 +78,7 @@ def test_one_seed_gives_one_result_and_another_seed_another(tmp_path, overrides)
     assert not equal_weights(tmp_path / "a", tmp_path / "c")
 
 
+@pytest.mark.long
 def test_accumulated_gradients_are_those_of_the_larger_batch(tmp_path):
     # SGD without momentum is linear in the gradient; float32 sums differ in their order only.
     common = [
@@ -138,6 +140,7 @@ def test_the_saved_model_is_the_best_one_and_gives_the_tested_accuracy(tmp_path)
     assert float(accuracy) == pytest.approx(result["test"]["accuracy"], abs=1e-12)
 
 
+@pytest.mark.long
 def test_ema_evaluates_the_average_and_not_the_weights(tmp_path):
     train(tmp_path, "callbacks=[ema]", "callbacks.ema.decay=0.9", "callbacks.ema.warmup=false")
     state = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
@@ -147,6 +150,7 @@ def test_ema_evaluates_the_average_and_not_the_weights(tmp_path):
     assert not torch.equal(best["head.weight"], state["model"]["head.weight"])
 
 
+@pytest.mark.long
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(tmp_path, monkeypatch):
     cross_entropy = loop.cross_entropy
     calls = []
@@ -171,6 +175,7 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     assert (tmp_path / "checkpoints" / "last.pt").read_bytes() == before
 
 
+@pytest.mark.long
 def test_a_run_that_ended_is_not_done_again(tmp_path, capsys):
     metric = train(tmp_path)
     capsys.readouterr()
@@ -178,6 +183,7 @@ def test_a_run_that_ended_is_not_done_again(tmp_path, capsys):
     assert "ended before" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_another_model_cannot_go_on_from_a_checkpoint(tmp_path, monkeypatch):
     stop_after(monkeypatch, 7)
     with pytest.raises(Stop):
@@ -186,6 +192,7 @@ def test_another_model_cannot_go_on_from_a_checkpoint(tmp_path, monkeypatch):
         train(tmp_path / "b", "model=mlp_tiny", f"resume={tmp_path / 'a'}")
 
 
+@pytest.mark.long
 def test_auto_goes_on_in_the_folder_that_an_earlier_process_chose(tmp_path, monkeypatch):
     # As with the default run_dir, which holds the time and is another one after a crash.
     with monkeypatch.context() as patch:
@@ -199,6 +206,7 @@ def test_auto_goes_on_in_the_folder_that_an_earlier_process_chose(tmp_path, monk
     assert (tmp_path / "11-00" / "result.json").exists()
 
 
+@pytest.mark.long
 def test_a_disk_that_refuses_the_best_weights_ends_the_run_with_a_sentence(tmp_path, monkeypatch):
     from archzoo.train.engine import run_folder
 
@@ -210,6 +218,7 @@ def test_a_disk_that_refuses_the_best_weights_ends_the_run_with_a_sentence(tmp_p
         train(tmp_path)
 
 
+@pytest.mark.long
 def test_text_is_scored_in_bits_per_byte_over_every_byte(tmp_path):
     source = tmp_path / "text"
     source.mkdir()

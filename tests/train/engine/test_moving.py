@@ -14,6 +14,8 @@ from ..command_line import TORCHRUN, call
 from ..small_runs import weights
 from .moving import main
 
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
+
 KINDS = ("one", "ddp", "fsdp")
 # At a constant rate a shorter run is the beginning of a longer one.
 FLAT = ["schedule=constant", "schedule.warmup=0", "trainer.device=cpu"]

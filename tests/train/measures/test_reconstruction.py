@@ -13,6 +13,8 @@ from archzoo.zoo import create_model
 from ..engine.test_loop import Stop, stop_after
 from ..small_runs import configure, equal_weights, train
 
+pytestmark = pytest.mark.long
+
 RUN = [
     *("model=poincare_embedding_nano", "data=tree", "data.depth=2", "optim=riemannian_sgd"),
     *("callbacks=[reconstruction]", "trainer.batch_size=7"),

@@ -11,6 +11,7 @@ from torch import nn
 
 from ...close import assert_close_in_scale
 from ...layers.lipschitz.lipschitz_cases import jacobian_norm, pair_ascent
+from ...tiers import tiered
 from ..small_models import build, example, trained
 
 NAMES = [
@@ -144,7 +145,8 @@ def test_a_model_runs_in_bfloat16_and_under_autocast(name):
         assert (ours.float() - exact).norm() < 0.1 * exact.norm()
 
 
-@nano
+@pytest.mark.compiles
+@pytest.mark.parametrize("name", tiered(NANO, ["ldlt_mlp_nano", "sll_mlp_nano"]))
 def test_the_compiler_and_the_exporter_take_the_whole_graph(name):
     model = trained(build(name)).eval()
     x = example(name)

@@ -9,6 +9,7 @@ from archzoo.zoo.axes.residuals import residuals
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...tiers import tiered
 from ..small_models import NANO, build, example, loss_of, trained
 
 TOKENS = [name for name in NANO if "resnet" not in name]
@@ -196,7 +197,7 @@ def test_one_view_is_shown_at_a_time(view, factors):
 
 
 @pytest.mark.parametrize("residual", residuals.names())
-@pytest.mark.parametrize("name", NANO)
+@pytest.mark.parametrize("name", tiered(NANO, ["mlp_nano", "vit_nano", "resnet_nano"]))
 def test_every_mechanism_has_a_causal_matrix(name, residual):
     model, x = model_of(name, residual), inputs(name)
     stages = [None] if name in TOKENS else [0, 1]
@@ -303,7 +304,7 @@ def test_a_branch_that_reaches_no_logit_has_no_gradient():
 
 
 @pytest.mark.parametrize("residual", residuals.names())
-@pytest.mark.parametrize("name", NANO)
+@pytest.mark.parametrize("name", tiered(NANO, ["mlp_nano", "vit_nano", "resnet_nano"]))
 def test_every_mechanism_is_traced(name, residual):
     model = model_of(name, residual)
     found = trace(model, inputs(name), loss_of)

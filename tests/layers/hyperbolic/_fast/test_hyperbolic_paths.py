@@ -220,6 +220,7 @@ def test_any_size_and_layout_gives_what_the_definition_gives(layout, channels, p
     compare(randomised(nn.Sequential(*layers)), t, monkeypatch, (path, "definition"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", HAND_WRITTEN)
 def test_hand_written_gradients_are_those_of_differences_and_can_be_differentiated(
     path, monkeypatch
@@ -257,6 +258,7 @@ def test_saved_memory_is_the_input_two_outputs_and_numbers_per_pixel(path, monke
     assert sum(kept.values()) <= t.nbytes + 2 * out.nbytes + numbers + 4 * weights
 
 
+@pytest.mark.compiles
 def test_other_tools_trace_the_definition():
     layers = nn.Sequential(conv(PLACES["padded"]), norm(8)).eval()
     t = draw(2, 4, 5, 5)
@@ -297,6 +299,7 @@ for groups, shape in ((1, (2, 3, 13, 11)), (2, (1, 4, 1, 1)), (1, (5, 4))):
 """
 
 
+@pytest.mark.processes
 def test_the_triton_twin_equals_the_plain_path_in_the_interpreter():
     pytest.importorskip("triton")
     environment = {**os.environ, "TRITON_INTERPRET": "1"}

@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.processes
+
 
 def test_importing_geoopt_warns_of_nothing():
     module = "archzoo.layers.hyperbolic.geoopt_bridge.quiet_geoopt"

@@ -276,6 +276,7 @@ def test_a_midpoint_is_taken_over_any_axes(over):
     close(found, expected.movedim(-1, where), 1e-14)
 
 
+@pytest.mark.compiles
 def test_functions_compile_whole():
     x, y = points(8, 1.0).float(), points(8, 1.0, 1).float()
 

@@ -135,6 +135,7 @@ def test_columns_stay_the_same_and_a_run_goes_on_from_its_files(activation: str 
     assert not differing(run(method, adamw, 6)[0], run(method, adamw, 6, 3)[0])
 
 
+@pytest.mark.compiles
 def test_it_compiles_to_one_graph() -> None:
     layer = made(12, 20, activation="silu")[1]
     compiled = torch.compile(copy.deepcopy(layer), backend="aot_eager", fullgraph=True)

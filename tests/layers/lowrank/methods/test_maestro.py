@@ -482,6 +482,7 @@ def prefix_errors(factors: Factors, best: Tensor) -> Tensor:
 ORDER = Maestro(group_lasso=0.0, shrink_every=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("steps", "drops", "error"),
     [
@@ -512,6 +513,7 @@ def test_what_the_data_weigh_most_comes_first_not_the_largest_singular_value():
     torch.testing.assert_close(importances(factors)[:, :3], expected, rtol=0, atol=0.1)
 
 
+@pytest.mark.long
 def test_the_identity_with_a_flat_lasso_finds_the_principal_components():
     generator = torch.Generator().manual_seed(12345)
     x = torch.randn(3, 10, generator=generator)

@@ -312,6 +312,7 @@ def test_gradients_of_single_examples_and_several_networks_at_once() -> None:
     torch.testing.assert_close(values[1], loss({k: v[1] for k, v in several.items()}, x))
 
 
+@pytest.mark.compiles
 def test_it_compiles_to_one_graph() -> None:
     made = layer(12, 10, rank=2, density=0.1)
     compiled = torch.compile(copy.deepcopy(made), backend="aot_eager", fullgraph=True)

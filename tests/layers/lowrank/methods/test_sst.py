@@ -377,6 +377,7 @@ def test_weights_in_half_precision_are_decomposed_in_float32() -> None:
     torch.testing.assert_close(structure.dense().float(), weight.float(), rtol=0, atol=0.05)
 
 
+@pytest.mark.compiles
 def test_it_compiles_whole() -> None:
     structure = spectral(7, 5)
 

@@ -275,6 +275,7 @@ def test_bad_arguments_are_refused_by_name(message, call):
         call()
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("rank", [0, 2])
 def test_the_two_convolutions_trace_as_one_graph(scheme, rank):

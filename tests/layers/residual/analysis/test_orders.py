@@ -238,6 +238,7 @@ def test_few_subsets_are_summed_in_full():
     torch.testing.assert_close(found.terms, mobius_orders(functions, x, orders=4).terms, **EXACT)
 
 
+@pytest.mark.long
 def test_a_sampled_order_is_unbiased_and_knows_its_error():
     x, functions = normal(2, WIDTH), branches(depth=8)
     exact = mobius_orders(functions, x, orders=3).terms
