@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from archzoo.train.engine.checkpoint import read_newest
-from archzoo.train.engine.folder_lock import is_locked
+from archzoo.train.engine.saved.checkpoint_file import read_newest
+from archzoo.train.engine.saved.folder_lock import is_locked
 from omegaconf import OmegaConf
 
 from .command_line import TORCHRUN, call, command, end_pair, environment, start_pair

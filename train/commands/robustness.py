@@ -21,7 +21,7 @@ from omegaconf import MISSING
 from torch import Tensor
 
 from ..data import Splits
-from ..engine.run_folder import RunFolder
+from ..engine.saved.run_folder import RunFolder
 from ..errors import RunError
 from ..measures.foreign_images import OutSet, out_sets
 from ..measures.ood import Separation, scores, separation
