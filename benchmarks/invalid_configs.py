@@ -14,8 +14,8 @@ from archzoo.zoo.axes.lowrank import method_info, methods
 from archzoo.zoo.axes.residuals import residuals
 from archzoo.zoo.models import models
 from archzoo.zoo.registry import Option
+from option_values import written
 from ranges import COMBINATIONS, LOWRANK, MODELS, RESIDUALS, SETTINGS, SYNTAX, Bad
-from valid_configs import written
 
 __all__ = ["KINDS", "Invalid", "draw_invalid"]
 

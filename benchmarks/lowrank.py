@@ -49,7 +49,7 @@ from archzoo.layers.lowrank import (
     structures,
 )
 from archzoo.layers.lowrank.methods.sst import draw_order
-from archzoo.layers.lowrank.weights.singular_pairs import in_order
+from archzoo.layers.lowrank.weights.enhanced_gradient import in_order
 from archzoo.layers.saved_bytes import saved_bytes
 from archzoo.train.engine.process import disconnect
 from archzoo.zoo.axes.lowrank import methods as registry

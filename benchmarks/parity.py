@@ -27,7 +27,7 @@ from unittest import mock
 
 import torch
 from archzoo.layers.residual import Context, Residual, Site, State, depth_mix
-from archzoo.layers.residual.attnres.mix import key_statistic
+from archzoo.layers.residual.mixing import key_statistic
 from archzoo.layers.residual.streams import hyper_connections as ours_hyper
 from archzoo.zoo.axes.residuals import make_residual
 from harness import Bar, Measurement, main

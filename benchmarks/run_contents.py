@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from archzoo.train.engine.checkpoint import read_checkpoint
+from archzoo.train.engine.saved.checkpoint_file import read_checkpoint
 from archzoo.zoo.share.content_digest import content_digest
 from safetensors import safe_open
 

@@ -21,7 +21,7 @@ from archzoo.train.engine.loggers import loggers
 from archzoo.train.engine.loop import Trainer
 from archzoo.train.engine.optim import make_optimizer
 from archzoo.train.engine.process import World
-from archzoo.train.engine.run_folder import RunFolder
+from archzoo.train.engine.saved.run_folder import RunFolder
 from archzoo.train.engine.schedule import learning_rate_factor
 from archzoo.zoo import create_model
 from harness import Bar, Measurement, interleaved, main, median_ratio

@@ -1,12 +1,12 @@
 """Random command lines of `archzoo-train` that should train: every axis drawn, sizes kept tiny.
 
 What is drawn comes from the registries: a new model, residual, low-rank method, data set or
-optimiser is drawn without a line here, with its choices and switches; numbers need a row below.
+optimiser is drawn without a line here, with its choices and switches; numbers need a row in
+`option_values.py`.
 """
 
 import random
-import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,47 +15,15 @@ from archzoo.zoo.axes.lowrank import method_info, methods
 from archzoo.zoo.axes.residuals import residuals
 from archzoo.zoo.backbones.lipschitz_resnet import TAKES
 from archzoo.zoo.models import models
-from archzoo.zoo.registry import Entry, Option
+from archzoo.zoo.registry import Entry
+from option_values import NUMBERS, draw_some, written
 
-__all__ = ["draw_valid", "written"]
+__all__ = ["draw_valid"]
 
 SIDES = {"digits": 8, "mnist": 28, "fashion_mnist": 28, "cifar10": 32}
 PATCHES = {8: (2, 4, 8), 16: (4, 8), 28: (7, 14), 32: (8, 16)}
-NUMBERS: dict[str, tuple[Any, ...]] = {
-    # of models
-    "mlp_ratio": (1.0, 2.5), "registers": (0, 2), "drop_rate": (0.0, 0.3),
-    "drop_path_rate": (0.0, 0.3), "norm_eps": (1e-6,), "short_window": (None, 1, 4),
-    "expansion": (0.5, 1.0, 2.0), "lipschitz": (0.5, 2.0), "hidden_depth": (1, 2, 3),
-    "curvature": (0.1, 1.0), "dim": (1, 2, 5), "init_range": (1e-3, 1e-2),
-    "activation": ("relu", "tanh", "softplus"),
-    # of residuals
-    "coefficient": (0.0, 0.5), "exponent": (0.0, 0.5), "initial": (None, 0.1),
-    "window": (None, 1, 3), "heads": (1, 2), "hidden": (None, 3), "keep": (None, 1, 2),
-    "alpha": (None, 1.5), "beta": (None, 0.7), "value_channels": (1, 2, 4),
-    "gate_hidden": (None, 3), "initial_beta": (0.5, 1.5), "frozen_beta": (None, 0.0, 1.0),
-    "dilation": (1, 2), "period": (1, 2), "bias": (-2.0, 0.0), "streams": (1, 2, 3),
-    "sinkhorn_steps": (1, 5), "group": (None, 1, 2), "block_size": (2, 4), "num_blocks": (1, 2),
-    "block_layers": (1, 2),
-    # of low-rank methods
-    "rank": (0.25, 1), "gamma": (0.0, 0.7), "density": (0.02, 0.05),
-    "residual_rank": (None, 4), "refactorize_every": (0, 1, 2), "frobenius": (0.0, 1e-3),
-    "group_lasso": (0.0, 1e-3), "shrink_every": (0, 1, 2), "warmup": (0, 1), "merge_every": (1, 2),
-    "scale": (0.5, 1.0), "resample_every": (1, 2), "interval": (10.0, 40.0), "energy": (0.0, 0.1),
-    "nuclear": (0.0, 1e-3), "min_kernel": (1,), "learning_rate_ratio": (0.5, 1.0),
-}  # fmt: skip
 BLOCKS = ("block_size", "num_blocks", "block_layers")
 """Three ways to say one thing, of which a residual takes one."""
-
-
-def written(value: Any) -> str:
-    """Write a value as the command line takes it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{k}:{written(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(written, value)) + "]"
-    return str(value)
 
 
 def draw_valid(number: int, files: Path, optimizers: list[str]) -> list[str]:
@@ -89,25 +57,6 @@ def draw_valid(number: int, files: Path, optimizers: list[str]) -> list[str]:
 
 def _keys(group: str, values: Mapping[str, Any]) -> list[str]:
     return [f"{group}.{key}={written(value)}" for key, value in values.items()]
-
-
-def _value(draw: random.Random, option: Option) -> Any:
-    """A value of an option, or its default where nothing is known of its range."""
-    kinds = typing.get_args(option.type) or (option.type,)
-    if typing.get_origin(option.type) is typing.Literal:
-        return draw.choice(kinds)
-    literals = [k for k in kinds if typing.get_origin(k) is typing.Literal]
-    if literals:
-        return draw.choice(
-            [*typing.get_args(literals[0]), *([None] if type(None) in kinds else [])]
-        )
-    if option.type is bool:
-        return draw.random() < 0.5
-    return draw.choice(NUMBERS.get(option.name, (option.default,)))
-
-
-def _some(draw: random.Random, options: Iterable[Option], share: float) -> dict[str, Any]:
-    return {o.name: _value(draw, o) for o in options if draw.random() < share}
 
 
 def _data(draw: random.Random, kind: str, files: Path) -> tuple[list[str], int, int]:
@@ -162,7 +111,7 @@ def _model(draw: random.Random, entry: Entry, side: int) -> dict[str, Any]:
     }  # fmt: skip
     chosen = {key: value for key, value in sizes.items() if key in options}
     given = (*sizes, *FACTS, "residual")
-    chosen |= _some(draw, (o for o in options.values() if o.name not in given), 0.35)
+    chosen |= draw_some(draw, (o for o in options.values() if o.name not in given), 0.35)
     if "residual" in options and draw.random() < 0.7:
         chosen["residual"] = _residual(draw, draw.choice(residuals.names()), entry)
     return {key: value for key, value in chosen.items() if key not in _excluded(entry, chosen)}
@@ -192,7 +141,7 @@ def _residual(draw: random.Random, name: str, entry: Entry) -> str | dict[str, A
     apart = {"eps", *BLOCKS, *({"curvature"} & entry.options.keys())}
     if entry.kind == "image" and "widths" in entry.options:
         apart |= {"expand", "compress"}  # images have no tokens to look along
-    chosen = _some(draw, (o for o in options.values() if o.name not in apart), 0.3)
+    chosen = draw_some(draw, (o for o in options.values() if o.name not in apart), 0.3)
     if not chosen.get("learned"):
         chosen = {k: v for k, v in chosen.items() if k not in ("per_channel", "shared")}
     ways = [key for key in BLOCKS if key in options]
@@ -210,7 +159,7 @@ def _lowrank(draw: random.Random, entry: Entry, model: Mapping[str, Any]) -> dic
     known = [n for n in methods.names() if matrices or n not in ("cola", "lost")]
     name = draw.choice(known)
     options = method_info(name).options.values()
-    chosen = _some(draw, (o for o in options if o.name not in ("seed", "min_kernel")), 0.4)
+    chosen = draw_some(draw, (o for o in options if o.name not in ("seed", "min_kernel")), 0.4)
     if name == "trp":
         chosen["min_kernel"] = 1  # linear layers too, or some models have no target
     return {"name": name, **chosen}

@@ -12,7 +12,7 @@ import torch
 from archzoo.layers.lipschitz import export_plain
 from archzoo.layers.lowrank import memory_report, reestimate_batch_norm
 from archzoo.layers.lowrank.cost_report import lowrank_report
-from archzoo.layers.lowrank.maths.moments import collect_moments
+from archzoo.layers.lowrank.input_moments import collect_moments
 from archzoo.layers.modes import evaluating
 from archzoo.train.callbacks.feature_radii import stream_norms
 from archzoo.train.engine.metrics import evaluate

@@ -183,4 +183,7 @@ def _mismatch(error: BaseException) -> str:
         parent = cause.parent_node
         known = [str(k) for k in parent] if isinstance(parent, DictConfig) else []
         return unknown_key(key, known)
+    if reason.endswith("is not Optional"):
+        default = cause.child_node
+        return f"{key}: null is no value of it; write one, or leave {key} out for {default}"
     return f"{key}: {reason[0].lower()}{reason[1:]}"

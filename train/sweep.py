@@ -1,18 +1,21 @@
 """A sweep as a whole: its points that failed, and what it says at its end."""
 
 import contextlib
+import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from .errors import RunError
 
-__all__ = ["SweepSummary", "forget_failure", "record_failure"]
+__all__ = ["SweepSummary", "forget_failure", "number_of_trials", "record_failure"]
 
 FAILURE = "error.txt"
 
@@ -31,6 +34,26 @@ def forget_failure(folder: Path) -> None:
     (folder / FAILURE).unlink(missing_ok=True)
 
 
+def number_of_trials(sweeper: DictConfig, overrides: Sequence[str]) -> int | None:
+    """How many points Optuna's sweeper tries: `n_trials`, or all of a grid that has fewer.
+
+    Args:
+        sweeper: Its config; one without `n_trials` tries what the overrides say.
+        overrides: Those of the command line.
+    """
+    trials = sweeper.get("n_trials")
+    sampler = OmegaConf.select(sweeper, "sampler._target_") or ""
+    if trials is None or not sampler.endswith(".GridSampler"):
+        return trials
+    params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    values = {  # of a key that is named twice, the last are tried; a fixed value takes none away
+        override.key_or_group: list(override.sweep_string_iterator())
+        for override in OverridesParser.create().parse_overrides([*params, *overrides])
+        if override.is_discrete_sweep()
+    }
+    return min(trials, math.prod(map(len, values.values())))
+
+
 class SweepSummary(Callback):
     """Counts the points of a sweep and ends it with exit code 1 if any failed."""
 
@@ -38,10 +61,12 @@ class SweepSummary(Callback):
         """Nothing has run."""
         self.points: list[tuple[tuple[str, ...], Path]] = []
         self.failed: list[tuple[tuple[str, ...], Path]] = []
+        self.trials: int | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the folder of the sweep, for what a sweeper stores there before the first point."""
         Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        self.trials = number_of_trials(config.hydra.sweeper, config.hydra.overrides.task)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Note what a point was and where it ran."""
@@ -53,8 +78,7 @@ class SweepSummary(Callback):
                 self.failed.append(point)
             # Optuna's sweeper looks for its best trial after the last one; where all have failed it
             # finds none and raises, before this callback has its word.
-            trials = job_return.hydra_cfg.hydra.sweeper.get("n_trials")
-            if len(self.points) == trials == len(self.failed):
+            if len(self.points) == self.trials == len(self.failed):
                 self.on_multirun_end(job_return.hydra_cfg)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

@@ -7,7 +7,7 @@
 
 namespace points {
 
-constexpr double LIMIT = 30.0;  // as in layers/hyperbolic/coordinates.py
+constexpr double LIMIT = 30.0;  // as in layers/hyperbolic/maths/coordinates.py
 
 // A box filter of one channel (ky, kx), or its transpose, added to `to`.
 struct Box {

@@ -4,18 +4,18 @@ from . import lorentz, poincare
 from .activation import PointActivation, poincare_relu, tangent_activation
 from .compatibility import check_geometry
 from .conv import PoincareConv2d, poincare_conv2d
-from .coordinates import (
+from .curvature import BallCurvature, ChangeBall, check_one_ball, curvature_of, keep_one_ball
+from .embedding import PoincareEmbedding, distance_logits
+from .head import PoincareMLR, poincare_mlr
+from .linear import PoincareLinear, poincare_linear
+from .maths.ball import MARGINS, check_curvature, check_points, default_margin, project
+from .maths.coordinates import (
     Coordinates,
     ball_to_velocity,
     tangent_to_velocity,
     velocity_to_ball,
     velocity_to_tangent,
 )
-from .curvature import BallCurvature, ChangeBall, check_one_ball, curvature_of, keep_one_ball
-from .embedding import PoincareEmbedding, distance_logits
-from .head import PoincareMLR, poincare_mlr
-from .linear import PoincareLinear, poincare_linear
-from .maths.ball import MARGINS, check_curvature, check_points, default_margin, project
 from .midpoint import MidpointPool, midpoint_pool, velocity_midpoint
 from .mobius_addition import mobius_add_tangents
 from .norm import MidpointBatchNorm, midpoint_batch_norm

@@ -26,14 +26,9 @@ from ..subsample import pixels_first
 from ._fast.fused_maps import fused_tangent
 from ._fast.fused_planes import fused_patches
 from ._fast.fused_weights import fused_hyperplanes
-from .coordinates import (
-    Coordinates,
-    check_coordinates,
-    scaled_tangent,
-    tangent_to_velocity,
-)
 from .curvature import BallCurvature, curvature_of
 from .maths.ball import Curvature, check_curvature, in_float32, root
+from .maths.coordinates import Coordinates, check_coordinates, scaled_tangent, tangent_to_velocity
 from .maths.hyperplanes import (
     Place,
     Scale,

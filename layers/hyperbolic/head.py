@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .coordinates import LIMIT, cap
 from .curvature import BallCurvature, curvature_of
 from .maths.ball import Curvature, check_curvature, in_float32, in_range_with_squares, root
+from .maths.coordinates import LIMIT, cap
 from .maths.hyperplanes import hyperplanes
 from .maths.radial import cosh_of_square, sinhc
 from .maths.shape_checks import check_one_number, check_parameters, check_shape

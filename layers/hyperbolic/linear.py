@@ -18,9 +18,9 @@ from ..fast_path import faster
 from ._fast.fused_maps import fused_tangent
 from ._fast.fused_planes import fused_patches
 from ._fast.fused_weights import fused_hyperplanes
-from .coordinates import Coordinates, check_coordinates, scaled_tangent
 from .curvature import BallCurvature, curvature_of
 from .maths.ball import Curvature, check_curvature, in_float32, root
+from .maths.coordinates import Coordinates, check_coordinates, scaled_tangent
 from .maths.hyperplanes import Scale, check_stretch, hyperplanes, patch_velocity
 from .maths.shape_checks import check_one_number, check_parameters, check_shape
 

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
-from .coordinates import held_velocity, velocity_to_tangent
 from .curvature import BallCurvature, curvature_of
 from .maths.ball import Curvature, check_curvature, in_float32, inner, squared_norm
+from .maths.coordinates import held_velocity, velocity_to_tangent
 from .maths.radial import asinhc
 from .maths.shape_checks import check_axis, check_shape
 

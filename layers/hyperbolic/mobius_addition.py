@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ._fast.fused_maps import fused_sum
-from .coordinates import held_velocity, velocity_to_tangent
 from .maths.ball import Curvature, check_curvature, in_float32, inner
+from .maths.coordinates import held_velocity, velocity_to_tangent
 from .maths.radial import cosh_of_square
 from .maths.shape_checks import check_axis
 

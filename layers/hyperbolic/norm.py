@@ -26,11 +26,13 @@ for all channels as in the reference, is exp of a parameter, so that it stays po
 # Shape letters: B batch, D channels (axis `dim`), ... pixels. A number per point has size 1 on dim.
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from ..decay import exclude_from_decay
 from ._fast import fused_norm
-from .coordinates import (
+from .curvature import BallCurvature, curvature_of
+from .maths.ball import Curvature, check_curvature, in_float32, inner, squared_norm
+from .maths.coordinates import (
     LIMIT,
     Coordinates,
     cap,
@@ -39,17 +41,9 @@ from .coordinates import (
     tangent_to_velocity,
     velocity_to_tangent,
 )
-from .curvature import BallCurvature, curvature_of
-from .maths.ball import Curvature, check_curvature, in_float32, inner, squared_norm
 from .maths.radial import cosh_of_square, sinhc
 from .maths.shape_checks import check_axis, check_one_number, check_shape
-from .midpoint import (
-    MidpointStatistics,
-    excess_and_delay,
-    midpoint_statistics,
-    number_of_points,
-    squared_angle,
-)
+from .midpoint import MidpointStatistics, excess_and_delay, midpoint_statistics, squared_angle
 from .running_midpoint import RunningMidpoint
 
 __all__ = [
@@ -176,18 +170,9 @@ def _normalised(t: Tensor, layer: "MidpointBatchNorm", *, input: Coordinates) ->
         curvature = curvature.to(t.dtype)
     velocity = t if input == "velocity" else held_velocity(t, curvature, dim=layer.dim)[0]
     velocity = velocity.movedim(layer.dim, 1)
-    shared = layer.synchronised and distributed.is_initialized()
-    given = None  # the statistics are this batch's own
-    if layer.running_mean is not None and not layer.training:
-        given = layer.running_statistics(curvature, t.dtype)
-    elif shared:
-        given = midpoint_statistics(velocity, synchronised=True)
+    given = layer.statistics(velocity, curvature)
     out, *found = normalise(velocity, mean, variance, curvature, given, layer.eps)
-    if layer.running_mean is not None and layer.training:
-        seen = float(velocity.numel() > 0)
-        if shared:
-            seen = number_of_points(velocity, synchronised=True).clamp_max_(1)
-        layer.track(MidpointStatistics(*found), curvature, seen)
+    layer.learn(MidpointStatistics(*found), velocity, curvature)
     return out.movedim(1, layer.dim)
 
 
@@ -229,14 +214,13 @@ class MidpointBatchNorm(RunningMidpoint):
         """Make β at the origin, γ = 1 and the statistics of points at a mean distance of 1."""
         if num_features < 1:
             raise ValueError(f"num_features must be at least 1, got {num_features}")
-        super().__init__(num_features, momentum, track_running_stats)
+        super().__init__(num_features, momentum, track_running_stats, synchronised)
         if not eps > 0:
             raise ValueError(f"eps must be above 0, got {eps}")
         check_coordinates("input", input)
         self.num_features = num_features
         self.curvature = curvature_of(curvature)
         self.eps = eps
-        self.synchronised = synchronised
         self.dim = dim
         self.input: Coordinates = input
         self.mean = nn.Parameter(torch.empty(num_features))

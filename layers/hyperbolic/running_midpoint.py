@@ -8,12 +8,12 @@ squared distance is averaged.
 # Shape letters: D channels.
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from ._fast.fused_norm import move_midpoint
-from .coordinates import tangent_to_velocity, velocity_to_tangent
 from .maths.ball import Curvature
-from .midpoint import MidpointStatistics
+from .maths.coordinates import tangent_to_velocity, velocity_to_tangent
+from .midpoint import MidpointStatistics, midpoint_statistics, number_of_points
 
 __all__ = ["RunningMidpoint"]
 
@@ -25,6 +25,7 @@ class RunningMidpoint(nn.Module):
         num_features: D.
         momentum: Weight w of a new batch, in [0, 1]; None averages all batches alike.
         track_running_stats: Whether there are statistics at all.
+        synchronised: Whether the processes of a distributed run share their points.
 
     Raises:
         ValueError: a momentum out of range.
@@ -35,13 +36,17 @@ class RunningMidpoint(nn.Module):
     num_batches_tracked: Tensor | None
 
     def __init__(
-        self, num_features: int, momentum: float | None, track_running_stats: bool
+        self,
+        num_features: int,
+        momentum: float | None,
+        track_running_stats: bool,
+        synchronised: bool,
     ) -> None:
         """Make the statistics of points at a mean distance of 1 from the origin."""
         super().__init__()
         if momentum is not None and not 0 <= momentum <= 1:
             raise ValueError(f"momentum must lie in [0, 1] or be None, got {momentum}")
-        self.momentum = momentum
+        self.momentum, self.synchronised = momentum, synchronised
         tracked = track_running_stats
         self.register_buffer("running_mean", torch.zeros(num_features) if tracked else None)
         self.register_buffer("running_var", torch.ones(()) if tracked else None)
@@ -56,44 +61,68 @@ class RunningMidpoint(nn.Module):
             self.running_var.fill_(1.0)
             self.num_batches_tracked.zero_()
 
-    def running_statistics(self, curvature: Curvature, dtype: torch.dtype) -> MidpointStatistics:
-        """The velocity of the running midpoint (D,), and σ²c."""
-        assert self.running_mean is not None and self.running_var is not None
-        mean, variance = self.running_mean.to(dtype), self.running_var.to(dtype)
-        return MidpointStatistics(tangent_to_velocity(mean, curvature), variance * curvature)
+    def statistics(self, velocity: Tensor, curvature: Curvature) -> MidpointStatistics | None:
+        """What velocities (B, D, …) are normalised by; None is their own statistics.
+
+        In evaluation that is the running ones, if there are any: the velocity of the running
+        midpoint (D,), and σ²c. Otherwise it is the batch, with those of all processes that share.
+        """
+        if self.running_mean is not None and self.running_var is not None and not self.training:
+            mean, variance = (x.to(velocity.dtype) for x in (self.running_mean, self.running_var))
+            return MidpointStatistics(tangent_to_velocity(mean, curvature), variance * curvature)
+        if self.synchronised and distributed.is_initialized():
+            return midpoint_statistics(velocity, synchronised=True)
+        return None
 
     @torch.no_grad()
-    def track(
-        self, statistics: MidpointStatistics, curvature: Curvature, seen: float | Tensor
-    ) -> None:
-        """Learn from a batch: from its M (D,) and σ²c.
+    def learn(self, statistics: MidpointStatistics, velocity: Tensor, curvature: Curvature) -> None:
+        """Let the running statistics, if there are any, follow a batch in training.
 
         Args:
-            statistics: Those of the batch.
+            statistics: M (D,) and σ²c of the batch.
+            velocity: The batch; one without points changes nothing.
             curvature: c.
-            seen: 1 if the batch has points, otherwise 0; a tensor if other processes know.
         """
         midpoint, variance = self.running_mean, self.running_var
-        assert midpoint is not None and variance is not None
-        if not isinstance(seen, Tensor) and seen == 0:
+        if midpoint is None or variance is None or not self.training:
             return
-        if self.num_batches_tracked is not None:  # None while activations are recomputed
-            self.num_batches_tracked += seen.long() if isinstance(seen, Tensor) else 1
-        if self.momentum == 0.0:
+        shared = self.synchronised and distributed.is_initialized()
+        if not shared and not velocity.numel():
             return
-        now, spread = statistics
-        if self.momentum is None:
-            assert self.num_batches_tracked is not None
-            weight = seen / self.num_batches_tracked.to(spread.dtype).clamp_min(1)
-        else:
-            weight = self.momentum * seen
-        if move_midpoint(midpoint, variance, now, spread, curvature, weight):
+        # 1 if there are points, otherwise 0; a tensor if other processes know.
+        seen = number_of_points(velocity, synchronised=True).clamp_max_(1) if shared else 1.0
+        weight = self._weight(seen, statistics.spread.dtype)
+        if self.momentum == 0.0 or move_midpoint(
+            midpoint, variance, *statistics, curvature, weight
+        ):
             return
-        # Statistics may be narrower than what they are made of.
-        before = tangent_to_velocity(midpoint.to(now.dtype), curvature)
-        space = (1 - weight) * before + weight * now
-        time = (1 - weight) * (1 + before.square().sum()).sqrt()
-        time = time + weight * (1 + now.square().sum()).sqrt()
-        mean = space / (time.square() - space.square().sum()).sqrt()
-        midpoint.copy_(velocity_to_tangent(mean, curvature))
-        variance.copy_(variance.to(spread.dtype).lerp(spread / curvature, weight))
+        _move(midpoint, variance, statistics, curvature, weight)
+
+    def _weight(self, seen: float | Tensor, dtype: torch.dtype) -> float | Tensor:
+        """Count a batch and return its share w of what is learned."""
+        count = self.num_batches_tracked
+        if count is not None:  # None while activations are recomputed
+            count += seen.long() if isinstance(seen, Tensor) else 1
+        if self.momentum is not None:
+            return self.momentum * seen
+        assert count is not None
+        return seen / count.to(dtype).clamp_min(1)
+
+
+def _move(
+    midpoint: Tensor,
+    variance: Tensor,
+    statistics: MidpointStatistics,
+    curvature: Curvature,
+    weight: float | Tensor,
+) -> None:
+    """Move a midpoint, a tangent, and σ² in place towards a batch's, by the share w."""
+    now, spread = statistics
+    # Statistics may be narrower than what they are made of.
+    before = tangent_to_velocity(midpoint.to(now.dtype), curvature)
+    space = (1 - weight) * before + weight * now
+    time = (1 - weight) * (1 + before.square().sum()).sqrt()
+    time = time + weight * (1 + now.square().sum()).sqrt()
+    mean = space / (time.square() - space.square().sum()).sqrt()
+    midpoint.copy_(velocity_to_tangent(mean, curvature))
+    variance.copy_(variance.to(spread.dtype).lerp(spread / curvature, weight))

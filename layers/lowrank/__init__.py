@@ -1,8 +1,10 @@
 """Weights made of factors: their decomposition, and the layers and methods that train them."""
 
 from .batch_norm import reestimate_batch_norm as reestimate_batch_norm
+from .choose_targets import EXCLUDED as EXCLUDED
+from .choose_targets import FROZEN as FROZEN
+from .choose_targets import Targets as Targets
 from .controller import Controller as Controller
-from .controller import Target as Target
 from .cost_report import MemoryReport as MemoryReport
 from .cost_report import WeightReport as WeightReport
 from .cost_report import lowrank_report as lowrank_report
@@ -10,6 +12,8 @@ from .cost_report import memory_report as memory_report
 from .cost_report import spectra as spectra
 from .densify import convert_uneconomic as convert_uneconomic
 from .densify import is_economic as is_economic
+from .input_moments import collect_moments as collect_moments
+from .input_moments import forward_batch as forward_batch
 from .maths.allocate import allocate as allocate
 from .maths.allocate import threshold as threshold
 from .maths.calibrated import CASES as CASES
@@ -28,8 +32,6 @@ from .maths.group_lasso import flat_group_lasso as flat_group_lasso
 from .maths.group_lasso import hierarchical_group_lasso as hierarchical_group_lasso
 from .maths.group_lasso import prox_hierarchical as prox_hierarchical
 from .maths.moments import InputMoments as InputMoments
-from .maths.moments import collect_moments as collect_moments
-from .maths.moments import forward_batch as forward_batch
 from .maths.ordered_dropout import SAMPLERS as SAMPLERS
 from .maths.rank_budget import ALLOCATIONS as ALLOCATIONS
 from .maths.rank_budget import RankCosts as RankCosts
@@ -59,17 +61,15 @@ from .methods.relora import merge_factors as merge_factors
 from .methods.sltrain import SLTrain as SLTrain
 from .methods.sltrain import SparseFactors as SparseFactors
 from .methods.sst import SST as SST
-from .methods.switchlora import SwitchedFactors as SwitchedFactors
 from .methods.switchlora import SwitchLoRA as SwitchLoRA
 from .methods.trp import TRP as TRP
 from .optim.step_adamw import StepAdamW as StepAdamW
-from .reparametrize import EXCLUDED as EXCLUDED
-from .reparametrize import FROZEN as FROZEN
-from .reparametrize import Targets as Targets
 from .reparametrize import merge as merge
 from .reparametrize import reparametrize as reparametrize
 from .reparametrize import structures as structures
 from .replace_module import replace_module as replace_module
+from .target import Target as Target
+from .watched_weights import WatchedWeights as WatchedWeights
 from .weights.factored_layers import FactoredConv2d as FactoredConv2d
 from .weights.factored_layers import FactoredLinear as FactoredLinear
 from .weights.factored_layers import FactoredParameter as FactoredParameter
@@ -83,6 +83,7 @@ from .weights.stride_padding import Movement as Movement
 from .weights.structure import ConvSettings as ConvSettings
 from .weights.structure import FrozenDense as FrozenDense
 from .weights.structure import WeightStructure as WeightStructure
+from .weights.switched_factors import SwitchedFactors as SwitchedFactors
 from .weights.unfolding import SCHEMES as SCHEMES
 from .weights.unfolding import Scheme as Scheme
 from .weights.unfolding import Unfolding as Unfolding

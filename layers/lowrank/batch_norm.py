@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..modes import evaluating
-from .maths.moments import forward_batch
+from .input_moments import forward_batch
 
 __all__ = ["reestimate_batch_norm"]
 

@@ -5,15 +5,13 @@
     controller.attach(optimizer)                # events then happen inside optimizer.step()
 
 Only steps that the optimiser takes count: neither accumulated micro-batches nor steps that a
-gradient scaler skips. Every random choice follows from the seed, the target's name and the step, so
-all processes draw alike and a resumed run draws what it would have drawn. A checkpoint's parts are
-loaded in any order, before `attach` or after it; only the state of an optimiser whose groups
-`attach` splits must come after it. A target whose parameters are all frozen is left alone.
+gradient scaler skips. A checkpoint's parts are loaded in any order, before `attach` or after it;
+only the state of an optimiser whose groups `attach` splits must come after it. A target whose
+parameters are all frozen is left alone.
 """
 
 import contextlib
 import copy
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,33 +19,22 @@ import torch
 from torch import Tensor, nn
 
 from .method import Method
-from .optim.optimizer_step import surround_updates
+from .optim.optimizer_step import check_optimizer, surround_updates
 from .target import DenseWeights, Target
-from .weights.factors import Factors
+from .watched_weights import WatchedWeights
 from .weights.resize_parameter import drop_misfitting_state
-from .weights.structure import WeightStructure
 
-__all__ = ["Controller", "Target"]
+__all__ = ["Controller"]
 
 
-class Controller:
-    """Owns the events of a method on a model: its step count, its state and its random draws.
+class Controller(WatchedWeights):
+    """Calls the events of a method on a model's weights, and keeps what a checkpoint must hold.
 
     Made by `reparametrize`.
 
     Attributes:
-        model: The model whose weights it watches.
         method: What happens.
-        targets: The weights, by name.
         skipped: Candidates that were left out, by name, with the reason.
-        step: Optimiser steps so far.
-        state: What the method must remember, tensors and plain values.
-        scratch: What it remembers within a step; no checkpoint holds it.
-        gradient_scale: What multiplies all gradients in `before_step`, where a fused optimiser is
-            to divide by it, or None.
-        learning_rate_ratio: Multiplies the learning rate of the targets at every step.
-        twins: Copies of the model, such as an average of its weights, whose ranks follow.
-        resized: Counts the changes of a parameter's size; after one, DDP must be built anew.
     """
 
     def __init__(
@@ -61,20 +48,9 @@ class Controller:
         learning_rate_ratio: float = 1.0,
     ) -> None:
         """Watch a model; nothing happens before `attach`."""
-        if not learning_rate_ratio > 0:
-            raise ValueError(f"learning_rate_ratio must be above 0, got {learning_rate_ratio}")
-        self.model, self.method = model, method
-        self.targets, self.skipped = dict(targets), dict(skipped)
-        self.seed, self.learning_rate_ratio = seed, learning_rate_ratio
-        self.step = 0
-        self.state: dict[str, Any] = {}
-        self.scratch: dict[Any, Any] = {}
-        self.gradient_scale: Tensor | None = None
-        self.optimizers: list[torch.optim.Optimizer] = []
-        self.twins: list[nn.Module] = []
-        self.resized = 0
+        super().__init__(model, targets, seed=seed, learning_rate_ratio=learning_rate_ratio)
+        self.method, self.skipped = method, dict(skipped)
         self._started = False  # or resumed
-        self._own: set[int] = set()  # targets' parameters, by id
         self._fixed: list[nn.Parameter] = []
         self._written: DenseWeights | None = None
 
@@ -108,7 +84,7 @@ class Controller:
         """
         if self.optimizers:
             raise ValueError("the controller is attached already; make one optimiser for the model")
-        _check_optimizer(optimizer)
+        check_optimizer(optimizer)
         self.method.check_optimizer(optimizer)
         for target in self.targets.values():
             if target.weight is not None:  # sharding replaces parameters
@@ -134,38 +110,6 @@ class Controller:
         """Return what the method adds to the loss, or None."""
         return self.method.penalty(self)
 
-    def structures(self, *, frozen: bool = True) -> Iterator[tuple[str, WeightStructure]]:
-        """Iterate over the targets that have a structure.
-
-        Args:
-            frozen: Whether those are among them that are frozen, which events must leave alone.
-        """
-        for name, target in self.targets.items():
-            if target.structure is not None and (frozen or not target.frozen):
-                yield name, target.structure
-
-    def factors(self, *, frozen: bool = True) -> dict[str, Factors]:
-        """Return the targets whose structure is a product of two factors.
-
-        Args:
-            frozen: As in `structures`.
-        """
-        return {n: s for n, s in self.structures(frozen=frozen) if isinstance(s, Factors)}
-
-    def fixed(self) -> dict[str, nn.Parameter]:
-        """Return what structures are made of and never train, such as what ReLoRA merges into."""
-        return {n: p for target in self.targets.values() for n, p in target.fixed().items()}
-
-    def holds_targets(self, group: Mapping[str, Any]) -> bool:
-        """Whether a group of the optimiser is one of targets, with their learning rate."""
-        return bool(group["params"]) and id(group["params"][0]) in self._own
-
-    def as_gradient(self, value: Tensor) -> Tensor:
-        """Return what a gradient is to be added to as it is stored now, in `before_step`."""
-        if self.gradient_scale is None:
-            return value
-        return value * torch.as_tensor(self.gradient_scale).to(value.device)
-
     def summary(self) -> str:
         """Say in a line what is a target, and what was left out and why."""
         frozen = [name for name, target in self.targets.items() if target.frozen]
@@ -178,33 +122,6 @@ class Controller:
             return text
         each = [f"{_some(names)} ({reason})" for reason, names in reasons.items()]
         return f"{text}; left alone: {', '.join(each)}"
-
-    def generator(self, name: str = "") -> torch.Generator:
-        """Return a generator for one target at this step, the same on every process."""
-        text = f"{self.seed}/{name}/{self.step}".encode()
-        digest = hashlib.blake2b(text, digest_size=8).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-
-    def twins_of(self, name: str) -> Iterator[WeightStructure]:
-        """Iterate over what a target is made of in all twins."""
-        for twin in self.twins:
-            yield self._find(twin, name)
-
-    def truncate(self, name: str, rank: int) -> None:
-        """Remove components of a target for good, with its optimiser state and in all twins."""
-        self.factors()[name].truncate(rank, self.optimizers)
-        for structure in self.twins_of(name):
-            assert isinstance(structure, Factors)
-            structure.truncate(rank)
-        self.resized += 1
-
-    def select(self, name: str, components: Tensor) -> None:
-        """Keep some components of a target for good, as `truncate` keeps the first ones."""
-        self.factors()[name].select(components, self.optimizers)
-        for structure in self.twins_of(name):
-            assert isinstance(structure, Factors)
-            structure.select(components)
-        self.resized += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must keep beside the model and the optimiser."""
@@ -309,32 +226,6 @@ class Controller:
         self.method.start(self)
         written.note_changes()
         self._written, self._started = written, True
-
-    @staticmethod
-    def _find(model: nn.Module, name: str) -> WeightStructure:
-        path, _, parameter = name.partition(":")
-        module = model.get_submodule(path)
-        if parameter:
-            module = module.parametrizations[parameter][0]  # type: ignore[index, union-attr]
-        structure = getattr(module, "structure", None)
-        assert isinstance(structure, WeightStructure)
-        return structure
-
-
-def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse an optimiser that no method can work with."""
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise ValueError(
-            "LBFGS takes one group of parameters and evaluates its closure many times a step, so "
-            "no low-rank method can act around its updates; use an optimiser such as "
-            "torch.optim.AdamW, or merge(model) and make LBFGS of the dense weights"
-        )
-    base = getattr(optimizer, "_base_optimizer", None)
-    if isinstance(base, torch.optim.Optimizer):  # what is known of a parameter is not found in it
-        raise ValueError(
-            f"{type(optimizer).__name__} wraps {type(base).__name__}, which keeps the state of the "
-            f"parameters; attach the controller to that {type(base).__name__}, and step the wrapper"
-        )
 
 
 def _split_groups(optimizer: torch.optim.Optimizer, targets: set[int]) -> None:

@@ -1,19 +1,16 @@
 """What a low-rank method decides: the structure of a weight, and events around optimiser steps."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .weights.unfolding import Scheme, Unfolding
+from .target import Target
+from .watched_weights import WatchedWeights
+from .weights.structure import WeightStructure
+from .weights.unfolding import Scheme
 
-if TYPE_CHECKING:
-    from .controller import Controller, Target
-    from .weights.structure import WeightStructure
-
-__all__ = ["Method", "break_even", "check_rank", "rank_of", "unfold"]
+__all__ = ["Method", "break_even", "check_rank", "rank_of"]
 
 
 class Method:
@@ -64,41 +61,41 @@ class Method:
         """Return what stands for a fresh or pretrained matrix (..., rows, columns)."""
         raise NotImplementedError
 
-    def check(self, controller: Controller) -> None:
+    def check(self, controller: WatchedWeights) -> None:
         """Refuse a run that cannot be carried through, before it begins or goes on.
 
         Raises:
             ValueError: what is missing.
         """
 
-    def start(self, controller: Controller) -> None:
+    def start(self, controller: WatchedWeights) -> None:
         """Before the first step of a new run; what it does to the state, a checkpoint replaces.
 
         So it does with dense weights; of a structure nothing may be changed here.
         """
 
-    def resumed(self, controller: Controller) -> None:
+    def resumed(self, controller: WatchedWeights) -> None:
         """After the state of a checkpoint was loaded, to rebuild what it does not hold.
 
         The model's own may be loaded later, and `attach` called.
         """
 
-    def penalty(self, controller: Controller) -> Tensor | None:
+    def penalty(self, controller: WatchedWeights) -> Tensor | None:
         """Return what is added to the loss, or None."""
         return None
 
-    def learning_rate_factor(self, controller: Controller) -> float:
+    def learning_rate_factor(self, controller: WatchedWeights) -> float:
         """Return what multiplies the learning rate of the targets in the coming step."""
         return 1.0
 
-    def before_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
+    def before_step(self, controller: WatchedWeights, optimizer: torch.optim.Optimizer) -> None:
         """With the final gradients, after any clipping, before the optimiser reads them.
 
         What is added to one goes through `controller.as_gradient`. Targets that are frozen now are
         left alone here and in `after_step`.
         """
 
-    def after_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
+    def after_step(self, controller: WatchedWeights, optimizer: torch.optim.Optimizer) -> None:
         """After the optimiser's step; `controller.step` counts it already."""
 
     def check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
@@ -108,7 +105,7 @@ class Method:
             ValueError: naming it and one that works.
         """
 
-    def share(self, controller: Controller) -> float:
+    def share(self, controller: WatchedWeights) -> float:
         """Return the targets' share of their dense parameters, as the budget counts it."""
         raise NotImplementedError
 
@@ -158,8 +155,3 @@ def break_even(shape: tuple[int, ...]) -> float:
     """Rank below which two factors have fewer numbers than a matrix (..., rows, columns)."""
     rows, columns = shape[-2:]
     return rows * columns / (rows + columns)
-
-
-def unfold(weight: Tensor, unfolding: Unfolding | None) -> Tensor:
-    """Return the matrix of a weight: itself, or its unfolded kernel."""
-    return weight if unfolding is None else unfolding.to_matrix(weight)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .method import unfold
 from .weights.structure import WeightStructure, assign, stored_in
 from .weights.unfolding import Unfolding
 
@@ -46,7 +45,8 @@ class Target:
     def matrix(self) -> Tensor:
         """Return the matrix of a dense target, gathered where it is sharded, without a graph."""
         assert self.weight is not None
-        return unfold(stored_in(self.weight), self.unfolding)
+        stored = stored_in(self.weight)
+        return stored if self.unfolding is None else self.unfolding.to_matrix(stored)
 
     def assign(self, matrix: Tensor) -> None:
         """Write the matrix of a dense target."""

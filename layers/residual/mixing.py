@@ -4,13 +4,22 @@
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .attnres.mix import key_statistic
 from .stream import routing, working_dtype
 
-__all__ = ["project", "rms_norm", "weighted_sum"]
+__all__ = ["key_statistic", "project", "rms_norm", "weighted_sum"]
+
+
+def key_statistic(source: Tensor, channel_dim: int, eps: float) -> Tensor:
+    """Statistic r of a source, with size 1 on the axis of D, in float32 or its wider dtype.
+
+    Its derivative goes with r³, which float16 cannot hold for r above 40.
+    """
+    wide = source.to(working_dtype(source))
+    return torch.rsqrt(wide.square().mean(channel_dim, keepdim=True) + eps)
 
 
 def rms_norm(x: Tensor, channel_dim: int = -1, eps: float = 1e-6) -> Tensor:

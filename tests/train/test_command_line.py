@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from archzoo.train.engine.checkpoint import read_newest
-from archzoo.train.engine.folder_lock import is_locked
+from archzoo.train.engine.saved.checkpoint_file import read_newest
+from archzoo.train.engine.saved.folder_lock import is_locked
 from omegaconf import OmegaConf
 
 from ..tiers import tiered
@@ -206,6 +206,15 @@ def test_a_study_of_which_trials_failed_ends_with_its_summary(tmp_path, rates, e
     assert len(re.findall(r"sweep: \d of 6 points ended", done.stdout)) == 1
     assert ("sweep: 0 of 6" not in done.stdout) == bool(ended)
     assert "of the sweep failed\n  optim.lr=-" in done.stderr
+
+
+def test_a_study_of_a_grid_that_is_smaller_than_its_trials_ends_with_its_summary(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    grid = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.n_trials=6"]
+    done = call(sweep(*grid, "optim.lr=choice(-1,-2)"), tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr and "Error executing" not in done.stderr
+    assert done.stdout.count("sweep: 0 of 2 points ended") == 1
 
 
 def torchrun(place: Path, *overrides: str) -> subprocess.CompletedProcess[str]:

@@ -145,6 +145,22 @@ def test_a_misspelt_override_is_explained_in_one_line(override):
     assert "\n" not in str(caught.value)
 
 
+NULL = {
+    "lowrank.alpha": ("lowrank=switchlora", "1.0"),
+    "trainer.batch_size": ("trainer.epochs=1", "64"),
+    "model.depth": ("model=vit_nano", "4"),
+}
+
+
+@pytest.mark.parametrize("key", NULL)
+def test_null_in_the_place_of_a_value_is_refused_with_the_way_out(key):
+    register_schemas()
+    group, default = NULL[key]
+    said = f"{key}: null is no value of it; write one, or leave {key} out for {default}$"
+    with pytest.raises(RunError, match=said):
+        explain_overrides([group, f"{key}=null"])
+
+
 NOT_ONE_RUN = {
     "seed=0,1": "seed=0,1: several values are a sweep; add -m",
     "trainer.steps=range(3)": r"trainer.steps=range\(3\): several values are a sweep; add -m",

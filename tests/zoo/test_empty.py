@@ -3,7 +3,7 @@
 import pytest
 import torch
 from archzoo.layers.lowrank import reestimate_batch_norm
-from archzoo.layers.lowrank.maths.moments import collect_moments
+from archzoo.layers.lowrank.input_moments import collect_moments
 from archzoo.zoo import certify, model_info, residuals
 from archzoo.zoo.axes.lowrank import methods
 from archzoo.zoo.certify.lower_bound import lipschitz_estimate

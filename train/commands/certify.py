@@ -20,7 +20,7 @@ from omegaconf import MISSING
 from ...zoo.certify.certificate import Certificate, plot_certificate
 from ...zoo.certify.certify_model import certify
 from ...zoo.share.atomic_write import replacing
-from ..engine.run_folder import RunFolder
+from ..engine.saved.run_folder import RunFolder
 from ..errors import RunError
 from ..measures.pixels import pixel_batches
 from .arguments import print_help, read_fields

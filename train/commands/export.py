@@ -37,9 +37,9 @@ from ...zoo.transform.costs import METRICS, Metric, costs_of, count_macs, latenc
 from ...zoo.transform.plain_layers import plain_layers
 from ...zoo.transform.rank_search import search_ranks, spectrum_ranks
 from ..data import Batches, Fold, loader
-from ..engine.folder_lock import is_locked
 from ..engine.metrics import cross_entropy, evaluate
-from ..engine.run_folder import RunFolder
+from ..engine.saved.folder_lock import is_locked
+from ..engine.saved.run_folder import RunFolder
 from ..errors import RunError
 from .arguments import print_help
 from .export_arguments import ExportConfig, budget_of, named_ranks, read_arguments

@@ -9,7 +9,7 @@ import torch
 from ...zoo.network import Network
 from ...zoo.share.create import create_model
 from ..data import Splits, data_sets
-from ..engine.run_folder import RunFolder
+from ..engine.saved.run_folder import RunFolder
 from ..errors import RunError
 from ..user_imports import import_parts
 

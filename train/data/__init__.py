@@ -11,6 +11,7 @@ from .fold_storage import FileFold as FileFold
 from .fold_storage import TokenFold as TokenFold
 from .loader import Batches as Batches
 from .loader import check_folds as check_folds
+from .loader import check_shares as check_shares
 from .loader import loader as loader
 from .relations import RelationFold as RelationFold
 from .sets import cifar as cifar

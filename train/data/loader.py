@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from .counter_random import counter_key
 from .data_set import Fold, Key, Splits
 
-__all__ = ["Batches", "check_folds", "loader"]
+__all__ = ["Batches", "check_folds", "check_shares", "loader"]
 
 
 class Batches:
@@ -60,11 +60,8 @@ class Batches:
                 f"trainer.batch_size={batch_size} exceeds the fold's {size} samples;"
                 f" give at most {size}"
             )
-        if drop_last and batch_size % world:
-            raise ValueError(
-                f"trainer.batch_size={batch_size} cannot be shared by {world} processes equally;"
-                " give a multiple"
-            )
+        if drop_last:
+            check_shares(batch_size, world)
         self.total = size // batch_size if drop_last else -(-size // batch_size)
         if size // max(self.total, 1) < world:
             raise ValueError(
@@ -100,22 +97,41 @@ class Batches:
             yield [(key, index) for index in batch[self.rank :: self.world]]
 
 
-def check_folds(splits: Splits, batch_size: int, world: int) -> None:
+def check_shares(batch_size: int, world: int) -> None:
+    """Refuse a batch that its processes cannot share equally.
+
+    Raises:
+        ValueError: naming both numbers.
+    """
+    if batch_size % world:
+        raise ValueError(
+            f"trainer.batch_size={batch_size} cannot be shared by {world} processes equally; "
+            f"give a multiple of {world}"
+        )
+
+
+def check_folds(splits: Splits, batch_size: int, accumulate: int, world: int) -> None:
     """Refuse folds that cannot be cut into batches, or leave a process without a sample.
 
     Args:
         splits: The folds.
         batch_size: As in `Batches`.
+        accumulate: Batches of a training step.
         world: Processes.
 
     Raises:
-        ValueError: naming the first such fold.
+        ValueError: naming the first such fold, or an epoch of less than a step.
     """
     for name in ("train", "validation", "test"):
         try:
             Batches(len(getattr(splits, name)), batch_size, drop_last=name == "train", world=world)
         except ValueError as error:
             raise ValueError(f"the {name} fold: {error}") from error
+    batches = len(splits.train) // batch_size
+    if batches < accumulate:
+        raise ValueError(
+            f"trainer.accumulate={accumulate} exceeds the {batches} batches of an epoch"
+        )
 
 
 def _identity(batch: Any) -> Any:

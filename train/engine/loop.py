@@ -1,31 +1,33 @@
 """The training loop."""
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from ...zoo.network import Network
 from ..callbacks import Callback
 from ..config import TrainerConfig
 from ..data import Batches, Fold, Splits, check_folds, loader
-from ..errors import RunError, RunStopped
+from ..errors import RunStopped
 from .checkpoint import save_run
-from .console import Console, describe, say
+from .console import Console, describe
 from .loggers import Logger
 from .metrics import better, cross_entropy, evaluate, headline
 from .mixup import make_mixing
-from .process import World, parallelize
-from .run_folder import RunFolder
+from .process import World, exchanging_gradients, parallelize
+from .run_state import RunState
+from .saved.run_folder import RunFolder
 from .signals import StopRequest, stop_request
 
 __all__ = ["Trainer"]
 
 
-class Trainer:
+class Trainer(RunState):
     """Trains a model and leaves its best version, its metrics and a checkpoint in a folder.
 
     One step is one optimiser step. Its data, augmentation and learning rate follow from its number
@@ -59,30 +61,16 @@ class Trainer:
         seed: int = 0,
     ) -> None:
         """Prepare everything that a checkpoint may be loaded into."""
-        self.model = self.evaluated = model
-        self.splits, self.config, self.schedule = splits, config, schedule
-        self.callbacks, self.loggers = callbacks, loggers
-        self.folder, self.world, self.seed = folder, world, seed
-        self.metric = headline(splits.kind)
-        check_folds(splits, config.batch_size, world.size)
-        batches = len(self._batches(splits.train, 0))
-        if batches < config.accumulate:
-            raise ValueError(
-                f"trainer.accumulate={config.accumulate} exceeds the {batches} batches of an epoch"
-            )
-        self.steps_per_epoch = batches // config.accumulate
-        self.total_steps = config.steps or math.ceil((config.epochs or 1) * self.steps_per_epoch)
-        self.mix = make_mixing(config.mixup, config.cutmix, splits.num_classes)
+        check_folds(splits, config.batch_size, config.accumulate, world.size)
         if config.compile:
             model.compile()
-        self.wrapped = parallelize(model, world, config.parallel)
-        self.optimizer = optimizer(model)
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.amp == "fp16")
-        self.step = 0
-        self.reported = True  # whether this step has been logged and evaluated where that is due
-        self.best: dict[str, float] = {}  # validation metrics of the best weights so far
-        self.best_step = 0
-        self.window = [torch.zeros((), device=world.device), 0]  # losses since the last log line
+        wrapped = parallelize(model, world, config.parallel)
+        made = optimizer(model)  # of the parameters as sharding leaves them
+        super().__init__(model, made, config, callbacks, loggers, folder, world, wrapped)
+        self.splits, self.schedule, self.seed = splits, schedule, seed
+        self.mix = make_mixing(config.mixup, config.cutmix, splits.num_classes)
+        self.steps_per_epoch = len(self._batches(splits.train, 0)) // config.accumulate
+        self.total_steps = config.steps or math.ceil((config.epochs or 1) * self.steps_per_epoch)
         for callback in callbacks:
             callback.start(self)
         for callback in callbacks:
@@ -100,8 +88,7 @@ class Trainer:
                 self._report()
             while self.step < self.total_steps:
                 epoch, done = divmod(self.step, self.steps_per_epoch)
-                batches = self._batches(self.splits.train, epoch, done * self.config.accumulate)
-                data = iter(self._load(self.splits.train, batches))
+                data = iter(self._load(self.splits.train, epoch, done * self.config.accumulate))
                 for _ in range(min(self.steps_per_epoch - done, self.total_steps - self.step)):
                     self._after_step(self._train_step(data), request)
         result = self._finish()
@@ -110,13 +97,8 @@ class Trainer:
 
     def evaluate(self, fold: Fold, model: nn.Module) -> dict[str, float]:
         """Evaluate a model on a whole fold, shared among the processes."""
-        data = self._load(fold, self._batches(fold, None))
+        data = self._load(fold, None)
         return evaluate(model, data, self.splits.kind, self.world.device, self.autocast)
-
-    def autocast(self) -> torch.autocast:
-        """The precision of a forward pass."""
-        dtype = torch.float16 if self.config.amp == "fp16" else torch.bfloat16
-        return torch.autocast(self.world.device.type, dtype, enabled=self.config.amp != "off")
 
     def _train_step(self, data: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
         """Accumulate gradients over the micro-batches, clip them and step; return the loss."""
@@ -129,7 +111,7 @@ class Trainer:
             if config.channels_last and inputs.dim() == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
             inputs, targets = self.mix(inputs, targets)
-            with self._sync_gradients(micro == config.accumulate - 1):
+            with exchanging_gradients(self.wrapped, micro == config.accumulate - 1):
                 with self.autocast():
                     logits = self.wrapped(inputs)
                 for callback in self.callbacks:
@@ -142,7 +124,7 @@ class Trainer:
         # On a GPU reading the loss would wait for it, so there it is looked at when it is needed;
         # so it is among processes, which must stop together.
         if device.type == "cpu" and self.world.size == 1:
-            self._refuse_nan(total)
+            self.refuse_nan(float(total))
         if config.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_grad)
@@ -160,14 +142,14 @@ class Trainer:
         """
         for callback in self.callbacks:
             callback.step(self)
-        epoch = self.steps_per_epoch
-        log = self._due(self.config.log_every)
-        checkpoint = self._due(self.config.checkpoint_every or self.config.evaluate_every or epoch)
+        log, evaluation = self._due(self.config.log_every), self._evaluation_is_due()
+        checkpoint = self._due(often) if (often := self.config.checkpoint_every) else evaluation
         stop = self.world.first(request.signal)  # processes must stop at the same step
         self.window = [self.window[0] + loss, self.window[1] + 1]
-        if log or checkpoint or stop or self._due(self.config.evaluate_every or epoch):
-            self._refuse_nan(self.world.mean(loss))
-        best = f", best {describe({self.metric: self.best[self.metric]})}" if self.best else ""
+        if log or checkpoint or stop or evaluation:
+            self.refuse_nan(float(self.world.mean(loss)))
+        name = headline(self.best)
+        best = f", best {describe({name: self.best[name]})}" if self.best else ""
         note = f"loss {float(loss):.4f}{best}" if log else None
         self.console.advance(self.config.batch_size * self.config.accumulate, note)
         self.reported = False
@@ -184,7 +166,7 @@ class Trainer:
         """Log and evaluate what is due at this step."""
         if self._due(self.config.log_every):
             self._log_training()
-        if self._due(self.config.evaluate_every or self.steps_per_epoch):
+        if self._evaluation_is_due():
             self._validate()
         self.reported = True
 
@@ -206,16 +188,13 @@ class Trainer:
         metrics = self.evaluate(self.splits.validation, self.evaluated)
         if not math.isfinite(metrics["loss"]):  # before a callback decomposes what holds NaN
             self.log("validation", metrics)
-            raise RunError(
-                f"the validation loss is {metrics['loss']} at step {self.step}; nothing saved "
-                f"before is lost. Lower optim.lr={self.optimizer.param_groups[0]['initial_lr']:g}"
-            )
+            self.refuse_nan(metrics["loss"], validation=True)
         for callback in self.callbacks:
             callback.evaluate(self, metrics)
         self.log("validation", metrics)
         if better(metrics, self.best):
             self.best, self.best_step = metrics, self.step
-            self.folder.write_best(self.evaluated, self.step)
+            self.best_weights.write(self.evaluated, self.step)
         self.say(
             f"step {self.step}/{self.total_steps} (epoch {self.step / self.steps_per_epoch:.1f}): "
             f"validation {describe(metrics)}; {self.console.eta()} to go"
@@ -237,13 +216,13 @@ class Trainer:
     def _rebuild_best(self) -> Network:
         """The best model from its file; where that is lost, the last one, evaluated again."""
         try:
-            return self.folder.rebuild_best(self.model, self.best_step, self.world.device)
+            return self.best_weights.rebuild(self.model, self.best_step, self.world.device)
         except ValueError as error:
             self.say(f"the best weights are lost, the last ones take their place: {error}")
             self.best = {}
             self._validate()
             self.world.share(None)
-            return self.folder.rebuild_best(self.model, self.best_step, self.world.device)
+            return self.best_weights.rebuild(self.model, self.best_step, self.world.device)
 
     def _batches(self, fold: Fold, epoch: int | None, start: int = 0) -> Batches:
         """The batches of a training epoch, or of an evaluation where the epoch is None."""
@@ -259,57 +238,12 @@ class Trainer:
             drop_last=epoch is not None,
         )
 
-    def _load(self, fold: Fold, batches: Batches) -> torch.utils.data.DataLoader:
-        cuda = self.world.device.type == "cuda"
+    def _load(self, fold: Fold, epoch: int | None, start: int = 0) -> DataLoader[Any]:
+        batches, cuda = self._batches(fold, epoch, start), self.world.device.type == "cuda"
         return loader(fold, batches, workers=self.config.workers, pin_memory=cuda)
 
-    def _sync_gradients(self, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Under DDP, exchange gradients with the last micro-batch only."""
-        if isinstance(self.wrapped, nn.parallel.DistributedDataParallel) and not last:
-            return self.wrapped.no_sync()
-        return contextlib.nullcontext()
+    def _evaluation_is_due(self) -> bool:
+        return self._due(self.config.evaluate_every or self.steps_per_epoch)
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.total_steps
-
-    def log(self, split: str, metrics: Mapping[str, float]) -> None:
-        """Give metrics of this step to every logger.
-
-        Raises:
-            RunError: the disk refused.
-        """
-        for logger in self.loggers:
-            self.folder.guard(lambda each=logger: each.log(self.step, split, metrics))
-
-    def say(self, text: str) -> None:
-        """Print a line, above the bar where there is one, on the leading process."""
-        if self.world.leader:
-            say(text)
-
-    def read_text(self, name: str) -> str | None:
-        """The text of a small file of the run's folder, or None where there is none."""
-        path = self.folder.path / name
-        return path.read_text() if path.is_file() else None
-
-    def write_text(self, name: str, text: str) -> None:
-        """Write a small file of the run's folder, whole or not at all, on the leading process.
-
-        Raises:
-            RunError: the disk refused.
-        """
-        self.folder.write_text(name, text)
-
-    def follow_sizes(self) -> None:
-        """Begin anew what remembers the sizes of weights: DDP's buckets and compiled code."""
-        if self.wrapped is not self.model:
-            self.wrapped = parallelize(self.model, self.world, self.config.parallel)
-        if self.config.compile:
-            torch.compiler.reset()  # else old sizes count towards the limit of recompilations
-
-    def _refuse_nan(self, loss: Tensor) -> None:
-        if not math.isfinite(float(loss)):
-            raise RunError(
-                f"the loss is {float(loss)} at step {self.step}; nothing saved before is lost. "
-                f"Lower optim.lr={self.optimizer.param_groups[0]['initial_lr']:g} or set "
-                f"trainer.clip_grad=1"
-            )

@@ -16,9 +16,9 @@ __all__ = ["IGNORE", "better", "cross_entropy", "evaluate", "headline"]
 IGNORE = -100  # the target of a padded position, which no loss or metric counts
 
 
-def headline(kind: str) -> str:
-    """The metric that chooses the best checkpoint: `accuracy`, or `bits_per_byte` for tokens."""
-    return "bits_per_byte" if kind == "tokens" else "accuracy"
+def headline(metrics: Mapping[str, float]) -> str:
+    """The metric that chooses the best checkpoint: `bits_per_byte` for tokens, else `accuracy`."""
+    return "bits_per_byte" if "bits_per_byte" in metrics else "accuracy"
 
 
 def better(metrics: Mapping[str, float], best: Mapping[str, float]) -> bool:
@@ -28,9 +28,8 @@ def better(metrics: Mapping[str, float], best: Mapping[str, float]) -> bool:
     """
 
     def rank(metrics: Mapping[str, float]) -> tuple[float, float]:
-        if "bits_per_byte" in metrics:
-            return -metrics["bits_per_byte"], -metrics["loss"]
-        return metrics["accuracy"], -metrics["loss"]
+        name = headline(metrics)
+        return -metrics[name] if name == "bits_per_byte" else metrics[name], -metrics["loss"]
 
     return not best or rank(metrics) > rank(best)
 

@@ -1,5 +1,6 @@
 """Where this process stands among those that `torchrun` started, and on which device."""
 
+import contextlib
 import gc
 import os
 import traceback
@@ -14,7 +15,15 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from ..errors import RunError
 
-__all__ = ["World", "abandon", "connect", "disconnect", "is_sharded", "parallelize"]
+__all__ = [
+    "World",
+    "abandon",
+    "connect",
+    "disconnect",
+    "exchanging_gradients",
+    "is_sharded",
+    "parallelize",
+]
 
 
 T = TypeVar("T")
@@ -177,3 +186,15 @@ def parallelize(model: nn.Module, world: World, parallel: str) -> nn.Module:
         return model
     devices = [world.device.index] if world.device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(model, device_ids=devices)
+
+
+def exchanging_gradients(wrapped: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
+    """Under DDP, exchange gradients with the last micro-batch of a step only.
+
+    Args:
+        wrapped: What `parallelize` returned.
+        last: Whether the pass inside is that of the last micro-batch.
+    """
+    if isinstance(wrapped, nn.parallel.DistributedDataParallel) and not last:
+        return wrapped.no_sync()
+    return contextlib.nullcontext()

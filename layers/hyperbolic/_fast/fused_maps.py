@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from ...fast_path import differentiates_backward, kernel_takes, through_definition
-from ..coordinates import scaled_tangent
 from ..maths.ball import (
     Curvature,
     as_number,
@@ -34,6 +33,7 @@ from ..maths.ball import (
     range_factor,
     squared_norm,
 )
+from ..maths.coordinates import scaled_tangent
 from ..maths.radial import asinhc_slope, asinhc_value
 from .fused_layout import as_forward, by_hand, laid_out, matched, tensor_or_none
 from .fused_planes import capped, capped_slopes

@@ -25,8 +25,8 @@ from ...fast_path import (
     kernel_takes,
     through_definition,
 )
-from ..coordinates import LIMIT
 from ..maths.ball import Curvature, as_number, is_seen_within, longest_in_range
+from ..maths.coordinates import LIMIT
 from ..maths.hyperplanes import Place, Scale, patch_velocity, patches_in_range
 from ..maths.radial import sinhc_slope, sinhc_value
 from .fused_layout import as_forward, by_hand, laid_out, matched, tensor_or_none

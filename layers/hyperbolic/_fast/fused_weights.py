@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ...fast_path import differentiates_backward, kernel_takes, through_definition
-from ..coordinates import tangent_to_velocity
 from ..maths.ball import Curvature, as_number
+from ..maths.coordinates import tangent_to_velocity
 from ..maths.hyperplanes import Hyperplanes, hyperplanes
 from .fused_layout import as_forward, by_hand, matched, tensor_or_none
 

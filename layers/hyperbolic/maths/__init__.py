@@ -1,1 +1,1 @@
-"""Pure functions that the layers of the ball share: range, radial maps, hyperplanes, additions."""
+"""Pure functions that layers of the ball share: coordinates, range, radial maps, hyperplanes."""

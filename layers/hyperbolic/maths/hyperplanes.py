@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..coordinates import LIMIT, cap
 from .ball import Curvature, is_seen_within, longest_in_range, root, squared_norm
+from .coordinates import LIMIT, cap
 from .radial import cosh_of_square, sinhc
 
 __all__ = [

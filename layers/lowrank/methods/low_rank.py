@@ -28,7 +28,7 @@ refactorisation by a rotation that leaves its map as it is.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -37,13 +37,11 @@ from ..event_schedule import check_steps, steps_of
 from ..maths.decompose import rebalance, refuse_diverged, weighted_svd
 from ..maths.random_vectors import uniform
 from ..method import Method, check_rank, rank_of
+from ..watched_weights import WatchedWeights
 from ..weights.factors import Factors
 from ..weights.resize_parameter import reset_state
 from ..weights.structure import agreed, assign, stored_in
 from ..weights.unfolding import SCHEMES, Scheme
-
-if TYPE_CHECKING:
-    from ..controller import Controller
 
 __all__ = ["LowRank", "align_factors", "product_square"]
 
@@ -138,7 +136,7 @@ class LowRank(Method):
         right = uniform((*batch, rank, columns), columns**-0.5, weight, generator)
         return Factors(weight.new_zeros(*batch, rows, rank), right)
 
-    def check(self, controller: Controller) -> None:
+    def check(self, controller: WatchedWeights) -> None:
         """Check that the schedule is known.
 
         Raises:
@@ -146,7 +144,7 @@ class LowRank(Method):
         """
         self._period()
 
-    def penalty(self, controller: Controller) -> Tensor | None:
+    def penalty(self, controller: WatchedWeights) -> Tensor | None:
         """Return frobenius · Σ ‖B A‖² over the targets."""
         if not self.frobenius:
             return None
@@ -156,7 +154,7 @@ class LowRank(Method):
         squares = [product_square(*structure.prefix()) for structure in found]
         return self.frobenius * torch.stack(squares).sum()
 
-    def after_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
+    def after_step(self, controller: WatchedWeights, optimizer: torch.optim.Optimizer) -> None:
         """Refactorise where it is time."""
         period = self._period()
         if not period or controller.step % period:

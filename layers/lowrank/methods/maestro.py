@@ -26,7 +26,7 @@ their groups sharing a rank.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -40,12 +40,10 @@ from ..maths.group_lasso import (
 )
 from ..maths.ordered_dropout import SAMPLERS
 from ..method import Method
+from ..watched_weights import WatchedWeights
 from ..weights.factors import Factors
 from ..weights.structure import assign, stored_in
 from ..weights.unfolding import Scheme
-
-if TYPE_CHECKING:
-    from ..controller import Controller
 
 __all__ = ["Maestro", "shrink"]
 
@@ -145,7 +143,7 @@ class Maestro(Method):
         left, right = weighted_svd(weight, rank, split="balanced", generator=generator)[:2]
         return Factors(left, right)
 
-    def check(self, controller: Controller) -> None:
+    def check(self, controller: WatchedWeights) -> None:
         """Check that sizes can change.
 
         Raises:
@@ -158,16 +156,16 @@ class Maestro(Method):
                 "trainer.parallel=ddp"
             )
 
-    def start(self, controller: Controller) -> None:
+    def start(self, controller: WatchedWeights) -> None:
         """Draw for the first step."""
         controller.state.update(sampler={}, drawn={})
         self._draw(controller)
 
-    def resumed(self, controller: Controller) -> None:
+    def resumed(self, controller: WatchedWeights) -> None:
         """Run the coming step at what was drawn for it before the checkpoint was written."""
         _set_prefixes(controller)
 
-    def share(self, controller: Controller) -> float:
+    def share(self, controller: WatchedWeights) -> float:
         """Return the share, where a weight counts as whichever is smaller, factors or matrix."""
         every = controller.factors().values()
         dense = [torch.Size(factors.shape).numel() for factors in every]
@@ -184,7 +182,7 @@ class Maestro(Method):
             f"brings to no step of {steps}; lower shrink_every{' or warmup' * bool(after)}"
         )
 
-    def penalty(self, controller: Controller) -> Tensor | None:
+    def penalty(self, controller: WatchedWeights) -> Tensor | None:
         """Return λ times the group lasso of the active components, or None for a proximal step."""
         lasso = LASSOS[self.lasso]
         if lasso is None or not self.group_lasso or not self._searches(controller, controller.step):
@@ -195,7 +193,7 @@ class Maestro(Method):
         terms = [lasso(*_active(factors)) for factors in found]
         return self.group_lasso * torch.stack(terms).sum()
 
-    def after_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
+    def after_step(self, controller: WatchedWeights, optimizer: torch.optim.Optimizer) -> None:
         """Take the proximal step, remove components when it is time, and draw the next prefix."""
         if self._searches(controller, controller.step - 1):
             if self.lasso == "prox" and self.group_lasso:
@@ -204,14 +202,14 @@ class Maestro(Method):
                 shrink(controller, self.threshold, min_rank=self.min_rank, ordered=self.orders)
         self._draw(controller)
 
-    def _searches(self, controller: Controller, step: int) -> bool:
+    def _searches(self, controller: WatchedWeights, step: int) -> bool:
         """Whether a step looks for ranks; sizes decide too, not state, so a resumed run agrees."""
         if step < self.warmup:
             return False
         return self.budget is None or self.share(controller) > self.budget
 
     @torch.no_grad()
-    def _proximal_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
+    def _proximal_step(self, controller: WatchedWeights, optimizer: torch.optim.Optimizer) -> None:
         rates = {
             id(p): float(group["lr"]) * controller.learning_rate_ratio
             for group in optimizer.param_groups
@@ -238,7 +236,7 @@ class Maestro(Method):
         for (part, dim, _), scale in zip(parts, every, strict=True):
             _multiply(part, scale.to(part.dtype) if dim == -1 else scale.to(part.dtype)[:, None])
 
-    def _draw(self, controller: Controller) -> None:
+    def _draw(self, controller: WatchedWeights) -> None:
         if not self._searches(controller, controller.step):
             controller.state.update(drawn={})
         elif self.sample:
@@ -251,7 +249,7 @@ class Maestro(Method):
 
 
 def shrink(
-    controller: Controller, threshold: float, *, min_rank: int = 1, ordered: bool = True
+    controller: WatchedWeights, threshold: float, *, min_rank: int = 1, ordered: bool = True
 ) -> dict[str, int]:
     """Remove the components whose suffix importance is below a threshold, but of frozen targets.
 
@@ -285,7 +283,7 @@ def shrink(
     return changed
 
 
-def _set_prefixes(controller: Controller) -> None:
+def _set_prefixes(controller: WatchedWeights) -> None:
     drawn = controller.state["drawn"]
     for name, factors in controller.factors().items():
         factors.sampled = drawn.get(name)

@@ -20,7 +20,7 @@ train dense first and reparametrise then.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,12 +29,10 @@ from ..event_schedule import check_rewarm, check_steps, rewarm_steps, rewarmed, 
 from ..maths.decompose import refuse_diverged
 from ..maths.random_vectors import uniform
 from ..method import Method, check_rank, rank_of
+from ..watched_weights import WatchedWeights
 from ..weights.factors import Factors
 from ..weights.resize_parameter import reset_state
 from ..weights.structure import FrozenDense, assign, stored_in
-
-if TYPE_CHECKING:
-    from ..controller import Controller
 
 __all__ = ["ReLoRA", "merge_factors"]
 
@@ -108,7 +106,7 @@ class ReLoRA(Method):
         left = weight.new_zeros(*batch, rows, rank)
         return Factors(left, right, scale=self.scale, extra=FrozenDense(weight))
 
-    def check(self, controller: Controller) -> None:
+    def check(self, controller: WatchedWeights) -> None:
         """Check that the schedule is known and the warm-up fits into it.
 
         Raises:
@@ -117,7 +115,7 @@ class ReLoRA(Method):
         """
         check_rewarm(self.rewarm, self._period(), "merge_every")
 
-    def learning_rate_factor(self, controller: Controller) -> float:
+    def learning_rate_factor(self, controller: WatchedWeights) -> float:
         """Climb back after a merge; the start of the run is left to its own schedule."""
         period = self._period()
         if not period or controller.step < period:
@@ -125,7 +123,7 @@ class ReLoRA(Method):
         steps = rewarm_steps(self.rewarm, period, USUAL_REWARM)
         return rewarmed(controller.step % period, steps)
 
-    def after_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
+    def after_step(self, controller: WatchedWeights, optimizer: torch.optim.Optimizer) -> None:
         """Merge where it is time."""
         period = self._period()
         if not period or controller.step % period:

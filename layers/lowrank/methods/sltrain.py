@@ -19,7 +19,7 @@ few rows are multiplied without forming W.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,9 @@ from torch import Tensor, nn
 from .._fast.sparse_linear import sparse_linear, sparse_plus_low_rank
 from ..maths.random_vectors import uniform
 from ..method import Method, check_rank, rank_of
+from ..watched_weights import WatchedWeights
 from ..weights.factors import Factors
 from ..weights.structure import ConvSettings, WeightStructure
-
-if TYPE_CHECKING:
-    from ..controller import Controller
 
 __all__ = [
     "SLTrain",
@@ -177,7 +175,7 @@ class SLTrain(Method):
         """Return |I|."""
         return max(1, int(self.density * torch.Size(shape).numel()))
 
-    def resumed(self, controller: Controller) -> None:
+    def resumed(self, controller: WatchedWeights) -> None:
         """Take what an optimiser knew of values that were saved as vectors."""
         for _, structure in controller.structures():
             assert isinstance(structure, SparseFactors)

@@ -19,7 +19,7 @@ the paper's.
 from __future__ import annotations
 
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,12 +27,10 @@ from torch import Tensor
 from ..event_schedule import check_rewarm, check_steps, rewarm_steps, rewarmed, steps_of
 from ..maths.decompose import refuse_diverged
 from ..method import Method, check_rank, rank_of
+from ..watched_weights import WatchedWeights
 from ..weights.resize_parameter import reset_state
 from ..weights.singular_pairs import Spectral
 from ..weights.structure import agreed, stored_in
-
-if TYPE_CHECKING:
-    from ..controller import Controller
 
 __all__ = ["SST", "draw_order", "pair_probabilities"]
 
@@ -118,7 +116,7 @@ class SST(Method):
         structure.choose(draw_order(structure.sigma, rank, generator))
         return structure
 
-    def check(self, controller: Controller) -> None:
+    def check(self, controller: WatchedWeights) -> None:
         """Check that the schedule is known and the warm-up fits into it.
 
         Raises:
@@ -127,7 +125,7 @@ class SST(Method):
         """
         check_rewarm(self.rewarm, self._interval(), "resample_every")
 
-    def learning_rate_factor(self, controller: Controller) -> float:
+    def learning_rate_factor(self, controller: WatchedWeights) -> float:
         """Climb back after a draw; the start of the run is left to its own schedule."""
         interval = self._interval()
         if controller.step < interval:
@@ -135,7 +133,7 @@ class SST(Method):
         steps = rewarm_steps(self.rewarm, interval, USUAL_REWARM)
         return rewarmed(controller.step % interval, steps)
 
-    def after_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
+    def after_step(self, controller: WatchedWeights, optimizer: torch.optim.Optimizer) -> None:
         """Keep vectors and values in their sets, and draw where it is time."""
         draws, early = divmod(controller.step, self._interval())
         for name, structure in controller.structures(frozen=False):

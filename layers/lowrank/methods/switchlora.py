@@ -22,32 +22,19 @@ same places; resting vectors are kept from weight decay too.
 
 from __future__ import annotations
 
-from math import sqrt
-from typing import TYPE_CHECKING, Literal
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..event_schedule import known
 from ..maths.decompose import refuse_diverged
-from ..maths.random_vectors import uniform
 from ..method import Method, check_rank, rank_of
 from ..optim.step_adamw import StepAdamW
-from ..weights.factors import Factors
+from ..watched_weights import WatchedWeights
 from ..weights.resize_parameter import reset_state
-from ..weights.structure import FrozenDense, assign, stored_in
+from ..weights.structure import stored_in
+from ..weights.switched_factors import COUNTERPART, DIMENSION, Side, SwitchedFactors, write_entries
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ..controller import Controller
-
-__all__ = ["SwitchLoRA", "SwitchedFactors", "initial_deviations", "switch_rate"]
-
-Side = Literal["left", "right"]
-
-DIMENSION: dict[Side, int] = {"left": -1, "right": -2}  # the one along which components lie
-COUNTERPART: dict[Side, Side] = {"left": "right", "right": "left"}
+__all__ = ["SwitchLoRA", "switch_rate"]
 
 
 def switch_rate(step: int, rank: int, interval: float, decay_share: float, total: int) -> float:
@@ -61,109 +48,6 @@ def switch_rate(step: int, rank: int, interval: float, decay_share: float, total
         total: T, updates of the run.
     """
     return rank / interval * 0.3 ** ((step + 1) / (decay_share * total))
-
-
-def initial_deviations(rows: int, columns: int, rank: int) -> tuple[float, float]:
-    """Return the standard deviations of B and of A at the start.
-
-    With them B A / r has the variance 1 / (3 columns) of a linear layer's fresh weight, and a
-    step on B moves W as far as one on A.
-    """
-    gain = 3**-0.25
-    left = (rank / sqrt(rows * columns)) ** 0.25 * gain
-    right = (sqrt(rows) * rank / columns**1.5) ** 0.25 * gain
-    return left, right
-
-
-class SwitchedFactors(Factors):
-    """Factors over a frozen matrix, with a pool of vectors for each of them.
-
-    Args:
-        weight: W (..., rows, columns) at the start.
-        rank: r.
-        alpha: Numerator of the scale α / r.
-        generator: Of the vectors.
-
-    Attributes:
-        pool_left: (..., rows, k); the places of live vectors hold what was there before.
-        pool_right: (..., k, columns).
-        selected_left: Places (r,) in the pool of the live vectors of B.
-        selected_right: Places (r,) of those of A.
-    """
-
-    fixed = ("pool_left", "pool_right")
-    selected_left: Tensor
-    selected_right: Tensor
-
-    def __init__(
-        self, weight: Tensor, rank: int, *, alpha: float, generator: torch.Generator
-    ) -> None:
-        """Draw the pools; W is unchanged."""
-        *batch, rows, columns = weight.shape
-        size, scale = min(rows, columns), alpha / rank
-        deviations = initial_deviations(rows, columns, rank)
-        shapes = (*batch, rows, size), (*batch, size, columns)
-        pool_left, pool_right = (
-            uniform(shape, sqrt(3) * deviation, weight, generator)
-            for shape, deviation in zip(shapes, deviations, strict=True)
-        )
-        left, right = pool_left[..., :rank], pool_right[..., :rank, :]
-        fixed = FrozenDense(weight - scale * (left @ right))
-        super().__init__(left, right, scale=scale, extra=fixed)
-        self.pool_left = nn.Parameter(pool_left, requires_grad=False)
-        self.pool_right = nn.Parameter(pool_right, requires_grad=False)
-        for name in ("selected_left", "selected_right"):
-            self.register_buffer(name, torch.arange(rank, device=weight.device))
-
-    @property
-    def pool_size(self) -> int:
-        """Number of vectors k in each pool."""
-        return self.pool_left.shape[-1]
-
-    def vectors(self, side: Side) -> nn.Parameter:
-        """Return the live factor of a side."""
-        return self.left if side == "left" else self.right
-
-    def selected(self, side: Side) -> Tensor:
-        """Return the places in its pool of a side's live vectors."""
-        return self.selected_left if side == "left" else self.selected_right
-
-    def spare(self, side: Side) -> Tensor:
-        """Return the places of a pool whose vectors are not live, on the CPU."""
-        free = torch.ones(self.pool_size, dtype=torch.bool)
-        free[self.selected(side).cpu()] = False
-        return free.nonzero().squeeze(-1)
-
-    @torch.no_grad()
-    def switch(self, side: Side, live: Tensor, candidates: Tensor) -> None:
-        """Exchange live vectors for candidates; W stays the same.
-
-        Args:
-            side: Factor.
-            live: Components (q,), all different.
-            candidates: Places (q,) of the pool, all different, none of them live.
-        """
-        dim, device = DIMENSION[side], self.left.device
-        live, candidates = live.to(device), candidates.to(device)
-        vectors, selected = self.vectors(side), self.selected(side)
-        pool = self.pool_left if side == "left" else self.pool_right
-        old = stored_in(vectors).index_select(dim, live)
-        new = stored_in(pool).index_select(dim, candidates)
-        other = stored_in(self.vectors(COUNTERPART[side]))
-        other = other.index_select(DIMENSION[COUNTERPART[side]], live)
-        change = (old - new) @ other if side == "left" else other @ (old - new)
-        assert isinstance(self.extra, FrozenDense)
-        assign(self.extra.weight, stored_in(self.extra.weight) + self.scale * change)
-        write_entries(pool, dim, selected.index_select(0, live), old)
-        write_entries(vectors, dim, live, new)
-        selected.index_copy_(0, live, candidates)
-
-    def _resize(self, rank: int, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        if rank != self.allocated:
-            raise ValueError(
-                f"the {self.allocated} switched components cannot become {rank}: they stand over a "
-                f"frozen matrix of full rank; merge() first, and truncate what that gives"
-            )
 
 
 class SwitchLoRA(Method):
@@ -232,7 +116,7 @@ class SwitchLoRA(Method):
                 f"optim=step_adamw (archzoo.layers.lowrank.StepAdamW)"
             )
 
-    def check(self, controller: Controller) -> None:
+    def check(self, controller: WatchedWeights) -> None:
         """Check that the length of the run is known.
 
         Raises:
@@ -240,14 +124,14 @@ class SwitchLoRA(Method):
         """
         known(self.total_steps, "SwitchLoRA's rate of exchanges")
 
-    def start(self, controller: Controller) -> None:
+    def start(self, controller: WatchedWeights) -> None:
         """Let no vector rest."""
         controller.state["resting"] = {
             name: {side: torch.zeros(structure.rank, dtype=torch.int64) for side in DIMENSION}
             for name, structure in controller.factors().items()
         }
 
-    def resumed(self, controller: Controller) -> None:
+    def resumed(self, controller: WatchedWeights) -> None:
         """Count rests on the CPU, wherever the checkpoint was loaded to."""
         controller.state["resting"] = {
             name: {side: counts.cpu() for side, counts in sides.items()}
@@ -255,7 +139,7 @@ class SwitchLoRA(Method):
         }
 
     @torch.no_grad()
-    def before_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
+    def before_step(self, controller: WatchedWeights, optimizer: torch.optim.Optimizer) -> None:
         """Exchange vectors, reset their counterparts, and mask the gradients of what rests."""
         held = controller.scratch
         state = controller.state["resting"] = dict(controller.state["resting"])
@@ -276,7 +160,7 @@ class SwitchLoRA(Method):
                         write_entries(vectors.grad, dim, index, zero)
 
     @torch.no_grad()
-    def after_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
+    def after_step(self, controller: WatchedWeights, optimizer: torch.optim.Optimizer) -> None:
         """Undo what weight decay did to resting vectors, and count their rest down."""
         factors = controller.factors()
         for (name, side), (index, values) in controller.scratch.items():
@@ -290,7 +174,7 @@ class SwitchLoRA(Method):
 
     def _switch_some(
         self,
-        controller: Controller,
+        controller: WatchedWeights,
         name: str,
         side: Side,
         resting: dict[Side, Tensor],
@@ -318,12 +202,3 @@ class SwitchLoRA(Method):
         other = COUNTERPART[side]
         reset_state(optimizer, structure.vectors(other), DIMENSION[other], live)
         resting[other] = resting[other].index_fill(0, live, self.freeze)
-
-
-@torch.no_grad()
-def write_entries(parameter: Tensor, dim: int, index: Tensor, values: Tensor) -> None:
-    """Write entries along a dimension, in place where the tensor is whole."""
-    if hasattr(parameter, "full_tensor"):
-        assign(parameter, stored_in(parameter).index_copy(dim, index, values))
-    else:
-        parameter.index_copy_(dim, index, values)

@@ -18,19 +18,16 @@ depthwise scheme.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from ..maths.decompose import at_least_float32, refuse_diverged
 from ..maths.singular_values import rank_for_energy
 from ..method import Method
+from ..target import Target
+from ..watched_weights import WatchedWeights
 from ..weights.structure import assign, own_copy, stored_in
 from ..weights.unfolding import Scheme
-
-if TYPE_CHECKING:
-    from ..controller import Controller, Target
 
 __all__ = ["TRP", "nuclear_subgradient", "project_energy", "ramped"]
 
@@ -134,12 +131,12 @@ class TRP(Method):
         start = self.energy if self.energy_start is None else self.energy_start
         return ramped(start, self.energy, self._progress(step))
 
-    def start(self, controller: Controller) -> None:
+    def start(self, controller: WatchedWeights) -> None:
         """Project before the first step of a new run; a checkpoint replaces all of it."""
         controller.state.update(next=self.warmup, ranks={}, pending={})
         self._project_if_due(controller)
 
-    def before_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
+    def before_step(self, controller: WatchedWeights, optimizer: torch.optim.Optimizer) -> None:
         """Add the sub-gradients of the projection that this step follows."""
         for name, (left, right) in controller.state["pending"].items():
             target = controller.targets[name]
@@ -153,13 +150,13 @@ class TRP(Method):
             added = controller.as_gradient(self.nuclear * added.to(gradient.dtype))
             assign(target.weight.grad, gradient + added)
 
-    def after_step(self, controller: Controller, optimizer: torch.optim.Optimizer) -> None:
+    def after_step(self, controller: WatchedWeights, optimizer: torch.optim.Optimizer) -> None:
         """Project before the forward pass of the next step."""
         controller.state["pending"] = {}
         self._project_if_due(controller)
 
     @torch.no_grad()
-    def _project_if_due(self, controller: Controller) -> None:
+    def _project_if_due(self, controller: WatchedWeights) -> None:
         step, state = controller.step, controller.state
         if step != state["next"]:
             return

@@ -20,7 +20,27 @@ from typing import Any
 
 import torch
 
-__all__ = ["surround_updates"]
+__all__ = ["check_optimizer", "surround_updates"]
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimiser that no method can work with.
+
+    Raises:
+        ValueError: naming it and one that works.
+    """
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError(
+            "LBFGS takes one group of parameters and evaluates its closure many times a step, so "
+            "no low-rank method can act around its updates; use an optimiser such as "
+            "torch.optim.AdamW, or merge(model) and make LBFGS of the dense weights"
+        )
+    base = getattr(optimizer, "_base_optimizer", None)
+    if isinstance(base, torch.optim.Optimizer):  # what is known of a parameter is not found in it
+        raise ValueError(
+            f"{type(optimizer).__name__} wraps {type(base).__name__}, which keeps the state of the "
+            f"parameters; attach the controller to that {type(base).__name__}, and step the wrapper"
+        )
 
 
 def surround_updates(

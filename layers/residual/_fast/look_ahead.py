@@ -9,20 +9,18 @@ finished sources for all readers of the block.
 # Shape letters: D width, Q queries, S branches of a block, n sources.
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...autocast import without_autocast
 from ..attnres.mix import compete, depth_logits
+from ..attnres.sources import Reader, Sources
 from .depth_kernel import fused_mix, fused_phase_one, fused_phase_two, public_mix
 from .depth_scores import combine, push_scores
 from .permission import kernel_reads, public_kernel_takes, records_references
 from .two_phases import merge, phase_one
-
-if TYPE_CHECKING:
-    from ..attnres.attnres import AttnRes, Sources
 
 __all__ = ["look_ahead", "ready"]
 
@@ -56,7 +54,7 @@ def ready(cache: Ahead | None, site: int) -> Tensor | None:
     return cache.read if cache is not None and cache.site == site else None
 
 
-def look_ahead(reader: "AttnRes", sources: "Sources", site: int) -> "Sources | None":
+def look_ahead(reader: Reader, sources: Sources, site: int) -> Sources | None:
     """The state that knows what a site will read, or None where the definition must run.
 
     Args:
@@ -68,7 +66,7 @@ def look_ahead(reader: "AttnRes", sources: "Sources", site: int) -> "Sources | N
         return _look_ahead(reader, sources, site)
 
 
-def _look_ahead(reader: "AttnRes", sources: "Sources", site: int) -> "Sources | None":
+def _look_ahead(reader: Reader, sources: Sources, site: int) -> Sources | None:
     if reader.additive and site == len(reader.sites):
         return None
     if not records_references(reader.query, *sources.values):
@@ -103,12 +101,12 @@ def _look_ahead(reader: "AttnRes", sources: "Sources", site: int) -> "Sources | 
     )
 
 
-def _kept(sources: "Sources") -> _Scored | _OfBlock | None:
+def _kept(sources: Sources) -> _Scored | _OfBlock | None:
     cache: Ahead | None = sources.cache
     return None if cache is None else cache.kept
 
 
-def _scored(reader: "AttnRes", sources: "Sources", site: int) -> _Scored:
+def _scored(reader: Reader, sources: Sources, site: int) -> _Scored:
     """Score every source that has been finished since against all queries to come."""
     size, last = reader.block_size, len(reader.sites) + 1
     finished = len(sources.values) - bool(site % size)
@@ -121,13 +119,13 @@ def _scored(reader: "AttnRes", sources: "Sources", site: int) -> _Scored:
     return _Scored(site, (*logits, *(_scores(reader, value, site, last) for value in fresh)))
 
 
-def _scores(reader: "AttnRes", value: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
+def _scores(reader: Reader, value: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
     """Return one source's logits under the queries of sites first, …, last − 1."""
     queries = _queries(reader, first, last)
     return push_scores(value, queries, reader.heads, reader.channel_dim, reader.eps)
 
 
-def _queries(reader: "AttnRes", first: int, last: int) -> Tensor:
+def _queries(reader: Reader, first: int, last: int) -> Tensor:
     """Return γ ⊙ w (Q, D) of the sites first, …, last − 1."""
     rows: list[int] | slice = reader.row[first:last]
     if rows == [*range(rows[0], rows[0] + len(rows))]:
@@ -136,7 +134,7 @@ def _queries(reader: "AttnRes", first: int, last: int) -> Tensor:
 
 
 def _logits(
-    reader: "AttnRes", sources: "Sources", site: int, count: int, scored: _Scored | None
+    reader: Reader, sources: Sources, site: int, count: int, scored: _Scored | None
 ) -> Tensor:
     """Gather the logits (n, …) of a site's first `count` sources; an open sum is scored now."""
     values, alive = sources.values[:count], sources.alive[:count]
@@ -159,7 +157,7 @@ def _logits(
 
 
 def _two_phases(
-    reader: "AttnRes", sources: "Sources", site: int, kernel: bool
+    reader: Reader, sources: Sources, site: int, kernel: bool
 ) -> tuple[Tensor, _OfBlock]:
     """Mix for all queries of a block when it opens, and merge its running sum later."""
     begun = site % reader.block_size

@@ -22,7 +22,6 @@ vector.
 # axes.
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,24 +30,12 @@ from torch.nn import functional as F
 from ...autocast import without_autocast
 from ...decay import exclude_from_decay
 from .._fast.look_ahead import look_ahead, ready
+from ..mixing import key_statistic
 from ..stream import Context, Past, Residual, Site, State, keep_branch, working_dtype
-from .mix import Competition, key_statistic, mix
+from .mix import Competition, mix
+from .sources import Sources
 
-__all__ = ["AttnRes", "Sources"]
-
-
-class Sources(NamedTuple):
-    """The state: what may be read, and for which samples.
-
-    `values` holds n tensors of one shape; `alive` holds, for each, None or a mask (B, 1, …) that
-    is False where stochastic depth dropped everything in it. `stream` is the plain sum, kept for
-    additive reads only. `cache` is what the fast path knows of reads to come, or None.
-    """
-
-    values: tuple[Tensor, ...]
-    alive: tuple[Tensor | None, ...]
-    stream: Tensor | None = None
-    cache: Any = None
+__all__ = ["AttnRes"]
 
 
 class AttnRes(Residual):

@@ -30,9 +30,10 @@ from ...hyperbolic.curvature import BallCurvature, curvature_of
 from ...hyperbolic.midpoint import midpoint_pool
 from ...hyperbolic.mobius_addition import mobius_add_tangents
 from ..stream import Site, working_dtype
-from .attnres import AttnRes, Sources
+from .attnres import AttnRes
 from .block_attnres import BlockAttnRes
 from .mix import Competition, depth_weights
+from .sources import Sources
 
 __all__ = ["GyroAttnRes", "GyroBlockAttnRes", "gyro_mix"]
 

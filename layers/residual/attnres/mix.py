@@ -17,9 +17,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..mixing import key_statistic
 from ..stream import routing, working_dtype
 
-__all__ = ["Competition", "compete", "depth_logits", "depth_weights", "key_statistic", "mix"]
+__all__ = ["Competition", "compete", "depth_logits", "depth_weights", "mix"]
 
 Competition = Literal["softmax", "sigmoid"]
 
@@ -120,15 +121,6 @@ def depth_logits(
         mask = None if alive is None else alive[i]
         logits.append(logit if mask is None else logit.masked_fill(~mask, -torch.inf))
     return torch.stack(logits)
-
-
-def key_statistic(source: Tensor, channel_dim: int, eps: float) -> Tensor:
-    """Statistic r of a source, with size 1 on the axis of D, in float32 or its wider dtype.
-
-    Its derivative goes with r³, which float16 cannot hold for r above 40.
-    """
-    wide = source.to(working_dtype(source))
-    return torch.rsqrt(wide.square().mean(channel_dim, keepdim=True) + eps)
 
 
 def compete(logits: Tensor, competition: Competition) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...decay import exclude_from_decay
-from ..attnres.mix import key_statistic
+from ..mixing import key_statistic
 from ..stream import Site
 from .base import Mixing, Streams
 

@@ -68,7 +68,7 @@ def train(
     model, wrapped, controller, optimizer = begin()
     for step in range(STEPS):
         if step == stop and process is not None:
-            from archzoo.train.engine.checkpoint import load_states, optimizer_state
+            from archzoo.train.engine.named_states import load_states, optimizer_state
 
             rank, place = process
             whole = {name: full(value) for name, value in model.state_dict().items()}

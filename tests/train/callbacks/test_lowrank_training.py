@@ -229,7 +229,7 @@ def test_another_method_cannot_go_on_and_nothing_is_lost(tmp_path, monkeypatch):
 
 
 def test_a_run_from_before_low_rank_is_found_again():
-    from archzoo.train.engine.resume import difference
+    from archzoo.train.engine.saved.resume import difference
 
     new = {"name": "a", "seed": 0, "lowrank": None}
     old = {key: value for key, value in new.items() if key != "lowrank"}

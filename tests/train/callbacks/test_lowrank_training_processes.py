@@ -19,11 +19,12 @@ import json, sys, torch, torch.distributed as dist
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from archzoo.train.engine import loop
+from archzoo.train.engine.saved import claim_folder
 from archzoo.train import run as running
 from tests.train.small_runs import configure
 
 worlds = []
-connect, finish = running.connect, loop.Trainer._finish
+connect, finish = claim_folder.connect, loop.Trainer._finish
 
 def connect_once(device):
     worlds[:] = worlds or [connect(device)]
@@ -51,8 +52,8 @@ def compare(trainer):
     Path(f"{trainer.folder.path.name}-equal-on-{dist.get_rank()}").touch()
     return finish(trainer)
 
-leave = running.disconnect
-running.connect, running.disconnect = connect_once, lambda: None
+leave = claim_folder.disconnect
+claim_folder.connect, claim_folder.disconnect = connect_once, lambda: None
 loop.Trainer._finish = compare
 for name, overrides in json.loads(sys.argv[2]):
     running.run(configure(*overrides, folder=Path(name)))

@@ -10,7 +10,7 @@ import torch
 from archzoo.layers.lowrank import structures
 from archzoo.train.commands.export import export, main, table
 from archzoo.train.commands.export_arguments import ExportConfig, read_arguments
-from archzoo.train.engine.folder_lock import FolderLock
+from archzoo.train.engine.saved.folder_lock import FolderLock
 from archzoo.train.errors import RunError
 from archzoo.zoo.share.create import create_model
 

@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 from archzoo.train.commands import robustness
-from archzoo.train.commands.robustness import measure, read_arguments, table
+from archzoo.train.commands.robustness import measure, read_arguments
+from archzoo.train.commands.robustness_table import table
 from archzoo.train.data import data_sets
 from archzoo.train.errors import RunError
 from archzoo.train.measures.ood import SCORES

@@ -56,7 +56,9 @@ def test_other_class_names_are_refused_by_name(made, tmp_path, monkeypatch, comm
         sys, "argv", [command, *(a.format(out=tmp_path / "out") for a in arguments)]
     )
     if not record:  # what the run recorded of its data is lost: the model knows its classes
-        monkeypatch.setattr("archzoo.train.engine.run_folder.RunFolder.check_data", lambda *_: None)
+        monkeypatch.setattr(
+            "archzoo.train.engine.saved.run_folder.RunFolder.check_data", lambda *_: None
+        )
     named = "'dog' of the model is 'wolf'" if data == "renamed" else "3 classes, the model 2"
     if record:
         went = "'dog' went, 'wolf' came" if data == "renamed" else "nothing went, 'ape' came"

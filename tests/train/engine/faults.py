@@ -18,10 +18,12 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from archzoo.train import assemble
 from archzoo.train import run as running
 from archzoo.train.callbacks import Callback
-from archzoo.train.data import ArrayFold
-from archzoo.train.engine import checkpoint, loop, metrics, run_folder
+from archzoo.train.data import ArrayFold, data_sets
+from archzoo.train.engine import loop, metrics
+from archzoo.train.engine.saved import best_weights, checkpoint_file
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 from tests.train.small_runs import configure  # noqa: E402
@@ -55,7 +57,7 @@ def not_a_number() -> Any:
 
 def one_sample() -> Any:
     """Let the validation fold be smaller than the processes are many."""
-    build = running.data_sets.build
+    build = data_sets.build
 
     def smaller(name: str, **options: Any) -> Any:
         splits = build(name, **options)
@@ -64,7 +66,7 @@ def one_sample() -> Any:
             splits, validation=ArrayFold(whole.inputs[:1], whole.targets[:1])
         )
 
-    return patch.object(running.data_sets, "build", smaller)
+    return patch.object(data_sets, "build", smaller)
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -76,9 +78,9 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "callback of both": lambda: failing(Callback, "loss", KeyError("mine"), (0, 1), 8),
     "nan": not_a_number,
     "evaluation": lambda: failing(metrics, "evaluating", RuntimeError("no memory"), (1,), 2),
-    "checkpoint": lambda: failing(checkpoint, "content_digest", FULL, (0,), 2),
-    "best weights": lambda: failing(run_folder, "save_weights", FULL, (0,), 2),
-    "model": lambda: failing(running, "build_model", MemoryError("too large"), (1,)),
+    "checkpoint": lambda: failing(checkpoint_file, "content_digest", FULL, (0,), 2),
+    "best weights": lambda: failing(best_weights, "save_weights", FULL, (0,), 2),
+    "model": lambda: failing(assemble, "build_model", MemoryError("too large"), (1,)),
     "fold": one_sample,
     "end": lambda: failing(Callback, "end", KeyError("mine"), (1,)),
 }

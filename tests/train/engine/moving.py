@@ -11,7 +11,9 @@ from unittest.mock import patch
 
 import torch
 from archzoo.train import run as running
-from archzoo.train.engine.checkpoint import load_run, model_state, optimizer_state
+from archzoo.train import start
+from archzoo.train.engine.checkpoint import load_run
+from archzoo.train.engine.named_states import model_state, optimizer_state
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 from tests.train.small_runs import configure  # noqa: E402
@@ -33,7 +35,7 @@ def noting(trainer, path):
 def main(jobs: list[tuple[str, list[str]]]) -> None:
     """Do runs into folders, each with its overrides."""
     for folder, overrides in jobs:
-        with patch.object(running, "load_run", noting):
+        with patch.object(start, "load_run", noting):
             running.run(configure(*overrides, folder=Path(folder)))
 
 

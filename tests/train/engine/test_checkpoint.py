@@ -9,16 +9,10 @@ import resource
 import numpy as np
 import pytest
 import torch
-from archzoo.train.engine.checkpoint import (
-    generator_states,
-    load_states,
-    optimizer_state,
-    own_sum,
-    read_checkpoint,
-    restore_generators,
-    write_checkpoint,
-)
+from archzoo.train.engine.checkpoint import generator_states, own_sum, restore_generators
+from archzoo.train.engine.named_states import load_states, optimizer_state
 from archzoo.train.engine.process import World
+from archzoo.train.engine.saved.checkpoint_file import read_checkpoint, write_checkpoint
 from archzoo.train.errors import RunError
 from archzoo.zoo.share.atomic_write import replacing
 

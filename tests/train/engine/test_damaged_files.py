@@ -9,9 +9,10 @@ import pytest
 import torch
 from archzoo.train.commands.finished_run import finished_run
 from archzoo.train.engine import loop
-from archzoo.train.engine.folder_lock import FolderLock, is_locked
 from archzoo.train.engine.loggers import CSVLogger
-from archzoo.train.engine.run_folder import RunFolder
+from archzoo.train.engine.saved.best_weights import BestWeights
+from archzoo.train.engine.saved.folder_lock import FolderLock, is_locked
+from archzoo.train.engine.saved.run_folder import RunFolder
 from archzoo.train.errors import RunError
 from archzoo.train.run import run
 from archzoo.zoo import create_model
@@ -176,8 +177,9 @@ def test_the_best_weights_of_another_run_or_step_are_no_best_weights(tmp_path, c
     else:
         folder = RunFolder(tmp_path / "own")
         folder.running = folder.read_config()
-        folder.write_best(create_model("mlp_nano", in_features=64), 8)
-        folder.best(8).rename(own)
+        best = BestWeights(folder)
+        best.write(create_model("mlp_nano", in_features=64), 8)
+        best.file(8).rename(own)
         told = "best-4.safetensors holds the weights of step 8"
     train(tmp_path / "own", *STEADY, "optim.lr=1e-30", "resume=auto")
     said = capsys.readouterr().out

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from archzoo.train.engine.checkpoint import read_newest
-from archzoo.train.engine.folder_lock import is_locked
+from archzoo.train.engine.saved.checkpoint_file import read_newest
+from archzoo.train.engine.saved.folder_lock import is_locked
 
 from ..command_line import TORCHRUN, call
 

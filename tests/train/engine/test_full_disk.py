@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from archzoo.train.engine.folder_lock import FolderLock
 from archzoo.train.engine.loggers import TensorBoardLogger
-from archzoo.train.engine.run_folder import RunFolder
+from archzoo.train.engine.saved.folder_lock import FolderLock
+from archzoo.train.engine.saved.run_folder import RunFolder
 from archzoo.train.errors import RunError
 from archzoo.train.sweep import record_failure
 

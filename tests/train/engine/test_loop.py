@@ -208,12 +208,12 @@ def test_auto_goes_on_in_the_folder_that_an_earlier_process_chose(tmp_path, monk
 
 @pytest.mark.long
 def test_a_disk_that_refuses_the_best_weights_ends_the_run_with_a_sentence(tmp_path, monkeypatch):
-    from archzoo.train.engine import run_folder
+    from archzoo.train.engine.saved import best_weights
 
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_folder, "save_weights", refuse)
+    monkeypatch.setattr(best_weights, "save_weights", refuse)
     with pytest.raises(RunError, match="No space left on device; what was saved before is intact"):
         train(tmp_path)
 

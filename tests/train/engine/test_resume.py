@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from archzoo.train.engine import loop
-from archzoo.train.engine.checkpoint import checkpoints, read_checkpoint, write_checkpoint
-from archzoo.train.engine.claim_folder import choose_folder
-from archzoo.train.engine.folder_lock import FolderLock, is_locked
-from archzoo.train.engine.resume import FREE, GROWS, continued, difference, run_config_of
-from archzoo.train.engine.run_folder import RunFolder
+from archzoo.train.engine.saved.best_weights import BestWeights
+from archzoo.train.engine.saved.checkpoint_file import (
+    checkpoints,
+    read_checkpoint,
+    write_checkpoint,
+)
+from archzoo.train.engine.saved.claim_folder import choose_folder
+from archzoo.train.engine.saved.folder_lock import FolderLock, is_locked
+from archzoo.train.engine.saved.resume import FREE, GROWS, continued, difference, run_config_of
+from archzoo.train.engine.saved.run_folder import RunFolder
 from archzoo.train.errors import RunError, RunStopped
 from archzoo.train.run import run
 from archzoo.zoo.share.content_digest import sealed, unsealed
@@ -97,7 +102,8 @@ def test_a_recorded_config_makes_the_config_again():
 def leave(folder: Path, *overrides: str, ended: bool = False) -> None:
     """Leave what a run leaves."""
     run = RunFolder(folder)
-    run.write_start({**plain(*overrides), "run_dir": str(folder)}, {}, 0)
+    run.running = {**plain(*overrides), "run_dir": str(folder)}
+    run.write_start({}, 0)
     write_checkpoint(run.checkpoint, {"step": 1})
     if ended:
         run.write_text("result.json", "{}")
@@ -359,8 +365,9 @@ def test_as_many_checkpoints_stay_as_were_asked_for_with_their_best_weights(tmp_
     files = checkpoints(tmp_path / "checkpoints" / "last.pt")
     states = [read_checkpoint(path) for path in files]
     assert [state["step"] for state in states] == [12, 9, 6, 3][:kept]
+    best = BestWeights(RunFolder(tmp_path))
     for state in states:
-        assert not state["best"] or RunFolder(tmp_path).best(state["best_step"]).is_file()
+        assert not state["best"] or best.file(state["best_step"]).is_file()
     assert len(list((tmp_path / "checkpoints").glob("best-*"))) <= kept + 1
 
 

@@ -21,7 +21,7 @@ from archzoo.layers.hyperbolic import (
 from archzoo.layers.hyperbolic._fast.fused_maps import fused_tangent
 from archzoo.layers.hyperbolic._fast.fused_planes import fused_patches
 from archzoo.layers.hyperbolic._fast.fused_weights import fused_hyperplanes, point_velocity
-from archzoo.layers.hyperbolic.coordinates import scaled_tangent
+from archzoo.layers.hyperbolic.maths.coordinates import scaled_tangent
 from archzoo.layers.hyperbolic.maths.hyperplanes import Place, hyperplanes, patch_velocity
 from archzoo.layers.hyperbolic.norm import MidpointStatistics, normalise
 from torch import Tensor, nn

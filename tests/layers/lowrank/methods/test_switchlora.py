@@ -12,12 +12,12 @@ from archzoo.layers.lowrank import (
     merge,
     reparametrize,
 )
-from archzoo.layers.lowrank.methods.switchlora import (
+from archzoo.layers.lowrank.methods.switchlora import switch_rate
+from archzoo.layers.lowrank.weights.switched_factors import (
     COUNTERPART,
     DIMENSION,
     Side,
     initial_deviations,
-    switch_rate,
 )
 from torch import Tensor, nn
 from torch.nn import functional as F

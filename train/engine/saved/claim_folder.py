@@ -1,50 +1,54 @@
 """Which folder a run writes to, and that no other process does."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...zoo.share.atomic_write import remove_unfinished
-from ..config import RunConfig
-from ..errors import RunError
+from ....zoo.share.atomic_write import remove_unfinished
+from ...config import RunConfig
+from ...errors import RunError
+from ..end_together import together
+from ..process import World, connect, disconnect
 from .folder_lock import FolderLock, is_locked
 from .resume import difference
 from .run_folder import RunFolder
 
-__all__ = ["Claim", "choose_folder"]
+__all__ = ["choose_folder", "claimed_folder"]
 
 
-class Claim:
-    """The folder of a run, chosen and locked by the leading process.
+@contextlib.contextmanager
+def claimed_folder(config: RunConfig, sweep: bool) -> Iterator[tuple[World, RunFolder]]:
+    """Connect the processes of a run for a block, and keep its folder for them alone.
+
+    The leading process chooses the folder, locks it, and removes what a killed process left
+    half-written. The block ends well on all processes or on none.
 
     Args:
         config: The run.
         sweep: Whether it is a point of a sweep.
+
+    Raises:
+        RunError: the folder holds another run, or another process uses it.
     """
+    world = connect(config.trainer.device)
+    try:
+        with together(world), contextlib.ExitStack() as held:
+            path = world.lead(lambda: _claim(config, sweep, held))
+            plain = {**dataclasses.asdict(config), "run_dir": str(path)}
+            yield world, RunFolder(path, world.leader, plain)
+    finally:
+        disconnect()
 
-    def __init__(self, config: RunConfig, sweep: bool) -> None:
-        """Nothing is taken yet."""
-        self.config, self.sweep = config, sweep
-        self.lock: FolderLock | None = None
 
-    def take(self) -> Path:
-        """Choose the folder, lock it, and remove what a killed process left half-written.
-
-        Raises:
-            RunError: the folder holds another run, or another process uses it.
-        """
-        path = choose_folder(self.config, self.sweep)
-        self.lock = FolderLock(path)
-        for folder in (path, path / "checkpoints"):
-            remove_unfinished(folder)
-        return path
-
-    def release(self) -> None:
-        """Give the folder free, if it was taken."""
-        if self.lock is not None:
-            self.lock.release()
-            self.lock = None
+def _claim(config: RunConfig, sweep: bool, held: contextlib.ExitStack) -> Path:
+    """Choose the folder of a run and lock it for as long as what is held."""
+    path = choose_folder(config, sweep)
+    held.callback(FolderLock(path).release)
+    for folder in (path, path / "checkpoints"):
+        remove_unfinished(folder)
+    return path
 
 
 def choose_folder(config: RunConfig, sweep: bool) -> Path:

@@ -8,8 +8,8 @@ import copy
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from ..config import OptimConfig, RunConfig, ScheduleConfig, TrainerConfig
-from ..errors import RunError
+from ...config import OptimConfig, RunConfig, ScheduleConfig, TrainerConfig
+from ...errors import RunError
 
 __all__ = ["FREE", "GROWS", "conflict", "continued", "decisive", "difference", "run_config_of"]
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from archzoo.layers.hyperbolic import MidpointBatchNorm
 from archzoo.layers.lowrank.batch_norm import reestimate_batch_norm
+from archzoo.layers.lowrank.input_moments import collect_moments
 from archzoo.layers.lowrank.maths.calibrated import CASES, calibrated_svd, compensate, refit_left
 from archzoo.layers.lowrank.maths.decompose import weighted_svd
-from archzoo.layers.lowrank.maths.moments import InputMoments, collect_moments
+from archzoo.layers.lowrank.maths.moments import InputMoments
 from archzoo.layers.lowrank.weights.unfolding import Unfolding
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -86,7 +87,7 @@ class TestCollecting:
     def test_chunks_of_patches_add_up(self, monkeypatch):
         model = network()
         whole = collect_moments(model, batches(), ["0"])["0"]
-        monkeypatch.setattr("archzoo.layers.lowrank.maths.moments.CHUNK", 1)
+        monkeypatch.setattr("archzoo.layers.lowrank.input_moments.CHUNK", 1)
         single = collect_moments(model, batches(), ["0"])["0"]
         assert single.count == whole.count
         torch.testing.assert_close(single.second, whole.second, **TOL)

@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .maths.ball import (
+from .ball import (
     Curvature,
     check_curvature,
     in_float32,
@@ -30,7 +30,7 @@ from .maths.ball import (
     root,
     squared_norm,
 )
-from .maths.radial import asinhc, sinhc
+from .radial import asinhc, sinhc
 
 __all__ = [
     "LIMIT",

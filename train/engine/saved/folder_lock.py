@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunError
+from ...errors import RunError
 
 __all__ = ["FolderLock", "is_locked"]
 

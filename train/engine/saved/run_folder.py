@@ -17,35 +17,22 @@ result-STEP.json        those of a run that ended at a step and was then asked f
 import hashlib
 import io
 import json
-import platform
 import re
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ...zoo.models import build_model
-from ...zoo.network import Network
-from ...zoo.share.atomic_write import replacing
-from ...zoo.share.content_digest import sealed, unsealed
-from ...zoo.share.save_load import (
-    CONFIG,
-    WEIGHTS,
-    load_weights,
-    read_about,
-    save_model,
-    save_weights,
-)
-from ..errors import RunError
-from .checkpoint import checkpoints, model_state
-from .process import is_sharded
+from ....zoo.network import Network
+from ....zoo.share.atomic_write import replacing
+from ....zoo.share.content_digest import sealed, unsealed
+from ....zoo.share.save_load import CONFIG, WEIGHTS, read_about, save_model
+from ...errors import RunError
+from .checkpoint_file import checkpoints
+from .environment import environment
 from .resume import conflict, decisive
 
 __all__ = ["RunFolder"]
@@ -60,17 +47,19 @@ class RunFolder:
     Args:
         path: The folder; made on the first write.
         writes: Whether this process writes; others only read.
+        running: The resolved config of the run that writes here.
     """
 
-    def __init__(self, path: Path, writes: bool = True) -> None:
+    def __init__(
+        self, path: Path, writes: bool = True, running: Mapping[str, Any] | None = None
+    ) -> None:
         """Name the files."""
         self.path, self.writes = path, writes
+        self.running: Mapping[str, Any] = running or {}
         self.checkpoint = path / "checkpoints" / "last.pt"
-        self.best_steps: list[int] = []  # that the kept checkpoints name, the oldest first
         self.result = path / "result.json"
         self.config = path / "config.yaml"
         self.data = path / "data.json"
-        self.running: Mapping[str, Any] = {}  # the config of the run that writes here
 
     def guard(self, write: Callable[[], Any]) -> None:
         """Run a write on the writing process and explain a refusal of the disk.
@@ -158,15 +147,14 @@ class RunFolder:
         if self.result.is_file():
             self.guard(lambda: self.result.rename(self.path / f"result-{step}.json"))
 
-    def write_start(self, plain: Mapping[str, Any], about: Mapping[str, Any], step: int) -> None:
+    def write_start(self, about: Mapping[str, Any], step: int) -> None:
         """Record what a start of the run was told and where it ran; the first is kept.
 
         Args:
-            plain: The resolved config.
             about: Facts of the data.
             step: That the run goes on from.
         """
-        text = OmegaConf.to_yaml(OmegaConf.create(dict(plain)))
+        text = OmegaConf.to_yaml(OmegaConf.create(dict(self.running)))
         seal = hashlib.sha256(text.encode()).hexdigest()
         text = f"# sha256 of the lines below: {seal}\n{text}"
         before = self.config.read_text() if step and self.config.is_file() else text
@@ -176,8 +164,8 @@ class RunFolder:
             self.write_text(first.name, before)
         self.write_text(self.config.name, text)
         self.write_text(self.data.name, sealed(about))
-        environment = json.dumps(_environment(), indent=2) + "\n"
-        self.write_text(f"environment-{step}.json" if step else "environment.json", environment)
+        place = json.dumps(environment(), indent=2) + "\n"
+        self.write_text(f"environment-{step}.json" if step else "environment.json", place)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write the metrics of the run, with its config and the digest of its best model."""
@@ -214,59 +202,6 @@ class RunFolder:
             ) from error
         return result
 
-    def best(self, step: int) -> Path:
-        """The weights that were the best at a step; earlier versions kept one file, without it."""
-        name = f"best-{step}.safetensors" if step else "best.safetensors"
-        return self.path / "checkpoints" / name
-
-    def write_best(self, model: Network, step: int) -> None:
-        """Write the best weights so far; every process calls it when the model is sharded."""
-        whole = model
-        if is_sharded(model):
-            state = model_state(model)
-            if not self.writes:
-                return
-            whole = _same_model(model)
-            whole.load_state_dict(state)
-        about = self._about_best(step)
-        self.guard(lambda: save_weights(whole, self.best(step), about))
-
-    def _about_best(self, step: int) -> dict[str, str]:
-        return {"best of step": str(step), "config": json.dumps(decisive(self.running))}
-
-    def prune_best(self, steps: Sequence[int], keep: int, before: int) -> None:
-        """Remove best weights that none of the kept checkpoints names.
-
-        Args:
-            steps: Of the best weights that the checkpoints name, the oldest first; of one that an
-                earlier version wrote, nothing is known.
-            keep: How many checkpoints are kept. Where fewer are known, nothing goes.
-            before: The step of the newest; weights from there on are of what comes after it.
-        """
-        self.best_steps = list(steps)
-        if not self.writes or len(self.best_steps) < keep:
-            return
-        named = {self.best(step) for step in self.best_steps}
-        for file in (self.path / "checkpoints").glob("best*.safetensors"):
-            if file not in named and int(file.stem.partition("-")[2] or 0) < before:
-                file.unlink()
-
-    def rebuild_best(self, model: Network, step: int, device: torch.device) -> Network:
-        """Build the model anew by its name, with the weights that were the best at a step.
-
-        Raises:
-            ValueError: they are missing, damaged, or of another step or run.
-        """
-        about, own = read_about(self.best(step)), self._about_best(step)
-        if about.get("best of step", own["best of step"]) != own["best of step"]:
-            raise ValueError(f"{self.best(step)} holds the weights of step {about['best of step']}")
-        why = conflict(json.loads(about.get("config", "{}")), self.running)
-        if why is not None:
-            raise ValueError(f"{self.best(step)} is of another run: {why}")
-        best = _same_model(model).to(device)
-        load_weights(best, self.best(step))
-        return best
-
     def write_final(self, model: Network) -> None:
         """Write the model so that `build_model("local-dir:…")` rebuilds it."""
         self.guard(lambda: save_model(model, self.path))
@@ -287,48 +222,3 @@ def data_difference(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> str 
         if fact in recorded and fact in now and recorded[fact] != now[fact]:
             return f"{fact} was {recorded[fact]} and is {now[fact]}"
     return None
-
-
-def _environment() -> dict[str, Any]:
-    """Versions, machine, command and commit."""
-    names = ("torch", "torchvision", "timm", "geoopt", "hydra-core", "numpy", "archzoo")
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return {
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "versions": versions,
-        "commit": _commit(),
-    }
-
-
-def _same_model(model: Network) -> Network:
-    if model.recipe is None:
-        raise RunError("the trainer needs a model made by create_model")
-    name, options = model.recipe
-    same = build_model(name, **options)
-    same.follow_data(**model.conventions)
-    return same
-
-
-def _commit() -> str | None:
-    """The commit of the checkout this file lies in, or None for an installed package."""
-    here = Path(__file__).parent
-    try:
-        told = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return told.stdout.strip() if told.returncode == 0 else None

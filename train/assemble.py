@@ -1,0 +1,100 @@
+"""The parts of a run, made from its config: data, model, callbacks, loggers, trainer."""
+
+import random
+
+import numpy as np
+import torch
+
+from ..zoo.models import build_model
+from .callbacks import Callback, LowRankTraining, callbacks
+from .check import model_options
+from .config import RunConfig, options_of
+from .data import Splits, check_folds, check_shares, data_sets
+from .engine.loggers import loggers
+from .engine.loop import Trainer
+from .engine.optim import make_optimizer
+from .engine.process import World
+from .engine.saved.run_folder import RunFolder
+from .engine.schedule import learning_rate_factor
+from .errors import RunError
+
+__all__ = ["assemble"]
+
+
+def assemble(config: RunConfig, folder: RunFolder, world: World) -> Trainer:
+    """Read the data and make the trainer of a run, before its first step.
+
+    Raises:
+        RunError: the data cannot be read, or the parts do not fit together.
+    """
+    _prepare_torch(config)
+    splits = _read_data(config, world)
+    _seed(config.seed)
+    try:
+        trainer = _make_trainer(config, splits, folder, world)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    if config.trainer.grad_checkpointing:
+        trainer.model.set_grad_checkpointing()
+    return trainer
+
+
+def _make_trainer(config: RunConfig, splits: Splits, folder: RunFolder, world: World) -> Trainer:
+    options = model_options(config, splits.shape, splits.num_classes)
+    model = build_model(config.model["name"], **options).to(world.device)
+    model.follow_data(**splits.conventions())
+    called: list[Callback] = [LowRankTraining()] if config.lowrank else []
+    called += [callbacks.build(name, **(o or {})) for name, o in config.callbacks.items()]
+    about = {"name": config.name, "config": folder.running}
+    logged = [
+        loggers.build(name, folder.path, about, **(options or {}))
+        for name, options in (config.logger.items() if world.leader else ())
+    ]
+    schedule = vars(config.schedule)
+    _seed(config.seed + world.rank)  # dropout differs between processes
+    return Trainer(
+        model,
+        splits,
+        config.trainer,
+        lambda network: make_optimizer(network, config.optim),
+        lambda step, total: learning_rate_factor(step, total, **schedule),
+        callbacks=called,
+        loggers=logged,
+        folder=folder,
+        world=world,
+        seed=config.seed,
+    )
+
+
+def _read_data(config: RunConfig, world: World) -> Splits:
+    """Read the data; the leader goes first, so that a download happens once.
+
+    Raises:
+        RunError: they cannot be read, or some process would get none of a fold or another share.
+    """
+    try:
+        check_shares(config.trainer.batch_size, world.size)
+        if not world.leader:
+            world.share(None)
+        splits = data_sets.build(config.data["name"], **options_of(config.data))
+        if world.leader:
+            world.share(None)
+        check_folds(splits, config.trainer.batch_size, config.trainer.accumulate, world.size)
+        return splits
+    except (ValueError, OSError) as error:  # the latter names its file
+        raise RunError(str(error)) from error
+
+
+def _seed(seed: int) -> None:
+    """Seed every global generator; the loop draws from torch's, a callback may from the others."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _prepare_torch(config: RunConfig) -> None:
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    if config.trainer.deterministic:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False

@@ -1,0 +1,51 @@
+"""What `archzoo-robustness` prints of what it found."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..measures.ood import Separation
+
+__all__ = ["NORMS", "table"]
+
+NORMS = {"linf": "L∞", "l2": "L2"}
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Write what `robustness.measure` returned for a reader."""
+    attack = found["attack"]
+    restarts = f"{attack['restarts']} restart{'s' if attack['restarts'] > 1 else ''}"
+    box = "no box" if attack["box"] is None else "pixels held in [0, 1]"
+    steps = "1 step" if attack["steps"] == 1 else f"{attack['steps']} steps"
+    loss = attack["loss"].replace("_", "-")
+    told = "" if found["tested"] is None else f"; the run reported {100 * found['tested']:.2f} %"
+    lines = [
+        f"{found['model']} on {found['data']}, {found['samples']:,} test samples{told}",
+        f"{attack['method'].upper()} in {NORMS[attack['norm']]}, {loss} loss, {steps}, {restarts}, "
+        f"{box}, {attack['dtype']}",
+        "",
+    ]
+    rows: list[tuple[str, ...]] = [("ε · 255", "accuracy, %")]
+    rows.append(("clean", f"{100 * found['clean']:.2f}"))
+    rows += [(f"{row['eps']:g}", f"{100 * row['accuracy']:.2f}") for row in found["attacked"]]
+    lines += _aligned(rows, left=1)
+    if found["out"]:
+        names = ("out-set", "score", "images", "mean", "in-set mean")
+        rows = [(*names, "FPR95, %", "AUROC, %", "AUPR, %")]
+        for row in found["out"]:
+            means = f"{row['mean']:.4g}", f"{found['inside'][row['score']]:.4g}"
+            shares = tuple(f"{100 * row[key]:.2f}" for key in Separation._fields)
+            rows.append((row["set"], row["score"], f"{row['images']:,}", *means, *shares))
+        lines += ["", *_aligned(rows, left=2)]
+    return "\n".join(lines)
+
+
+def _aligned(rows: Sequence[tuple[str, ...]], left: int) -> list[str]:
+    """Align columns: the first `left` to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            f"{cell:<{width}}" if i < left else f"{cell:>{width}}"
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
