@@ -101,6 +101,10 @@ class Residual(nn.Module):
     """Whether a fresh network gives the logits of `add` with the same weights, up to rounding and
     the norm's epsilon. Tested for every mechanism that says so, and refuted for the others."""
 
+    sees_every_source: bool = True
+    """Whether each read and the close depend, at given branch outputs, on the embedding and on all
+    outputs before. A window or a group says no. Tested like the start."""
+
     norm_position: Literal["pre", "post"] = "pre"
     """Where the backbone's norms go: before the branch only, or on the stream itself, which is then
     normed by `handoff` before a site reads it."""
