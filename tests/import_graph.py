@@ -168,7 +168,9 @@ def report(root: Path, cycles: bool) -> None:
     print("| folder | rooms | floors | arrows | returning |\n|---|---|---|---|---|")
     for folder, count in sorted(sizes.items()):
         name = folder.relative_to(root)
-        print(f"| {name} | {count} | {floors(of, folder)} | {leaving[folder]} | {turning[folder]} |")
+        print(
+            f"| {name} | {count} | {floors(of, folder)} | {leaving[folder]} | {turning[folder]} |"
+        )
     total = sum(map(len, of.values()))
     files = [path for folder in FOLDERS for path in sorted((root / folder).rglob("*.py"))]
     print(f"| all | {len(rooms)} | | {total} | {len(back)} |\n")
@@ -191,7 +193,8 @@ def main() -> None:
     command = ["git", "archive", options.revision, *FOLDERS]
     archive = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
     with tempfile.TemporaryDirectory() as folder:
-        tarfile.open(fileobj=BytesIO(archive)).extractall(folder, filter="data")
+        with tarfile.open(fileobj=BytesIO(archive)) as files:
+            files.extractall(folder, filter="data")
         report(Path(folder), options.cycles)
 
 

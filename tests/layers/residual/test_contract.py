@@ -11,11 +11,9 @@ from archzoo.layers.residual import Add, Context, Residual, Scaled, Site
 from archzoo.zoo.axes.residuals import residuals
 from torch.func import functional_call
 
-from .laws import (
-    LAWS,
-    it_starts_equal_to_add_if_it_says_so_and_only_then,
-    reads_and_the_close_see_every_source_if_it_says_so_and_only_then,
-)
+from .laws import LAWS
+from .laws.sources import reads_and_the_close_see_every_source_if_it_says_so_and_only_then
+from .laws.verbs import it_starts_equal_to_add_if_it_says_so_and_only_then
 from .stacks import SITES, WIDTH, branch_weights, build, fill, normal, stack, trained
 
 NAMES = residuals.names()
