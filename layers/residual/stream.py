@@ -103,7 +103,8 @@ class Residual(nn.Module):
 
     sees_every_source: bool = True
     """Whether each read and the close depend, at given branch outputs, on the embedding and on all
-    outputs before. A window or a group says no. Tested like the start."""
+    outputs before. Tested, and refuted where it is False. An option `window` counts outputs, or the
+    streams after them: one as long as there are branches leaves nothing out."""
 
     norm_position: Literal["pre", "post"] = "pre"
     """Where the backbone's norms go: before the branch only, or on the stream itself, which is then

@@ -5,10 +5,14 @@ noticed by the contract alone.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+import torch
+from archzoo.layers.decay import exclude_from_decay
+from archzoo.layers.residual import Site
+from torch import nn
 
 from .laws import LAWS
 from .laws.given import Make
@@ -73,3 +77,25 @@ def test_a_wrong_factor_is_noticed_by_a_formula_alone():
         return [self.gamma ** (age + 1) for age in range(count)]
 
     assert broken(functools.partial(build, with_verbs(Trial, ages=ages)), None, {}) == []
+
+
+class OfSources(Trial):
+    """The trial with a learned weight for each age, the newest last."""
+
+    def __init__(self, width: int, sites: Sequence[Site], **options: Any) -> None:
+        super().__init__(width, sites, **options)
+        self.weight = nn.Parameter(torch.empty(len(sites)))
+        exclude_from_decay(self, "weight")
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if hasattr(self, "weight"):
+            nn.init.constant_(self.weight, 0.5)
+
+    def ages(self, count: int) -> Sequence[Any]:
+        return self.weight.flip(0)[:count].unbind()
+
+
+def test_the_order_of_weights_of_sources_is_free():
+    assert broken(functools.partial(build, OfSources), None, {}) == []

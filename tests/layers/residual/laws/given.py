@@ -3,11 +3,13 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from archzoo.layers.residual import Context, Residual
 from archzoo.zoo.axes.residuals import residuals
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from ..stacks import SITES, WIDTH, normal
 
@@ -51,6 +53,21 @@ def answers(residual: Residual) -> Iterator[tuple[Tensor, list[Tensor]]]:
         yield _number(h), sources[: site + 1]
         state = residual.write(state, site, y, Context(h, h))
     yield _number(residual.close(state)), sources
+
+
+def steps(residual: Residual) -> Iterator[Tensor]:
+    """The same numbers, where all that was before the last write is held constant."""
+    state = residual.open(embedding())
+    for site, y in enumerate(outputs()):
+        h = residual.read(state, site)
+        yield _number(h)
+        state, h = tree_map(_constant, (state, h))
+        state = residual.write(state, site, y, Context(h, h))
+    yield _number(residual.close(state))
+
+
+def _constant(leaf: Any) -> Any:
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
 
 
 def _number(read) -> Tensor:
