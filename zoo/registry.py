@@ -10,7 +10,9 @@ signature is then its own keywords followed by the rest of the other's.
 
 import difflib
 import fnmatch
+import importlib
 import inspect
+import pkgutil
 import re
 import types
 import typing
@@ -18,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-__all__ = ["Entry", "Option", "Registry", "nearest", "type_name"]
+__all__ = ["Entry", "Option", "Registry", "import_parts", "nearest", "type_name"]
 
 Build = TypeVar("Build", bound=Callable[..., Any])
 
@@ -157,6 +159,12 @@ class Registry:
         entry = self[key]
         entry.check(values)
         return entry.build(*given, **values)
+
+
+def import_parts(package: str, path: Iterable[str]) -> None:
+    """Import every file of a package by its `__name__` and `__path__`: each registers its parts."""
+    for module in pkgutil.iter_modules(path):
+        importlib.import_module(f"{package}.{module.name}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -88,7 +88,7 @@ def _import_file(name: str) -> str:
     if not path.stem.isidentifier():
         raise ImportError(f"{path.stem} is no name that Python can import: rename the file")
     spec = importlib.util.find_spec(path.stem)
-    if spec is None:
+    if spec is None or spec.origin is None:  # a mere folder of that name, such as a run's, is none
         sys.path.append(str(path.parent))
         importlib.invalidate_caches()
         spec = importlib.util.find_spec(path.stem)

@@ -135,6 +135,11 @@ class DeepCrossAttention(BlockHistory):
         """Whether no source is dropped."""
         return self.limit is None or self.limit > len(self.mix)
 
+    @property
+    def sees_every_source(self) -> bool:  # type: ignore[override]
+        """Whether no source is dropped."""
+        return self.equals_prenorm_at_init
+
     def reset_parameters(self) -> None:
         """Return every sum to the plain one."""
         for mix in self.mix:

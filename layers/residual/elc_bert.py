@@ -96,6 +96,11 @@ class ElcBert(BlockHistory):
             exclude_from_decay(self, "logits")
         self.reset_parameters()
 
+    @property
+    def sees_every_source(self) -> bool:  # type: ignore[override]
+        """Whether the close is a mixture of all outputs, not the last of them."""
+        return self.flavour == "weighted_output"
+
     def views(self, site: int) -> tuple[str, ...]:
         """Every branch reads one mixture."""
         return ()

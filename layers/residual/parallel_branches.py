@@ -88,6 +88,7 @@ class Parallel(Scaled):
             raise ValueError(f"group must be at least 1 or None, got {group}")
         self.group = len(self.sites) if group is None else group
         self.equals_prenorm_at_init = self.group == 1 and self.initial == 1.0
+        self.sees_every_source = self.group == 1
 
     def open(self, x: Tensor, past: Past | None = None) -> State:
         """Start with the embedding as the base."""

@@ -82,6 +82,7 @@ class Scaled(Residual):
             )
         depth = len(self.sites) if count == "adds" else self.num_blocks
         self.initial = scale_by_depth(depth, coefficient=coefficient, exponent=exponent)
+        self.equals_prenorm_at_init = self.initial == 1.0
         first = self.sites[0].block
         self.row = [site.block - first if shared else i for i, site in enumerate(self.sites)]
         if learned:

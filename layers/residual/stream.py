@@ -101,6 +101,11 @@ class Residual(nn.Module):
     """Whether a fresh network gives the logits of `add` with the same weights, up to rounding and
     the norm's epsilon. Tested for every mechanism that says so, and refuted for the others."""
 
+    sees_every_source: bool = True
+    """Whether each read and the close depend, at given branch outputs, on the embedding and on all
+    outputs before. Tested, and refuted where it is False. An option `window` counts outputs, or the
+    streams after them: one as long as there are branches leaves nothing out."""
+
     norm_position: Literal["pre", "post"] = "pre"
     """Where the backbone's norms go: before the branch only, or on the stream itself, which is then
     normed by `handoff` before a site reads it."""

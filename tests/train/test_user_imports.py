@@ -109,6 +109,13 @@ def test_a_data_set_costs_one_file(outside):
         explain_overrides(["data=half_planes", "data.size=many"])
 
 
+def test_a_folder_of_the_same_name_hides_no_file(outside):
+    (outside / "runs" / "my_data").mkdir(parents=True)
+    sys.path.insert(0, str(outside / "runs"))
+    assert import_modules(["./my_data.py"]) == [str(outside / "my_data.py")]
+    assert "half_planes" in data_sets
+
+
 def test_a_callback_costs_one_file(outside):
     import_modules(["./my_callback.py"])
     chosen = ["callbacks=[count_steps]", "callbacks.count_steps.factor=3"]

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import pytest
 from archzoo.zoo import create_model, list_models, model_info, register_model, residuals
+from archzoo.zoo.backbones.variants import VARIANTS
 from archzoo.zoo.registry import Registry, nearest, type_name
-from archzoo.zoo.variants import VARIANTS
 
 from .small_models import ALL
 

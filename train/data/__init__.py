@@ -1,5 +1,6 @@
 """Data sets by name, each three folds of samples that are a function of their keys."""
 
+from . import sets as sets
 from .counter_random import counter_key as counter_key
 from .counter_random import counter_uniform as counter_uniform
 from .data_set import Fold as Fold
@@ -14,11 +15,3 @@ from .loader import check_folds as check_folds
 from .loader import check_shares as check_shares
 from .loader import loader as loader
 from .relations import RelationFold as RelationFold
-from .sets import cifar as cifar
-from .sets import digits as digits
-from .sets import imagefolder as imagefolder
-from .sets import mnist as mnist
-from .sets import tabular as tabular
-from .sets import text as text
-from .sets import trees as trees
-from .sets import wordnet as wordnet

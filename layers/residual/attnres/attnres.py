@@ -113,6 +113,11 @@ class AttnRes(Residual):
         """Whether nothing is left out of a read: no window, and no open block beside the stream."""
         return self._window_is_wide() and not (self.additive and self.block_size > 1)
 
+    @property
+    def sees_every_source(self) -> bool:  # type: ignore[override]
+        """Whether no window leaves a source out, or the stream is read beside the mixture."""
+        return self.additive or self._window_is_wide()
+
     def _window_is_wide(self) -> bool:
         blocks = -(-len(self.sites) // self.block_size)
         return self.window is None or self.window >= blocks

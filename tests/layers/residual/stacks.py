@@ -1,5 +1,8 @@
 """Small pre-norm stacks in float64, for the laws of the residual mechanisms."""
 
+import functools
+from collections.abc import Callable
+
 import torch
 from archzoo.layers.residual import Context, Read, Residual, Site
 from archzoo.zoo.axes.residuals import make_residual
@@ -11,10 +14,16 @@ SITES = [Site(kind, block) for block in range(3) for kind in ("attention", "mlp"
 
 
 def build(
-    name: str, *, sites: list[Site] = SITES, channel_dim: int = -1, width: int = WIDTH, **options
+    mechanism: str | Callable[..., Residual],
+    *,
+    sites: list[Site] = SITES,
+    channel_dim: int = -1,
+    width: int = WIDTH,
+    **options,
 ) -> Residual:
-    """Return a fresh mechanism in float64, the same at every call."""
-    spec = {"name": name, **options}
+    """Return a fresh mechanism in float64, the same at every call: a registered name or a class."""
+    named = isinstance(mechanism, str)
+    spec = {"name": mechanism, **options} if named else functools.partial(mechanism, **options)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return make_residual(spec, width, sites, channel_dim=channel_dim).double()

@@ -6,63 +6,18 @@ from archzoo.layers.decay import decay_exclusions
 from archzoo.layers.residual import Context, Site
 from archzoo.layers.residual.dca import GeneralizedResidual
 
-from .stacks import SITES, WIDTH, branch_weights, build, fill, normal, rms_norm, stack, trained
+from .formulas.blocks import kept
+from .stacks import SITES, WIDTH, branch_weights, build, fill, normal, stack, trained
 
 TOL = {"rtol": 0.0, "atol": 1e-12}  # some thousand roundings of float64 at unit scale
 BITWISE = {"rtol": 0.0, "atol": 0.0}
 DEEP = [Site(kind, block) for block in range(5) for kind in ("attention", "mlp")]
 
 
-def sums(mix, sources):
-    """The equation."""
-    streams = []
-    for b, w in zip(mix.static, mix.query, strict=True):
-        total = torch.zeros_like(sources[0])
-        for g, b_i in zip(sources, b, strict=True):
-            r = (g.square().mean(-1, keepdim=True) + 1e-6).sqrt()
-            total = total + (b_i + (g / r @ w).relu()[..., None]) * g
-        streams.append(total)
-    return streams
-
-
-def kept(sources, keep):
-    """The first and the last `keep`, where there are more than both."""
-    return sources if len(sources) <= 2 * keep else [*sources[:keep], *sources[-keep:]]
-
-
-@pytest.mark.parametrize("keep", [1, 2, 3, 100])
-def test_a_transformer_is_the_literal_recurrence(keep):
-    residual = trained(build("dca", sites=DEEP, keep=keep))
-    x, weights = normal(2, 3, WIDTH), branch_weights(len(DEEP))
-    sources = [x]
-    for block in range(5):
-        if block == 0:
-            base, seen = x, rms_norm(x)
-        else:
-            base, key, value = sums(residual.mix[block - 1], kept(sources, keep))
-            seen = 0.5 * rms_norm(base) + 0.3 * rms_norm(key) + 0.2 * rms_norm(value)
-        attention = (seen @ weights[2 * block]).tanh()
-        mlp = (rms_norm(base + attention) @ weights[2 * block + 1]).tanh()
-        sources.append(attention + mlp)
-    (expected,) = sums(residual.mix[-1], kept(sources, keep))
-    ours = stack(residual, x, weights)
-    torch.testing.assert_close(ours, expected, rtol=1e-11, atol=1e-11)
-
-
 def test_keeping_all_is_the_default():
     x, weights = normal(2, 3, WIDTH), branch_weights(len(DEEP))
     ours, wide = (trained(build("dca", sites=DEEP, **o)) for o in ({}, {"keep": 3}))
     torch.testing.assert_close(stack(ours, x, weights), stack(wide, x, weights), **BITWISE)
-
-
-def test_a_network_of_convolutions_has_one_sum_for_each():
-    residual = trained(build("dca", sites=[Site("conv", block) for block in range(4)]))
-    x, weights = normal(2, 3, WIDTH), branch_weights(4)
-    sources, read = [x], x
-    for i, weight in enumerate(weights):
-        sources.append((rms_norm(read) @ weight).tanh())
-        (read,) = sums(residual.mix[i], sources)
-    torch.testing.assert_close(stack(residual, x, weights), read, rtol=1e-11, atol=1e-11)
 
 
 def test_a_block_is_stacked_without_its_base():

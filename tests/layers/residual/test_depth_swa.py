@@ -1,13 +1,11 @@
 """A depth read is short sliding-window attention with depth in place of time."""
 
-import math
-
 import pytest
 import torch
 from archzoo.layers.residual import Context, Site, depth_attention
 from torch.nn import functional as F
 
-from .stacks import SITES, branch_weights, build, fill, normal, rms_norm, stack, trained
+from .stacks import SITES, branch_weights, build, fill, normal, stack, trained
 
 WIDTH = 6
 LENGTH = 7
@@ -18,23 +16,6 @@ BITWISE = {"rtol": 0.0, "atol": 0.0}
 
 def normed(x):
     return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
-
-
-def literal(states, qkv, heads):
-    """The equation, head by head."""
-    wq, wk, wv = qkv.chunk(3)
-    parts, size = [], len(wq) // heads
-    for i in range(heads):
-        rows = slice(i * size, (i + 1) * size)
-        q = normed(states[-1]) @ wq[rows].T
-        scores = [(q * (normed(x) @ wk[rows].T)).sum(-1) / math.sqrt(size) for x in states]
-        total = sum(s.exp() for s in scores)
-        mixed = (
-            (s.exp() / total)[..., None] * (normed(x) @ wv[rows].T)
-            for s, x in zip(scores, states, strict=True)
-        )
-        parts.append(sum(mixed))
-    return torch.cat(parts, -1)
 
 
 def swa(x, qkv, heads, window):
@@ -57,24 +38,6 @@ def test_depth_reads_are_banded_causal_attention_over_depth(window, heads):
     for layer in range(LENGTH):
         seen = states[max(0, layer - window + 1) : layer + 1].unbind()
         torch.testing.assert_close(depth_attention(seen, qkv, heads=heads), swapped[layer], **EXACT)
-
-
-@pytest.mark.parametrize("window", [1, 2, 4, None])
-@pytest.mark.parametrize("heads", [1, 3])
-@pytest.mark.parametrize("mode", ["add", "replace"])
-def test_a_stack_is_the_literal_recurrence(mode, heads, window):
-    options = {"mode": mode, "heads": heads, "window": window}
-    residual = trained(build("depth_swa", width=WIDTH, **options))
-    x, weights = normal(2, 3, WIDTH), branch_weights(width=WIDTH)
-    states = [x]
-    for site, weight in enumerate(weights):
-        h = states[-1]
-        if site > 0:
-            seen = states if window is None else states[-window:]
-            z = literal(seen, residual.qkv[site - 1], heads) @ residual.out[site - 1].T
-            h = h + z if mode == "add" else z
-        states.append(states[-1] + (rms_norm(h) @ weight).tanh())
-    torch.testing.assert_close(stack(residual, x, weights), states[-1], **TOL)
 
 
 def test_a_window_of_one_projects_the_state_itself():

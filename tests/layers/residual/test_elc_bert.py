@@ -20,48 +20,6 @@ def branch(h, weight):
     return (rms_norm(h) @ weight).tanh()
 
 
-def mixture(row, outputs):
-    """Σ softmax(a)_i X_i, one exponential at a time."""
-    e = [math.exp(a) for a in row.tolist()]
-    return sum(v / sum(e) * x for v, x in zip(e, outputs, strict=True))
-
-
-def rows(residual, count):
-    """The logits, cut by the sizes 2, 3, … of the mixtures."""
-    logits, cut = residual.logits.detach(), []
-    for size in range(2, count + 1):
-        cut.append(logits[:size])
-        logits = logits[size:]
-    assert len(logits) == 0
-    return cut
-
-
-def literal(residual, x, weights, per_block, flavour):
-    """The equations of a flavour, block by block."""
-    blocks = len(weights) // per_block
-    logits = rows(residual, blocks + (flavour == "weighted_output"))
-    outputs = [x]
-    for n in range(blocks):
-        entry = x if n == 0 else mixture(logits[n - 1], outputs)
-        out = branch(entry, weights[per_block * n])
-        for weight in weights[per_block * n + 1 : per_block * (n + 1)]:
-            out = out + branch(out if flavour == "base" else entry + out, weight)
-        if flavour == "normalized":
-            out = out - out.mean(-1, keepdim=True)
-            out = out / (out.square().mean(-1, keepdim=True) + 1e-7).sqrt()
-        outputs.append(out)
-    return mixture(logits[-1], outputs) if flavour == "weighted_output" else outputs[-1]
-
-
-@pytest.mark.parametrize("sites", [SITES, CONVS], ids=["transformer", "convolutions"])
-@flavours
-def test_a_trained_network_is_the_literal_recurrence(flavour, sites):
-    residual = trained(build("elc_bert", sites=sites, flavour=flavour))
-    x, weights = normal(2, 3, WIDTH), branch_weights(len(sites))
-    expected = literal(residual, x, weights, 2 if sites is SITES else 1, flavour)
-    torch.testing.assert_close(stack(residual, x, weights), expected, **TOL)
-
-
 @flavours
 def test_weights_lie_on_the_simplex(flavour):
     residual = trained(build("elc_bert", sites=CONVS, flavour=flavour))

@@ -8,26 +8,11 @@ from archzoo.layers.decay import decay_exclusions
 from archzoo.layers.residual import Context
 from archzoo.zoo import create_model, depth_mixing_matrix
 
-from .stacks import SITES, WIDTH, branch_weights, build, fill, normal, rms_norm, stack, trained
+from .stacks import SITES, WIDTH, build, fill, normal, trained
 
 EXACT = {"rtol": 0.0, "atol": 1e-13}  # some ten roundings of float64 at unit scale
 BITWISE = {"rtol": 0.0, "atol": 0.0}
 every_gate = pytest.mark.parametrize("gate", ["channel", "scalar"])
-
-
-def sigmoid(x):
-    return 1 / (1 + (-x).exp())
-
-
-@every_gate
-def test_a_stack_is_the_literal_recurrence(gate):
-    residual, weights = trained(build("highway", gate=gate)), branch_weights()
-    x = first = normal(2, 3, WIDTH)
-    for w, b, weight in zip(residual.weight, residual.bias, weights, strict=True):
-        y = (rms_norm(x) @ weight).tanh()
-        t = sigmoid(x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() @ w.T + b)
-        x = (1 - t) * x + t * y
-    torch.testing.assert_close(stack(residual, first, weights), x, **EXACT)
 
 
 @every_gate

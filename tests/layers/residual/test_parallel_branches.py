@@ -53,19 +53,6 @@ def test_the_order_of_branches_in_a_group_does_not_matter():
     assert (across - plain).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("group", [1, 2, 3, 4, 5, 6])
-@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
-def test_a_stack_is_the_literal_recurrence(group, exponent):
-    x, weights = normal(2, 3, WIDTH), branch_weights()
-    base = acc = x
-    for i, f in enumerate(branches(weights), 1):
-        acc = acc + DEPTH**-exponent * f(base)
-        if i % group == 0:
-            base = acc
-    residual = build("parallel", group=group, exponent=exponent)
-    torch.testing.assert_close(stack(residual, x, weights), acc, **EXACT)
-
-
 def test_the_default_pairs_attention_with_mlp():
     groups = build("parallel").groups()
     assert [[SITES[i].kind for i in group] for group in groups] == [["attention", "mlp"]] * 3

@@ -7,8 +7,8 @@ from archzoo.zoo import create_model
 from archzoo.zoo.backbones.self_attention import KeyValueCache
 from torch import Tensor, nn
 
+from ..formulas.columns import Literal
 from ..stacks import SITES, WIDTH, branch_weights, build, fill, normal, rms_norm, stack, trained
-from .delta_equations import Literal
 from .delta_parts import (
     BITWISE,
     FORMS,
@@ -61,7 +61,7 @@ def test_the_padded_convolution_and_read_vector_collapse_to_one_matrix(m):
     residual = trained(build("delta", value_channels=m, cc_form="repo"))
     weights, x = residual.channel_weights(), normal(2, 3, WIDTH, m)
     assert weights.shape == (4, m, WIDTH)
-    literal = Literal(residual, {"cc_form": "repo"})
+    literal = Literal(residual, {"cc_form": "repo", "value_channels": m})
     for block in range(4):
         collapsed = torch.einsum("btdm,md->btd", x, weights[block])
         torch.testing.assert_close(collapsed, literal.compress(x, block), **TOL)

@@ -5,50 +5,11 @@ import torch
 from archzoo.layers.decay import decay_exclusions
 from archzoo.layers.residual import Context
 
-from ..stacks import SITES, WIDTH, branch_weights, build, fill, normal, rms_norm, stack, trained
+from ..stacks import SITES, WIDTH, branch_weights, build, fill, normal, stack, trained
 
 TOL = {"rtol": 1e-11, "atol": 1e-11}  # some thousand roundings of float64, streams that grow
 modes = pytest.mark.parametrize("dynamic", [False, True])
 sizes = pytest.mark.parametrize("streams", [1, 2, 4, 5])
-
-
-def connections(residual, h, site):
-    """A_m, A_r and B of one token's streams (n, D), entry by entry."""
-    n = len(h)
-    a_m, a_r, b = torch.zeros(n), torch.zeros(n, n), torch.zeros(n)
-    a_m, a_r, b = (t.double() for t in (a_m, a_r, b))
-    for j in range(n):
-        row = residual.static[site, j].detach().clone()
-        if residual.weight is not None:
-            unit = h[j] / (h[j].square().mean() + 1e-6).sqrt()
-            s_alpha, s_beta = residual.scale[site].detach()
-            for column in range(n + 2):
-                s = s_beta if column == n + 1 else s_alpha
-                row[column] += s * (unit @ residual.weight[site, column].detach()).tanh()
-        a_m[j], a_r[j], b[j] = row[0], row[1 : n + 1], row[n + 1]
-    return a_m, a_r, b
-
-
-def literal(residual, x, weights):
-    """The equations, token by token and stream by stream, closed by the sum."""
-    n, closed = residual.streams, []
-    for token in x.reshape(-1, WIDTH):
-        h = token.repeat(n, 1)
-        for site, weight in enumerate(weights):
-            a_m, a_r, b = connections(residual, h, site)
-            read = sum(a_m[j] * h[j] for j in range(n))
-            y = (rms_norm(read) @ weight).tanh()
-            h = torch.stack([sum(a_r[j, i] * h[j] for j in range(n)) + b[i] * y for i in range(n)])
-        closed.append(h.sum(0))
-    return torch.stack(closed).view(x.shape)
-
-
-@modes
-@sizes
-def test_a_trained_network_is_the_literal_loop(streams, dynamic):
-    residual = trained(build("hyper_connections", streams=streams, dynamic=dynamic))
-    x, weights = normal(2, 3, WIDTH), branch_weights()
-    torch.testing.assert_close(stack(residual, x, weights), literal(residual, x, weights), **TOL)
 
 
 @modes

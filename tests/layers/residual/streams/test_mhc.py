@@ -1,6 +1,5 @@
 """mHC mixes streams by doubly stochastic matrices: nearly with Sinkhorn, exactly with mHC-lite."""
 
-import itertools
 import math
 
 import pytest
@@ -12,20 +11,12 @@ from archzoo.layers.residual import (
     sinkhorn_log,
 )
 
+from ..formulas.streams import sinkhorn_plain
 from ..stacks import SITES, WIDTH, branch_weights, build, normal, rms_norm, stack, trained
 
 TOL = {"rtol": 1e-11, "atol": 1e-11}  # some thousand roundings of float64, streams that grow
 NAMES = ["mhc", "mhc_lite"]
 every = pytest.mark.parametrize("name", NAMES)
-
-
-def sinkhorn_plain(logits, steps):
-    """The same iteration on exponentials."""
-    matrix = logits.exp()
-    for _ in range(steps):
-        matrix = matrix / matrix.sum(-1, keepdim=True)
-        matrix = matrix / matrix.sum(-2, keepdim=True)
-    return matrix
 
 
 def wide(residual, factor=30.0):
@@ -162,50 +153,6 @@ def test_gates_lie_between_their_bounds(name):
 
 
 # The whole.
-
-
-def sigmoid(z):
-    return 1 / (1 + (-z).exp())
-
-
-def permutation_mixture(logits, n):
-    share, matrix = logits.exp() / logits.exp().sum(), torch.zeros(n, n).double()
-    for weight, order in zip(share, itertools.permutations(range(n)), strict=True):
-        for i, j in enumerate(order):
-            matrix[i, j] += weight
-    return matrix
-
-
-def literal(name, residual, x, weights):
-    """The equations, token by token."""
-    n, closed = residual.streams, []
-    for token in x.reshape(-1, WIDTH):
-        h = token.repeat(n, 1)
-        for site, weight in enumerate(weights):
-            flat = h.flatten()
-            unit = flat / (flat.square().mean() + 1e-6).sqrt()
-            logits = residual.weight[site].detach() @ unit
-            b, (a_pre, a_post, a_res) = residual.offset[site].detach(), residual.gate[site].detach()
-            pre = sigmoid(a_pre * logits[:n] + b[:n])
-            post = 2 * sigmoid(a_post * logits[n : 2 * n] + b[n : 2 * n])
-            res = a_res * logits[2 * n :] + b[2 * n :]
-            if name == "mhc":
-                matrix = sinkhorn_plain(res.view(n, n), residual.sinkhorn_steps)
-            else:
-                matrix = permutation_mixture(res, n)
-            y = (rms_norm(pre @ h) @ weight).tanh()
-            h = matrix @ h + post[:, None] * y
-        closed.append(h.sum(0))
-    return torch.stack(closed).view(x.shape)
-
-
-@pytest.mark.parametrize("streams", [1, 2, 3, 4])
-@every
-def test_a_trained_network_is_the_literal_loop(name, streams):
-    residual = trained(build(name, streams=streams))
-    x, weights = normal(2, 3, WIDTH), branch_weights()
-    expected = literal(name, residual, x, weights)
-    torch.testing.assert_close(stack(residual, x, weights), expected, **TOL)
 
 
 @every

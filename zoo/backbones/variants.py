@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-from .axes.residuals import ResidualSpec, residuals
-from .backbones.gpt import gpt_124m, gpt_353m, gpt_nano, gpt_tiny
-from .backbones.mlp import mlp_small
-from .backbones.poincare_resnet import poincare_resnet20
-from .backbones.resnet import resnet20
-from .backbones.vit import vit_base, vit_nano, vit_small, vit_tiny
-from .models import models, register_model
-from .network import Network
+from ..axes.residuals import ResidualSpec, residuals
+from ..models import models, register_model
+from ..network import Network
+from .gpt import gpt_124m, gpt_353m, gpt_nano, gpt_tiny
+from .mlp import mlp_small
+from .poincare_resnet import poincare_resnet20
+from .resnet import resnet20
+from .vit import vit_base, vit_nano, vit_small, vit_tiny
 
 __all__ = ["VARIANTS"]
 

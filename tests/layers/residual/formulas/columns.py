@@ -1,4 +1,4 @@
-"""The equations of Deep Delta Learning one by one, on states (B, T, D, m)."""
+"""The equations of Deep Delta Learning, on states (B, T, D, m), written out."""
 
 import torch
 from archzoo.layers.residual import Delta
@@ -6,6 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..stacks import rms_norm
+
+__all__ = ["Literal", "delta", "delta_cc"]
 
 
 def causal_conv(x: Tensor, kernel: Tensor) -> Tensor:
@@ -24,7 +26,7 @@ class Literal:
 
     def __init__(self, residual: Delta, options: dict):
         self.residual, self.options = residual, options
-        self.m = residual.value_channels
+        self.m = options.get("value_channels", 1)
 
     def expand(self, x: Tensor) -> Tensor:
         if self.m > 1 and self.options.get("expand") == "convolution":
@@ -58,9 +60,9 @@ class Literal:
         if form == "v1":
             hidden = F.gelu(pooled @ residual.direction_in[site].T)
             direction, to_gate = hidden @ residual.direction_out[site].T, pooled
-        if "gate_hidden" in options:
+        if options.get("gate_hidden") is not None:
             to_gate = torch.tanh(to_gate @ residual.gate_hidden[site].T)
-        if "frozen_beta" in options:
+        if options.get("frozen_beta") is not None:
             beta = torch.full_like(c[..., 0], options["frozen_beta"])
         else:
             beta = 2 * torch.sigmoid(to_gate @ residual.gate[site] + residual.gate_bias[site])
@@ -88,3 +90,13 @@ class Literal:
             c = rms_norm(read)
             state = self.write(state, site, (c @ weight).tanh(), read, c)
         return self.compress(state, len(weights) // 2)
+
+
+def delta(residual, x: Tensor, weights: Tensor, **options) -> Tensor:
+    """X' = X + β k (v − kᵀX)ᵀ at every branch, opened and read as the options say."""
+    return Literal(residual, options).stack(x, weights)
+
+
+def delta_cc(residual, x: Tensor, weights: Tensor, **options) -> Tensor:
+    """The same with four columns."""
+    return delta(residual, x, weights, **{"value_channels": 4, **options})
