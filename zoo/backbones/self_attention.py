@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...layers.residual import Read
+from ..branch import output_weight_of
 
 __all__ = ["CausalAttention", "KeyValueCache", "SelfAttention", "rotate", "rotation"]
 
@@ -100,8 +101,29 @@ def _projected(qkv: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
     return [F.linear(x, w, b) for x, w, b in parts]
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention over all tokens, with the parameter names of timm's.
+class Attention(nn.Module):
+    """What an attention declares of itself as a branch, under the parameter names of timm's.
+
+    A gain of the branch leaves queries and keys their scale: only values pass to the output.
+    """
+
+    qkv: nn.Linear
+    proj: nn.Linear
+    views = VIEWS
+
+    @property
+    def output_weight(self) -> Tensor | None:
+        """That of the projection behind the heads."""
+        return output_weight_of(self.proj)
+
+    @property
+    def value_projections(self) -> tuple[Tensor, ...]:
+        """The last third of the rows of the joint projection."""
+        return (self.qkv.weight[2 * len(self.qkv.weight) // 3 :],)
+
+
+class SelfAttention(Attention):
+    """Multi-head self-attention over all tokens.
 
     Args:
         width: Token width; a multiple of num_heads.
@@ -111,8 +133,6 @@ class SelfAttention(nn.Module):
     Shape:
         (B, T, width), or a mapping of three such views, -> (B, T, width).
     """
-
-    views = VIEWS
 
     def __init__(self, width: int, num_heads: int, *, qk_norm: bool = False) -> None:
         """Build the projections."""
@@ -130,7 +150,7 @@ class SelfAttention(nn.Module):
         return self.proj(y.transpose(1, 2).flatten(2))
 
 
-class CausalAttention(nn.Module):
+class CausalAttention(Attention):
     """Multi-head causal self-attention with QK-norm and rotary positions, no biases.
 
     Args:
@@ -146,8 +166,6 @@ class CausalAttention(nn.Module):
     Raises:
         ValueError: window < 1.
     """
-
-    views = VIEWS
 
     def __init__(
         self, width: int, num_heads: int, branch: int, *, window: int | None = None
