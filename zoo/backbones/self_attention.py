@@ -81,11 +81,22 @@ def heads(qkv: nn.Module, x: Read, num_heads: int) -> tuple[Tensor, Tensor, Tens
         Three tensors (B, num_heads, T, D / num_heads).
     """
     if isinstance(x, Mapping):
-        projected = torch.stack(_projected(qkv, [x[view] for view in VIEWS]), dim=-2)
+        projected = torch.cat(_projected(qkv, [x[view] for view in VIEWS]), dim=-1)
     else:
-        projected = qkv(x).unflatten(-1, (3, -1))
-    query, key, value = projected.unflatten(-1, (num_heads, -1)).permute(2, 0, 3, 1, 4)
+        projected = qkv(x)
+    query, key, value = split_heads(projected, num_heads)
     return query, key, value
+
+
+# Not by einops, whose reading of a pattern a small model notices when it generates token by token.
+def split_heads(projected: Tensor, num_heads: int) -> Tensor:
+    """Rearrange b t (three h d) -> three b h t d: queries, keys and values of each head."""
+    return projected.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
+
+
+def join_heads(y: Tensor) -> Tensor:
+    """Rearrange b h t d -> b t (h d): the heads of a token side by side."""
+    return y.transpose(1, 2).flatten(2)
 
 
 def _projected(qkv: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
@@ -147,7 +158,7 @@ class SelfAttention(Attention):
         """Attend to every token."""
         query, key, value = heads(self.qkv, x, self.num_heads)
         y = F.scaled_dot_product_attention(self.q_norm(query), self.k_norm(key), value)
-        return self.proj(y.transpose(1, 2).flatten(2))
+        return self.proj(join_heads(y))
 
 
 class CausalAttention(Attention):
@@ -206,7 +217,7 @@ class CausalAttention(Attention):
                 mask = mask.triu(past - self.window + 1)
         causal = length > 1 and mask is None
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
-        return self.proj(y.transpose(1, 2).flatten(2))
+        return self.proj(join_heads(y))
 
 
 def _norm_in(dtype: torch.dtype, norm: nn.RMSNorm, x: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class Converted:
             return None
         (trunk,) = self.blocks
         first = trunk.branches[0]
-        attention = first.branch if isinstance(first, ScaledBranch) else first
+        attention: Any = first.branch if isinstance(first, ScaledBranch) else first
         rates = {
             "drop_rate": self.head_drop.p,
             "pos_drop_rate": self.pos_drop.p,
