@@ -13,6 +13,7 @@ pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("layers", "zoo", "train", "conf")
+SHIPPED = (".py", ".yaml", ".typed", ".cpp", ".h")
 
 
 def run(arguments, cwd, **environment):
@@ -46,7 +47,7 @@ def test_the_wheel_trains_a_step_in_a_folder_with_a_users_own_names(tmp_path):
     for folder in FOLDERS:
         shipped = {p.relative_to(target / "archzoo") for p in target.glob(f"archzoo/{folder}/**/*")}
         tree = {p.relative_to(source) for p in source.glob(f"{folder}/**/*")}
-        files = {p for p in tree if p.suffix in (".py", ".yaml", ".typed")}
+        files = {p for p in tree if p.suffix in SHIPPED}
         assert files <= shipped
 
     project.mkdir()

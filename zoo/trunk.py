@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from ..layers.hyperbolic import MidpointBatchNorm
 from ..layers.residual import Context, Past, Read, Residual, State, frozen_routing
 from ..layers.residual.stream import routing_is_frozen
+from .branch import output_weight_of, value_weights_of, views_of
 
 __all__ = ["Trunk", "drop_path_rates"]
 
@@ -35,8 +36,8 @@ class Trunk(nn.Module):
 
     Args:
         residual: The mechanism, with one site per branch.
-        branches: The branches in order; called with the normed read and the site's extras. One
-            whose `views` names inputs can be given a mapping of these instead of one tensor.
+        branches: The branches in order; called with the normed read and the site's extras. What
+            they may declare of themselves stands in `branch`.
         norms: Their norms; a branch with several views gets a copy for each.
         drop_path: Probability, per branch, that a sample skips it in training.
         norm_position: `pre` norms what a branch reads, `post` the stream itself before it is read,
@@ -91,7 +92,7 @@ class Trunk(nn.Module):
         if not views:
             return norm
         branch = self.branches[site]
-        if getattr(branch, "views", ()) != views:
+        if views_of(branch) != views:
             raise ValueError(
                 f"{type(self.residual).__name__} gives the branch at site {site} the views "
                 f"{views}, but {type(branch).__name__} takes one tensor; choose another residual"
@@ -212,11 +213,8 @@ class Trunk(nn.Module):
         if gain == 1.0:
             return
         with torch.no_grad():
-            for name, parameter in self.branches.named_parameters():
-                if parameter.dim() > 1:
-                    fused = name.endswith("qkv.weight")  # queries and keys keep their scale
-                    rows = parameter[2 * len(parameter) // 3 :] if fused else parameter
-                    rows.mul_(gain)
+            for weight in value_weights_of(self.branches):
+                weight.mul_(gain)
 
     def check_branches(self) -> None:
         """Refuse branches that the residual cannot train; call once, after the init.
@@ -227,8 +225,8 @@ class Trunk(nn.Module):
         if not self.residual.needs_nonzero_branches:
             return
         for site, branch in enumerate(self.branches):
-            weights = [p for name, p in branch.named_parameters() if name.endswith("weight")]
-            if weights and not weights[-1].is_meta and not weights[-1].any():
+            weight = output_weight_of(branch)
+            if weight is not None and not weight.is_meta and not weight.any():
                 raise ValueError(
                     f"the branch at site {site} ends in a weight of zeros, and "
                     f"{type(self.residual).__name__} cannot train from there: it needs the "

@@ -1,4 +1,4 @@
-"""Compiled fast paths: one small C++ source per family, built on first use and cached.
+"""Compiled fast paths: one folder of C++ sources a family, built on first use and cached.
 
 A kernel is never needed: without a compiler the plain PyTorch form runs, and one line in the log
 of `archzoo` says so. `ARCHZOO_KERNELS=0` in the environment switches them off; the cache is torch's
@@ -36,13 +36,13 @@ def load_kernels(family: str) -> bool:
     """Build and load the kernels of a family, and say whether they are there.
 
     Args:
-        family: The name of a source in this folder, without `.cpp`; its operators appear as
+        family: The name of a folder beside this file; its operators appear as
             `torch.ops.archzoo_FAMILY`.
     """
     if os.environ.get("ARCHZOO_KERNELS", "1") == "0":
         return False
     try:
-        _provide(Path(__file__).with_name(f"{family}.cpp"))
+        _provide(Path(__file__).with_name(family))
     except (OSError, RuntimeError, ImportError) as error:
         reason = str(error).strip().partition("\n")[0]
         log.warning("no compiled %s kernels, plain PyTorch runs instead: %s", family, reason)
@@ -51,8 +51,8 @@ def load_kernels(family: str) -> bool:
 
 
 @functools.cache
-def _provide(source: Path) -> None:
-    """Load the shared library of a source, compiled if the cache does not hold it whole.
+def _provide(folder: Path) -> None:
+    """Load the shared library of a family's folder, compiled if the cache does not hold it whole.
 
     Once a process: a second copy of a library would register its operators again, which kills the
     interpreter.
@@ -60,9 +60,13 @@ def _provide(source: Path) -> None:
     from torch.utils import cpp_extension
 
     flags = [*FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), []), TARGET]
-    texts = [part.read_text() for part in (source, *sorted(source.parent.glob("*.h")))]
+    sources = sorted(folder.glob("*.cpp"))
+    if not sources:
+        raise FileNotFoundError(f"no C++ source in {folder}")
+    headers = [*sorted(folder.glob("*.h")), *sorted(folder.parent.glob("*.h"))]
+    texts = [part.read_text() for part in (*sources, *headers)]
     key = "\n".join([*texts, torch.__version__, *flags])
-    name = f"archzoo_{source.stem}_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    name = f"archzoo_{folder.name}_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
     cache = Path(root) / "archzoo"
     # A library's name ends with the digest of its content: half of one has another.
@@ -72,15 +76,15 @@ def _provide(source: Path) -> None:
             return
     cache.mkdir(parents=True, exist_ok=True)
     # Built apart and moved: a killed build leaves neither a lock nor half a library.
-    with tempfile.TemporaryDirectory(dir=cache) as folder, _scripts_on_path():
+    with tempfile.TemporaryDirectory(dir=cache) as place, _scripts_on_path():
         cpp_extension.load(
             name,
-            [str(source)],
+            [str(source) for source in sources],
             extra_cflags=flags,
-            build_directory=folder,
+            build_directory=place,
             is_python_module=False,
         )
-        built = Path(folder) / f"{name}.so"
+        built = Path(place) / f"{name}.so"
         os.replace(built, cache / f"{name}-{_digest(built)}.so")
 
 

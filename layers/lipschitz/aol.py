@@ -16,15 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .contraction_linear import check_features
-from .layer import ConvWeight, LinearWeight, LipschitzLayer, check_lipschitz
-from .plain_modules import linear
+from .bounded_linear import BoundedLinear
+from .layer import ConvWeight, LipschitzLayer, check_features, check_lipschitz
 from .sll import check_kernel, diagonal_bound, kernel_gram
 
 __all__ = ["AOLConv2d", "AOLLinear"]
 
 
-class AOLLinear(LipschitzLayer):
+class AOLLinear(BoundedLinear):
     """A linear layer of norm at most L.
 
     Args:
@@ -44,46 +43,14 @@ class AOLLinear(LipschitzLayer):
         self, in_features: int, out_features: int, *, bias: bool = True, lipschitz: float = 1.0
     ) -> None:
         """Make W and b."""
-        super().__init__()
-        check_features(in_features=in_features, out_features=out_features)
-        self.lipschitz = check_lipschitz(lipschitz)
-        self.in_features, self.out_features = in_features, out_features
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw an orthogonal W, for which the bound is tight, and zero b."""
-        nn.init.orthogonal_(self.weight)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        super().__init__(in_features, out_features, bias=bias, lipschitz=lipschitz)
+        self.reset_parameters()  # orthogonal, for which the bound is tight
 
     def compute(self, parameters: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Map W to L W D."""
         w = parameters["weight"]
         bound = diagonal_bound(w.mT @ w, w.new_zeros(w.shape[1]))
         return (self.lipschitz * w * bound.rsqrt(),)
-
-    @torch.no_grad()
-    def effective(self) -> LinearWeight:
-        """Return the matrix that the forward uses right now."""
-        return LinearWeight(*self.weights())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Multiply and shift."""
-        return F.linear(x, self.weights()[0], self.bias)
-
-    @torch.no_grad()
-    def export(self) -> nn.Linear:
-        """Return the plain linear layer."""
-        return linear(self.weights()[0], self.bias)
-
-    def extra_repr(self) -> str:
-        """Show the sizes and the bound."""
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"lipschitz={self.lipschitz:g}"
-        )
 
 
 class AOLConv2d(LipschitzLayer):

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layer import ConvWeight, LinearWeight, LipschitzLayer, check_lipschitz
+from .bounded_linear import BoundedLinear
+from .layer import ConvWeight
 from .ldlt.contraction import bounded
-from .plain_modules import linear
 
-__all__ = ["ContractionConv1x1", "ContractionLinear", "check_features"]
+__all__ = ["ContractionConv1x1", "ContractionLinear"]
 
 
-class ContractionLinear(LipschitzLayer):
+class ContractionLinear(BoundedLinear):
     """A linear layer of norm below L.
 
     Args:
@@ -47,44 +47,13 @@ class ContractionLinear(LipschitzLayer):
         gain: float = 3.0,
     ) -> None:
         """Make K and b."""
-        super().__init__()
-        check_features(in_features=in_features, out_features=out_features)
-        self.lipschitz = check_lipschitz(lipschitz)
-        self.in_features, self.out_features, self.gain = in_features, out_features, gain
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+        super().__init__(in_features, out_features, bias=bias, lipschitz=lipschitz)
+        self.gain = gain
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw an orthogonal K, and zero b."""
-        nn.init.orthogonal_(self.weight, gain=self.gain)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
 
     def compute(self, parameters: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Map K to L Q."""
         return (self.lipschitz * bounded(parameters["weight"]),)
-
-    @torch.no_grad()
-    def effective(self) -> LinearWeight:
-        """Return the matrix that the forward uses right now."""
-        return LinearWeight(*self.weights())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Multiply and shift."""
-        return F.linear(x, self.weights()[0], self.bias)
-
-    @torch.no_grad()
-    def export(self) -> nn.Linear:
-        """Return the plain linear layer."""
-        return linear(self.weights()[0], self.bias)
-
-    def extra_repr(self) -> str:
-        """Show the sizes and the bound."""
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"lipschitz={self.lipschitz:g}"
-        )
 
 
 class ContractionConv1x1(ContractionLinear):
@@ -102,19 +71,8 @@ class ContractionConv1x1(ContractionLinear):
     @torch.no_grad()
     def export(self) -> nn.Conv2d:  # type: ignore[override]
         """Return the plain convolution."""
-        plain = linear(self.weights()[0], self.bias)
+        plain = super().export()
         conv = nn.Conv2d(self.in_features, self.out_features, 1, bias=self.bias is not None)
         conv.weight = nn.Parameter(plain.weight.detach()[:, :, None, None])
         conv.bias = plain.bias
         return conv
-
-
-def check_features(**sizes: int) -> None:
-    """Refuse sizes below 1.
-
-    Raises:
-        ValueError: naming the size.
-    """
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")

@@ -18,13 +18,10 @@ Differs from them: nothing.
 
 import math
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .contraction_linear import check_features
-from .layer import LinearWeight, LipschitzLayer
-from .plain_modules import linear
+from .bounded_linear import BoundedLinear
 
 __all__ = ["NormalizedLinear", "margin_logits", "margin_radius", "pairwise_radius"]
 
@@ -79,7 +76,7 @@ def margin_logits(logits: Tensor, targets: Tensor, offset: float, temperature: f
     return (logits - math.sqrt(2) * offset * shares.to(logits.dtype)) / temperature
 
 
-class NormalizedLinear(LipschitzLayer):
+class NormalizedLinear(BoundedLinear):
     """A head whose rows have norm 1: each logit is 1-Lipschitz, the vector of K only √K.
 
     Args:
@@ -96,12 +93,8 @@ class NormalizedLinear(LipschitzLayer):
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
         """Make the rows and b."""
-        super().__init__()
-        check_features(in_features=in_features, out_features=out_features)
-        self.in_features, self.out_features = in_features, out_features
+        super().__init__(in_features, out_features, bias=bias)
         self.lipschitz = math.sqrt(out_features)
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -113,21 +106,3 @@ class NormalizedLinear(LipschitzLayer):
     def compute(self, parameters: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Divide each row by its norm."""
         return (F.normalize(parameters["weight"], dim=1),)
-
-    @torch.no_grad()
-    def effective(self) -> LinearWeight:
-        """Return the matrix that the forward uses right now."""
-        return LinearWeight(*self.weights())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Classify."""
-        return F.linear(x, self.weights()[0], self.bias)
-
-    @torch.no_grad()
-    def export(self) -> nn.Linear:
-        """Return the plain linear layer."""
-        return linear(self.weights()[0], self.bias)
-
-    def extra_repr(self) -> str:
-        """Show the sizes."""
-        return f"in_features={self.in_features}, out_features={self.out_features}"

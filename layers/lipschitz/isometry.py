@@ -10,6 +10,8 @@ Differs from it: an odd side is padded with zeros before it is halved.
 
 import math
 
+import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,13 +41,19 @@ class SpaceToDepth(nn.Module):
         """Move, after zeros up to a multiple of s."""
         s = self.factor
         x = F.pad(x, (0, -x.shape[-1] % s, 0, -x.shape[-2] % s))
-        # `F.pixel_unshuffle`, which gives an empty batch the wrong shape.
-        squares = x.unflatten(-1, (-1, s)).unflatten(-3, (-1, s))  # (…, C, H/s, s, W/s, s)
-        return squares.movedim((-3, -1), (-4, -3)).flatten(-5, -3)
+        return squares_to_channels(x, s)
 
     def extra_repr(self) -> str:
         """Show the factor."""
         return f"factor={self.factor}"
+
+
+# Not `F.pixel_unshuffle`, which gives an empty batch the wrong shape. A leaf where torch.fx traces,
+# because einops takes none of its stand-ins for tensors.
+@torch.fx.wrap
+def squares_to_channels(x: Tensor, s: int) -> Tensor:
+    """Move each s × s square of pixels into channels."""
+    return rearrange(x, "... c (h s1) (w s2) -> ... (c s1 s2) h w", s1=s, s2=s)
 
 
 class PadChannels(nn.Module):

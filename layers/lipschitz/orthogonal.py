@@ -15,8 +15,7 @@ carries a multiple of rounding on its diagonal, under which W stays a contractio
 import torch
 from torch import Tensor, nn
 
-from .contraction_linear import check_features
-from .layer import FrequencyWeight, LipschitzLayer
+from .layer import FrequencyWeight, LipschitzLayer, check_features
 from .ldlt.circular import (
     Bordered,
     apply_frequencies,

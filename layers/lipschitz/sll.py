@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .contraction_linear import check_features
-from .layer import LipschitzLayer, ShearWeight, check_lipschitz
+from .layer import LipschitzLayer, ShearWeight, check_features, check_lipschitz
 from .lipschitz_activation import make_activation
 from .plain_modules import PlainBlock, PlainShear, Scale, linear
 from .proof.inequality import LMIBlock

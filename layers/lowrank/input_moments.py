@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -136,8 +137,9 @@ def _vectors(layer: nn.Module, x: Tensor) -> Iterator[Tensor]:
     for part in images.split(max(1, CHUNK // size)):
         patches = F.unfold(part, kernel, movement.dilation, 0, movement.stride)
         if layer.groups > 1:
-            patches = patches.unflatten(1, (layer.groups, -1))
-        yield patches.movedim(0, -1).flatten(-2)
+            yield rearrange(patches, "b (g n) place -> g n (place b)", g=layer.groups)
+        else:
+            yield rearrange(patches, "b n place -> n (place b)")
 
 
 def _matrix(layer: nn.Module, weight: Tensor) -> Tensor:

@@ -34,4 +34,4 @@ class BlockHistory(Residual):
 
     def views(self, site: int) -> tuple[str, ...]:
         """Give query, key and value to an attention of any kind that opens a later block."""
-        return VIEWS if self.mixes(site) and self.sites[site].kind.endswith("attention") else ()
+        return VIEWS if self.mixes(site) and self.sites[site].attends else ()

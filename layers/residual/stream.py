@@ -65,6 +65,11 @@ class Site(NamedTuple):
     kind: str
     block: int
 
+    @property
+    def attends(self) -> bool:
+        """Whether the branch is an attention: its kind ends so, as that of `short_attention`."""
+        return self.kind.endswith("attention")
+
 
 class Context(NamedTuple):
     """What a write may look at besides the branch output.
@@ -161,9 +166,10 @@ class Residual(nn.Module):
     def views(self, site: int) -> tuple[str, ...]:
         """Name the views that the branch at a site takes in place of one tensor; () for one.
 
-        An attention branch takes `query`, `key` and `value`. A read may be a mapping with more than
-        these, such as the base that a write adds to, which is neither normed nor given to the
-        branch; a branch without views is given its entry `input`.
+        An attention branch takes `query`, `key` and `value`, and declares so; the trunk refuses one
+        that does not. A read may be a mapping with more than these, such as the base that a write
+        adds to, which is neither normed nor given to the branch; a branch without views is given
+        its entry `input`.
         """
         return ()
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...layers.modes import evaluating
 from ...layers.residual import Site
 from ..axes.residuals import ResidualSpec, make_residual
+from ..branch import output_weight_of
 from ..models import register_model
 from ..network import Network, check_sizes
 from ..trunk import Trunk, drop_path_rates
@@ -116,10 +117,11 @@ class GPT(Network):
         That of a short attention is zero.
         """
         last = len(self.trunk.branches) ** -0.5
-        for name, module in self.named_modules():
+        closing = {id(output_weight_of(branch)) for branch in self.trunk.branches}
+        for module in self.modules():
             if isinstance(module, nn.Linear):
-                closing = name.endswith((".proj", ".fc2"))
-                nn.init.normal_(module.weight, std=0.02 * (last if closing else 1.0))
+                std = 0.02 * (last if id(module.weight) in closing else 1.0)
+                nn.init.normal_(module.weight, std=std)
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
         for branch in self.trunk.branches:
@@ -141,10 +143,7 @@ class GPT(Network):
         start = 0 if cache is None else cache.position
         positions = torch.arange(start, start + x.shape[1], device=x.device)
         attention = (rotation(positions, self.head_dim), cache)
-        extras = [
-            attention if site.kind.endswith("attention") else ()
-            for site in self.trunk.residual.sites
-        ]
+        extras = [attention if site.attends else () for site in self.trunk.residual.sites]
         features = self.norm(self.trunk(self.embedding(x), extras, cache))
         if cache is not None:
             cache.position += x.shape[1]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...layers.residual import Read
+from ..branch import output_weight_of
 
 __all__ = ["CausalAttention", "KeyValueCache", "SelfAttention", "rotate", "rotation"]
 
@@ -80,11 +81,22 @@ def heads(qkv: nn.Module, x: Read, num_heads: int) -> tuple[Tensor, Tensor, Tens
         Three tensors (B, num_heads, T, D / num_heads).
     """
     if isinstance(x, Mapping):
-        projected = torch.stack(_projected(qkv, [x[view] for view in VIEWS]), dim=-2)
+        projected = torch.cat(_projected(qkv, [x[view] for view in VIEWS]), dim=-1)
     else:
-        projected = qkv(x).unflatten(-1, (3, -1))
-    query, key, value = projected.unflatten(-1, (num_heads, -1)).permute(2, 0, 3, 1, 4)
+        projected = qkv(x)
+    query, key, value = split_heads(projected, num_heads)
     return query, key, value
+
+
+# Not by einops, whose reading of a pattern a small model notices when it generates token by token.
+def split_heads(projected: Tensor, num_heads: int) -> Tensor:
+    """Rearrange b t (three h d) -> three b h t d: queries, keys and values of each head."""
+    return projected.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
+
+
+def join_heads(y: Tensor) -> Tensor:
+    """Rearrange b h t d -> b t (h d): the heads of a token side by side."""
+    return y.transpose(1, 2).flatten(2)
 
 
 def _projected(qkv: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
@@ -100,8 +112,29 @@ def _projected(qkv: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
     return [F.linear(x, w, b) for x, w, b in parts]
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention over all tokens, with the parameter names of timm's.
+class Attention(nn.Module):
+    """What an attention declares of itself as a branch, under the parameter names of timm's.
+
+    A gain of the branch leaves queries and keys their scale: only values pass to the output.
+    """
+
+    qkv: nn.Linear
+    proj: nn.Linear
+    views = VIEWS
+
+    @property
+    def output_weight(self) -> Tensor | None:
+        """That of the projection behind the heads."""
+        return output_weight_of(self.proj)
+
+    @property
+    def value_projections(self) -> tuple[Tensor, ...]:
+        """The last third of the rows of the joint projection."""
+        return (self.qkv.weight[2 * len(self.qkv.weight) // 3 :],)
+
+
+class SelfAttention(Attention):
+    """Multi-head self-attention over all tokens.
 
     Args:
         width: Token width; a multiple of num_heads.
@@ -111,8 +144,6 @@ class SelfAttention(nn.Module):
     Shape:
         (B, T, width), or a mapping of three such views, -> (B, T, width).
     """
-
-    views = VIEWS
 
     def __init__(self, width: int, num_heads: int, *, qk_norm: bool = False) -> None:
         """Build the projections."""
@@ -127,10 +158,10 @@ class SelfAttention(nn.Module):
         """Attend to every token."""
         query, key, value = heads(self.qkv, x, self.num_heads)
         y = F.scaled_dot_product_attention(self.q_norm(query), self.k_norm(key), value)
-        return self.proj(y.transpose(1, 2).flatten(2))
+        return self.proj(join_heads(y))
 
 
-class CausalAttention(nn.Module):
+class CausalAttention(Attention):
     """Multi-head causal self-attention with QK-norm and rotary positions, no biases.
 
     Args:
@@ -146,8 +177,6 @@ class CausalAttention(nn.Module):
     Raises:
         ValueError: window < 1.
     """
-
-    views = VIEWS
 
     def __init__(
         self, width: int, num_heads: int, branch: int, *, window: int | None = None
@@ -188,7 +217,7 @@ class CausalAttention(nn.Module):
                 mask = mask.triu(past - self.window + 1)
         causal = length > 1 and mask is None
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
-        return self.proj(y.transpose(1, 2).flatten(2))
+        return self.proj(join_heads(y))
 
 
 def _norm_in(dtype: torch.dtype, norm: nn.RMSNorm, x: Tensor) -> Tensor:

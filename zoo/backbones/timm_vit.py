@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ...layers.decay import decay_exclusions
 from ...layers.residual import Add, Site, State
 from ..axes.residuals import ResidualSpec, make_residual
+from ..branch import output_weight_of
 from ..recipe import Recipe
 from ..trunk import Trunk
 
@@ -23,11 +24,17 @@ TIMM = "timm/"
 class ScaledBranch(nn.Module):
     """A branch and the LayerScale behind it."""
 
-    def __init__(self, branch: nn.Module, scale: nn.Module) -> None:
+    def __init__(self, branch: nn.Module, scale: Any) -> None:
         """Keep both."""
         super().__init__()
         self.branch = branch
         self.scale = scale
+
+    @property
+    def output_weight(self) -> Tensor | None:
+        """The branch's, every row times its scale."""
+        weight = output_weight_of(self.branch)
+        return None if weight is None else self.scale.gamma[:, None] * weight
 
     def forward(self, x: Tensor, *extras: Any) -> Tensor:
         """Scale what the branch returns."""
@@ -91,7 +98,8 @@ class Converted:
         if name is None:
             return None
         (trunk,) = self.blocks
-        attention = getattr(trunk.branches[0], "branch", trunk.branches[0])
+        first = trunk.branches[0]
+        attention: Any = first.branch if isinstance(first, ScaledBranch) else first
         rates = {
             "drop_rate": self.head_drop.p,
             "pos_drop_rate": self.pos_drop.p,

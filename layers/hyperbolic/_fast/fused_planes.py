@@ -271,7 +271,7 @@ def _velocity(
     product = product.contiguous()
     u = _grouped(product, groups)
     if _triton_takes(u, stretch, shift):
-        from ..._kernels.poincare_triton import plane_velocity
+        from ..._kernels.poincare.poincare_triton import plane_velocity
 
         u, velocity = plane_velocity(u, of.factor, of.cosh, stretch, shift, LIMIT)
         return u.view_as(product), velocity.view_as(product)
@@ -298,7 +298,7 @@ def _velocity_backward(
     gradient = _grouped(gradient.contiguous(), groups)
     u, velocity = _grouped(u, groups), _grouped(velocity, groups)
     if _triton_takes(gradient, u, velocity, stretch, shift):
-        from ..._kernels.poincare_triton import plane_velocity_backward
+        from ..._kernels.poincare.poincare_triton import plane_velocity_backward
 
         du, with_u, with_h, dstretch, dshift = plane_velocity_backward(
             gradient, u, velocity, of.factor, of.cosh, stretch, shift, LIMIT

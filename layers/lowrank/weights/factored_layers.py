@@ -78,7 +78,7 @@ class FactoredLinear(nn.Module):
         """
         first, between, second = _chain(self.structure)
         trained = self.structure.trained
-        layers = [_linear(first, None, trained), between, _linear(second, self.bias, trained)]
+        layers = _linear(first, None, trained), *between, _linear(second, self.bias, trained)
         return nn.Sequential(*layers).train(self.training)
 
     def extra_repr(self) -> str:
@@ -161,11 +161,11 @@ class FactoredConv2d(nn.Module):
         first, second = unfolding.kernels(left, right)
         before, after = unfolding.movements(**self.settings.arguments())
         trained = self.structure.trained
-        layers = [
+        layers = (
             _conv(first, None, trained, self.groups, **before.arguments()),
-            between,
+            *between,
             _conv(second, self.bias, trained, unfolding.second_groups, **after.arguments()),
-        ]
+        )
         return nn.Sequential(*layers).train(self.training)
 
     def extra_repr(self) -> str:
@@ -238,15 +238,15 @@ def conv_settings(conv: nn.Conv2d, scheme: Scheme) -> ConvSettings:
     )
 
 
-def _chain(structure: WeightStructure) -> tuple[Tensor, nn.Module, Tensor]:
-    """Return the first matrix, the activation and the second matrix of a chain of factors."""
+def _chain(structure: WeightStructure) -> tuple[Tensor, list[nn.Module], Tensor]:
+    """Return the first matrix, what stands between, and the second matrix of a chain of factors."""
     if not isinstance(structure, Factors) or structure.extra is not None:
         raise ValueError(f"{type(structure).__name__} is not a chain of two factors")
     left, right = structure.prefix()
     between = structure.between
     if between is not None and not isinstance(between, nn.Module):
         raise ValueError(f"{between} between the factors is no module")
-    return right, between or nn.Identity(), structure.scale * left
+    return right, [] if between is None else [between], structure.scale * left
 
 
 def _linear(weight: Tensor, bias: nn.Parameter | None, trained: bool) -> nn.Linear:

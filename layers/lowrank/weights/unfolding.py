@@ -185,14 +185,11 @@ class Unfolding:
         if self.scheme == "channel":
             return right.reshape(g * rank, i, h, w), left.reshape(g * o, rank, 1, 1)
         if self.scheme == "spatial":
-            first = left.reshape(g, i, h, rank).permute(0, 3, 1, 2).reshape(g * rank, i, h, 1)
-            second = right.reshape(g, rank, o, w).transpose(1, 2).reshape(g * o, rank, 1, w)
-            return first, second
+            return _rank_first(left, g, i, h, rank), _filters_first(right, g, rank, o, 1, w)
         first = left.mT.reshape(-1, i, 1, 1)
         if self.scheme == "depthwise":
             return first, right.reshape(g * o, rank, h, w)
-        second = right.reshape(g, rank, o, h, w).transpose(1, 2).reshape(g * o, rank, h, w)
-        return first, second
+        return first, _filters_first(right, g, rank, o, h, w)
 
     def movements(
         self,
@@ -288,3 +285,17 @@ class Unfolding:
         zero = (left.sum() + right.sum()).to(x.dtype) + x[:0].sum()
         y = zero.expand(*x.shape[:-3], filters, *size)
         return y.clone() if bias is None else y + bias.view(-1, 1, 1)
+
+
+# Every forward pass of a factored convolution comes through here, and the patterns, read by einops,
+# would slow a small one down.
+
+
+def _rank_first(left: Tensor, g: int, i: int, h: int, rank: int) -> Tensor:
+    """Rearrange (g i h) r -> (g r) i h 1: a kernel of r outputs for each group."""
+    return left.reshape(g, i, h, rank).permute(0, 3, 1, 2).reshape(g * rank, i, h, 1)
+
+
+def _filters_first(right: Tensor, g: int, rank: int, o: int, h: int, w: int) -> Tensor:
+    """Rearrange (g r) (o h w) -> (g o) r h w: a kernel of r inputs for each filter."""
+    return right.reshape(g, rank, o, h, w).transpose(1, 2).reshape(g * o, rank, h, w)

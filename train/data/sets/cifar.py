@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..augment import CropFlip, PerSample, policy_steps
@@ -72,7 +73,10 @@ def _read(folder: Path, files: tuple[str, ...], labels: int) -> tuple[Tensor, Te
             )
         parts.append(torch.frombuffer(bytearray(content), dtype=torch.uint8).view(-1, record))
     rows = torch.cat(parts)
-    return rows[:, labels:].reshape(-1, 3, 32, 32), rows[:, labels - 1].long()
+    images = rearrange(
+        rows[:, labels:], "n (plane row column) -> n plane row column", plane=3, row=32
+    )
+    return images, rows[:, labels - 1].long()
 
 
 def _augment(policy: str) -> Augment | None:

@@ -14,7 +14,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include "checks.h"
+#include "../checks.h"
 
 #include <cmath>
 #include <cstdint>

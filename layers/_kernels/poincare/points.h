@@ -16,7 +16,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "checks.h"
+#include "../checks.h"
 
 namespace points {
 

@@ -1,0 +1,1 @@
+"""The depth mix of attention residuals, compiled."""

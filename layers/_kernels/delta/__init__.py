@@ -1,0 +1,1 @@
+"""The delta write and the compression of its columns, compiled."""
