@@ -46,6 +46,7 @@ FOLLOWERS = {
 }
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("follow", FOLLOWERS)
 @pytest.mark.parametrize("name", MODULES)
 @torch.no_grad()
