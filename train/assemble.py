@@ -10,6 +10,7 @@ from .callbacks import Callback, LowRankTraining, callbacks
 from .check import model_options
 from .config import RunConfig, options_of
 from .data import Splits, check_folds, check_shares, data_sets
+from .engine.half_precision import refuse_unset_gradients
 from .engine.loggers import loggers
 from .engine.loop import Trainer
 from .engine.optim import make_optimizer
@@ -43,6 +44,8 @@ def _make_trainer(config: RunConfig, splits: Splits, folder: RunFolder, world: W
     options = model_options(config, splits.shape, splits.num_classes)
     model = build_model(config.model["name"], **options).to(world.device)
     model.follow_data(**splits.conventions())
+    if world.device.type == "cpu" and len(splits.shape) == 3:
+        refuse_unset_gradients(model, torch.zeros(1, *splits.shape), config.trainer.amp)
     called: list[Callback] = [LowRankTraining()] if config.lowrank else []
     called += [callbacks.build(name, **(o or {})) for name, o in config.callbacks.items()]
     about = {"name": config.name, "config": folder.running}

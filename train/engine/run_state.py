@@ -11,6 +11,7 @@ from ..callbacks import Callback
 from ..config import TrainerConfig
 from ..errors import RunError
 from .console import say
+from .half_precision import autocast
 from .loggers import Logger
 from .process import World, parallelize
 from .saved.best_weights import BestWeights
@@ -68,8 +69,7 @@ class RunState:
 
     def autocast(self) -> torch.autocast:
         """The precision of a forward pass."""
-        dtype = torch.float16 if self.config.amp == "fp16" else torch.bfloat16
-        return torch.autocast(self.world.device.type, dtype, enabled=self.config.amp != "off")
+        return autocast(self.world.device.type, self.config.amp)
 
     def log(self, split: str, metrics: Mapping[str, float]) -> None:
         """Give metrics of this step to every logger.
