@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from .quick import model_class
+from .tiers import tiered
 
 DIES = """
     import os
@@ -74,7 +75,7 @@ def test_a_run_ends_at_its_limit_wherever_it_stands(tmp_path):
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("folder", ["layers", "zoo", "train"])
+@pytest.mark.parametrize("folder", tiered(["layers", "zoo", "train"], ["zoo"]))
 def test_the_code_of_another_checkout_is_not_tested(folder, tmp_path):
     tests, code = tmp_path / "tests", tmp_path / folder
     tests.mkdir()

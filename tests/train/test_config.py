@@ -11,11 +11,10 @@ from archzoo.train.engine.loggers import loggers
 from archzoo.train.engine.schedule import SCHEDULES
 from archzoo.train.errors import RunError
 from archzoo.train.override_errors import explain_overrides
-from archzoo.train.schemas import register_schemas
 from archzoo.zoo import list_models, model_info
 
 from ..tiers import tiered
-from .small_runs import configure
+from .small_runs import configure, store_schemas
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(
@@ -139,7 +138,7 @@ BAD = {
 
 @pytest.mark.parametrize("override", BAD)
 def test_a_misspelt_override_is_explained_in_one_line(override):
-    register_schemas()
+    store_schemas()
     with pytest.raises(RunError, match=BAD[override]) as caught:
         explain_overrides([override])
     assert "\n" not in str(caught.value)
@@ -187,7 +186,7 @@ NOWHERE = {
 
 @pytest.mark.parametrize(("argument", "said"), [*NOT_ONE_RUN.items(), *UNREADABLE.items()])
 def test_a_line_that_is_no_setting_of_one_run_is_explained_in_one_line(argument, said):
-    register_schemas()
+    store_schemas()
     with pytest.raises(RunError, match=said) as caught:
         explain_overrides([argument])
     assert "\n" not in str(caught.value)
@@ -208,12 +207,12 @@ def test_what_is_free_by_design_can_be_added():
 
 @pytest.mark.parametrize("arguments", [["-m", "seed=0,1"], ["model=vit_nano"], ["--help"], []])
 def test_good_arguments_are_left_alone(arguments):
-    register_schemas()
+    store_schemas()
     assert explain_overrides(arguments) is None
 
 
 def test_a_sweep_is_checked_at_its_first_point():
-    register_schemas()
+    store_schemas()
     with pytest.raises(RunError, match="did you mean 'vit_tiny'"):
         explain_overrides(["-m", "model=vit_tinny,vit_nano"])
 

@@ -14,12 +14,11 @@ from archzoo.train.engine.optim import make_optimizer
 from archzoo.train.errors import RunError
 from archzoo.train.override_errors import explain_overrides
 from archzoo.train.run import run
-from archzoo.train.schemas import register_schemas
 from archzoo.zoo import create_model
 from archzoo.zoo.axes.lowrank import make_method, method_info, methods
 from torch import nn
 
-from ..small_runs import configure, equal_weights, train, weights
+from ..small_runs import configure, equal_weights, store_schemas, train, weights
 
 pytestmark = pytest.mark.long
 
@@ -175,7 +174,7 @@ MISSPELT = {
 
 @pytest.mark.parametrize("override", MISSPELT)
 def test_a_misspelt_override_is_explained_in_one_line(override):
-    register_schemas()
+    store_schemas()
     more = ["lowrank=maestro"] if "." in override else []
     with pytest.raises(RunError, match=MISSPELT[override]) as caught:
         explain_overrides([*more, override])

@@ -35,7 +35,7 @@ TOL = {"rtol": 1e-9, "atol": 1e-9}  # a thousandth of what the finite difference
 def all_variants(**further: list):
     """Parametrise by every variant, with kernels and without where it has any, and by what else.
 
-    Quick are the first of each further list, and of those with gradients by hand all of them.
+    Usual are the first of each further list, and of those with gradients by hand all of them.
     """
     cases = []
     for (name, options), kernels in itertools.product(VARIANTS, KERNELS):

@@ -78,10 +78,13 @@ TRACERS = {f.__name__: f for f in (jit_traced, exported, compiled, fx_traced, fx
 
 
 def traced_cases():
-    """Yield every variant under every tracer; quick are the cheap tracers of what has kernels."""
+    """Yield every variant under every tracer; usual are the cheap ones of what has kernels.
+
+    One of them follows what runs with gradients and the other what runs without.
+    """
     for (name, options), grad, tracer in itertools.product(VARIANTS, (True, False), TRACERS):
-        quick = name in BY_HAND and tracer in ("jit_traced", "fx_traced")
-        marks = [] if quick else [pytest.mark.slow]
+        usual = name in BY_HAND and tracer == ("jit_traced" if grad else "fx_traced")
+        marks = [] if usual else [pytest.mark.slow]
         label = " ".join([name, *map(str, options.values()), tracer, *(["grad"] if grad else [])])
         yield pytest.param(name, options, grad, tracer, marks=marks, id=label)
 
