@@ -9,7 +9,8 @@ import math
 
 import pytest
 import torch
-from archzoo.layers.hyperbolic import MARGINS, coordinates, lorentz, poincare, project
+from archzoo.layers.hyperbolic import MARGINS, lorentz, poincare, project
+from archzoo.layers.hyperbolic.maths import coordinates
 from torch import Tensor
 
 DTYPES = list(MARGINS)
