@@ -44,13 +44,11 @@ from .maths.coordinates import (
 from .maths.radial import cosh_of_square, sinhc
 from .maths.shape_checks import check_axis, check_one_number, check_shape
 from .midpoint import MidpointStatistics, excess_and_delay, midpoint_statistics, squared_angle
-from .running_midpoint import RunningMidpoint
+from .running_midpoint import Following, RunningMidpoint, follow
 
 __all__ = [
     "MidpointBatchNorm",
-    "MidpointStatistics",
     "midpoint_batch_norm",
-    "midpoint_statistics",
     "midpoint_transform",
     "normalise",
     "normalised_tangents",
@@ -113,14 +111,21 @@ def normalise(
     curvature: Curvature,
     given: MidpointStatistics | None,
     eps: float,
+    running: Following | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`normalised_tangents` with the tangent of β for b, by the fast path where it runs."""
+    """`normalised_tangents` with the tangent of β for b, by the fast path where it runs.
+
+    `running` follows the statistics in place, if there is any.
+    """
     by = (None, None) if given is None else (given.mean.flatten(), given.spread)
-    found = fused_norm.normalise(normalised_tangents, velocity, mean, variance, curvature, *by, eps)
-    if found is not None:
-        return found
-    target = tangent_to_velocity(mean, curvature)
-    return normalised_tangents(velocity, target, variance, curvature, *by, eps)
+    parts = velocity, mean, variance, curvature, *by, eps
+    found = fused_norm.normalise(normalised_tangents, *parts, running)
+    if found is None:
+        target = tangent_to_velocity(mean, curvature)
+        found = normalised_tangents(velocity, target, variance, curvature, *by, eps)
+        if running is not None:
+            follow(running, MidpointStatistics(*found[1:]), curvature)
+    return found
 
 
 @in_float32
@@ -171,8 +176,8 @@ def _normalised(t: Tensor, layer: "MidpointBatchNorm", *, input: Coordinates) ->
     velocity = t if input == "velocity" else held_velocity(t, curvature, dim=layer.dim)[0]
     velocity = velocity.movedim(layer.dim, 1)
     given = layer.statistics(velocity, curvature)
-    out, *found = normalise(velocity, mean, variance, curvature, given, layer.eps)
-    layer.learn(MidpointStatistics(*found), velocity, curvature)
+    running = layer.following(velocity)
+    out, *_ = normalise(velocity, mean, variance, curvature, given, layer.eps, running)
     return out.movedim(1, layer.dim)
 
 

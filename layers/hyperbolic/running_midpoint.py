@@ -7,15 +7,24 @@ squared distance is averaged.
 
 # Shape letters: D channels.
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, distributed, nn
 
-from ._fast.fused_norm import move_midpoint
 from .maths.ball import Curvature
 from .maths.coordinates import tangent_to_velocity, velocity_to_tangent
 from .midpoint import MidpointStatistics, midpoint_statistics, number_of_points
 
-__all__ = ["RunningMidpoint"]
+__all__ = ["Following", "RunningMidpoint", "follow"]
+
+
+class Following(NamedTuple):
+    """Running statistics that follow a batch: a midpoint as a tangent (D,), σ², and the share w."""
+
+    midpoint: Tensor
+    variance: Tensor
+    share: float | Tensor
 
 
 class RunningMidpoint(nn.Module):
@@ -74,55 +83,41 @@ class RunningMidpoint(nn.Module):
             return midpoint_statistics(velocity, synchronised=True)
         return None
 
-    @torch.no_grad()
-    def learn(self, statistics: MidpointStatistics, velocity: Tensor, curvature: Curvature) -> None:
-        """Let the running statistics, if there are any, follow a batch in training.
+    def following(self, velocity: Tensor) -> Following | None:
+        """Count a batch, and return what moves towards its statistics; None where nothing does.
 
         Args:
-            statistics: M (D,) and σ²c of the batch.
-            velocity: The batch; one without points changes nothing.
-            curvature: c.
+            velocity: The batch; one without points is not counted.
         """
         midpoint, variance = self.running_mean, self.running_var
         if midpoint is None or variance is None or not self.training:
-            return
+            return None
         shared = self.synchronised and distributed.is_initialized()
         if not shared and not velocity.numel():
-            return
+            return None
         # 1 if there are points, otherwise 0; a tensor if other processes know.
         seen = number_of_points(velocity, synchronised=True).clamp_max_(1) if shared else 1.0
-        weight = self._weight(seen, statistics.spread.dtype)
-        if self.momentum == 0.0 or move_midpoint(
-            midpoint, variance, *statistics, curvature, weight
-        ):
-            return
-        _move(midpoint, variance, statistics, curvature, weight)
-
-    def _weight(self, seen: float | Tensor, dtype: torch.dtype) -> float | Tensor:
-        """Count a batch and return its share w of what is learned."""
         count = self.num_batches_tracked
         if count is not None:  # None while activations are recomputed
             count += seen.long() if isinstance(seen, Tensor) else 1
+        if self.momentum == 0.0:
+            return None
         if self.momentum is not None:
-            return self.momentum * seen
+            return Following(midpoint, variance, self.momentum * seen)
         assert count is not None
-        return seen / count.to(dtype).clamp_min(1)
+        return Following(midpoint, variance, seen / count.to(velocity.dtype).clamp_min(1))
 
 
-def _move(
-    midpoint: Tensor,
-    variance: Tensor,
-    statistics: MidpointStatistics,
-    curvature: Curvature,
-    weight: float | Tensor,
-) -> None:
-    """Move a midpoint, a tangent, and σ² in place towards a batch's, by the share w."""
+@torch.no_grad()
+def follow(running: Following, statistics: MidpointStatistics, curvature: Curvature) -> None:
+    """Move running statistics in place towards M (D,) and σ²c of a batch: the definition."""
+    midpoint, variance, share = running
     now, spread = statistics
     # Statistics may be narrower than what they are made of.
     before = tangent_to_velocity(midpoint.to(now.dtype), curvature)
-    space = (1 - weight) * before + weight * now
-    time = (1 - weight) * (1 + before.square().sum()).sqrt()
-    time = time + weight * (1 + now.square().sum()).sqrt()
+    space = (1 - share) * before + share * now
+    time = (1 - share) * (1 + before.square().sum()).sqrt()
+    time = time + share * (1 + now.square().sum()).sqrt()
     mean = space / (time.square() - space.square().sum()).sqrt()
     midpoint.copy_(velocity_to_tangent(mean, curvature))
-    variance.copy_(variance.to(spread.dtype).lerp(spread / curvature, weight))
+    variance.copy_(variance.to(spread.dtype).lerp(spread / curvature, share))

@@ -26,11 +26,13 @@ from torch import Tensor
 
 from ...fast_path import differentiates_backward, kernel_takes, through_definition
 from ..maths.ball import Curvature, as_number
+from ..midpoint import MidpointStatistics
+from ..running_midpoint import Following, follow
 from .fused_layout import as_forward, by_hand, laid_out, matched, tensor_or_none
 from .fused_weights import point_velocity
 from .plain_norm import normalise_plainly, normalise_plainly_backward
 
-__all__ = ["move_midpoint", "normalise"]
+__all__ = ["normalise"]
 
 Definition = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
@@ -44,6 +46,7 @@ def normalise(
     midpoint: Tensor | None,
     spread: Tensor | None,
     eps: float,
+    running: Following | None,
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Tangents, M and σ²c of `norm.normalised_tangents`, or None where that must run.
 
@@ -56,36 +59,33 @@ def normalise(
         midpoint: M (D,), or None for the batch's.
         spread: σ²c, or None for the batch's.
         eps: Added to σ².
+        running: What follows M and σ²c in place, or None; it stays where the answer is None.
     """
     given = () if midpoint is None or spread is None else (midpoint, spread)
     if not by_hand(curvature, velocity, mean, variance, *given):
         return None
-    return _Normalise.apply(  # type: ignore[return-value]
+    found = _Normalise.apply(
         *(laid_out(velocity), point_velocity(mean, curvature), variance, curvature),
         *((given[0].contiguous(), given[1]) if given else (None, None)),
         *(eps, definition),
     )
+    if running is not None:
+        statistics = MidpointStatistics(*found[1:])  # type: ignore[index]
+        if not _follow(running, statistics, curvature):
+            follow(running, statistics, curvature)
+    return found  # type: ignore[return-value]
 
 
-def move_midpoint(
-    midpoint: Tensor,
-    variance: Tensor,
-    now: Tensor,
-    spread: Tensor,
-    curvature: Curvature,
-    weight: float | Tensor,
-) -> bool:
-    """Move running statistics, a tangent and σ², in place towards a batch's velocity M and σ²c.
-
-    Returns:
-        Whether that was done.
-    """
-    given = (now, spread, midpoint, variance)
-    takes = midpoint.is_contiguous() and by_hand(curvature, *given)
+@torch.no_grad()
+def _follow(running: Following, statistics: MidpointStatistics, curvature: Curvature) -> bool:
+    """Move running statistics by a kernel, and return whether that was done."""
+    given = (*statistics, running.midpoint, running.variance)
+    takes = running.midpoint.is_contiguous() and by_hand(curvature, *given)
     if not (takes and kernel_takes("poincare", *given)):
         return False
     torch.ops.archzoo_poincare.move_midpoint(
-        now.contiguous(), spread, as_number(curvature), as_number(weight), midpoint, variance
+        *(statistics.mean.contiguous(), statistics.spread, as_number(curvature)),
+        *(as_number(running.share), running.midpoint, running.variance),
     )
     return True
 

@@ -10,7 +10,7 @@ from archzoo.layers.hyperbolic import (
     poincare,
     tangent_to_velocity,
 )
-from archzoo.layers.hyperbolic.norm import midpoint_statistics
+from archzoo.layers.hyperbolic.midpoint import midpoint_statistics
 from torch import Tensor
 from torch.autograd import gradcheck
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import resource
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,15 @@ pytestmark = [
 ]
 
 LOGGED = ["trainer.log_every=1", "trainer.evaluate_every=3", "logger=[csv,tensorboard]"]
+
+
+@pytest.fixture(autouse=True)
+def the_refused_threads_end() -> Iterator[None]:
+    """Wait until those threads are dead: what they say after a test is said of the next one."""
+    yield
+    for thread in threading.enumerate():
+        if getattr(thread, "exception", None) is not None:
+            thread.join()
 
 
 @contextlib.contextmanager

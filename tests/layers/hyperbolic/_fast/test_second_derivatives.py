@@ -23,7 +23,8 @@ from archzoo.layers.hyperbolic._fast.fused_planes import fused_patches
 from archzoo.layers.hyperbolic._fast.fused_weights import fused_hyperplanes, point_velocity
 from archzoo.layers.hyperbolic.maths.coordinates import scaled_tangent
 from archzoo.layers.hyperbolic.maths.hyperplanes import Place, hyperplanes, patch_velocity
-from archzoo.layers.hyperbolic.norm import MidpointStatistics, normalise
+from archzoo.layers.hyperbolic.midpoint import MidpointStatistics
+from archzoo.layers.hyperbolic.norm import normalise
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
