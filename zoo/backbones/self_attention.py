@@ -84,7 +84,7 @@ def heads(qkv: nn.Module, x: Read, num_heads: int) -> tuple[Tensor, Tensor, Tens
         projected = torch.cat(_projected(qkv, [x[view] for view in VIEWS]), dim=-1)
     else:
         projected = qkv(x)
-    query, key, value = split_heads(projected, num_heads)
+    query, key, value = split_heads(projected, num_heads).unbind()
     return query, key, value
 
 
