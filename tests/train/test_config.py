@@ -153,7 +153,7 @@ NULL = {
 
 @pytest.mark.parametrize("key", NULL)
 def test_null_in_the_place_of_a_value_is_refused_with_the_way_out(key):
-    register_schemas()
+    store_schemas()
     group, default = NULL[key]
     said = f"{key}: null is no value of it; write one, or leave {key} out for {default}$"
     with pytest.raises(RunError, match=said):
