@@ -9,16 +9,16 @@ from .attnres.block_attnres import BlockAttnRes
 from .attnres.gyro_attnres import GyroAttnRes, GyroBlockAttnRes, gyro_mix
 from .attnres.mix import depth_weights
 from .attnres.mix import mix as depth_mix
-from .dca import DeepCrossAttention
 from .deepnorm import DeepNorm
 from .delta.delta import Delta, delta_cc
 from .delta.write import delta_write
-from .denseformer import DenseFormer
+from .depth_mixing.dca import DeepCrossAttention
+from .depth_mixing.denseformer import DenseFormer
+from .depth_mixing.elc_bert import ElcBert
+from .depth_mixing.muddformer import MuddFormer
 from .depth_swa import DepthSWA, depth_attention
-from .elc_bert import ElcBert
 from .highway import Highway
 from .mobius import Mobius
-from .muddformer import MuddFormer
 from .parallel_branches import Parallel, as_parallel
 from .scaled import Scaled, layer_scale, rezero, scale_by_depth, skip_init
 from .stream import (

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from archzoo.layers.residual import Context, frozen_routing
-from archzoo.layers.residual.block_history import BlockHistory
+from archzoo.layers.residual.depth_mixing.block_history import BlockHistory
 from archzoo.layers.residual.mixing import project, rms_norm, weighted_sum
 from archzoo.layers.residual.stream import Site
 from torch.func import jvp

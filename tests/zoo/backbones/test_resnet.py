@@ -13,7 +13,8 @@ from ..small_models import build, example, loss_of, on_meta, trained
 EQUAL = [
     name
     for name in residuals.names()
-    if name != "add" and make_residual(name, 4, [Site("conv", 0), Site("conv", 1)]).equals_prenorm_at_init
+    if name != "add"
+    and make_residual(name, 4, [Site("conv", 0), Site("conv", 1)]).equals_prenorm_at_init
 ]
 DEPTHS = {"widths": (8, 16, 8), "depths": (3, 1, 5)}
 

@@ -22,8 +22,8 @@ from archzoo.layers.residual import (
     Residual,
     Scaled,
 )
-from archzoo.layers.residual.denseformer import DenseState
-from archzoo.layers.residual.muddformer import MuddState
+from archzoo.layers.residual.depth_mixing.denseformer import DenseState
+from archzoo.layers.residual.depth_mixing.muddformer import MuddState
 
 from .changes import (
     along_the_last_axis,

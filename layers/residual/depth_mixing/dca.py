@@ -23,10 +23,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..decay import exclude_from_decay
+from ...decay import exclude_from_decay
+from ..mixing import project, rms_norm, weighted_sum
+from ..stream import Context, Past, Read, Site, State, keep_branch, routing, working_dtype
 from .block_history import VIEWS, BlockHistory
-from .mixing import project, rms_norm, weighted_sum
-from .stream import Context, Past, Read, Site, State, keep_branch, routing, working_dtype
 
 __all__ = ["DeepCrossAttention", "DeepCrossState", "GeneralizedResidual"]
 

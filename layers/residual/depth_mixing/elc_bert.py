@@ -28,10 +28,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..decay import exclude_from_decay
+from ...decay import exclude_from_decay
+from ..mixing import weighted_sum
+from ..stream import Context, Past, Site, State, keep_branch, routing, working_dtype
 from .block_history import BlockHistory
-from .mixing import weighted_sum
-from .stream import Context, Past, Site, State, keep_branch, routing, working_dtype
 
 __all__ = ["ElcBert", "ElcState", "Flavour"]
 

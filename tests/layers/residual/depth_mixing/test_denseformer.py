@@ -4,7 +4,7 @@ import pytest
 import torch
 from archzoo.layers.residual import Site
 
-from .stacks import WIDTH, branch_weights, build, normal, stack
+from ..stacks import WIDTH, branch_weights, build, normal, stack
 
 TOL = {"rtol": 0.0, "atol": 1e-12}  # some hundred roundings of float64
 BLOCKS = 5

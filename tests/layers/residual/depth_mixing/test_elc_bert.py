@@ -7,7 +7,7 @@ import torch
 from archzoo.layers.decay import decay_exclusions
 from archzoo.layers.residual import Context, ElcBert, Site
 
-from .stacks import SITES, WIDTH, branch_weights, build, fill, normal, rms_norm, stack, trained
+from ..stacks import SITES, WIDTH, branch_weights, build, fill, normal, rms_norm, stack, trained
 
 TOL = {"rtol": 0.0, "atol": 1e-12}  # some thousand roundings of float64 at unit scale
 BITWISE = {"rtol": 0.0, "atol": 0.0}

@@ -4,10 +4,10 @@ import pytest
 import torch
 from archzoo.layers.decay import decay_exclusions
 from archzoo.layers.residual import Context, Site
-from archzoo.layers.residual.dca import GeneralizedResidual
+from archzoo.layers.residual.depth_mixing.dca import GeneralizedResidual
 
-from .formulas.blocks import kept
-from .stacks import SITES, WIDTH, branch_weights, build, fill, normal, stack, trained
+from ..formulas.blocks import kept
+from ..stacks import SITES, WIDTH, branch_weights, build, fill, normal, stack, trained
 
 TOL = {"rtol": 0.0, "atol": 1e-12}  # some thousand roundings of float64 at unit scale
 BITWISE = {"rtol": 0.0, "atol": 0.0}

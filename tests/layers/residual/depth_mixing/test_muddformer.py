@@ -4,9 +4,9 @@ import pytest
 import torch
 from archzoo.layers.decay import decay_exclusions
 from archzoo.layers.residual import Context, Site
-from archzoo.layers.residual.muddformer import DynamicMix
+from archzoo.layers.residual.depth_mixing.muddformer import DynamicMix
 
-from .stacks import SITES, WIDTH, branch_weights, build, fill, normal, stack, trained
+from ..stacks import SITES, WIDTH, branch_weights, build, fill, normal, stack, trained
 
 TOL = {"rtol": 0.0, "atol": 1e-12}  # some thousand roundings of float64 at unit scale
 BITWISE = {"rtol": 0.0, "atol": 0.0}

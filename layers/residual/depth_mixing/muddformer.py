@@ -26,10 +26,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..decay import exclude_from_decay
+from ...decay import exclude_from_decay
+from ..mixing import project, rms_norm, weighted_sum
+from ..stream import Context, Past, Read, Site, State, keep_branch, routing, working_dtype
 from .block_history import VIEWS, BlockHistory
-from .mixing import project, rms_norm, weighted_sum
-from .stream import Context, Past, Read, Site, State, keep_branch, routing, working_dtype
 
 __all__ = ["DynamicMix", "MuddFormer", "MuddState"]
 

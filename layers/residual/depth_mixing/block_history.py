@@ -7,7 +7,7 @@ from different mixtures.
 
 from collections.abc import Sequence
 
-from .stream import Residual, Site
+from ..stream import Residual, Site
 
 __all__ = ["VIEWS", "BlockHistory"]
 
