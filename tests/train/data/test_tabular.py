@@ -173,6 +173,7 @@ def test_a_malformed_table_is_refused_by_line(tmp_path, text, message):
         build(tmp_path)
 
 
+@pytest.mark.long
 def test_openml_that_cannot_be_reached_ends_in_one_line(monkeypatch, tmp_path):
     from sklearn.datasets import _openml
 
