@@ -118,8 +118,9 @@ def normalise(
     `running` follows the statistics in place, if there is any.
     """
     by = (None, None) if given is None else (given.mean.flatten(), given.spread)
-    parts = velocity, mean, variance, curvature, *by, eps
-    found = fused_norm.normalise(normalised_tangents, *parts, running)
+    found = fused_norm.normalise(
+        normalised_tangents, velocity, mean, variance, curvature, *by, eps, running
+    )
     if found is None:
         target = tangent_to_velocity(mean, curvature)
         found = normalised_tangents(velocity, target, variance, curvature, *by, eps)
