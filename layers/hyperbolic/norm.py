@@ -117,14 +117,13 @@ def normalise(
 
     `running` follows the statistics in place, if there is any.
     """
-    midpoint = None if given is None else given.mean.flatten()
-    spread = None if given is None else given.spread
+    by = (None, None) if given is None else (given.mean.flatten(), given.spread)
     found = fused_norm.normalise(
-        normalised_tangents, velocity, mean, variance, curvature, midpoint, spread, eps, running
+        normalised_tangents, velocity, mean, variance, curvature, *by, eps, running
     )
     if found is None:
         target = tangent_to_velocity(mean, curvature)
-        found = normalised_tangents(velocity, target, variance, curvature, midpoint, spread, eps)
+        found = normalised_tangents(velocity, target, variance, curvature, *by, eps)
         if running is not None:
             follow(running, MidpointStatistics(*found[1:]), curvature)
     return found
