@@ -1,0 +1,365 @@
+"""One sample of a recorded batch: the graph that a tape makes of it.
+
+Every element of every value carries the set of samples that it depends on. Row i of the output may
+hold the i-th sample only, and all samples must have equal graphs, number by number: this is shown
+for the batch that was recorded, and not for batches of every size.
+"""
+
+# Shape letters: n size of a value.
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .graph import Affine, Elementwise, Graph, Input, Joint, Node
+from .operators import Blocks, Gather, MatrixMap, Operator
+from .tape import Argument, Curve, Entry, Groups, Linear, Source, Stop, Tape
+
+__all__ = ["RefusedError", "one_sample", "same"]
+
+MIXED = (
+    "mixes the samples of a batch, so that one prediction depends on the others; take means and "
+    "norms over the axes of one sample only"
+)
+
+
+class RefusedError(Exception):
+    """A network that no bound is known for.
+
+    Attributes:
+        reasons: Why, each with the path of the module and the way out.
+    """
+
+    def __init__(self, *reasons: str) -> None:
+        """Keep the reasons, each once."""
+        self.reasons = tuple(dict.fromkeys(reasons))
+        super().__init__("\n".join(self.reasons))
+
+
+@dataclass
+class _Whole:
+    """What is known of a value of the whole batch.
+
+    Attributes:
+        reach: The samples that each element depends on, a bit for each (n,).
+        fixed: Numbers that no sample reaches, zeros elsewhere (n,); None where all are zero.
+        mixed: The first operation behind it that mixed samples.
+    """
+
+    reach: Tensor
+    fixed: Tensor | None
+    mixed: str | None = None
+
+
+def one_sample(tape: Tape, output: Argument, input_shape: Sequence[int]) -> Graph:
+    """Return the graph of each sample of a tape, which is the same for all.
+
+    Args:
+        tape: Of a batch.
+        output: What the network returned, (B, …).
+        input_shape: Of one sample.
+
+    Raises:
+        RefusedError: naming the operations without a rule, or where samples come together.
+    """
+    needed = _needed(tape, output.value)
+    stops = _stops(tape, needed)
+    if stops:
+        raise RefusedError(*stops)
+    whole = _reach(tape, needed)
+    last, shape = whole[output.value], output.shape[1:]
+    for sample in range(tape.samples):
+        bits = last.reach[output.places[sample].reshape(-1)]
+        if bool((bits & ~(1 << sample)).any()):
+            raise RefusedError(last.mixed or f"the model: {MIXED}")
+    graphs = [
+        _graph(tape, needed, whole, output, sample, tuple(input_shape), tuple(shape))
+        for sample in range(tape.samples)
+    ]
+    for other in graphs[1:]:
+        if not same(graphs[0], other):
+            raise RefusedError("the model: treats the samples of a batch differently")
+    return graphs[0]
+
+
+def same(first: Graph, second: Graph) -> bool:
+    """Whether two graphs compute the same, number by number."""
+    return (
+        len(first.nodes) == len(second.nodes)
+        and (first.output, first.output_shape) == (second.output, second.output_shape)
+        and all(_same(a, b) for a, b in zip(first.nodes, second.nodes, strict=True))
+    )
+
+
+def _same(a: Node, b: Node) -> bool:
+    if (type(a), a.size, a.sources, a.name) != (type(b), b.size, b.sources, b.name):
+        return False
+    if isinstance(a, Affine) and isinstance(b, Affine):
+        pairs = zip(a.terms, b.terms, strict=True)
+        return _equal(a.constant, b.constant) and all(x[1].same(y[1]) for x, y in pairs)
+    if isinstance(a, Elementwise) and isinstance(b, Elementwise):
+        return a.parameters == b.parameters and _equal(a.low, b.low) and _equal(a.high, b.high)
+    if isinstance(a, Joint) and isinstance(b, Joint):
+        return (a.groups, a.lipschitz, a.parameters) == (b.groups, b.lipschitz, b.parameters)
+    return True
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b if a is None or b is None else torch.equal(a, b)
+
+
+def _needed(tape: Tape, output: int) -> list[int]:
+    """Numbers of the values that the output is made of, in order; the samples always."""
+    found, waiting = {0}, [output]
+    while waiting:
+        value = waiting.pop()
+        if value in found and value:
+            continue
+        found.add(value)
+        entry = tape.entries[value]
+        waiting += [v for v in getattr(entry, "reads", ()) if v not in found]
+    return sorted(found)
+
+
+def _stops(tape: Tape, needed: Sequence[int]) -> list[str]:
+    """Reasons of the operations without a bound whose operands have one."""
+    reasons, stopped = [], set()
+    for number in needed:
+        entry = tape.entries[number]
+        if isinstance(entry, Source):
+            continue
+        known = stopped.isdisjoint(entry.reads)
+        if isinstance(entry.piece, Stop) and known:
+            reasons.append(entry.piece.reason)
+        if isinstance(entry.piece, Stop) or not known:
+            stopped.add(number)
+    return reasons
+
+
+def _reach(tape: Tape, needed: Sequence[int]) -> dict[int, _Whole]:
+    found: dict[int, _Whole] = {}
+    for number in needed:
+        entry = tape.entries[number]
+        if isinstance(entry, Source):
+            if entry.numbers is None:
+                each = entry.size // tape.samples
+                reach = (1 << torch.arange(tape.samples)).repeat_interleave(each)
+                found[number] = _Whole(reach, None)
+            else:
+                found[number] = _Whole(torch.zeros(entry.size).long(), entry.numbers)
+            continue
+        whole = _of(entry, found)
+        alone = (whole.reach & (whole.reach - 1)) == 0
+        if whole.mixed is None and not bool(alone.all()):
+            whole.mixed = f"{entry.place or 'the model'}: {entry.name} {MIXED}"
+        if whole.fixed is not None:
+            unreached = whole.reach == 0
+            whole.fixed = whole.fixed.where(unreached, 0.0) if bool(unreached.any()) else None
+        found[number] = whole
+    return found
+
+
+def _of(entry: Entry, found: dict[int, _Whole]) -> _Whole:
+    """Return reach and fixed numbers of one operation's result."""
+    piece = entry.piece
+    mixed = next((found[v].mixed for v in entry.reads if found[v].mixed), None)
+    if isinstance(piece, Linear):
+        reach = torch.zeros(entry.size).long()
+        fixed = None if piece.constant is None else piece.constant
+        for argument, operator in piece.parts:
+            source = found[argument.value]
+            reach |= _through(operator, source.reach)
+            if source.fixed is not None:
+                part = operator.apply(source.fixed[:, None])[:, 0]
+                fixed = part if fixed is None else fixed + part
+        return _Whole(reach, fixed, mixed)
+    if isinstance(piece, Curve):
+        source = found[piece.argument.value]
+        fixed = None
+        if bool((source.reach == 0).any()):
+            given = torch.zeros(entry.size).double() if source.fixed is None else source.fixed
+            fixed = piece.function(given, piece.operands)
+        return _Whole(source.reach, fixed, mixed)
+    if isinstance(piece, Groups):
+        source = found[piece.arguments[0].value]
+        bits = _union(source.reach[piece.inputs])
+        each = entry.size // max(1, len(piece.inputs))
+        fixed = None
+        if bool((bits == 0).any()):
+            given = torch.zeros(len(source.reach)).double()
+            given = given if source.fixed is None else source.fixed
+            fixed = piece.function(given[piece.inputs]).reshape(-1)
+        return _Whole(bits.repeat_interleave(each), fixed, mixed)
+    raise AssertionError("a value without a bound has been refused before")
+
+
+def _union(bits: Tensor) -> Tensor:
+    """Union of sets over the last axis."""
+    total = torch.zeros(bits.shape[:-1]).long()
+    for sample in range(63):
+        bit = 1 << sample
+        if not bool((bits >= bit).any()):
+            break
+        total |= ((bits & bit) != 0).any(-1) * bit
+    return total
+
+
+def _through(operator: Operator, reach: Tensor) -> Tensor:
+    """Return the samples that each output of an operator depends on."""
+    padded = torch.cat([reach, torch.zeros(1).long()])
+    if isinstance(operator, Gather):
+        return padded[operator.index]
+    assert isinstance(operator, Blocks)
+    bits = padded[operator.inputs]
+    union = _union(bits)
+    each = union[:, None].expand(-1, operator.outputs.shape[1])
+    if isinstance(operator.base, MatrixMap) and bool(((union & (union - 1)) != 0).any()):
+        used = (operator.base.weight != 0).double()
+        used = used if used.dim() == 3 else used[None]
+        each = torch.zeros_like(each)
+        for sample in range(int(union.max()).bit_length()):
+            part = ((bits >> sample) & 1).double().unsqueeze(-1)
+            each = each | ((used @ part).squeeze(-1) > 0) * (1 << sample)
+    total = torch.zeros(operator.rows + 1).long()
+    place = operator.outputs.where(operator.outputs >= 0, operator.rows)
+    total[place.reshape(-1)] = each.reshape(-1)
+    return total[:-1]
+
+
+def _graph(
+    tape: Tape,
+    needed: Sequence[int],
+    whole: dict[int, _Whole],
+    output: Argument,
+    sample: int,
+    input_shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
+) -> Graph:
+    """Build the graph of one sample."""
+    nodes: list[Node] = []
+    at: dict[int, int] = {}
+    kept = {v: (whole[v].reach == 1 << sample).nonzero().squeeze(1) for v in needed}
+    for number in needed:
+        entry, keep = tape.entries[number], kept[number]
+        own = {"number": len(nodes), "size": len(keep)}
+        if isinstance(entry, Source):
+            if entry.numbers is None:
+                at[number] = len(nodes)
+                nodes.append(Input(**own))
+            continue
+        if not len(keep):
+            continue
+        own |= {"name": entry.name, "place": entry.place}
+        piece = entry.piece
+        if isinstance(piece, Linear):
+            terms = []
+            for argument, operator in piece.parts:
+                source = argument.value
+                if source in at and len(kept[source]):
+                    size = len(whole[source].reach)
+                    term = _restricted(operator, kept[source], size, keep)
+                    if term is not None:
+                        terms.append((at[source], term))
+            constant = _constant(piece, whole, keep)
+            if len(terms) == 1 and constant is None and isinstance(terms[0][1], Gather):
+                only = terms[0][1]
+                if only.identity and only.scale is None:
+                    at[number] = terms[0][0]
+                    continue
+            nodes.append(Affine(terms=tuple(terms), constant=constant, **own))
+        elif isinstance(piece, Curve):
+            source = at[piece.argument.value]
+            operands = {n: v[keep] for n, v in piece.operands.items()}
+            low, high = piece.low, piece.high
+            assert isinstance(low, Tensor) and isinstance(high, Tensor)
+            parameters = (*piece.parameters, *(tuple(v.tolist()) for v in operands.values()))
+            nodes.append(
+                Elementwise(
+                    source=source, low=low[keep], high=high[keep],
+                    function=functools.partial(piece.function, operands=operands),
+                    kind=entry.name.rpartition(".")[0], rounding=piece.rounding,
+                    parameters=parameters, **own,
+                )
+            )  # fmt: skip
+        elif isinstance(piece, Groups):
+            number_read = piece.arguments[0].value
+            inputs = piece.inputs[(_union(whole[number_read].reach[piece.inputs]) == 1 << sample)]
+            if inputs.numel() != len(kept[number_read]):
+                read = whole[number_read], inputs.reshape(-1), kept[number_read]
+                nodes.append(_filled(len(nodes), at[number_read], *read))
+                at_read = len(nodes) - 1
+                own["number"] = len(nodes)
+            else:
+                at_read = at[number_read]
+            nodes.append(
+                Joint(
+                    source=at_read, groups=len(inputs), lipschitz=piece.lipschitz,
+                    function=piece.function, rounding=piece.rounding,
+                    parameters=piece.parameters, **own,
+                )
+            )  # fmt: skip
+        at[number] = len(nodes) - 1
+    places = output.places[sample].reshape(-1)
+    if output.value in at and torch.equal(places, kept[output.value]):
+        last = at[output.value]
+    else:
+        position = _position(kept[output.value], len(whole[output.value].reach))
+        index = position[places]
+        fixed = whole[output.value].fixed
+        constant = None if fixed is None else fixed[places]
+        terms = ()
+        if output.value in at and bool((index >= 0).any()):
+            terms = ((at[output.value], Gather(index, None, len(kept[output.value]))),)
+        last = len(nodes)
+        nodes.append(Affine(number=last, size=len(places), terms=terms, constant=constant))
+    return Graph(tuple(nodes), last, input_shape, output_shape)
+
+
+def _filled(number: int, source: int, whole: _Whole, index: Tensor, keep: Tensor) -> Affine:
+    """Return what groups read where some of it is fixed."""
+    position = _position(keep, len(whole.reach))
+    constant = None if whole.fixed is None else whole.fixed[index]
+    terms = ((source, Gather(position[index], None, len(keep))),)
+    return Affine(number=number, size=len(index), terms=terms, constant=constant)
+
+
+def _constant(piece: Linear, whole: dict[int, _Whole], keep: Tensor) -> Tensor | None:
+    """Return what is added to the kept elements."""
+    total = None if piece.constant is None else piece.constant[keep]
+    for argument, operator in piece.parts:
+        fixed = whole[argument.value].fixed
+        if fixed is not None and bool(fixed.any()):
+            part = operator.apply(fixed[:, None])[:, 0][keep]
+            total = part if total is None else total + part
+    return total if total is not None and bool(total.any()) else None
+
+
+def _position(keep: Tensor, size: int) -> Tensor:
+    """Return where each element of a value is among the kept ones, −1 where it is not."""
+    found = torch.full((size + 1,), -1)
+    found[keep] = torch.arange(len(keep))
+    return found
+
+
+def _restricted(operator: Operator, keep_in: Tensor, size: int, keep: Tensor) -> Operator | None:
+    """Return an operator between the kept elements, or None where it is zero."""
+    position = _position(keep_in, size)
+    if isinstance(operator, Gather):
+        index = position[operator.index[keep]]
+        if not bool((index >= 0).any()):
+            return None
+        scale = None if operator.scale is None else operator.scale[keep]
+        return Gather(index, scale, len(keep_in), operator.rounded)
+    assert isinstance(operator, Blocks)
+    out = _position(keep, operator.rows)[operator.outputs]
+    inputs = position[operator.inputs]
+    used = (out >= 0).any(1) & (inputs >= 0).any(1)
+    if not bool(used.any()):
+        return None
+    base = operator.base
+    if isinstance(base, MatrixMap) and base.weight.dim() == 3:
+        base = MatrixMap(base.weight[used], base.error)
+    return Blocks(base, inputs[used], out[used], len(keep_in), len(keep))

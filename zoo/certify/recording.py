@@ -1,0 +1,127 @@
+"""The graph of a model: its forward recorded, and compared with the forward itself.
+
+A recording cannot see what reads no value of the recording: a counter, the size of the batch, the
+class of a tensor, a gradient mode. So the model is recorded again with other batches, and the graph
+must agree with the plain forward, run twice, with and without gradients, on the samples given.
+"""
+
+# Shape letters: N samples.
+
+import random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .graph import Graph
+from .one_sample import RefusedError, one_sample, same
+from .record import Recorder, RefusalError
+
+__all__ = ["graph_of"]
+
+BATCHES = (2, 1, 3)  # sizes that are recorded; all must give one graph
+# Of the logits' size: rounding of a forward of some hundred layers in each type.
+AGREE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
+
+
+def graph_of(model: nn.Module, x: Tensor) -> Graph:
+    """Return the graph that a model computes for one sample.
+
+    The model is in evaluation mode and belongs to the caller, who gives a copy.
+
+    Args:
+        model: On the CPU.
+        x: Samples as the model reads them (N, …), at least one, floating point.
+
+    Raises:
+        RefusedError: an operation without a rule, samples that reach one another, randomness, or a
+            forward that does something else than was recorded.
+    """
+    versions = _versions(model)
+    generators = torch.get_rng_state(), random.getstate()
+    plain = [_forward(model, x, grad) for grad in (False, True, False)]
+    if not all(torch.equal(plain[0], other) for other in plain[1:]):
+        raise RefusedError(
+            "the model: returns something else when it runs again, or runs with gradients; a "
+            "certificate is for a function"
+        )
+    graphs = [_recorded(model, x, samples) for samples in BATCHES]
+    if not torch.equal(generators[0], torch.get_rng_state()) or generators[1] != random.getstate():
+        raise RefusedError("the model: draws random numbers in evaluation mode")
+    if versions != _versions(model):
+        raise RefusedError(
+            "the model: changes its parameters or buffers in evaluation mode, so that it is not "
+            "one function"
+        )
+    if not all(same(graphs[0], other) for other in graphs[1:]):
+        raise RefusedError("the model: treats batches of different sizes differently")
+    _compare(graphs[0], plain[0], x)
+    return graphs[0]
+
+
+def _forward(model: nn.Module, x: Tensor, grad: bool) -> Tensor:
+    with torch.set_grad_enabled(grad), torch.compiler.set_stance("force_eager"):
+        return _tensor(model(x.clone())).detach()
+
+
+def _tensor(found: Any) -> Tensor:
+    if not isinstance(found, Tensor):
+        raise RefusedError(
+            f"the model: returns a {type(found).__name__}; wrap it in a module that returns the "
+            f"logits"
+        )
+    return found
+
+
+def _recorded(model: nn.Module, x: Tensor, samples: int) -> Graph:
+    recorder = Recorder(samples)
+    given = recorder.input((samples, *x.shape[1:]), x.dtype)
+    try:
+        with recorder.following(model):
+            found = model(given)
+    except RefusalError as error:
+        raise RefusedError(*(recorder.refused or [f"the model: {error}"])) from error
+    except RefusedError:
+        raise
+    except Exception as error:
+        if recorder.refused:
+            raise RefusedError(*recorder.refused) from error
+        place = recorder.place or "the model"
+        line = str(error).splitlines()[0] if str(error) else ""
+        raise RefusedError(
+            f"{place}: cannot be recorded, {type(error).__name__}: {line}"
+        ) from error
+    if recorder.refused:
+        raise RefusedError(*recorder.refused)
+    output = recorder.read(_tensor(found))
+    if output is None:
+        raise RefusedError(
+            "the model: returns something that no recorded operation made: a constant, or values "
+            "that left the recording (numpy, data pointers, extensions)"
+        )
+    if not found.shape or found.shape[0] != samples:
+        raise RefusedError(
+            f"the model: returns shape {tuple(found.shape)} for {samples} samples; a row for each "
+            f"is needed"
+        )
+    if not output.dtype.is_floating_point:
+        raise RefusedError(f"the model: returns {output.dtype}, which has no distances")
+    return one_sample(recorder.tape, output, x.shape[1:])
+
+
+def _compare(graph: Graph, plain: Tensor, x: Tensor) -> None:
+    """Refuse a graph that computes something else than the forward."""
+    with torch.no_grad():
+        found = graph(x)
+    size = plain.double().abs().amax().clamp_min(1e-30) if plain.numel() else torch.tensor(1.0)
+    apart = (found - plain.double()).abs().amax() / size if plain.numel() else torch.tensor(0.0)
+    if not bool(apart <= AGREE.get(plain.dtype, 1e-3)):
+        raise RefusedError(
+            f"the model: its forward differs from what was recorded by {float(apart):.2g} of its "
+            f"outputs' size: a branch on the samples, the class of a tensor or the gradient mode"
+        )
+
+
+def _versions(model: nn.Module) -> dict[str, tuple[int, int]]:
+    state = [*model.named_parameters(), *model.named_buffers()]
+    return {name: (id(t), t._version) for name, t in state}
