@@ -107,6 +107,7 @@ class Joint(Node):
         groups: T.
         lipschitz: Of the map of all groups together, in the L2 norm on both sides.
         function: Tensors (…, T, I) -> (…, T, O).
+        kind: The operation without its overload, such as `aten.sort`.
         rounding: Of the map, as a share of |u| + |s|.
         parameters: Numbers that the function is made with, to tell two atoms apart.
     """
@@ -115,6 +116,7 @@ class Joint(Node):
     groups: int
     lipschitz: float
     function: Callable[[Tensor], Tensor] = field(compare=False)
+    kind: str = ""
     rounding: float = 0.0
     parameters: tuple[object, ...] = ()
 

@@ -280,7 +280,7 @@ def _graph(
                 Elementwise(
                     source=source, low=low[keep], high=high[keep],
                     function=functools.partial(piece.function, operands=operands),
-                    kind=entry.name.rpartition(".")[0], rounding=piece.rounding,
+                    kind=_kind(entry), rounding=piece.rounding,
                     parameters=parameters, **own,
                 )
             )  # fmt: skip
@@ -297,7 +297,7 @@ def _graph(
             nodes.append(
                 Joint(
                     source=at_read, groups=len(inputs), lipschitz=piece.lipschitz,
-                    function=piece.function, rounding=piece.rounding,
+                    function=piece.function, kind=_kind(entry), rounding=piece.rounding,
                     parameters=piece.parameters, **own,
                 )
             )  # fmt: skip
@@ -316,6 +316,11 @@ def _graph(
         last = len(nodes)
         nodes.append(Affine(number=last, size=len(places), terms=terms, constant=constant))
     return Graph(tuple(nodes), last, input_shape, output_shape)
+
+
+def _kind(entry: Entry) -> str:
+    """Return an operation without its overload, the functional one of an operation in place."""
+    return entry.name.rpartition(".")[0]
 
 
 def _filled(number: int, source: int, whole: _Whole, index: Tensor, keep: Tensor) -> Affine:

@@ -319,12 +319,20 @@ class ConvMap:
 
     def scaled(self, factors: Tensor, rounded: int) -> "ConvMap":
         """Return the convolution with each output channel times a number."""
+        return self._scaled(factors, rounded, outputs=True)
+
+    def read_scaled(self, factors: Tensor, rounded: int) -> "ConvMap":
+        """Return the convolution that reads each input channel times a number."""
+        return self._scaled(factors, rounded, outputs=False)
+
+    def _scaled(self, factors: Tensor, rounded: int, *, outputs: bool) -> "ConvMap":
         w = self.weight
-        if self.transposed:
-            rows = factors.view(self.groups, 1, -1).expand(-1, len(w) // self.groups, -1)
-            w = w * rows.reshape(w.shape[:2]).view(*w.shape[:2], *[1] * (w.dim() - 2))
+        around = [1] * (w.dim() - 2)
+        if outputs != self.transposed:
+            w = w * factors.view(-1, 1, *around)  # one for each row of the stored weight
         else:
-            w = w * factors.view(-1, *[1] * (w.dim() - 1))
+            rows = factors.view(self.groups, -1).repeat_interleave(len(w) // self.groups, 0)
+            w = w * rows.view(*rows.shape, *around)
         return ConvMap(w, self.size, *self.options, self.rounded + rounded + 1)
 
     def same(self, other: Any) -> bool:
