@@ -17,13 +17,15 @@ from torch import Tensor
 from ...layers.lipschitz.proof.norms import gamma, product_up, root_up, sum_up
 from .dense import dense_segment, order
 from .graph import Affine, Graph
+from .hints import by_multipliers, shear
 from .operators import Blocks, ConvMap, Gather, Operator
-from .paths import along_paths, dominators
+from .paths import along_paths, between, dominators
 from .simplify import simplified
 
 __all__ = ["Bounds", "Row"]
 
 WIDEST = 1024  # order of the matrix inequality that is still solved
+WIDEST_IMAGES = 384  # the same where convolutions would become matrices
 
 
 class Row(NamedTuple):
@@ -41,6 +43,7 @@ class Edge(NamedTuple):
     start: int
     lipschitz: float
     method: str
+    name: str = ""
 
 
 @dataclass
@@ -49,16 +52,21 @@ class Bounds:
 
     Args:
         graph: As recorded.
-        method: `auto`, or `product` to leave the matrix inequality out.
+        method: `auto`, or `product` to leave the search for multipliers out.
+        verify: Whether layers that are Lipschitz by construction are proved, or believed.
     """
 
     graph: Graph
     method: str = "auto"
-    edges: dict[int, list[Edge]] = field(default_factory=dict)
+    verify: bool = True
+    edges: dict[tuple[int, int, str], Edge] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Simplify the graph."""
-        self.simple, _ = simplified(self.graph)
+        self.simple = simplified(self.graph)
+        self.hints = {
+            (stretch.start, stretch.end): stretch for stretch in self.simple.stretches
+        }
 
     def lipschitz(self) -> float:
         """Return the bound of the network."""
@@ -85,7 +93,9 @@ class Bounds:
         while at != passed[0]:
             edge = chosen[at]
             if edge.lipschitz != 1.0 or edge.method != "product":
-                rows.append(Row(self._name(at), edge.lipschitz, edge.method, True))
+                believed = edge.method == "construction" and not self.verify
+                name = edge.name or self._name(at)
+                rows.append(Row(name, edge.lipschitz, edge.method, not believed))
             at = edge.start
         return least[target], rows[::-1]
 
@@ -97,10 +107,14 @@ class Bounds:
         found: dict[int, list[Edge]] = {number: [] for number in passed}
         for before, number in zip(passed, passed[1:], strict=False):
             found[number].append(self._edge(before, number, "path"))
+            found[number].append(self._edge(before, number, "shear"))
+        for (start, end), stretch in self.hints.items():
+            if start in found and end in found and start != end:
+                found[end].append(self._edge(start, end, "hint"))
         end = len(passed) - 1
         while end > 0:
             start = end
-            while start > 0 and order(self.simple, passed[start - 1], passed[end]) <= WIDEST:
+            while start > 0 and self._fits(passed[start - 1], passed[end]):
                 start -= 1
             if start < end - 1 or (start == end - 1 and self._worth(passed[start], passed[end])):
                 found[passed[end]].append(self._edge(passed[start], passed[end], "dense"))
@@ -112,14 +126,37 @@ class Bounds:
         node = self.simple.nodes[end]
         return isinstance(node, Affine) and len(node.terms) > 1
 
+    def _fits(self, start: int, end: int) -> bool:
+        """Whether the inequality over a stretch is small enough to be searched."""
+        inside = between(self.simple, start, end)
+        images = any(
+            isinstance(op, Blocks) and isinstance(op.base, ConvMap)
+            for number in inside[1:]
+            for _, op in getattr(self.simple.nodes[number], "terms", ())
+        )
+        return order(self.simple, start, end) <= (WIDEST_IMAGES if images else WIDEST)
+
     def _edge(self, start: int, end: int, kind: str) -> Edge:
-        known = self.edges.setdefault(end, [])
-        for edge in known:
-            if edge.start == start and (edge.method == "product") == (kind == "path"):
-                return edge
-        edge = self._hop(start, end) if kind == "path" else self._dense(start, end)
-        known.append(edge)
-        return edge
+        if (start, end, kind) not in self.edges:
+            make = {
+                "path": self._hop, "dense": self._dense, "hint": self._hint, "shear": self._shear,
+            }  # fmt: skip
+            self.edges[start, end, kind] = make[kind](start, end)
+        return self.edges[start, end, kind]
+
+    def _hint(self, start: int, end: int) -> Edge:
+        stretch = self.hints[start, end]
+        if not self.verify:
+            return Edge(start, stretch.layer.lipschitz, "construction", stretch.name)
+        found = by_multipliers(self.simple, start, end, stretch.layer)
+        if found == math.inf:
+            found = shear(self.simple, start, end, stretch.layer)
+        return Edge(start, found, "construction", stretch.name)
+
+    def _shear(self, start: int, end: int) -> Edge:
+        if (start, end) in self.hints:
+            return Edge(start, math.inf, "lmi")
+        return Edge(start, shear(self.simple, start, end), "lmi")
 
     def _hop(self, start: int, end: int) -> Edge:
         return Edge(start, along_paths(self.simple, start, end)[end], "product")
@@ -132,12 +169,19 @@ class Bounds:
             return Edge(start, segment.linear(), "exact")
         return Edge(start, segment.searched(), "lmi")
 
+    def body(self) -> float:
+        """Return the largest bound of what the last affine map reads."""
+        node = self.simple.nodes[self.simple.output]
+        if not isinstance(node, Affine) or not node.terms:
+            return self.lipschitz()
+        return max(self.best(source)[0] for source in node.sources)
+
     def pairs(self) -> Tensor:
         """Bound the differences of each two outputs (K, K)."""
         node = self.simple.nodes[self.simple.output]
         classes = node.size
-        whole = torch.full((classes, classes), product_up(root_up(2.0), self.lipschitz()))
-        whole = whole.double()
+        most = product_up(root_up(2.0), self.lipschitz())
+        whole = torch.full((classes, classes), most, dtype=torch.float64)
         if not isinstance(node, Affine) or whole.isinf().all():
             return whole
         total = torch.zeros_like(whole)

@@ -15,14 +15,16 @@ node is v = Σ_i A_i s_i + b over atoms s_i. `Graph.pull` and `Graph.forms` give
 # Shape letters: N samples, n the size of a node, K rows.
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .operators import Operator
+from ...layers.lipschitz import LipschitzLayer
+from .operators import Gather, Operator
 
-__all__ = ["Affine", "Elementwise", "Graph", "Input", "Joint", "Node"]
+__all__ = ["Affine", "Elementwise", "Graph", "Input", "Joint", "Node", "Stretch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +128,22 @@ class Joint(Node):
         return (self.source,)
 
 
+class Stretch(NamedTuple):
+    """Where a layer that is Lipschitz by construction starts and ends.
+
+    Attributes:
+        name: The path of the layer.
+        layer: The layer itself: its multipliers are hints, and nothing else of it is believed.
+        start: The number of the node that it reads.
+        end: The number of the node that it returns.
+    """
+
+    name: str
+    layer: LipschitzLayer
+    start: int
+    end: int
+
+
 @dataclass(frozen=True)
 class Graph:
     """A recorded network.
@@ -135,17 +153,36 @@ class Graph:
         output: The number of what the network returns.
         input_shape: Of one sample.
         output_shape: Of one sample.
+        stretches: Layers with a constant by construction.
     """
 
     nodes: tuple[Node, ...]
     output: int
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
+    stretches: tuple[Stretch, ...] = ()
 
     @property
     def atoms(self) -> tuple[int, ...]:
         """Numbers of the nodes that are not affine in others."""
         return tuple(node.number for node in self.nodes if not isinstance(node, Affine))
+
+    def behind_division(self, std: Tensor) -> "Graph":
+        """Return the graph that divides its input by numbers first, one or one for each channel."""
+        size = self.nodes[0].size
+        each = std.double().repeat_interleave(size // len(std))
+        divided = Gather(torch.arange(size), 1 / each, size, 1)
+        nodes: list[Node] = [self.nodes[0]]
+        nodes.append(Affine(number=1, size=size, name="input_std", terms=((0, divided),)))
+        for node in self.nodes[1:]:
+            moved = {"number": node.number + 1}
+            if isinstance(node, Affine):
+                moved["terms"] = tuple((n + 1, op) for n, op in node.terms)  # pyright: ignore
+            elif isinstance(node, Elementwise | Joint):
+                moved["source"] = node.source + 1
+            nodes.append(replace(node, **moved))
+        stretches = tuple(s._replace(start=s.start + 1, end=s.end + 1) for s in self.stretches)
+        return replace(self, nodes=tuple(nodes), output=self.output + 1, stretches=stretches)
 
     def users(self) -> list[list[int]]:
         """Numbers of the nodes that read each node."""

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .graph import Affine, Elementwise, Graph, Input, Joint, Node
+from .graph import Affine, Elementwise, Graph, Input, Joint, Node, Stretch
 from .operators import Blocks, Gather, MatrixMap, Operator
+from .record import Mark
 from .tape import Argument, Curve, Entry, Groups, Linear, Source, Stop, Tape
 
 __all__ = ["RefusedError", "one_sample", "same"]
@@ -54,13 +55,16 @@ class _Whole:
     mixed: str | None = None
 
 
-def one_sample(tape: Tape, output: Argument, input_shape: Sequence[int]) -> Graph:
+def one_sample(
+    tape: Tape, output: Argument, input_shape: Sequence[int], marks: Sequence[Mark] = ()
+) -> Graph:
     """Return the graph of each sample of a tape, which is the same for all.
 
     Args:
         tape: Of a batch.
         output: What the network returned, (B, …).
         input_shape: Of one sample.
+        marks: Layers with a constant by construction, and what they read and returned.
 
     Raises:
         RefusedError: naming the operations without a rule, or where samples come together.
@@ -76,7 +80,7 @@ def one_sample(tape: Tape, output: Argument, input_shape: Sequence[int]) -> Grap
         if bool((bits & ~(1 << sample)).any()):
             raise RefusedError(last.mixed or f"the model: {MIXED}")
     graphs = [
-        _graph(tape, needed, whole, output, sample, tuple(input_shape), tuple(shape))
+        _graph(tape, needed, whole, output, sample, tuple(input_shape), tuple(shape), marks)
         for sample in range(tape.samples)
     ]
     for other in graphs[1:]:
@@ -237,6 +241,7 @@ def _graph(
     sample: int,
     input_shape: tuple[int, ...],
     output_shape: tuple[int, ...],
+    marks: Sequence[Mark],
 ) -> Graph:
     """Build the graph of one sample."""
     nodes: list[Node] = []
@@ -315,7 +320,18 @@ def _graph(
             terms = ((at[output.value], Gather(index, None, len(kept[output.value]))),)
         last = len(nodes)
         nodes.append(Affine(number=last, size=len(places), terms=terms, constant=constant))
-    return Graph(tuple(nodes), last, input_shape, output_shape)
+    stretches = []
+    for mark in marks:
+        ends = [
+            at[end.value]
+            for end in (mark.read, mark.returned)
+            if end.value in at
+            and len(end.places) > sample
+            and torch.equal(end.places[sample].reshape(-1), kept[end.value])
+        ]
+        if len(ends) == 2:
+            stretches.append(Stretch(mark.name, mark.layer, *ends))
+    return Graph(tuple(nodes), last, input_shape, output_shape, tuple(stretches))
 
 
 def _kind(entry: Entry) -> str:

@@ -19,7 +19,7 @@ from ...layers.lipschitz.proof.norms import product_up, root_up, sum_up
 from .graph import Affine, Elementwise, Graph, Joint, Node
 from .operators import Blocks, Gather, Operator
 
-__all__ = ["along_paths", "dominators", "slope"]
+__all__ = ["along_paths", "between", "dominators", "slope"]
 
 
 def dominators(graph: Graph, target: int) -> list[int]:

@@ -14,23 +14,29 @@ widened exactly to float64. Everything that no rule is known for becomes a value
 # Shape letters: B samples of the recording, n numbers of a storage.
 
 import contextlib
+import copy
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.nn.modules import module as torch_module
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map
 
+from ...layers.lipschitz import LipschitzLayer
 from .operators import Gather
+from .rules.layers import Answer, layer_rules
 from .rules.registry import Call, rule_of
-from .tape import Argument, Linear, Piece, Source, Stop, Tape
+from .tape import Argument, Groups, Linear, Piece, Source, Stop, Tape
 
-__all__ = ["Recorded", "Recorder", "RefusalError"]
+__all__ = ["Mark", "Recorded", "Recorder", "RefusalError"]
+
+LAYER = 2.0**-38  # rounding of a layer in float64, as a share of what it reads and returns
 
 
 class RefusalError(Exception):
@@ -46,6 +52,15 @@ class Recorded(Tensor):
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Refuse what comes after the recording."""
         raise RefusalError(f"{func} reads a recorded tensor after its recording has ended")
+
+
+class Mark(NamedTuple):
+    """What a layer that is Lipschitz by construction read and returned."""
+
+    name: str
+    layer: LipschitzLayer
+    read: Argument
+    returned: Argument
 
 
 @dataclass
@@ -77,6 +92,7 @@ class Recorder(TorchDispatchMode):
         self.stores: dict[int, _Store] = {}
         self.refused: list[str] = []
         self.modules: list[str] = []
+        self.marks: list[Mark] = []
 
     @property
     def place(self) -> str:
@@ -268,17 +284,56 @@ class Recorder(TorchDispatchMode):
 
         def leave(module: nn.Module, inputs: Any, output: Any) -> None:
             self.modules.pop()
+            if isinstance(module, LipschitzLayer) and inputs and isinstance(output, Tensor):
+                ends = self.read(inputs[0]), self.read(output)
+                if ends[0] is not None and ends[1] is not None:
+                    self.marks.append(Mark(names.get(module, ""), module, ends[0], ends[1]))
 
         handles = [
             torch_module.register_module_forward_pre_hook(enter),
             torch_module.register_module_forward_hook(leave, always_call=True),
         ]
+        rules = {module: rule for module in names if (rule := layer_rules(module)) is not None}
+        for module, rule in rules.items():
+            vars(module)["forward"] = functools.partial(self._layer, module, rule)
         try:
             with torch.no_grad(), torch.compiler.set_stance("force_eager"), self:
                 yield
         finally:
             for handle in handles:
                 handle.remove()
+            for module in rules:
+                del vars(module)["forward"]
+
+    def _layer(self, module: nn.Module, rule: Answer, *args: Any, **kwargs: Any) -> Any:
+        """Record a layer that has a rule of its own as one map."""
+        whole = type(module).forward
+        x = args[0] if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) else None
+        argument = None if x is None else self.read(x)
+        if x is None or argument is None:
+            return whole(module, *args, **kwargs)
+        answer = rule(module)
+        with _disable_current_modes():
+            like = whole(module, torch.zeros(x.shape, dtype=x.dtype))
+            wide = copy.deepcopy(module).double()
+        name, samples = type(module).__name__, self.tape.samples
+        if isinstance(answer, str):
+            piece: Piece = Stop(f"{self.place or 'the model'}: {name} {answer}")
+        elif len(like) != samples:
+            return whole(module, x)
+        else:
+            shape = x.shape[1:]
+
+            def function(g: Tensor) -> Tensor:
+                found = whole(wide, g.reshape(-1, *shape))
+                return found.reshape(*g.shape[:-1], -1)
+
+            piece = Groups(
+                [argument], torch.arange(x.numel()).view(samples, -1),
+                torch.arange(like.numel()).view(like.shape), answer, function, LAYER, (name,),
+            )  # fmt: skip
+        value = self.tape.put(piece, like.numel(), name, self.place, [argument.value])
+        return self._fresh(like, value)
 
 
 ATTENTION = ("scaled_dot_product", "native_multi_head_attention", "transformer_encoder_layer")
@@ -301,7 +356,7 @@ SHAPES = {
 
 
 def _address(tensor: Tensor) -> int:
-    """Identity of the memory of a tensor; 0 where it has none."""
+    """Return the identity of the memory of a tensor; 0 where it has none."""
     try:
         return tensor.untyped_storage()._cdata
     except NotImplementedError:  # sparse, nested and opaque tensors

@@ -22,11 +22,15 @@ __all__ = ["simplified"]
 Terms = list[tuple[int, Operator]]
 
 
-def simplified(graph: Graph) -> tuple[Graph, dict[int, int]]:
-    """Return a graph with the same differences, and the station of each node that is one."""
+def simplified(graph: Graph) -> Graph:
+    """Return a graph with the same differences and the same stretches."""
     work = _Simplify(graph)
     output = work.station(graph.output)
-    return Graph(tuple(work.nodes), output, graph.input_shape, graph.output_shape), work.stations
+    stretches = tuple(
+        stretch._replace(start=work.stations[stretch.start], end=work.stations[stretch.end])
+        for stretch in graph.stretches
+    )
+    return Graph(tuple(work.nodes), output, graph.input_shape, graph.output_shape, stretches)
 
 
 class _Simplify:
@@ -38,8 +42,11 @@ class _Simplify:
         self.stations: dict[int, int] = {}
         self.terms: dict[int, Terms] = {}
         self.users = graph.users()
+        ends = {end for stretch in graph.stretches for end in stretch[2:]}
         for node in graph.nodes:
             self.terms[node.number] = self.add(node)
+            if node.number in ends:
+                self.station(node.number)
 
     def add(self, node: Node) -> Terms:
         """Return the terms of one node."""

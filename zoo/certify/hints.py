@@ -1,0 +1,102 @@
+"""Constants of stretches that have one by construction, proved on what was recorded.
+
+Nothing of a layer is believed but its multipliers, which are a hint: the matrices are those of the
+recorded stretch, whatever hooks, subclasses and casts made of them, and the inequality is proved
+for these. Where it fails the stretch has no bound here, and the others hold.
+"""
+
+import math
+
+import torch
+
+from ...layers.lipschitz import LipschitzLayer, LMIBlock, ShearWeight
+from ...layers.lipschitz.proof.constant import shear_lipschitz
+from ...layers.lipschitz.proof.norms import wide
+from .dense import dense_segment, order
+from .graph import Affine, Elementwise, Graph
+from .operators import Blocks, ConvMap, Gather
+
+__all__ = ["by_multipliers", "shear"]
+
+WIDEST = 4096  # order of the inequality whose multipliers are given
+
+
+def by_multipliers(graph: Graph, start: int, end: int, layer: LipschitzLayer) -> float:
+    """Return the constant that a layer's multipliers prove for a stretch, or infinity."""
+    if order(graph, start, end) > WIDEST:
+        return math.inf
+    with torch.no_grad():
+        weights = layer.effective()
+    if not isinstance(weights, LMIBlock):
+        return math.inf
+    segment = dense_segment(graph, start, end)
+    given = [wide(m).real for m in weights.multipliers]
+    sizes = [graph.nodes[n].size for n in segment.signals]
+    if [len(m) for m in given] != sizes or any(m.dim() != 1 for m in given):
+        return math.inf
+    return segment.verified(given)
+
+
+def shear(graph: Graph, start: int, end: int, layer: LipschitzLayer | None = None) -> float:
+    """Return the constant of x -> a x + Dᵀ σ(C x) with zero-padded convolutions, or infinity.
+
+    Multipliers are those of the layer, and those that fit the two kernels best.
+    """
+    node = graph.nodes[end]
+    if not isinstance(node, Affine) or len(node.terms) != 2:
+        return math.inf
+    skip = [op for source, op in node.terms if source == start and isinstance(op, Gather)]
+    taps = [(s, op) for s, op in node.terms if s != start and isinstance(op, Blocks)]
+    if len(skip) != 1 or len(taps) != 1 or not skip[0].identity or skip[0].rounded:
+        return math.inf
+    source, outer = taps[0]
+    atom = graph.nodes[source]
+    if not isinstance(atom, Elementwise) or not _unit_slopes(atom):
+        return math.inf
+    pre = graph.nodes[atom.source]
+    if not isinstance(pre, Affine) or len(pre.terms) != 1 or pre.terms[0][0] != start:
+        return math.inf
+    inner = pre.terms[0][1]
+    a = skip[0].scale
+    if a is not None and not bool((a == a[0]).all()):
+        return math.inf
+    maps = _plain(inner, False), _plain(outer, True)
+    if maps[0] is None or maps[1] is None:
+        return math.inf
+    c, d = maps
+    if c.weight.shape != d.weight.shape or c.padding != d.padding:
+        return math.inf
+    if c.padding[0] != c.padding[1] or c.rounded or d.rounded:
+        return math.inf
+    factor = 1.0 if a is None else float(a[0])
+    best = math.inf
+    square = c.weight.flatten(1).square().sum(1)
+    fitted = -factor * (c.weight * d.weight).flatten(1).sum(1) / square.clamp_min(1e-300)
+    options = [fitted]
+    if layer is not None:
+        with torch.no_grad():
+            weights = layer.effective()
+        if isinstance(weights, ShearWeight):
+            options.insert(0, wide(weights.multipliers))
+    for multipliers in options:
+        if multipliers.shape == square.shape and bool((multipliers > 0).all()):
+            block = ShearWeight(factor, c.weight, d.weight, multipliers, c.padding[0])
+            best = min(best, shear_lipschitz(block, c.size))
+            if best < math.inf:
+                break
+    return best
+
+
+def _unit_slopes(atom: Elementwise) -> bool:
+    return bool((atom.low >= 0).all()) and bool((atom.high <= 1).all())
+
+
+def _plain(operator: object, transposed: bool) -> ConvMap | None:
+    """Return the convolution of an operator that reads and writes one whole image in order."""
+    if not isinstance(operator, Blocks) or not isinstance(operator.base, ConvMap):
+        return None
+    base = operator.base
+    whole = operator.read.identity and operator.write.identity and len(operator.inputs) == 1
+    simple = base.groups == 1 and set(base.stride) == {1} == set(base.dilation)
+    two = len(base.size) == 2 and not any(base.output_padding)
+    return base if whole and simple and two and base.transposed == transposed else None
