@@ -17,7 +17,7 @@ from torch import Tensor
 from ...layers.lipschitz.proof.norms import gamma, product_up, root_up, sum_up
 from .dense import dense_segment, order
 from .graph import Affine, Graph
-from .hints import by_multipliers, shear
+from .hints import by_frequencies, by_multipliers, shear
 from .operators import Blocks, ConvMap, Gather, Operator
 from .paths import along_paths, between, dominators
 from .simplify import simplified
@@ -148,9 +148,10 @@ class Bounds:
         stretch = self.hints[start, end]
         if not self.verify:
             return Edge(start, stretch.layer.lipschitz, "construction", stretch.name)
-        found = by_multipliers(self.simple, start, end, stretch.layer)
-        if found == math.inf:
-            found = shear(self.simple, start, end, stretch.layer)
+        found = math.inf
+        for prove in (by_frequencies, shear, by_multipliers):
+            if found == math.inf:
+                found = prove(self.simple, start, end, stretch.layer)
         return Edge(start, found, "construction", stretch.name)
 
     def _shear(self, start: int, end: int) -> Edge:

@@ -31,7 +31,7 @@ from .graph import Graph
 from .lower_bound import steepest_pair
 from .one_sample import RefusedError
 from .recording import graph_of
-from .rounding import evaluation_error, sizes
+from .rounding import evaluation_error, measured
 from .verdict import accuracies, attacked, predictions, radii
 
 __all__ = ["EPS", "Method", "certify"]
@@ -141,12 +141,10 @@ def certify(
         elif all(row.verified for row in rows):
             facts["lower_bound"] = min(found, lipschitz)
     if shown:
-        with torch.no_grad():
-            logits = torch.cat([graph(batch) for batch in batches])
+        logits, size = measured(graph, batches)
         facts |= predictions(logits, y)
         if lipschitz < math.inf:
-            error = evaluation_error(graph, sizes(graph, batches))
-            facts |= radii(logits, bounds.pairs(), error)
+            facts |= radii(logits, bounds.pairs(), evaluation_error(graph, size))
         facts |= accuracies(facts, levels)
         if attack:
             options = {"steps": attack_steps, "restarts": attack_restarts, "seed": seed}

@@ -207,7 +207,7 @@ def _roundings(operator: Operator) -> int:
         return shared + operator.rounded + 2
     assert isinstance(operator, Blocks)
     base = operator.base
-    most = base.weight.numel() if isinstance(base, ConvMap) else sum(base.sizes)
+    most = sum(base.sizes) if isinstance(base, MatrixMap) else base.weight.numel()
     groups = len(operator.inputs) if operator.read.norm > 1.0 else 0
     return most + base.roundings + groups + 2
 

@@ -14,7 +14,7 @@ node is v = Σ_i A_i s_i + b over atoms s_i. `Graph.pull` and `Graph.forms` give
 
 # Shape letters: N samples, n the size of a node, K rows.
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -205,16 +205,22 @@ class Graph:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return what the network returns for samples (N, …), in float64."""
+        found = x
+        for number, value in self.each(x):
+            if number == self.output:
+                found = value
+        return found.reshape(len(x), *self.output_shape)
+
+    def each(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Yield the number and the value (N, size) of every node, which are not kept."""
         found: dict[int, Tensor] = {}
         last = {source: node.number for node in self.nodes for source in node.sources}
         for node in self.nodes:
             found[node.number] = self._value(node, found, x)
+            yield node.number, found[node.number]
             for source in dict.fromkeys(node.sources):
-                if last[source] == node.number and source != self.output:
+                if last[source] == node.number:
                     del found[source]
-        return found[self.output].unflatten(1, self.output_shape or (1,)).view(
-            len(x), *self.output_shape
-        )
 
     def _value(self, node: Node, found: Sequence[Tensor] | dict[int, Tensor], x: Tensor) -> Tensor:
         if isinstance(node, Affine):

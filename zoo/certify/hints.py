@@ -8,15 +8,16 @@ for these. Where it fails the stretch has no bound here, and the others hold.
 import math
 
 import torch
+from torch import Tensor
 
 from ...layers.lipschitz import LipschitzLayer, LMIBlock, ShearWeight
-from ...layers.lipschitz.proof.constant import shear_lipschitz
+from ...layers.lipschitz.proof.constant import shear_lipschitz, verified_lipschitz
 from ...layers.lipschitz.proof.norms import wide
 from .dense import dense_segment, order
 from .graph import Affine, Elementwise, Graph
-from .operators import Blocks, ConvMap, Gather
+from .operators import Blocks, ConvMap, Gather, SpectralMap
 
-__all__ = ["by_multipliers", "shear"]
+__all__ = ["by_frequencies", "by_multipliers", "shear"]
 
 WIDEST = 4096  # order of the inequality whose multipliers are given
 
@@ -85,6 +86,86 @@ def shear(graph: Graph, start: int, end: int, layer: LipschitzLayer | None = Non
             if best < math.inf:
                 break
     return best
+
+
+def by_frequencies(graph: Graph, start: int, end: int, layer: LipschitzLayer) -> float:
+    """Return the constant of a stretch of circular convolutions, frequency by frequency, or ∞.
+
+    y = A x + B w_n, w_k = σ(C_k w_{k−1}), on a grid that the image may be placed in with zeros
+    around it and cropped from. Multipliers are one number for each channel, so that the inequality
+    falls apart into one for each frequency.
+    """
+    node = graph.nodes[end]
+    with torch.no_grad():
+        weights = layer.effective()
+    if not isinstance(node, Affine) or not isinstance(weights, LMIBlock):
+        return math.inf
+    taps = [(source, _circular(op)) for source, op in node.terms if source != start]
+    if len(taps) != 1 or taps[0][1] is None:
+        return math.inf
+    at, tap = taps[0]
+    inner = []
+    while at != start:
+        atom = graph.nodes[at]
+        if not isinstance(atom, Elementwise) or not _unit_slopes(atom):
+            return math.inf
+        pre = graph.nodes[atom.source]
+        if not isinstance(pre, Affine) or len(pre.terms) != 1:
+            return math.inf
+        at, found = pre.terms[0][0], _circular(pre.terms[0][1])
+        if found is None or not found.write.identity:
+            return math.inf
+        inner.insert(0, found)
+    placed = inner[0].inputs
+    whole = all(op.read.identity for op in (*inner[1:], tap))
+    if not whole or not _cropped(placed, tap.outputs, node.size):
+        return math.inf
+    skip = _skip(node, start, placed, tap.outputs, weights.skip.shape)
+    given = tuple(wide(m).real for m in weights.multipliers)
+    if skip is None or [len(m) for m in given] != [op.base.weight.shape[-2] for op in inner]:
+        return math.inf
+    block = LMIBlock(
+        skip, tuple(op.base.weight for op in inner), (*[None] * (len(inner) - 1), tap.base.weight),
+        given,
+    )  # fmt: skip
+    return verified_lipschitz(block)
+
+
+def _circular(operator: object) -> Blocks | None:
+    """Return an operator that is one circular convolution."""
+    if not isinstance(operator, Blocks) or not isinstance(operator.base, SpectralMap):
+        return None
+    return operator if len(operator.inputs) == 1 and operator.read.norm <= 1.0 else None
+
+
+def _cropped(placed: Tensor, outputs: Tensor, size: int) -> bool:
+    """Whether each output is written once."""
+    used = outputs[outputs >= 0]
+    return len(used) == size == len(used.unique())
+
+
+def _skip(
+    node: Affine, start: int, placed: Tensor, outputs: Tensor, shape: torch.Size
+) -> Tensor | None:
+    """Return A as transfer matrices: a multiple of the identity, or a circular convolution."""
+    skips = [op for source, op in node.terms if source == start]
+    if len(skips) != 1:
+        return None
+    (only,) = skips
+    if isinstance(only, Gather):
+        # The image stands where it is cropped from.
+        there = placed.shape == outputs.shape and torch.equal(placed, outputs)
+        a = only.scale
+        uniform = a is None or bool((a == a[0]).all())
+        if not (there and only.identity and uniform and not only.rounded):
+            return None
+        channels = shape[-1]
+        eye = torch.eye(channels, dtype=torch.complex128)
+        return eye if a is None else eye * float(a[0])
+    found = _circular(only)
+    if found is None or not torch.equal(found.inputs, placed):
+        return None
+    return found.base.weight if torch.equal(found.outputs, outputs) else None
 
 
 def _unit_slopes(atom: Elementwise) -> bool:

@@ -29,7 +29,7 @@ from ...layers.lipschitz.proof.norms import (
     spectral_bound,
 )
 
-__all__ = ["Blocks", "ConvMap", "Gather", "MatrixMap", "Operator"]
+__all__ = ["Base", "Blocks", "ConvMap", "Gather", "MatrixMap", "Operator", "SpectralMap"]
 
 DENSE = 1024  # columns up to which a zero-padded convolution is bounded as the matrix that it is
 
@@ -344,6 +344,71 @@ class ConvMap:
         )
 
 
+class SpectralMap:
+    """A circular convolution by transfer matrices.
+
+    y = irfft2(W rfft2(x)): the inverse transform takes the real part, which makes nothing longer.
+
+    Args:
+        weight: W (H, W // 2 + 1, O, I) in complex128.
+        size: H and W of the images.
+    """
+
+    def __init__(self, weight: Tensor, size: tuple[int, int]) -> None:
+        """Keep the matrices."""
+        self.weight, self.size, self.error = weight, size, 0.0
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Channels that are read and written."""
+        return self.weight.shape[-1], self.weight.shape[-2]
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """I and O."""
+        pixels = math.prod(self.size)
+        return self.channels[0] * pixels, self.channels[1] * pixels
+
+    def apply(self, groups: Tensor) -> Tensor:
+        """Map (T, I, K) -> (T, O, K)."""
+        return self._convolved(groups, self.weight, self.channels[0])
+
+    def adjoint(self, groups: Tensor) -> Tensor:
+        """Map (T, O, K) -> (T, I, K)."""
+        return self._convolved(groups, self.weight.mH, self.channels[1])
+
+    def _convolved(self, groups: Tensor, weight: Tensor, channels: int) -> Tensor:
+        t, _, k = groups.shape
+        images = groups.permute(0, 2, 1).reshape(t * k, channels, *self.size)
+        spectrum = torch.fft.rfft2(images).permute(2, 3, 1, 0)
+        found = torch.fft.irfft2((weight @ spectrum).permute(3, 2, 0, 1), s=self.size)
+        return found.reshape(t, k, -1).permute(0, 2, 1)
+
+    @cached_property
+    def norm(self) -> float:
+        """The largest norm of a transfer matrix, proved."""
+        return spectral_bound(self.weight)
+
+    @cached_property
+    def loose(self) -> float:
+        """A bound of what both transforms and the products between them may add up to."""
+        kernel = torch.fft.irfft2(self.weight.permute(2, 3, 0, 1), s=self.size)
+        direct = one_infinity_bound(kernel.abs().flatten(2).sum(2)) * (1 + 1e-6)
+        return max(direct, float(torch.linalg.matrix_norm(self.weight.abs()).max()) * (1 + 1e-6))
+
+    @property
+    def roundings(self) -> int:
+        """Generously: a product for each pixel and channel."""
+        return 16 * (math.prod(self.size) + max(self.channels) + 256)
+
+    def same(self, other: Any) -> bool:
+        """Whether the numbers agree."""
+        return isinstance(other, SpectralMap) and _equal(self.weight, other.weight)
+
+
+Base = MatrixMap | ConvMap | SpectralMap
+
+
 class Blocks(Operator):
     """Copies of one map, each on a group of inputs and writing a group of outputs.
 
@@ -356,7 +421,7 @@ class Blocks(Operator):
     """
 
     def __init__(
-        self, base: MatrixMap | ConvMap, inputs: Tensor, outputs: Tensor, columns: int, rows: int
+        self, base: Base, inputs: Tensor, outputs: Tensor, columns: int, rows: int
     ) -> None:
         """Keep the parts."""
         self.base, self.inputs, self.outputs = base, inputs, outputs

@@ -18,7 +18,7 @@ import copy
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -188,13 +188,15 @@ class Recorder(TorchDispatchMode):
         rule = rule_of(func)
         if rule is None:
             return [stop] * count
-        call = Call.of(func, args, kwargs, self.read)
+        call = Call.of(func, args, kwargs, self.read, self.tape)
         unusable = call.unusable()
         if unusable is not None:
             return [Stop(f"{start} {unusable}")] * count
         found_pieces = rule(call)
         pieces = list(found_pieces) if isinstance(found_pieces, (tuple, list)) else [found_pieces]
-        pieces = [Stop(f"{start} {p.reason}") if isinstance(p, Stop) else p for p in pieces]
+        pieces = [
+            replace(p, reason=f"{start} {p.reason}") if isinstance(p, Stop) else p for p in pieces
+        ]
         return pieces + [stop] * (count - len(pieces))
 
     def _in_place(self, func: OpOverload, args: Any, kwargs: Any, plain: Any, named: Any) -> Any:

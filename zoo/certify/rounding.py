@@ -19,20 +19,23 @@ from .graph import Affine, Elementwise, Graph, Joint
 from .operators import Blocks, ConvMap, MatrixMap, Operator
 from .paths import slope
 
-__all__ = ["evaluation_error", "sizes"]
+__all__ = ["evaluation_error", "measured"]
 
 SMALL = 512  # of a matrix whose norm is proved for the error too
 
 
-def sizes(graph: Graph, batches: Sequence[Tensor]) -> list[float]:
-    """Return the largest norm of each node on samples."""
-    found = [0.0] * len(graph.nodes)
+def measured(graph: Graph, batches: Sequence[Tensor]) -> tuple[Tensor, list[float]]:
+    """Return the outputs for samples, and the largest norm of each node."""
+    size = [0.0] * len(graph.nodes)
+    outputs = []
     with torch.no_grad():
         for batch in batches:
-            for number, value in enumerate(graph.values(batch)):
+            for number, value in graph.each(batch):
                 most = float(value.norm(dim=1).max()) * (1 + 1e-9) if value.numel() else 0.0
-                found[number] = max(found[number], most)
-    return found
+                size[number] = max(size[number], most)
+                if number == graph.output:
+                    outputs.append(value.reshape(len(batch), *graph.output_shape))
+    return torch.cat(outputs), size
 
 
 def evaluation_error(graph: Graph, size: Sequence[float]) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...layers.lipschitz.proof.norms import gamma
 from .graph import Affine, Elementwise, Graph, Input, Joint, Node
-from .operators import Blocks, ConvMap, Gather, MatrixMap, Operator
+from .operators import Base, Blocks, ConvMap, Gather, MatrixMap, Operator
 
 __all__ = ["simplified"]
 
@@ -123,7 +123,8 @@ class _Simplify:
         spread = isinstance(operator, Gather) and not _plain(operator)
         shared = len(self.users[source]) > 1
         heavy = any(isinstance(op, Blocks) for _, op in terms)
-        if not (spread and (len(terms) > 1 or (shared and heavy))):
+        wide = isinstance(operator, Blocks) and shared and heavy
+        if not wide and not (spread and (len(terms) > 1 or (shared and heavy))):
             composed = [(number, _after(operator, op)) for number, op in terms]
             if all(op is not None for _, op in composed) and (
                 len(terms) == 1 or isinstance(operator, Gather)
@@ -133,12 +134,16 @@ class _Simplify:
 
 
 def merged(terms: Terms) -> Terms:
-    """Write movements from one station to different places as one."""
+    """Write movements from one station to different places, and sums of matrices, as one."""
     found: Terms = []
     for number, operator in terms:
         for place, (other, before) in enumerate(found):
-            if other == number and isinstance(operator, Gather) and isinstance(before, Gather):
-                both = _union(before, operator)
+            if other == number:
+                both = None
+                if isinstance(operator, Gather) and isinstance(before, Gather):
+                    both = _union(before, operator)
+                elif isinstance(operator, Blocks) and isinstance(before, Blocks):
+                    both = _added(before, operator)
                 if both is not None:
                     found[place] = (number, both)
                     break
@@ -184,7 +189,40 @@ def _after(outer: Operator, inner: Operator) -> Operator | None:
     if isinstance(outer, Blocks) and isinstance(inner, Gather):
         return _read(outer, inner)
     assert isinstance(outer, Blocks) and isinstance(inner, Blocks)
-    return None
+    return _multiplied(outer, inner)
+
+
+def _multiplied(outer: Blocks, inner: Blocks) -> Blocks | None:
+    """Multiply two matrices that stand behind one another in the same groups."""
+    a, b = outer.base, inner.base
+    if not isinstance(a, MatrixMap) or not isinstance(b, MatrixMap):
+        return None
+    if a.weight.dim() != 2 or b.weight.dim() != 2:
+        return None
+    if not torch.equal(outer.inputs, inner.outputs) or bool((inner.outputs < 0).any()):
+        return None
+    weight = a.weight @ b.weight
+    sizes = float(a.weight.norm()), float(b.weight.norm())
+    error = gamma(a.weight.shape[1] + 2) * sizes[0] * sizes[1]
+    error += sizes[0] * b.error + a.error * sizes[1] + a.error * b.error
+    return Blocks(
+        MatrixMap(weight, error * (1 + 1e-6)), inner.inputs, outer.outputs, inner.columns,
+        outer.rows,
+    )  # fmt: skip
+
+
+def _added(a: Blocks, b: Blocks) -> Blocks | None:
+    """Add two matrices that read and write the same groups."""
+    one, two = a.base, b.base
+    if not isinstance(one, MatrixMap) or not isinstance(two, MatrixMap):
+        return None
+    if one.weight.shape != two.weight.shape or one.weight.dim() != 2:
+        return None
+    if not (torch.equal(a.inputs, b.inputs) and torch.equal(a.outputs, b.outputs)):
+        return None
+    weight = one.weight + two.weight
+    error = (one.error + two.error + gamma(1) * float(weight.norm())) * (1 + 1e-6)
+    return Blocks(MatrixMap(weight, error), a.inputs, a.outputs, a.columns, a.rows)
 
 
 def _moved(outer: Gather, inner: Blocks) -> Blocks | None:
@@ -206,12 +244,12 @@ def _moved(outer: Gather, inner: Blocks) -> Blocks | None:
 
 
 def _scaled(
-    base: MatrixMap | ConvMap, scales: Tensor, rounded: int
-) -> MatrixMap | ConvMap | None:
+    base: Base, scales: Tensor, rounded: int
+) -> Base | None:
     """Scale the outputs of a map; NaN stands for outputs that nothing reads."""
     if isinstance(base, ConvMap):
         grouped = scales.view(len(scales), base.out_shape[0], -1).transpose(0, 1).flatten(1)
-    elif base.weight.dim() == 2:
+    elif isinstance(base, MatrixMap) and base.weight.dim() == 2:
         grouped = scales.mT
     else:
         return None
@@ -246,11 +284,11 @@ def _read(outer: Blocks, inner: Gather) -> Blocks | None:
 
 
 def _columns_scaled(
-    base: MatrixMap | ConvMap, scales: Tensor, rounded: int
-) -> MatrixMap | ConvMap | None:
+    base: Base, scales: Tensor, rounded: int
+) -> Base | None:
     if isinstance(base, ConvMap):
         grouped = scales.view(len(scales), base.channels, -1).transpose(0, 1).flatten(1)
-    elif base.weight.dim() == 2:
+    elif isinstance(base, MatrixMap) and base.weight.dim() == 2:
         grouped = scales.mT
     else:
         return None

@@ -22,6 +22,7 @@ __all__ = [
     "Linear",
     "Piece",
     "Source",
+    "Spectrum",
     "Stop",
     "Tape",
     "composed",
@@ -110,6 +111,17 @@ class Stop:
     """No bound, and why."""
 
     reason: str
+
+
+@dataclass(frozen=True)
+class Spectrum(Stop):
+    """The Fourier transform of images, which has a bound only as a part of a convolution.
+
+    Attributes:
+        argument: The images (B, C, H, W).
+    """
+
+    argument: Argument
 
 
 Piece = Linear | Curve | Groups | Stop

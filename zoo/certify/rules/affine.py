@@ -10,6 +10,7 @@ from torch import Tensor
 from ....layers.lipschitz.proof.norms import gamma
 from ..operators import Blocks, ConvMap, Gather, MatrixMap
 from ..tape import Argument, Linear, Piece
+from .pairs import known_pair
 from .registry import Call, broadcast, operation, stop
 
 __all__ = ["each_plane", "rows_of"]
@@ -41,7 +42,7 @@ def scaled(call: Call) -> Piece:
     first, other = call["self"], call["other"]
     divides = str(call.func).startswith("aten.div")
     if len(call.recorded) != 1:
-        return stop(PRODUCT)
+        return known_pair(call) or stop(PRODUCT)
     shape = torch.broadcast_shapes(_shape(first), _shape(other))
     if not isinstance(first, Argument):
         if divides:
@@ -198,7 +199,7 @@ def running_sum(call: Call) -> Piece:
 def each_plane(call: Call) -> Piece:
     """Apply one matrix to each plane of an image."""
     (x,) = call.recorded
-    axes = len(x.shape) - 2 if len(x.shape) > 2 else 1
+    axes = next(d for d in (1, 2, 3) if f"{d}d" in str(call.func))
     size = math.prod(x.shape[-axes:])
     if size > PLANE:
         return stop(f"pools planes of {size:,} pixels; at most {PLANE:,} are kept as a matrix")

@@ -239,7 +239,6 @@ def along(
     dims = _dims(dim, x)
     rows, left = rows_of(x, dims)
     if outputs is None:
-        places = torch.arange(x.places.numel()).view(x.shape)
         # Rows hold their axes last and flattened.
         order = [d for d in range(len(x.shape)) if d not in dims] + dims
         back = [order.index(d) for d in range(len(x.shape))]

@@ -16,7 +16,7 @@ from torch._ops import OpOverload
 from torch.utils._pytree import tree_flatten, tree_map
 
 from ..operators import Gather
-from ..tape import Argument, Linear, Piece, Stop
+from ..tape import Argument, Linear, Piece, Stop, Tape
 
 __all__ = ["Call", "Rule", "broadcast", "operation", "rule_of"]
 
@@ -54,14 +54,21 @@ class Call:
         func: The operation.
         values: Recorded tensors as `Argument`, other tensors widened to float64 (indices and masks
             as they are), numbers and options, with defaults filled in.
+        tape: What was recorded before.
     """
 
     func: OpOverload
     values: Mapping[str, Any]
+    tape: Tape
 
     @classmethod
     def of(
-        cls, func: OpOverload, args: Any, kwargs: Any, read: Callable[[Tensor], Argument | None]
+        cls,
+        func: OpOverload,
+        args: Any,
+        kwargs: Any,
+        read: Callable[[Tensor], Argument | None],
+        tape: Tape,
     ) -> "Call":
         """Bind operands to names."""
 
@@ -78,7 +85,7 @@ class Call:
             else:
                 given = kwargs.get(argument.name, argument.default_value)
             values[argument.name] = tree_map(convert, given)
-        return cls(func, values)
+        return cls(func, values, tape)
 
     def __getitem__(self, name: str) -> Any:
         """Return an operand."""
@@ -98,6 +105,8 @@ class Call:
         """Say what in the operands no rule can read, or None."""
         for value in self._flat():
             if isinstance(value, Argument) and not value.dtype.is_floating_point:
+                if value.dtype.is_complex and str(self.func) in COMPLEX:
+                    continue
                 return "reads integers, decisions or complex numbers made from the samples"
             if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
                 if not bool(value.isfinite().all()):
@@ -164,6 +173,10 @@ class Call:
     def _flat(self) -> list[Any]:
         return [v for value in self.values.values() for v in _leaves(value)]
 
+
+# What a convolution by Fourier transforms is made of; only the whole has a bound.
+COMPLEX = {"aten.clone.default", "aten._unsafe_view.default", "aten.bmm.default",
+           "aten._fft_c2r.default"}  # fmt: skip
 
 DTYPES = {"dtype", "layout", "device", "pin_memory", "non_blocking", "memory_format", "copy"}
 
