@@ -25,16 +25,14 @@ from torch import Tensor, nn
 
 from ...layers.hyperbolic import check_geometry
 from ..network import Network
-from .bounds import Bounds
+from .bounds import Bounds, evaluation_error, measured
 from .certificate import Certificate, Counterexample
 from .graph import Graph
 from .lower_bound import steepest_pair
-from .one_sample import RefusedError
-from .recording import graph_of
-from .rounding import evaluation_error, measured
+from .recording import RefusedError, graph_of
 from .verdict import accuracies, attacked, predictions, radii
 
-__all__ = ["EPS", "Method", "certify"]
+__all__ = ["EPS", "Method", "certified_function", "certify"]
 
 EPS = (36 / 255, 72 / 255, 108 / 255)
 SHOWN = 3  # samples that a recording is compared with the forward on
@@ -153,6 +151,19 @@ def certify(
             counterexample = counterexample or fallen
     certificate = Certificate(**facts)
     return done(certificate if counterexample is None else certificate.refuted_by(counterexample))
+
+
+def certified_function(model: nn.Module, x: Tensor) -> Graph:
+    """Return the function that a certificate of a model speaks of, in float64.
+
+    Args:
+        model: As in `certify`.
+        x: Samples as the model reads them (N, …).
+
+    Raises:
+        RefusedError: there is no such function, with the reasons.
+    """
+    return _graph(copied(model), x.detach().cpu())
 
 
 def _graph(model: nn.Module, samples: Tensor | None) -> Graph:

@@ -6,8 +6,7 @@ import math
 import pytest
 import torch
 from archzoo.zoo.certify.bounds import Bounds
-from archzoo.zoo.certify.one_sample import RefusedError
-from archzoo.zoo.certify.recording import graph_of
+from archzoo.zoo.certify.recording import RefusedError, graph_of
 
 
 from .random_networks import Grammar, steepest

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from ....layers.lipschitz.proof.norms import gamma
-from ..operators import Blocks, ConvMap, Gather, MatrixMap
+from ..maps import ConvMap, MatrixMap
+from ..operators import Blocks, Gather
 from ..tape import Argument, Linear, Piece
 from .pairs import known_pair
-from .registry import Call, broadcast, operation, stop
+from .call import Call, broadcast, operation, stop
 
 __all__ = ["each_plane", "rows_of"]
 

@@ -4,7 +4,7 @@ import torch
 
 from ..operators import Gather
 from ..tape import Argument, Linear, Piece
-from .registry import Call, broadcast, operation, stop
+from .call import Call, broadcast, operation, stop
 
 # Operands that hold elements; the others are places, masks and sizes.
 MOVES = {

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from ..operators import Gather
 from ..tape import Argument, Curve, Entry, Linear, Tape
-from .registry import Call
+from .call import Call
 
 __all__ = ["known_pair"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..tape import Argument, Curve, Groups, Piece
-from .registry import Call, operation, stop
+from .call import Call, operation, stop
 
 __all__ = ["FIXED"]
 

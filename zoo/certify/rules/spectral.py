@@ -12,9 +12,10 @@ import math
 import torch
 from torch import Tensor
 
-from ..operators import Blocks, Gather, MatrixMap, SpectralMap
+from ..maps import MatrixMap, SpectralMap
+from ..operators import Blocks, Gather
 from ..tape import Argument, Entry, Linear, Piece, Source, Spectrum, Tape
-from .registry import Call, operation, stop
+from .call import Call, operation, stop
 
 ALONE = "is a Fourier transform that is no part of a circular convolution with fixed weights"
 

@@ -13,9 +13,10 @@ slopes, D diag(s) = diag(s) D.
 import torch
 from torch import Tensor
 
-from ...layers.lipschitz.proof.norms import gamma
-from .graph import Affine, Elementwise, Graph, Input, Joint, Node
-from .operators import Base, Blocks, ConvMap, Gather, MatrixMap, Operator
+from ....layers.lipschitz.proof.norms import gamma
+from ..graph import Affine, Elementwise, Graph, Input, Joint, Node
+from ..maps import ConvMap, MatrixMap
+from ..operators import Base, Blocks, Gather, Operator
 
 __all__ = ["simplified"]
 

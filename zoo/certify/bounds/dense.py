@@ -20,12 +20,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...layers.lipschitz.proof.constant import verified_lipschitz
-from ...layers.lipschitz.proof.inequality import LMIBlock
-from ...layers.lipschitz.proof.multipliers import lmi_lipschitz
-from ...layers.lipschitz.proof.norms import gamma, product_up, spectral_bound, sum_up
-from .graph import Affine, Elementwise, Graph
-from .operators import Blocks, ConvMap, Gather, Operator
+from ....layers.lipschitz.proof.constant import verified_lipschitz
+from ....layers.lipschitz.proof.inequality import LMIBlock
+from ....layers.lipschitz.proof.multipliers import lmi_lipschitz
+from ....layers.lipschitz.proof.norms import gamma, product_up, spectral_bound, sum_up
+from ..graph import Affine, Elementwise, Graph
+from ..maps import ConvMap
+from ..operators import Blocks, Gather, Operator
 from .paths import between
 
 __all__ = ["Dense", "dense_segment", "order"]
@@ -69,7 +70,11 @@ class Dense:
         if not self.signals:
             return self.linear()
         block = self.block()
-        return sum_up(lmi_lipschitz(block.skip, block.inner, block.taps), self.lost)
+        try:
+            found = lmi_lipschitz(block.skip, block.inner, block.taps)
+        except torch.linalg.LinAlgError:  # at the end of float64
+            return math.inf
+        return sum_up(found, self.lost)
 
     def verified(self, multipliers: Sequence[Tensor]) -> float:
         """Return the constant that given multipliers prove."""

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ....layers.lipschitz.proof.norms import gamma, product_up, root_up
 from ..tape import Argument, Groups, Piece
 from .affine import rows_of
-from .registry import Call, operation, stop
+from .call import Call, operation, stop
 
 SMOOTH = 2.0**-46  # rounding, as a share of input and output
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .graph import Affine, Elementwise, Graph, Input, Joint, Node, Stretch
-from .operators import Blocks, Gather, MatrixMap, Operator
+from ..graph import Affine, Elementwise, Graph, Input, Joint, Node, Stretch
+from ..maps import MatrixMap
+from ..operators import Blocks, Gather, Operator
 from .record import Mark
-from .tape import Argument, Curve, Entry, Groups, Linear, Source, Stop, Tape
+from ..tape import Argument, Curve, Entry, Groups, Linear, Source, Stop, Tape
 
 __all__ = ["RefusedError", "one_sample", "same"]
 

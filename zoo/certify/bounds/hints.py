@@ -10,12 +10,13 @@ import math
 import torch
 from torch import Tensor
 
-from ...layers.lipschitz import LipschitzLayer, LMIBlock, ShearWeight
-from ...layers.lipschitz.proof.constant import shear_lipschitz, verified_lipschitz
-from ...layers.lipschitz.proof.norms import wide
+from ....layers.lipschitz import LipschitzLayer, LMIBlock, ShearWeight
+from ....layers.lipschitz.proof.constant import shear_lipschitz, verified_lipschitz
+from ....layers.lipschitz.proof.norms import wide
 from .dense import dense_segment, order
-from .graph import Affine, Elementwise, Graph
-from .operators import Blocks, ConvMap, Gather, SpectralMap
+from ..graph import Affine, Elementwise, Graph
+from ..maps import ConvMap, SpectralMap
+from ..operators import Blocks, Gather
 
 __all__ = ["by_frequencies", "by_multipliers", "shear"]
 

@@ -14,11 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...layers.lipschitz.proof.norms import gamma, product_up, root_up, sum_up
+from ....layers.lipschitz.proof.norms import gamma, product_up, root_up, sum_up
 from .dense import dense_segment, order
-from .graph import Affine, Graph
+from ..graph import Affine, Graph
 from .hints import by_frequencies, by_multipliers, shear
-from .operators import Blocks, ConvMap, Gather, Operator
+from ..maps import ConvMap
+from ..operators import Blocks, Gather, Operator
 from .paths import along_paths, between, dominators
 from .simplify import simplified
 
@@ -64,9 +65,7 @@ class Bounds:
     def __post_init__(self) -> None:
         """Simplify the graph."""
         self.simple = simplified(self.graph)
-        self.hints = {
-            (stretch.start, stretch.end): stretch for stretch in self.simple.stretches
-        }
+        self.hints = {(hint.start, hint.end): hint for hint in self.simple.stretches}
 
     def lipschitz(self) -> float:
         """Return the bound of the network."""
@@ -79,6 +78,8 @@ class Bounds:
     def best(self, target: int) -> tuple[float, list[Row]]:
         """Return the least bound of a station, and its stretches."""
         passed = dominators(self.simple, target)
+        if not passed:  # no path leads from the input to it
+            return 0.0, []
         least: dict[int, float] = {passed[0]: 1.0}
         chosen: dict[int, Edge] = {}
         own = self._edges(target, passed)
@@ -160,11 +161,15 @@ class Bounds:
         return Edge(start, shear(self.simple, start, end), "lmi")
 
     def _hop(self, start: int, end: int) -> Edge:
-        return Edge(start, along_paths(self.simple, start, end)[end], "product")
+        return Edge(start, self._along(start, end), "product")
+
+    def _along(self, start: int, end: int) -> float:
+        return along_paths(self.simple, start, end)[end]
 
     def _dense(self, start: int, end: int) -> Edge:
+        nothing = self._along(start, end) == 0.0  # and nothing to search for
         segment = dense_segment(self.simple, start, end)
-        if segment.signals and self.method == "product":
+        if nothing or (segment.signals and self.method == "product"):
             return Edge(start, math.inf, "lmi")
         if not segment.signals:
             return Edge(start, segment.linear(), "exact")

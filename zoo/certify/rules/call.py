@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from ..operators import Gather
 from ..tape import Argument, Linear, Piece, Stop, Tape
 
-__all__ = ["Call", "Rule", "broadcast", "operation", "rule_of"]
+__all__ = ["Call", "Rule", "broadcast", "operation", "rule_of", "stop"]
 
 Rule = Callable[["Call"], Piece | Sequence[Piece]]
 Decorated = TypeVar("Decorated", bound=Rule)

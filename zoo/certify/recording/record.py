@@ -28,11 +28,11 @@ from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map
 
-from ...layers.lipschitz import LipschitzLayer
-from .operators import Gather
-from .rules.layers import Answer, layer_rules
-from .rules.registry import Call, rule_of
-from .tape import Argument, Groups, Linear, Piece, Source, Stop, Tape
+from ....layers.lipschitz import LipschitzLayer
+from ..operators import Gather
+from ..rules.layers import Answer, layer_rules
+from ..rules.call import Call, rule_of
+from ..tape import Argument, Groups, Linear, Piece, Source, Stop, Tape
 
 __all__ = ["Mark", "Recorded", "Recorder", "RefusalError"]
 
@@ -202,7 +202,7 @@ class Recorder(TorchDispatchMode):
     def _in_place(self, func: OpOverload, args: Any, kwargs: Any, plain: Any, named: Any) -> Any:
         """Record an operation that writes into its first operand."""
         written = [a for a in func._schema.arguments if a.alias_info and a.alias_info.is_write]
-        packet, _, overload = func._schema.name.removeprefix("aten::"), 0, func._overloadname
+        packet, overload = func._schema.name.removeprefix("aten::"), func._overloadname
         target = args[0] if args else None
         functional = getattr(torch.ops.aten, packet.removesuffix("_"), None)
         form = getattr(functional, overload, None) if packet.endswith("_") else None
@@ -286,8 +286,10 @@ class Recorder(TorchDispatchMode):
 
         def leave(module: nn.Module, inputs: Any, output: Any) -> None:
             self.modules.pop()
-            if isinstance(module, LipschitzLayer) and inputs and isinstance(output, Tensor):
-                ends = self.read(inputs[0]), self.read(output)
+            given = inputs[0] if inputs else None
+            tensors = isinstance(given, Tensor) and isinstance(output, Tensor)
+            if isinstance(module, LipschitzLayer) and tensors:
+                ends = self.read(given), self.read(output)
                 if ends[0] is not None and ends[1] is not None:
                     self.marks.append(Mark(names.get(module, ""), module, ends[0], ends[1]))
 
@@ -296,8 +298,10 @@ class Recorder(TorchDispatchMode):
             torch_module.register_module_forward_hook(leave, always_call=True),
         ]
         rules = {module: rule for module in names if (rule := layer_rules(module)) is not None}
+        wide = {module: copy.deepcopy(module).double() for module in rules}
         for module, rule in rules.items():
-            vars(module)["forward"] = functools.partial(self._layer, module, rule)
+            own = functools.partial(self._layer, module, wide[module], rule)
+            vars(module)["forward"] = own
         try:
             with torch.no_grad(), torch.compiler.set_stance("force_eager"), self:
                 yield
@@ -307,7 +311,9 @@ class Recorder(TorchDispatchMode):
             for module in rules:
                 del vars(module)["forward"]
 
-    def _layer(self, module: nn.Module, rule: Answer, *args: Any, **kwargs: Any) -> Any:
+    def _layer(
+        self, module: nn.Module, wide: nn.Module, rule: Answer, *args: Any, **kwargs: Any
+    ) -> Any:
         """Record a layer that has a rule of its own as one map."""
         whole = type(module).forward
         x = args[0] if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) else None
@@ -317,7 +323,6 @@ class Recorder(TorchDispatchMode):
         answer = rule(module)
         with _disable_current_modes():
             like = whole(module, torch.zeros(x.shape, dtype=x.dtype))
-            wide = copy.deepcopy(module).double()
         name, samples = type(module).__name__, self.tape.samples
         if isinstance(answer, str):
             piece: Piece = Stop(f"{self.place or 'the model'}: {name} {answer}")

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...layers.lipschitz.proof.norms import product_up, root_up, sum_up
-from .graph import Affine, Elementwise, Graph, Joint, Node
-from .operators import Blocks, Gather, Operator
+from ....layers.lipschitz.proof.norms import product_up, root_up, sum_up
+from ..graph import Affine, Elementwise, Graph, Joint, Node
+from ..operators import Blocks, Gather, Operator
 
 __all__ = ["along_paths", "between", "dominators", "slope"]
 

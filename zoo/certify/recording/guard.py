@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .graph import Graph
+from ..graph import Graph
 from .one_sample import RefusedError, one_sample, same
 from .record import Recorder, RefusalError
 

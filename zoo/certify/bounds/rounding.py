@@ -14,9 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...layers.lipschitz.proof.norms import gamma, product_up, sum_up
-from .graph import Affine, Elementwise, Graph, Joint
-from .operators import Blocks, ConvMap, MatrixMap, Operator
+from ....layers.lipschitz.proof.norms import gamma, product_up, sum_up
+from ..graph import Affine, Elementwise, Graph, Joint
+from ..maps import ConvMap, MatrixMap
+from ..operators import Blocks, Operator
 from .paths import slope
 
 __all__ = ["evaluation_error", "measured"]
