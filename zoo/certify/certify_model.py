@@ -6,8 +6,8 @@ statement about the recorded function: the weights exactly as stored, or as the 
 in their own precision, in the arithmetic of real numbers; the rounding of its float64 evaluation
 is bounded and taken off each margin. The rounding of activations in half precision is not covered.
 
-A recording shows that samples do not reach one another in the batches that were recorded, of one,
-two and three samples; it is no proof for every batch size.
+A recording shows that samples do not reach one another in the batches that were recorded, of one
+and of three samples; it is no proof for every batch size.
 """
 
 # Shape letters: N samples, K classes.
@@ -29,7 +29,7 @@ from .bounds import Bounds, evaluation_error, measured
 from .certificate import Certificate, Counterexample
 from .graph import Graph
 from .lower_bound import steepest_pair
-from .recording import RefusedError, graph_of
+from .recording import RefusedError, check_equal, graph_of
 from .verdict import accuracies, attacked, predictions, radii
 
 __all__ = ["EPS", "Method", "certified_function", "certify"]
@@ -103,18 +103,25 @@ def certify(
 
     try:
         graph = _graph(own, samples)
+        assert samples is not None
+        logits, size = torch.zeros(0), []
+        if shown:
+            logits, size = measured(graph, list(samples.double().split(batch_size)))
+            check_equal(graph, logits, _plain(own, samples, batch_size))
     except RefusedError as refusal:
         facts: dict[str, Any] = {"lipschitz": math.inf, "method": "none", "rigorous": False}
         if shown and x is not None:
-            facts |= predictions(_plain_logits(own, x, batch_size), y)
-            facts |= accuracies(facts, levels)
+            plain = _plain(copied(model), x, batch_size)
+            if plain.dim() == 2:
+                facts |= predictions(plain.double(), y)
+                facts |= accuracies(facts, levels)
         return done(Certificate(**facts, reasons=refusal.reasons))
-    assert samples is not None
     samples = samples.double()
     if std is not None:
         samples = samples * std.view(-1, *[1] * (samples.dim() - 2))
         graph = graph.behind_division(std)
-    batches = list(samples.split(batch_size))
+        if shown:
+            logits, size = measured(graph, list(samples.split(batch_size)))
     bounds = Bounds(graph, method=method, verify=verify)
     lipschitz = bounds.lipschitz()
     rows = bounds.rows()
@@ -139,7 +146,6 @@ def certify(
         elif all(row.verified for row in rows):
             facts["lower_bound"] = min(found, lipschitz)
     if shown:
-        logits, size = measured(graph, batches)
         facts |= predictions(logits, y)
         if lipschitz < math.inf:
             facts |= radii(logits, bounds.pairs(), evaluation_error(graph, size))
@@ -170,21 +176,22 @@ def _graph(model: nn.Module, samples: Tensor | None) -> Graph:
     """Record a model, for the type that it computes in."""
     if samples is None or not samples.is_floating_point():
         raise RefusedError(INTEGERS)
-    floats = (t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point())
-    dtype = next((t.dtype for t in floats), samples.dtype)
-    return graph_of(model, samples[:SHOWN].to(dtype))
+    return graph_of(model, samples[:SHOWN].to(_dtype(model, samples)))
 
 
-def _plain_logits(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
-    """Return what a model that has no graph says of samples."""
+def _plain(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
+    """Return what the forward itself returns for samples, in the type that it computes in."""
+    x = x.to(_dtype(model, x)) if x.is_floating_point() else x
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        found = [model(batch) for batch in x.split(batch_size)]
+    if not all(isinstance(part, Tensor) and part.dim() for part in found):
+        return torch.zeros(len(x), 1)
+    return torch.cat(found)
+
+
+def _dtype(model: nn.Module, x: Tensor) -> torch.dtype:
     floats = (t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point())
-    dtype = next((t.dtype for t in floats), x.dtype)
-    with torch.no_grad():
-        found = [
-            model(batch.to(dtype) if batch.is_floating_point() else batch)
-            for batch in x.split(batch_size)
-        ]
-    return torch.cat(found).double() if isinstance(found[0], Tensor) else torch.zeros(len(x), 1)
+    return next((t.dtype for t in floats), x.dtype)
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -202,12 +209,15 @@ def copied(model: nn.Module) -> nn.Module:
         if isinstance(value, Tensor) and not value.is_leaf
     }
     try:
-        return copy.deepcopy(model, known).cpu().eval()
+        found = copy.deepcopy(model, known).eval()
     except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"the {type(model).__name__} cannot be copied ({str(error).splitlines()[0]}); give a "
             f"module that copy.deepcopy takes"
         ) from error
+    # A scripted module on the CPU would be changed by the call.
+    away = any(t.device.type != "cpu" for t in (*found.parameters(), *found.buffers()))
+    return found.cpu() if away else found
 
 
 def check_weights(model: nn.Module) -> None:

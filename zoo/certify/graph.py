@@ -154,6 +154,7 @@ class Graph:
         input_shape: Of one sample.
         output_shape: Of one sample.
         stretches: Layers with a constant by construction.
+        coarsest: The type of the fewest digits that the forward rounds a value to.
     """
 
     nodes: tuple[Node, ...]
@@ -161,6 +162,7 @@ class Graph:
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     stretches: tuple[Stretch, ...] = ()
+    coarsest: torch.dtype = torch.float64
 
     @property
     def atoms(self) -> tuple[int, ...]:

@@ -78,9 +78,7 @@ class Gather(Operator):
         rounded: Roundings of float64 that each scale has gone through.
     """
 
-    def __init__(
-        self, index: Tensor, scale: Tensor | None, columns: int, rounded: int = 0
-    ) -> None:
+    def __init__(self, index: Tensor, scale: Tensor | None, columns: int, rounded: int = 0) -> None:
         """Keep the parts."""
         self.index, self.scale, self.rounded = index, scale, rounded
         self.columns, self.rows = columns, len(index)
@@ -102,7 +100,7 @@ class Gather(Operator):
             return rows
         out = rows.new_zeros(len(rows), self.columns + 1)
         place = self.index.where(self.index >= 0, self.columns)
-        return out.index_add_(1, place, rows)[:, :-1]
+        return out.index_add(1, place, rows)[:, :-1]
 
     @cached_property
     def full(self) -> bool:
@@ -175,13 +173,19 @@ class Blocks(Operator):
         self.read = Gather(inputs.flatten(), None, columns)
         self.write = Gather(outputs.flatten(), None, rows)
 
+    @cached_property
+    def written(self) -> Gather:
+        """Where each output stands among those of the groups."""
+        flat = self.outputs.flatten()
+        back = torch.full((self.rows + 1,), -1)
+        back[flat] = torch.arange(len(flat))  # the last entry stands for −1
+        return Gather(back[:-1], None, len(flat))
+
     def apply(self, columns: Tensor) -> Tensor:
         """Map columns (N, K) -> (M, K)."""
         groups = self.read.apply(columns).view(*self.inputs.shape, -1)
         found = self.base.apply(groups).reshape(self.outputs.numel(), -1)
-        if self.write.identity:
-            return found
-        return self.write.adjoint(found.T).T
+        return self.written.apply(found)
 
     def adjoint(self, rows: Tensor) -> Tensor:
         """Map rows (K, M) -> (K, N)."""

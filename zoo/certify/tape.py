@@ -175,9 +175,7 @@ class Tape:
         """Return how many numbers a value has."""
         return self.entries[value].size
 
-    def put(
-        self, piece: Piece, size: int, name: str, place: str, reads: Sequence[int] = ()
-    ) -> int:
+    def put(self, piece: Piece, size: int, name: str, place: str, reads: Sequence[int] = ()) -> int:
         """Append an operation whose arguments are tensors anywhere in their values."""
         if isinstance(piece, Linear):
             parts = [

@@ -151,7 +151,9 @@ class Grammar:
 
     def norm(self, shape: tuple[int, ...], depth: int) -> tuple[nn.Module, tuple[int, ...]]:
         if len(shape) == 1:
-            return self.random.choice((nn.BatchNorm1d(shape[0]), nn.LayerNorm(shape[0], 0.1))), shape
+            return self.random.choice(
+                (nn.BatchNorm1d(shape[0]), nn.LayerNorm(shape[0], 0.1))
+            ), shape
         return self.random.choice((nn.BatchNorm2d(shape[0]), nn.GroupNorm(1, shape[0], 0.1))), shape
 
     def nothing(self, shape: tuple[int, ...], depth: int) -> tuple[nn.Module, tuple[int, ...]]:

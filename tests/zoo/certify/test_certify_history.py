@@ -10,8 +10,8 @@ from archzoo.layers.lipschitz import LDLTBlock, LDLTCircularConv2d, OrthogonalCo
 from archzoo.zoo import certify, create_model, list_models, model_info
 from archzoo.zoo.certify.certificate import Certificate
 from archzoo.zoo.certify.certify_model import Method
-from archzoo.zoo.certify.rules.layers import LAYERS as LAYER_RULES
 from archzoo.zoo.certify.rules.call import OPERATIONS
+from archzoo.zoo.certify.rules.layers import LAYERS as LAYER_RULES
 from torch import Tensor, nn
 
 from ..small_models import build as created

@@ -4,7 +4,6 @@ import copy
 import functools
 import json
 import math
-from importlib import import_module
 
 import pytest
 import torch
@@ -12,11 +11,11 @@ from archzoo.layers.hyperbolic import ClipTangent, PoincareMLR, ToBall
 from archzoo.layers.lipschitz import LDLTBlock, SLLConv2d
 from archzoo.layers.residual import Add, ElcBert, HyperConnections, Parallel, Scaled
 from archzoo.zoo import create_model, list_models, residuals, use_hyperbolic_head
+from archzoo.zoo.certify.bounds import Bounds
 from archzoo.zoo.certify.certificate import plot_certificate
 from archzoo.zoo.certify.certify_model import certify
-from archzoo.zoo.certify.lower_bound import lipschitz_estimate
-from archzoo.zoo.certify.bounds import Bounds
 from archzoo.zoo.certify.graph import Elementwise
+from archzoo.zoo.certify.lower_bound import lipschitz_estimate
 from archzoo.zoo.certify.recording import graph_of
 from archzoo.zoo.models import models
 from torch import nn

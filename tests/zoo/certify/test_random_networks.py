@@ -8,7 +8,6 @@ import torch
 from archzoo.zoo.certify.bounds import Bounds
 from archzoo.zoo.certify.recording import RefusedError, graph_of
 
-
 from .random_networks import Grammar, steepest
 
 FAST, SLOW, CHUNK = 100, 5000, 250
@@ -20,7 +19,9 @@ def ratios(seeds: range) -> tuple[list[float], list[str]]:
     for seed in seeds:
         model, shape = Grammar(seed).network()
         try:
-            graph = graph_of(model, torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)))
+            graph = graph_of(
+                model, torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+            )
         except RefusedError as error:
             refused.append(f"{seed}: {error.reasons[0]}")
             continue

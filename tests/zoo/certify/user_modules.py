@@ -1,4 +1,4 @@
-"""Modules as users write them: functional code, hooks, sharing, subclasses, containers, wrappers."""
+"""Modules as users write them: functional code, hooks, sharing, subclasses, wrappers."""
 
 import types
 from collections.abc import Callable
@@ -44,29 +44,49 @@ V, IMAGE = (6,), (2, 6, 6)
 # Functional code on vectors.
 of("two layers", V, lambda: Call(lambda x, a, b: b(F.relu(a(x))), *dense(6, 8, 3)))
 of("residual", V, lambda: Call(lambda x, a, b: x + b(F.gelu(a(x))), *dense(6, 8, 6)))
-of("dense connections", V, lambda: Call(
-    lambda x, a, b: b(torch.cat([x, F.relu(a(x))], 1)), nn.Linear(6, 4), nn.Linear(10, 3)))
-of("gates of constants", V, lambda: Call(lambda x, a: torch.sigmoid(a.bias) * a(x), nn.Linear(6, 6)))
+of(
+    "dense connections",
+    V,
+    lambda: Call(
+        lambda x, a, b: b(torch.cat([x, F.relu(a(x))], 1)), nn.Linear(6, 4), nn.Linear(10, 3)
+    ),
+)
+of(
+    "gates of constants",
+    V,
+    lambda: Call(lambda x, a: torch.sigmoid(a.bias) * a(x), nn.Linear(6, 6)),
+)
 of("matmul", V, lambda: Call(lambda x, a: x @ a.weight.T @ a.weight, nn.Linear(6, 6)))
 of("einsum", V, lambda: Call(lambda x, a: torch.einsum("bi,oi->bo", x, a.weight), nn.Linear(6, 4)))
-of("bilinear with a constant", V, lambda: Call(
-    lambda x, a: (x[:, None] @ a.weight[None])[:, 0], nn.Linear(4, 6)))
+of(
+    "bilinear with a constant",
+    V,
+    lambda: Call(lambda x, a: (x[:, None] @ a.weight[None])[:, 0], nn.Linear(4, 6)),
+)
 of("slices", V, lambda: Call(lambda x: torch.cat([x[:, ::2].relu(), x[:, 1::2].tanh()], 1)))
 of("chunks", V, lambda: Call(lambda x: sum(c.relu() * i for i, c in enumerate(x.chunk(3, 1), 1))))
-of("stack and mean", V, lambda: Call(
-    lambda x, a, b: torch.stack([a(x), b(x), x[:, :4]]).mean(0), nn.Linear(6, 4), nn.Linear(6, 4)))
-of("tokens", V, lambda: Call(
-    lambda x, a: a(x.view(-1, 3, 2)).relu().flatten(1), nn.Linear(2, 5)))
-of("mixing tokens", V, lambda: Call(
-    lambda x, a: a(x.view(-1, 3, 2).mT).relu().mT.mean(1), nn.Linear(3, 3)))
+of(
+    "stack and mean",
+    V,
+    lambda: Call(
+        lambda x, a, b: torch.stack([a(x), b(x), x[:, :4]]).mean(0),
+        nn.Linear(6, 4),
+        nn.Linear(6, 4),
+    ),
+)
+of("tokens", V, lambda: Call(lambda x, a: a(x.view(-1, 3, 2)).relu().flatten(1), nn.Linear(2, 5)))
+of(
+    "mixing tokens",
+    V,
+    lambda: Call(lambda x, a: a(x.view(-1, 3, 2).mT).relu().mT.mean(1), nn.Linear(3, 3)),
+)
 of("recurrent by hand", V, lambda: Call(lambda x, a: rolled(x, a), nn.Linear(5, 4)))
 of("loop over a list", V, lambda: Call(lambda x, *ls: looped(x, ls), *dense(6, 6, 6, 6)))
 of("in place", V, lambda: Call(lambda x, a: a(x).relu_().mul_(2).add_(1), nn.Linear(6, 5)))
 of("masked", V, lambda: Call(lambda x: x.masked_fill(torch.arange(6) > 3, 0.0) + x.roll(1, 1)))
 of("where", V, lambda: Call(lambda x: torch.where(torch.arange(6) % 2 == 0, x, x.abs())))
 of("index", V, lambda: Call(lambda x: x[:, torch.tensor([0, 0, 5, 2])] * 0.5))
-of("gather", V, lambda: Call(
-    lambda x: x.gather(1, torch.tensor([[3, 1, 1]]).expand(len(x), -1))))
+of("gather", V, lambda: Call(lambda x: x.gather(1, torch.tensor([[3, 1, 1]]).expand(len(x), -1))))
 of("cumulative sums", V, lambda: Call(lambda x: x.cumsum(1).relu()))
 of("outer loop of slices", V, lambda: Call(lambda x: filled(x)))
 of("norm", V, lambda: Call(lambda x: torch.linalg.vector_norm(x, dim=1, keepdim=True) + x))
@@ -75,14 +95,23 @@ of("softmax", V, lambda: Call(lambda x, a: a(x).softmax(-1), nn.Linear(6, 4)))
 of("log softmax", V, lambda: Call(lambda x, a: F.log_softmax(a(x), 1), nn.Linear(6, 4)))
 of("sorted", V, lambda: Call(lambda x: x.sort(1, descending=True).values[:, :3]))
 of("top k", V, lambda: Call(lambda x: x.topk(2, 1).values))
-of("largest and smallest", V, lambda: Call(
-    lambda x: torch.stack([x.amax(1), x.min(1).values, x.max(1).values], 1)))
+of(
+    "largest and smallest",
+    V,
+    lambda: Call(lambda x: torch.stack([x.amax(1), x.min(1).values, x.max(1).values], 1)),
+)
 of("clamped", V, lambda: Call(lambda x: x.clamp(min=-0.5) - x.clip(-1, 1) + F.hardtanh(x, -2, 2)))
-of("maximum of branches", V, lambda: Call(
-    lambda x, a, b: torch.maximum(a(x), b(x)), nn.Linear(6, 4), nn.Linear(6, 4)))
+of(
+    "maximum of branches",
+    V,
+    lambda: Call(lambda x, a, b: torch.maximum(a(x), b(x)), nn.Linear(6, 4), nn.Linear(6, 4)),
+)
 of("swish", V, lambda: Call(lambda x, a: a(x) * torch.sigmoid(a(x)), nn.Linear(6, 4)))
-of("sine features", V, lambda: Call(
-    lambda x, a: torch.cat([a(x).sin(), a(x).cos()], 1), nn.Linear(6, 4)))
+of(
+    "sine features",
+    V,
+    lambda: Call(lambda x, a: torch.cat([a(x).sin(), a(x).cos()], 1), nn.Linear(6, 4)),
+)
 of("layer norm", V, lambda: Call(lambda x, a: F.layer_norm(a(x), (4,), eps=0.1), nn.Linear(6, 4)))
 of("lerp", V, lambda: Call(lambda x, a: torch.lerp(x, a(x).relu(), 0.3), nn.Linear(6, 6)))
 of("double precision inside", V, lambda: Call(lambda x, a: a(x).double().tanh().float() * 2,
@@ -90,33 +119,87 @@ of("double precision inside", V, lambda: Call(lambda x, a: a(x).double().tanh().
 of("vmap", V, lambda: Call(lambda x: torch.func.vmap(lambda v: (v * 2).relu())(x)))
 
 # Images.
-of("convolutions", IMAGE, lambda: Call(
-    lambda x, a, b: b(F.relu(a(x))).mean((2, 3)), nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 3, 3)))
-of("functional convolution", IMAGE, lambda: Call(
-    lambda x, a: F.conv2d(x, a.weight * 0.5, stride=2, padding=1).flatten(1), nn.Conv2d(2, 3, 3)))
-of("separable", IMAGE, lambda: Call(
-    lambda x, a, b: b(a(x)).amax((2, 3)), nn.Conv2d(2, 2, 3, groups=2), nn.Conv2d(2, 4, 1)))
-of("pooled pyramid", IMAGE, lambda: Call(lambda x: torch.cat(
-    [F.avg_pool2d(x, 2).flatten(1), F.adaptive_avg_pool2d(x, 1).flatten(1)], 1)))
-of("upsampled", IMAGE, lambda: Call(
-    lambda x: F.interpolate(F.max_pool2d(x, 2), scale_factor=2) + x))
-of("bilinear upsampling", IMAGE, lambda: Call(
-    lambda x: F.interpolate(x, (5, 7), mode="bilinear").flatten(1)))
-of("padded by reflection", IMAGE, lambda: Call(
-    lambda x, a: a(F.pad(x, (1, 1, 1, 1), mode="reflect")), nn.Conv2d(2, 2, 3)))
-of("patches", IMAGE, lambda: Call(
-    lambda x, a: a(F.unfold(x, 3, stride=3).mT).relu().sum(1), nn.Linear(18, 4)))
-of("pixel shuffle", IMAGE, lambda: Call(
-    lambda x, a: a(F.pixel_unshuffle(x, 2)).abs(), nn.Conv2d(8, 3, 1)))
-of("squeeze of constants", IMAGE, lambda: Call(
-    lambda x, a: x * a.bias.sigmoid().view(1, -1, 1, 1), nn.Linear(1, 2)))
+of(
+    "convolutions",
+    IMAGE,
+    lambda: Call(
+        lambda x, a, b: b(F.relu(a(x))).mean((2, 3)),
+        nn.Conv2d(2, 4, 3, padding=1),
+        nn.Conv2d(4, 3, 3),
+    ),
+)
+of(
+    "functional convolution",
+    IMAGE,
+    lambda: Call(
+        lambda x, a: F.conv2d(x, a.weight * 0.5, stride=2, padding=1).flatten(1), nn.Conv2d(2, 3, 3)
+    ),
+)
+of(
+    "separable",
+    IMAGE,
+    lambda: Call(
+        lambda x, a, b: b(a(x)).amax((2, 3)), nn.Conv2d(2, 2, 3, groups=2), nn.Conv2d(2, 4, 1)
+    ),
+)
+of(
+    "pooled pyramid",
+    IMAGE,
+    lambda: Call(
+        lambda x: torch.cat(
+            [F.avg_pool2d(x, 2).flatten(1), F.adaptive_avg_pool2d(x, 1).flatten(1)], 1
+        )
+    ),
+)
+of(
+    "upsampled",
+    IMAGE,
+    lambda: Call(lambda x: F.interpolate(F.max_pool2d(x, 2), scale_factor=2) + x),
+)
+of(
+    "bilinear upsampling",
+    IMAGE,
+    lambda: Call(lambda x: F.interpolate(x, (5, 7), mode="bilinear").flatten(1)),
+)
+of(
+    "padded by reflection",
+    IMAGE,
+    lambda: Call(lambda x, a: a(F.pad(x, (1, 1, 1, 1), mode="reflect")), nn.Conv2d(2, 2, 3)),
+)
+of(
+    "patches",
+    IMAGE,
+    lambda: Call(lambda x, a: a(F.unfold(x, 3, stride=3).mT).relu().sum(1), nn.Linear(18, 4)),
+)
+of(
+    "pixel shuffle",
+    IMAGE,
+    lambda: Call(lambda x, a: a(F.pixel_unshuffle(x, 2)).abs(), nn.Conv2d(8, 3, 1)),
+)
+of(
+    "squeeze of constants",
+    IMAGE,
+    lambda: Call(lambda x, a: x * a.bias.sigmoid().view(1, -1, 1, 1), nn.Linear(1, 2)),
+)
 of("group norm", IMAGE, lambda: Call(lambda x: F.group_norm(x, 2, eps=0.1)))
-of("inception", IMAGE, lambda: Call(
-    lambda x, a, b, c: F.relu(torch.cat([a(x), b(x), F.max_pool2d(c(x), 3, 1, 1)], 1)),
-    nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 1, 1)))
-of("channels last", IMAGE, lambda: Call(
-    lambda x, a: a(x.to(memory_format=torch.channels_last)).permute(0, 2, 3, 1).flatten(1),
-    nn.Conv2d(2, 3, 3)))
+of(
+    "inception",
+    IMAGE,
+    lambda: Call(
+        lambda x, a, b, c: F.relu(torch.cat([a(x), b(x), F.max_pool2d(c(x), 3, 1, 1)], 1)),
+        nn.Conv2d(2, 2, 1),
+        nn.Conv2d(2, 2, 3, padding=1),
+        nn.Conv2d(2, 1, 1),
+    ),
+)
+of(
+    "channels last",
+    IMAGE,
+    lambda: Call(
+        lambda x, a: a(x.to(memory_format=torch.channels_last)).permute(0, 2, 3, 1).flatten(1),
+        nn.Conv2d(2, 3, 3),
+    ),
+)
 
 
 # Classes, hooks, sharing.

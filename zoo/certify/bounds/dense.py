@@ -25,7 +25,7 @@ from ....layers.lipschitz.proof.inequality import LMIBlock
 from ....layers.lipschitz.proof.multipliers import lmi_lipschitz
 from ....layers.lipschitz.proof.norms import gamma, product_up, spectral_bound, sum_up
 from ..graph import Affine, Elementwise, Graph
-from ..maps import ConvMap
+from ..maps import ConvMap, MatrixMap
 from ..operators import Blocks, Gather, Operator
 from .paths import between
 

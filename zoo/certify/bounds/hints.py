@@ -13,10 +13,10 @@ from torch import Tensor
 from ....layers.lipschitz import LipschitzLayer, LMIBlock, ShearWeight
 from ....layers.lipschitz.proof.constant import shear_lipschitz, verified_lipschitz
 from ....layers.lipschitz.proof.norms import wide
-from .dense import dense_segment, order
 from ..graph import Affine, Elementwise, Graph
 from ..maps import ConvMap, SpectralMap
 from ..operators import Blocks, Gather
+from .dense import dense_segment, order
 
 __all__ = ["by_frequencies", "by_multipliers", "shear"]
 

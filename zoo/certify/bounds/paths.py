@@ -126,8 +126,7 @@ def _sort(graph: Graph, one: int, two: int) -> bool:
         and isinstance(second, Affine)
         and len(first.terms) == len(second.terms)
         and all(
-            x == y and p.same(q)
-            for (x, p), (y, q) in zip(first.terms, second.terms, strict=True)
+            x == y and p.same(q) for (x, p), (y, q) in zip(first.terms, second.terms, strict=True)
         )
     )
 

@@ -10,6 +10,8 @@ slopes, D diag(s) = diag(s) D.
 
 # Shape letters: n size of a node, T groups, C channels.
 
+from collections import Counter
+
 import torch
 from torch import Tensor
 
@@ -43,6 +45,7 @@ class _Simplify:
         self.stations: dict[int, int] = {}
         self.terms: dict[int, Terms] = {}
         self.users = graph.users()
+        self.reads = Counter(source for node in graph.nodes for source in node.sources)
         ends = {end for stretch in graph.stretches for end in stretch[2:]}
         for node in graph.nodes:
             self.terms[node.number] = self.add(node)
@@ -125,6 +128,10 @@ class _Simplify:
         shared = len(self.users[source]) > 1
         heavy = any(isinstance(op, Blocks) for _, op in terms)
         wide = isinstance(operator, Blocks) and shared and heavy
+        if isinstance(operator, Gather) and heavy and self.reads[source] > 1:
+            # Parts that several read are not bounded one by one.
+            kept = operator.index[operator.index >= 0].unique()
+            wide = wide or len(kept) < operator.columns
         if not wide and not (spread and (len(terms) > 1 or (shared and heavy))):
             composed = [(number, _after(operator, op)) for number, op in terms]
             if all(op is not None for _, op in composed) and (
@@ -244,9 +251,7 @@ def _moved(outer: Gather, inner: Blocks) -> Blocks | None:
     return Blocks(base, inner.inputs, outputs, inner.columns, outer.rows)
 
 
-def _scaled(
-    base: Base, scales: Tensor, rounded: int
-) -> Base | None:
+def _scaled(base: Base, scales: Tensor, rounded: int) -> Base | None:
     """Scale the outputs of a map; NaN stands for outputs that nothing reads."""
     if isinstance(base, ConvMap):
         grouped = scales.view(len(scales), base.out_shape[0], -1).transpose(0, 1).flatten(1)
@@ -284,9 +289,7 @@ def _read(outer: Blocks, inner: Gather) -> Blocks | None:
     return Blocks(base, inputs, outer.outputs, inner.columns, outer.rows)
 
 
-def _columns_scaled(
-    base: Base, scales: Tensor, rounded: int
-) -> Base | None:
+def _columns_scaled(base: Base, scales: Tensor, rounded: int) -> Base | None:
     if isinstance(base, ConvMap):
         grouped = scales.view(len(scales), base.channels, -1).transpose(0, 1).flatten(1)
     elif isinstance(base, MatrixMap) and base.weight.dim() == 2:

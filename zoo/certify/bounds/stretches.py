@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from ....layers.lipschitz.proof.norms import gamma, product_up, root_up, sum_up
-from .dense import dense_segment, order
 from ..graph import Affine, Graph
-from .hints import by_frequencies, by_multipliers, shear
 from ..maps import ConvMap
 from ..operators import Blocks, Gather, Operator
+from .dense import dense_segment, order
+from .hints import by_frequencies, by_multipliers, shear
 from .paths import along_paths, between, dominators
 from .simplify import simplified
 
@@ -109,7 +109,7 @@ class Bounds:
         for before, number in zip(passed, passed[1:], strict=False):
             found[number].append(self._edge(before, number, "path"))
             found[number].append(self._edge(before, number, "shear"))
-        for (start, end), stretch in self.hints.items():
+        for start, end in self.hints:
             if start in found and end in found and start != end:
                 found[end].append(self._edge(start, end, "hint"))
         end = len(passed) - 1

@@ -17,8 +17,8 @@ from torch import Tensor
 from ..graph import Affine, Elementwise, Graph, Input, Joint, Node, Stretch
 from ..maps import MatrixMap
 from ..operators import Blocks, Gather, Operator
-from .record import Mark
 from ..tape import Argument, Curve, Entry, Groups, Linear, Source, Stop, Tape
+from .record import Mark
 
 __all__ = ["RefusedError", "one_sample", "same"]
 

@@ -17,6 +17,7 @@ import contextlib
 import copy
 import functools
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -30,8 +31,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from ....layers.lipschitz import LipschitzLayer
 from ..operators import Gather
-from ..rules.layers import Answer, layer_rules
 from ..rules.call import Call, rule_of
+from ..rules.layers import Answer, layer_rules
 from ..tape import Argument, Groups, Linear, Piece, Source, Stop, Tape
 
 __all__ = ["Mark", "Recorded", "Recorder", "RefusalError"]
@@ -93,6 +94,7 @@ class Recorder(TorchDispatchMode):
         self.refused: list[str] = []
         self.modules: list[str] = []
         self.marks: list[Mark] = []
+        self.coarsest = torch.float64
 
     @property
     def place(self) -> str:
@@ -261,6 +263,9 @@ class Recorder(TorchDispatchMode):
     def _fresh(self, like: Tensor, value: int) -> Tensor:
         """Return a recorded tensor with memory of its own, of the shape of a plain one."""
         raw = torch.empty_like(like)
+        if raw.is_floating_point():
+            types = (self.coarsest, raw.dtype)
+            self.coarsest = max(types, key=lambda dtype: torch.finfo(dtype).eps)
         if raw.dtype.is_floating_point or raw.dtype.is_complex:
             raw.fill_(math.nan)
         else:
@@ -303,7 +308,14 @@ class Recorder(TorchDispatchMode):
             own = functools.partial(self._layer, module, wide[module], rule)
             vars(module)["forward"] = own
         try:
-            with torch.no_grad(), torch.compiler.set_stance("force_eager"), self:
+            with (
+                torch.no_grad(),
+                torch.compiler.set_stance("force_eager"),
+                warnings.catch_warnings(),
+                self,
+            ):
+                # Compiled modules warn of hooks that they would not see; they run eagerly here.
+                warnings.filterwarnings("ignore", "Using `torch.compile")
                 yield
         finally:
             for handle in handles:

@@ -5,6 +5,6 @@ from . import grouped as grouped
 from . import moves as moves
 from . import slopes as slopes
 from . import spectral as spectral
-from .layers import layer as layer
 from .call import Call as Call
 from .call import operation as operation
+from .layers import layer as layer

@@ -11,8 +11,8 @@ from ....layers.lipschitz.proof.norms import gamma
 from ..maps import ConvMap, MatrixMap
 from ..operators import Blocks, Gather
 from ..tape import Argument, Linear, Piece
-from .pairs import known_pair
 from .call import Call, broadcast, operation, stop
+from .pairs import known_pair
 
 __all__ = ["each_plane", "rows_of"]
 
@@ -211,7 +211,7 @@ def each_plane(call: Call) -> Piece:
     outputs = torch.arange(planes * len(weight)).view(planes, -1)
     inputs = torch.arange(x.places.numel()).view(planes, -1)
     # Weights of an average or an interpolation have gone through a few roundings.
-    error = gamma(16) * float(weight.norm()) * 1.01
+    error = gamma(256) * float(weight.norm()) * 1.01
     operator = Blocks(MatrixMap(weight, error), inputs, outputs, x.places.numel(), outputs.numel())
     return Linear([(x, operator)], (*x.shape[:-axes], *found.shape[-axes:]))
 

@@ -27,7 +27,7 @@ OPERATIONS: dict[str, Rule] = {}
 
 
 def operation(*names: str) -> Callable[[Decorated], Decorated]:
-    """Decorate the rule of some operations, named as `aten.add` or, one overload, `aten.add.Tensor`.
+    """Decorate the rule of operations, named as `aten.add` or, one overload, `aten.add.Tensor`.
 
     An operation of a library of one's own is named as it is registered with `torch.library`.
     """
@@ -182,7 +182,7 @@ DTYPES = {"dtype", "layout", "device", "pin_memory", "non_blocking", "memory_for
 
 
 def broadcast(argument: Argument, shape: Sequence[int], scale: Tensor | None = None) -> Any:
-    """Return a part of a `Linear`: an operand spread over a shape, times a number for each place."""
+    """Return a part of a `Linear`: an operand spread over a shape, times a number at each place."""
     count = argument.places.numel()
     index = torch.arange(count).view(argument.shape).expand(*shape).reshape(-1)
     flat = None if scale is None else scale.expand(*shape).reshape(-1)

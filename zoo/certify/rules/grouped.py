@@ -1,4 +1,4 @@
-"""Maps of several values at once that have one Lipschitz constant: sorts, maxima, norms, softmax."""
+"""Maps of several values at once with one Lipschitz constant: sorts, maxima, norms, softmax."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -31,9 +31,7 @@ def topk(call: Call) -> Piece:
     k, most = int(call["k"]), bool(call["largest"])
     if not call["sorted"]:
         return stop("leaves its values in no order")
-    return along(
-        call, call["dim"], 1.0, lambda g: g.topk(k, -1, most).values, (k, most), outputs=k
-    )
+    return along(call, call["dim"], 1.0, lambda g: g.topk(k, -1, most).values, (k, most), outputs=k)
 
 
 @operation("aten.amax", "aten.amin", "aten.max.dim", "aten.min.dim", "aten.max", "aten.min")

@@ -21,7 +21,7 @@ def known_pair(call: Call) -> Curve | None:
         return _softsign(call.tape, first, other)
     for x, y in ((first, other), (other, first)):
         if _function_of(call.tape, y, "aten.sigmoid", x):
-            return Curve(x, -0.0999, 1.0999, lambda u, o: F.silu(u), {}, SMOOTH, ("silu",))
+            return Curve(x, -0.0999, 1.0999, lambda u, operands: F.silu(u), {}, SMOOTH, ("silu",))
     return None
 
 
@@ -37,7 +37,7 @@ def _softsign(tape: Tape, x: Argument, divisor: Argument) -> Curve | None:
     absolute = Argument(argument.value, divisor.places, divisor.dtype)
     if not _function_of(tape, absolute, "aten.abs", x):
         return None
-    return Curve(x, 0.0, 1.0, lambda u, o: F.softsign(u), {}, SMOOTH, ("softsign",))
+    return Curve(x, 0.0, 1.0, lambda u, operands: F.softsign(u), {}, SMOOTH, ("softsign",))
 
 
 def _function_of(tape: Tape, y: Argument, name: str, x: Argument) -> bool:

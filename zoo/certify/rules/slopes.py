@@ -129,9 +129,7 @@ def larger(call: Call) -> Piece:
     )
 
 
-def curve(
-    call: Call, low: float | Tensor, high: float | Tensor, *, rounding: float = 0.0
-) -> Curve:
+def curve(call: Call, low: float | Tensor, high: float | Tensor, *, rounding: float = 0.0) -> Curve:
     """Return an operation as a function of each element of its one recorded operand."""
     (x,) = call.recorded
     operands = {n: v.expand(x.shape) for n, v in call.values.items() if isinstance(v, Tensor)}
