@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ....layers.lipschitz.proof.norms import gamma, product_up, root_up, sum_up
 from ..graph import Affine, Graph
-from ..maps import ConvMap
+from ..maps import ConvMap, MatrixMap
 from ..operators import Blocks, Gather, Operator
 from .dense import dense_segment, order
 from .hints import by_frequencies, by_multipliers, shear
@@ -131,7 +131,7 @@ class Bounds:
         """Whether the inequality over a stretch is small enough to be searched."""
         inside = between(self.simple, start, end)
         images = any(
-            isinstance(op, Blocks) and isinstance(op.base, ConvMap)
+            isinstance(op, Blocks) and not isinstance(op.base, MatrixMap)
             for number in inside[1:]
             for _, op in getattr(self.simple.nodes[number], "terms", ())
         )
