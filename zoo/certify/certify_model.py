@@ -182,8 +182,16 @@ def _graph(model: nn.Module, samples: Tensor | None) -> Graph:
 def _plain(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
     """Return what the forward itself returns for samples, in the type that it computes in."""
     x = x.to(_dtype(model, x)) if x.is_floating_point() else x
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-        found = [model(batch) for batch in x.split(batch_size)]
+    try:
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            found = [model(batch) for batch in x.split(batch_size)]
+    except RuntimeError as error:
+        if x.is_floating_point():
+            raise
+        line = str(error).splitlines()[0]
+        raise ValueError(
+            f"x holds {x.dtype}, which the model cannot read ({line}); give floats"
+        ) from error
     if not all(isinstance(part, Tensor) and part.dim() for part in found):
         return torch.zeros(len(x), 1)
     return torch.cat(found)

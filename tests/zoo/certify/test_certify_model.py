@@ -296,7 +296,7 @@ CONSTRUCTED = ["ldlt_mlp_nano", "sll_mlp_nano", "sandwich_mlp_nano", "aol_mlp_na
 def test_a_constructed_network_is_proved_close_to_its_nominal_constant(name, dtype):
     model = create_model(name).to(dtype).eval()
     certificate = certify(model, samples(model).to(dtype))
-    assert certificate.method in ("construction", "lmi") and certificate.rigorous
+    assert certificate.rigorous and certificate.method != "none"
     # The float32 cast of float64 weights costs 2.5e-7 a block.
     assert certificate.lipschitz <= model.lipschitz * (1 + 1e-6)
     assert certificate.lower_bound <= certificate.lipschitz
@@ -338,8 +338,9 @@ def test_a_map_with_a_fault_is_caught_on_the_weights_that_it_returns(monkeypatch
 
     block = LDLTBlock(8, [12, 12], gain=3.0)
     monkeypatch.setattr(LDLTBlock, "compute", faulty)
+    monkeypatch.setattr(LDLTBlock, "compute_narrow", lambda self, parameters: None)
     assert block.lipschitz == 1.0
-    assert certify(sequence_of(block), torch.randn(6, 8)).lipschitz > 1.1
+    assert 1.1 < certify(sequence_of(block), torch.randn(6, 8)).lipschitz < math.inf
     believed = certify(sequence_of(block, nn.Linear(8, 3)), torch.randn(6, 8), verify=False,
                        estimate=False, attack=False, method="product")  # fmt: skip
     assert believed.per_block[0] == ("0", 1.0, "construction", False) and not believed.rigorous
@@ -443,7 +444,7 @@ def test_a_search_above_the_bound_refutes_it(monkeypatch):
     certificate = certify(model, torch.randn(20, 5), attack=False)
     first, second = certificate.refuted[1:3]
     wide = copy.deepcopy(model).double()
-    rise = (wide(first[None]) - wide(second[None])).norm()
+    rise = (wide(first[None]) - wide(second[None])).detach().norm()
     assert float(rise / (first - second).norm()) > 0.5
     assert certificate.lipschitz == math.inf and not certificate.rigorous
 
@@ -512,8 +513,12 @@ def test_bad_input_is_refused_by_name():
 
 def test_integers_are_refused_in_one_line():
     model = sequence(nn.Linear(4, 3))
-    reason = certify(model, torch.ones(5, 4, dtype=torch.uint8)).reasons
-    assert reason[0].startswith("the model: reads integers")
+    with pytest.raises(ValueError, match="x holds torch.uint8, which the model cannot read"):
+        certify(model, torch.ones(5, 4, dtype=torch.uint8))
+    tokens = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(8, 3))
+    certificate = certify(tokens, torch.ones(5, 2, dtype=torch.long))
+    assert certificate.reasons[0].startswith("the model: reads integers")
+    assert certificate.clean_accuracy == 1.0 and not certificate.radius.any()
 
 
 def test_a_head_of_zeros_and_a_single_class_have_infinite_radii():

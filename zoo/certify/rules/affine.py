@@ -80,6 +80,27 @@ def mixed(call: Call) -> Piece:
     return Linear(parts, shape, call.constant() if len(parts) == 1 else None)
 
 
+@operation("aten.addcmul", "aten.addcdiv")
+def added_scaled(call: Call) -> Piece:
+    """Add a product, or a quotient, of which one factor is fixed."""
+    base, one, two = call["self"], call["tensor1"], call["tensor2"]
+    value = torch.tensor(float(call["value"]), dtype=torch.float64)
+    divides = "addcdiv" in str(call.func)
+    if isinstance(one, Argument) and isinstance(two, Argument):
+        return stop(PRODUCT)
+    if divides and isinstance(two, Argument):
+        return stop("divides by a value of the samples, which may be zero")
+    shape = torch.broadcast_shapes(_shape(base), _shape(one), _shape(two))
+    parts = [broadcast(base, shape)] if isinstance(base, Argument) else []
+    if isinstance(one, Argument) or isinstance(two, Argument):
+        x, factor = (one, two) if isinstance(one, Argument) else (two, one)
+        if divides and not bool((factor != 0).all()):
+            return stop("divides by zero")
+        scale = value / factor if divides else value * factor
+        parts.append(_rounded(broadcast(x, shape, scale), 1))
+    return Linear(parts, shape, call.constant() if len(parts) == 1 else None)
+
+
 @operation("aten.mm", "aten.bmm", "aten.mv", "aten.dot", "aten.linear")
 def product(call: Call) -> Piece:
     """Multiply by a fixed matrix."""

@@ -66,6 +66,34 @@ def exponential(call: Call) -> Piece:
     return curve(call, low, high, rounding=SMOOTH * max(1.0, abs(steepest)))
 
 
+@operation("aten.celu")
+def continuous_exponential(call: Call) -> Piece:
+    """1 above zero, exp(x / α) below."""
+    if not float(call["alpha"]) > 0:
+        return stop(f"with alpha={call['alpha']} has slopes without bound")
+    return curve(call, 0.0, 1.0, rounding=SMOOTH)
+
+
+@operation(
+    "aten.pow", "aten.rsqrt", "aten.reciprocal", "aten.sqrt", "aten.log", "aten.log1p", "aten.exp",
+    "aten.expm1", "aten.sinh", "aten.cosh", "aten.tan", "aten.acosh", "aten.atanh", "aten.acos",
+    "aten.asin", "aten.square", "aten.log2", "aten.log10", "aten.exp2",
+)  # fmt: skip
+def unbounded(call: Call) -> Piece:
+    """Say that slopes grow without bound."""
+    return stop("has slopes without bound somewhere; no bound holds for all inputs")
+
+
+@operation(
+    "aten.gt", "aten.ge", "aten.lt", "aten.le", "aten.eq", "aten.ne", "aten.sign", "aten.round",
+    "aten.floor", "aten.ceil", "aten.trunc", "aten.argmax", "aten.argmin", "aten.argsort",
+    "aten.isnan", "aten.isfinite", "aten.heaviside", "aten.logical_not", "aten.hardshrink",
+)  # fmt: skip
+def step(call: Call) -> Piece:
+    """Say that a decision jumps."""
+    return stop("is a decision or a step: its result jumps, and no bound holds across a jump")
+
+
 @operation("aten._prelu_kernel")
 def parametric(call: Call) -> Piece:
     """1 above zero, a learned number for each channel below."""
