@@ -82,7 +82,7 @@ of(
 )
 of("recurrent by hand", V, lambda: Call(lambda x, a: rolled(x, a), nn.Linear(5, 4)))
 of("loop over a list", V, lambda: Call(lambda x, *ls: looped(x, ls), *dense(6, 6, 6, 6)))
-of("in place", V, lambda: Call(lambda x, a: a(x).relu_().mul_(2).add_(1), nn.Linear(6, 5)))
+of("in place", V, lambda: Call(lambda x, a: a(x).mul_(2).add_(1).relu_(), nn.Linear(6, 5)))
 of("masked", V, lambda: Call(lambda x: x.masked_fill(torch.arange(6) > 3, 0.0) + x.roll(1, 1)))
 of("where", V, lambda: Call(lambda x: torch.where(torch.arange(6) % 2 == 0, x, x.abs())))
 of("index", V, lambda: Call(lambda x: x[:, torch.tensor([0, 0, 5, 2])] * 0.5))
@@ -106,7 +106,7 @@ of(
     V,
     lambda: Call(lambda x, a, b: torch.maximum(a(x), b(x)), nn.Linear(6, 4), nn.Linear(6, 4)),
 )
-of("swish", V, lambda: Call(lambda x, a: a(x) * torch.sigmoid(a(x)), nn.Linear(6, 4)))
+of("swish", V, lambda: Call(lambda x, a: swish(a(x)), nn.Linear(6, 4)))
 of(
     "sine features",
     V,
@@ -302,6 +302,10 @@ def rolled(x: Tensor, layer: nn.Module) -> Tensor:
     for column in x.unbind(1):
         state = torch.tanh(layer(torch.cat([state, column[:, None]], 1)))
     return state
+
+
+def swish(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
 
 
 def looped(x: Tensor, layers: tuple[nn.Module, ...]) -> Tensor:
