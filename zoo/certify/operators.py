@@ -209,7 +209,7 @@ class Blocks(Operator):
             return None
         spans = [d * (k - 1) for d, k in zip(base.dilation, base.weight.shape[2:], strict=True)]
         size = tuple(n - span for n, span in zip(base.size, spans, strict=True))
-        if any(n < span // 2 or n < 1 or span % 2 for n, span in zip(size, spans, strict=True)):
+        if any(n < 1 or n < span - span // 2 for n, span in zip(size, spans, strict=True)):
             return None
         # The middle of what is read, continued, must be all that is read.
         ids = self.inputs.view(len(self.inputs), base.channels, *base.size).double()
@@ -217,7 +217,7 @@ class Blocks(Operator):
         pads: list[int] = []
         for axis, (n, span) in enumerate(zip(size, spans, strict=True)):
             middle = middle.narrow(2 + axis, span // 2, n)
-            pads = [span // 2, span // 2, *pads]
+            pads = [span // 2, span - span // 2, *pads]
         once = middle[middle >= 0]
         whole = bool((middle >= 0).all()) and len(once.unique()) == once.numel()
         again = F.pad(middle, pads, mode="circular") if any(pads) else middle

@@ -390,6 +390,16 @@ def test_a_layer_by_construction_is_proved_on_its_record_and_an_altered_one_is_n
     assert true <= found * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("kernel", [2, 3, 4])
+def test_a_circular_convolution_has_the_norm_of_its_frequencies(kernel):
+    torch.manual_seed(7)
+    conv = nn.Conv2d(2, 3, kernel, padding="same", padding_mode="circular")
+    columns = conv(torch.eye(32).view(32, 2, 4, 4)).detach() - conv(torch.zeros(1, 2, 4, 4)).detach()
+    exact = float(torch.linalg.matrix_norm(columns.flatten(1).double(), 2))
+    found = certify(nn.Sequential(conv, nn.Flatten()), torch.randn(2, 2, 4, 4), attack=False)
+    assert found.lipschitz == pytest.approx(exact, rel=1e-5)
+
+
 def test_three_shared_blocks_count_three_times():
     torch.manual_seed(6)
     block = SLLBlock(4, lipschitz=2.0).eval()
