@@ -242,6 +242,8 @@ def test_what_a_recording_cannot_see_is_refused_by_name(name):
 SEEN = {
     "writes into zeros": (Call(lambda x: written(x)), 2.0),
     "writes through a view": (Call(lambda x: through_view(x)), 3.0),
+    "another shape in place": (Call(lambda x: 3 * x.clone().unsqueeze_(1).squeeze_(1)), 3.0),
+    "channels last": (Call(lambda x: channels_last(x)), 0.5**0.5),
     "an addition in place": (Call(lambda x: x.clone().add_(x)), 2.0),
     "a detached value": (Call(lambda x: x.detach() * 4), 4.0),
     "data of a tensor": (Call(lambda x: x.data * 4), 4.0),
@@ -273,6 +275,11 @@ def written(x: Tensor) -> Tensor:
     out[:, 1:] = 2 * x[:, :-1]
     out[:, 0] = -2 * x[:, 3]
     return out
+
+
+def channels_last(x: Tensor) -> Tensor:
+    image = torch.cat([x.view(-1, 1, 2, 2)] * 2, 1).contiguous(memory_format=torch.channels_last)
+    return F.adaptive_avg_pool2d(image, 1).flatten(1)
 
 
 def through_view(x: Tensor) -> Tensor:
@@ -394,7 +401,9 @@ def test_a_layer_by_construction_is_proved_on_its_record_and_an_altered_one_is_n
 def test_a_circular_convolution_has_the_norm_of_its_frequencies(kernel):
     torch.manual_seed(7)
     conv = nn.Conv2d(2, 3, kernel, padding="same", padding_mode="circular")
-    columns = conv(torch.eye(32).view(32, 2, 4, 4)).detach() - conv(torch.zeros(1, 2, 4, 4)).detach()
+    columns = (
+        conv(torch.eye(32).view(32, 2, 4, 4)).detach() - conv(torch.zeros(1, 2, 4, 4)).detach()
+    )
     exact = float(torch.linalg.matrix_norm(columns.flatten(1).double(), 2))
     found = certify(nn.Sequential(conv, nn.Flatten()), torch.randn(2, 2, 4, 4), attack=False)
     assert found.lipschitz == pytest.approx(exact, rel=1e-5)

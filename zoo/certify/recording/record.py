@@ -206,6 +206,10 @@ class Recorder(TorchDispatchMode):
         written = [a for a in func._schema.arguments if a.alias_info and a.alias_info.is_write]
         packet, overload = func._schema.name.removeprefix("aten::"), func._overloadname
         target = args[0] if args else None
+        if packet in RESHAPED:
+            with torch._C._DisableTorchDispatch():  # the memory stays, and is read in another shape
+                func(*args, **kwargs)
+            return target
         functional = getattr(torch.ops.aten, packet.removesuffix("_"), None)
         form = getattr(functional, overload, None) if packet.endswith("_") else None
         known = len(written) == 1 and written[0].name == "self" and isinstance(target, Tensor)
@@ -364,6 +368,10 @@ NO_ATTENTION = (
 VALUES = {
     "aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten::equal", "aten::allclose",
     "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim",
+}  # fmt: skip
+
+RESHAPED = {
+    "as_strided_", "squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_", "detach_",
 }  # fmt: skip
 
 SHAPES = {
