@@ -103,7 +103,9 @@ class Call:
 
     def unusable(self) -> str | None:
         """Say what in the operands no rule can read, or None."""
-        for value in self._flat():
+        overwritten = ("self",) if str(self.func) in OVERWRITTEN else ()
+        given = [v for n, v in self.values.items() if n not in overwritten]
+        for value in (leaf for v in given for leaf in _leaves(v)):
             if isinstance(value, Argument) and not value.dtype.is_floating_point:
                 if value.dtype.is_complex and str(self.func) in COMPLEX:
                     continue
@@ -177,6 +179,9 @@ class Call:
 # What a convolution by Fourier transforms is made of; only the whole has a bound.
 COMPLEX = {"aten.clone.default", "aten._unsafe_view.default", "aten.bmm.default",
            "aten._fft_c2r.default"}  # fmt: skip
+
+# What a tensor held before does not matter here, and may be memory that nobody has written.
+OVERWRITTEN = {"aten.copy.default", "aten.fill.Scalar", "aten.fill.Tensor", "aten.zero.default"}
 
 DTYPES = {"dtype", "layout", "device", "pin_memory", "non_blocking", "memory_format", "copy"}
 
