@@ -2,4 +2,4 @@
 
 from .guard import check_equal as check_equal
 from .guard import graph_of as graph_of
-from .one_sample import RefusedError as RefusedError
+from .reach import RefusedError as RefusedError

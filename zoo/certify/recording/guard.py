@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ..graph import Graph
-from .one_sample import RefusedError, one_sample, same
-from .record import Recorder, RefusalError
+from .one_sample import one_sample, same
+from .memory import RefusalError
+from .reach import RefusedError
+from .record import Recorder
 
 __all__ = ["check_equal", "graph_of"]
 

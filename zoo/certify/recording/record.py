@@ -34,25 +34,12 @@ from ..operators import Gather
 from ..rules.call import Call, rule_of
 from ..rules.layers import Answer, layer_rules
 from ..tape import Argument, Groups, Linear, Piece, Source, Stop, Tape
+from .apart import ATTENTION, NO_ATTENTION, RESHAPED, SHAPES, VALUES
+from .memory import Recorded, RefusalError, Store, address_of, plain_of, tensors_of
 
-__all__ = ["Mark", "Recorded", "Recorder", "RefusalError"]
+__all__ = ["Mark", "Recorder"]
 
 LAYER = 2.0**-38  # rounding of a layer in float64, as a share of what it reads and returns
-
-
-class RefusalError(Exception):
-    """The forward cannot be recorded any further."""
-
-
-class Recorded(Tensor):
-    """A tensor whose numbers are on a tape; its memory holds NaN."""
-
-    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Refuse what comes after the recording."""
-        raise RefusalError(f"{func} reads a recorded tensor after its recording has ended")
 
 
 class Mark(NamedTuple):
@@ -62,21 +49,6 @@ class Mark(NamedTuple):
     layer: LipschitzLayer
     read: Argument
     returned: Argument
-
-
-@dataclass
-class _Store:
-    """What lies in one storage now.
-
-    Attributes:
-        value: The number of the value on the tape.
-        order: Element of the value that lies at each place of the storage; None for all in order.
-        keep: A tensor of the storage, which keeps its address from being used again.
-    """
-
-    value: int
-    order: Tensor | None
-    keep: Tensor
 
 
 class Recorder(TorchDispatchMode):
@@ -90,7 +62,7 @@ class Recorder(TorchDispatchMode):
         """Start with an empty tape."""
         super().__init__()
         self.tape = Tape(samples)
-        self.stores: dict[int, _Store] = {}
+        self.stores: dict[int, Store] = {}
         self.refused: list[str] = []
         self.modules: list[str] = []
         self.marks: list[Mark] = []
@@ -113,7 +85,7 @@ class Recorder(TorchDispatchMode):
 
     def read(self, tensor: Tensor) -> Argument | None:
         """Return what a tensor holds, or None where no sample has reached its memory."""
-        store = self.stores.get(_address(tensor))
+        store = self.stores.get(address_of(tensor))
         if store is None:
             return None
         count = tensor.untyped_storage().nbytes() // tensor.element_size()
@@ -127,11 +99,11 @@ class Recorder(TorchDispatchMode):
         if not isinstance(func, OpOverload):
             raise self.refuse(f"{func} is an operation of higher order, which has no rule")
         tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
-        tracked = any(_address(t) in self.stores for t in tensors)
+        tracked = any(address_of(t) in self.stores for t in tensors)
         random = torch.Tag.nondeterministic_seeded in func.tags
         if not tracked and not random:
             return func(*args, **kwargs)
-        plain_args, plain_kwargs = tree_map(_plain, (args, kwargs))
+        plain_args, plain_kwargs = tree_map(plain_of, (args, kwargs))
         packet = func.name().split(".")[0]
         if any(name in packet for name in ATTENTION):
             return self._stopped(func, plain_args, plain_kwargs, NO_ATTENTION)
@@ -158,7 +130,7 @@ class Recorder(TorchDispatchMode):
             return view
         if view.dtype != base.dtype or view.is_conj() or view.is_neg():
             raise self.refuse(f"{func} reads numbers as another type, which has no rule")
-        return view.as_subclass(Recorded) if _address(view) in self.stores else view
+        return view.as_subclass(Recorded) if address_of(view) in self.stores else view
 
     def _new(self, func: OpOverload, args: Any, kwargs: Any, plain: Any, named: Any) -> Any:
         """Record an operation that makes new tensors."""
@@ -176,7 +148,7 @@ class Recorder(TorchDispatchMode):
         return self._fresh(found, value)
 
     def _put(self, func: OpOverload, piece: Piece, size: int, args: Any, kwargs: Any) -> int:
-        reads = [a.value for a in map(self.read, _tensors(args, kwargs)) if a is not None]
+        reads = [a.value for a in map(self.read, tensors_of(args, kwargs)) if a is not None]
         return self.tape.put(piece, size, str(func), self.place, list(dict.fromkeys(reads)))
 
     def _pieces(self, func: OpOverload, args: Any, kwargs: Any, found: Any) -> Sequence[Piece]:
@@ -220,7 +192,7 @@ class Recorder(TorchDispatchMode):
         size, stride, offset = target.size(), target.stride(), target.storage_offset()
         piece = self._pieces(form, args, kwargs, target)[0]
         value = self._put(form, piece, target.numel(), args, kwargs)
-        store = self.stores.get(_address(target)) or self._taint(target)
+        store = self.stores.get(address_of(target)) or self._taint(target)
         count = target.untyped_storage().nbytes() // target.element_size()
         places = torch.as_strided(torch.arange(count), size, stride, offset).reshape(-1)
         before = torch.arange(count) if store.order is None else store.order
@@ -256,12 +228,12 @@ class Recorder(TorchDispatchMode):
             lambda t: self._record(func, stop, t, (), {}) if isinstance(t, Tensor) else t, found
         )
 
-    def _taint(self, tensor: Tensor) -> _Store:
+    def _taint(self, tensor: Tensor) -> Store:
         """Follow the memory of a plain tensor from now on."""
         count = tensor.untyped_storage().nbytes() // tensor.element_size()
         numbers = torch.as_strided(tensor.detach(), (count,), (1,), 0).to(torch.float64, copy=True)
-        store = _Store(self.tape.add(Source(count, numbers)), None, tensor)
-        self.stores[_address(tensor)] = store
+        store = Store(self.tape.add(Source(count, numbers)), None, tensor)
+        self.stores[address_of(tensor)] = store
         return store
 
     def _fresh(self, like: Tensor, value: int) -> Tensor:
@@ -280,7 +252,7 @@ class Recorder(TorchDispatchMode):
             torch.as_strided(order, raw.size(), raw.stride()).copy_(
                 torch.arange(raw.numel()).view(raw.size())
             )
-        self.stores[_address(raw)] = _Store(value, order, raw)
+        self.stores[address_of(raw)] = Store(value, order, raw)
         return raw.as_subclass(Recorded)
 
     @contextlib.contextmanager
@@ -357,46 +329,3 @@ class Recorder(TorchDispatchMode):
             )  # fmt: skip
         value = self.tape.put(piece, like.numel(), name, self.place, [argument.value])
         return self._fresh(like, value)
-
-
-ATTENTION = ("scaled_dot_product", "native_multi_head_attention", "transformer_encoder_layer")
-NO_ATTENTION = (
-    "dot-product attention has no finite Lipschitz constant on all inputs (Kim et al. 2021, "
-    "arXiv:2006.04710)"
-)
-
-VALUES = {
-    "aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten::equal", "aten::allclose",
-    "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim",
-}  # fmt: skip
-
-RESHAPED = {
-    "as_strided_", "squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_", "detach_",
-}  # fmt: skip
-
-SHAPES = {
-    "aten::zeros_like", "aten::ones_like", "aten::empty_like", "aten::full_like",
-    "aten::new_zeros", "aten::new_ones", "aten::new_empty", "aten::new_full",
-    "aten::new_empty_strided", "aten::sym_size", "aten::sym_numel", "aten::sym_stride",
-    "aten::is_same_size",
-}  # fmt: skip
-
-
-def _address(tensor: Tensor) -> int:
-    """Return the identity of the memory of a tensor; 0 where it has none."""
-    try:
-        return tensor.untyped_storage()._cdata
-    except NotImplementedError:  # sparse, nested and opaque tensors
-        return 0
-
-
-def _plain(value: Any) -> Any:
-    """Return a recorded tensor as a plain one of the same memory."""
-    if not isinstance(value, Recorded):
-        return value
-    plain = torch.empty(0, dtype=value.dtype, device=value.device)
-    return plain.set_(value.untyped_storage(), value.storage_offset(), value.size(), value.stride())
-
-
-def _tensors(args: Any, kwargs: Any) -> list[Tensor]:
-    return [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]

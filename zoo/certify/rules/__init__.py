@@ -2,6 +2,7 @@
 
 from . import affine as affine
 from . import grouped as grouped
+from . import images as images
 from . import moves as moves
 from . import slopes as slopes
 from . import spectral as spectral

@@ -14,10 +14,9 @@ from ..tape import Argument, Linear, Piece
 from .call import Call, broadcast, operation, stop
 from .pairs import known_pair
 
-__all__ = ["each_plane", "rows_of"]
+__all__ = ["rounded", "rows_of"]
 
 PRODUCT = "multiplies two values that both depend on the samples; no bound holds for all inputs"
-PLANE = 4096  # pixels up to which a pool is kept as a matrix
 
 
 @operation("aten.add", "aten.sub", "aten.rsub")
@@ -53,7 +52,7 @@ def scaled(call: Call) -> Piece:
     if divides:
         if not bool((number != 0).all()):
             return stop("divides by zero")
-        return Linear([_rounded(broadcast(first, shape, 1 / number), 1)], shape)
+        return Linear([rounded(broadcast(first, shape, 1 / number), 1)], shape)
     return Linear([broadcast(first, shape, number)], shape)
 
 
@@ -73,7 +72,7 @@ def mixed(call: Call) -> Piece:
     weight = torch.as_tensor(weight, dtype=torch.float64)
     shape = torch.broadcast_shapes(_shape(start), _shape(end), weight.shape)
     parts = [
-        _rounded(broadcast(value, shape, scale), 1)
+        rounded(broadcast(value, shape, scale), 1)
         for value, scale in ((start, 1 - weight), (end, weight))
         if isinstance(value, Argument)
     ]
@@ -97,7 +96,7 @@ def added_scaled(call: Call) -> Piece:
         if divides and not bool((factor != 0).all()):
             return stop("divides by zero")
         scale = value / factor if divides else value * factor
-        parts.append(_rounded(broadcast(x, shape, scale), 1))
+        parts.append(rounded(broadcast(x, shape, scale), 1))
     return Linear(parts, shape, call.constant() if len(parts) == 1 else None)
 
 
@@ -138,55 +137,6 @@ def added_product(call: Call) -> Piece:
     return Linear(parts, shape, call.constant() if fixed else None)
 
 
-@operation("aten.convolution", "aten._convolution", "aten.cudnn_convolution")
-def convolution(call: Call) -> Piece:
-    """Convolve with a fixed kernel."""
-    if not call.are("input"):
-        return stop("convolves with a kernel that depends on the samples")
-    x = call["input"]
-    axes = call["weight"].dim() - 2
-    batch, size = x.shape[0], x.shape[2:]
-    if len(x.shape) != axes + 2:
-        return stop("convolves without a batch")
-    base = ConvMap(
-        call["weight"], size, call["stride"], call["padding"], call["dilation"],
-        call["transposed"], call["output_padding"], call["groups"],
-    )  # fmt: skip
-    shape = (batch, *base.out_shape)
-    inputs = torch.arange(x.places.numel()).view(batch, -1)
-    outputs = torch.arange(math.prod(shape)).view(batch, -1)
-    operator = Blocks(base, inputs, outputs, x.places.numel(), outputs.numel())
-    bias = call["bias"]
-    constant = None if bias is None else bias.view(-1, *[1] * axes).expand(shape)
-    return Linear([(x, operator)], shape, constant)
-
-
-@operation(
-    "aten.native_batch_norm", "aten._native_batch_norm_legit_no_training",
-    "aten._native_batch_norm_legit", "aten.cudnn_batch_norm", "aten._batch_norm_no_update",
-)  # fmt: skip
-def batch_norm(call: Call) -> Piece:
-    """Scale and shift each channel by fixed statistics."""
-    x = call["input"]
-    if not call.are("input") or call.values.get("training") is True or call["running_var"] is None:
-        return stop(
-            "normalises by statistics of the batch, so that samples reach one another; give the "
-            "batch norm running statistics"
-        )
-    # Products of two roundings each: the sum, the root, the quotient and the gain.
-    scale = (call["running_var"] + call["eps"]).rsqrt()
-    if not bool(scale.isfinite().all()):
-        return stop("divides by the root of a running variance of 0 with eps=0")
-    if call["weight"] is not None:
-        scale = scale * call["weight"]
-    around = [1] * (len(x.shape) - 2)
-    part = broadcast(x, x.shape, scale.view(1, -1, *around))
-    constant = -call["running_mean"] * scale
-    if call["bias"] is not None:
-        constant = constant + call["bias"]
-    return Linear([_rounded(part, 6)], x.shape, constant.view(1, -1, *around).expand(x.shape))
-
-
 @operation("aten.mean", "aten.sum")
 def reduced(call: Call) -> Piece:
     """Average or add up over fixed axes."""
@@ -211,30 +161,6 @@ def reduced(call: Call) -> Piece:
 def running_sum(call: Call) -> Piece:
     """Add up along an axis."""
     return _each_row(call, call["self"], call["dim"])
-
-
-@operation(
-    "aten.avg_pool1d", "aten.avg_pool2d", "aten.avg_pool3d", "aten._adaptive_avg_pool2d",
-    "aten._adaptive_avg_pool3d", "aten.adaptive_avg_pool1d", "aten.upsample_linear1d",
-    "aten.upsample_bilinear2d", "aten.upsample_bicubic2d", "aten.upsample_trilinear3d",
-)  # fmt: skip
-def each_plane(call: Call) -> Piece:
-    """Apply one matrix to each plane of an image."""
-    (x,) = call.recorded
-    axes = next(d for d in (1, 2, 3) if f"{d}d" in str(call.func))
-    size = math.prod(x.shape[-axes:])
-    if size > PLANE:
-        return stop(f"pools planes of {size:,} pixels; at most {PLANE:,} are kept as a matrix")
-    eye = torch.eye(size, dtype=torch.float64).view(1, size, *x.shape[-axes:])
-    found = call.run(lambda a: eye)
-    weight = found.reshape(size, -1).mT.contiguous()
-    planes = x.places.numel() // size
-    outputs = torch.arange(planes * len(weight)).view(planes, -1)
-    inputs = torch.arange(x.places.numel()).view(planes, -1)
-    # Weights of an average or an interpolation have gone through a few roundings.
-    error = gamma(256) * float(weight.norm()) * 1.01
-    operator = Blocks(MatrixMap(weight, error), inputs, outputs, x.places.numel(), outputs.numel())
-    return Linear([(x, operator)], (*x.shape[:-axes], *found.shape[-axes:]))
 
 
 def _each_row(call: Call, x: Argument, dim: int) -> Piece:
@@ -275,10 +201,10 @@ def _times(left: Any, right: Any, alpha: float = 1.0) -> tuple[Any, tuple[int, .
     inputs = ids.reshape(-1, ids.shape[-1])
     if weight.dim() > 2:
         weight = _of_each(weight, ids)
-    rounded = 0.0
+    lost = 0.0
     if alpha != 1.0:
         weight = alpha * weight
-        rounded = gamma(1) * float(weight.norm()) * 1.01
+        lost = gamma(1) * float(weight.norm()) * 1.01
     out = weight.shape[-2]
     count = len(inputs) * out
     outputs = torch.arange(count).view(*ids.shape[:-1], out)
@@ -286,7 +212,7 @@ def _times(left: Any, right: Any, alpha: float = 1.0) -> tuple[Any, tuple[int, .
     if turned:
         outputs = torch.arange(count).view(shape).mT
     operator = Blocks(
-        MatrixMap(weight, rounded), inputs, outputs.reshape(-1, out), x.places.numel(), count
+        MatrixMap(weight, lost), inputs, outputs.reshape(-1, out), x.places.numel(), count
     )
     shape = tuple(shape)
     if vector:
@@ -304,7 +230,8 @@ def _of_each(weight: Tensor, ids: Tensor) -> Tensor:
     return flat.repeat_interleave(ids.shape[-2], 0)
 
 
-def _rounded(part: tuple[Argument, Gather], roundings: int) -> tuple[Argument, Gather]:
+def rounded(part: tuple[Argument, Gather], roundings: int) -> tuple[Argument, Gather]:
+    """Note how many roundings the scale of a part has gone through."""
     argument, operator = part
     return argument, Gather(operator.index, operator.scale, operator.columns, roundings)
 
