@@ -199,6 +199,7 @@ LAYERS = {
                          nn.Conv2d(4, 2, 3, padding=1, padding_mode="circular")),
     "shuffles": lambda: (nn.PixelUnshuffle(2), nn.Conv2d(8, 4, 1), nn.Hardswish(),
                          nn.PixelShuffle(2), nn.Upsample(scale_factor=2), nn.ZeroPad2d(1)),
+    "instance norms": lambda: (nn.Conv2d(2, 4, 1), nn.InstanceNorm2d(4, eps=0.1, affine=True)),
     "norms with a floor": lambda: (nn.Conv2d(2, 4, 1), nn.GroupNorm(2, 4, eps=0.1), nn.Tanh()),
 }  # fmt: skip
 

@@ -13,6 +13,8 @@ from ..tape import Argument, Groups, Piece
 from .affine import rows_of
 from .call import Call, operation, stop
 
+__all__ = ["along", "floored"]
+
 SMOOTH = 2.0**-46  # rounding, as a share of input and output
 
 UNFLOORED = "divides by a norm without a floor; give it an eps above 0"

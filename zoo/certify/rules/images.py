@@ -3,6 +3,8 @@
 import math
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from ....layers.lipschitz.proof.norms import gamma
 from ..maps import ConvMap, MatrixMap
@@ -10,6 +12,7 @@ from ..operators import Blocks
 from ..tape import Linear, Piece
 from .affine import rounded
 from .call import Call, broadcast, operation, stop
+from .grouped import along, floored
 
 PLANE = 4096  # pixels up to which a pool is kept as a matrix
 
@@ -42,13 +45,12 @@ def convolution(call: Call) -> Piece:
     "aten._native_batch_norm_legit", "aten.cudnn_batch_norm", "aten._batch_norm_no_update",
 )  # fmt: skip
 def batch_norm(call: Call) -> Piece:
-    """Scale and shift each channel by fixed statistics."""
+    """Scale and shift each channel by fixed statistics, or by its own."""
     x = call["input"]
-    if not call.are("input") or call.values.get("training") is True or call["running_var"] is None:
-        return stop(
-            "normalises by statistics of the batch, so that samples reach one another; give the "
-            "batch norm running statistics"
-        )
+    if not call.are("input"):
+        return stop("has statistics or a gain that depend on the samples")
+    if call.values.get("training") is True or call.values.get("running_var") is None:
+        return by_own_statistics(call)
     # Products of two roundings each: the sum, the root, the quotient and the gain.
     scale = (call["running_var"] + call["eps"]).rsqrt()
     if not bool(scale.isfinite().all()):
@@ -61,6 +63,25 @@ def batch_norm(call: Call) -> Piece:
     if call["bias"] is not None:
         constant = constant + call["bias"]
     return Linear([rounded(part, 6)], x.shape, constant.view(1, -1, *around).expand(x.shape))
+
+
+def by_own_statistics(call: Call) -> Piece:
+    """Normalise each channel over all its pixels, as an instance norm does with a batch of one.
+
+    Where a channel holds several samples, they reach one another, and are refused for that.
+    """
+    x, weight, bias, eps = call["input"], call["weight"], call["bias"], float(call["eps"])
+    if not eps > 0:
+        return stop("divides by a norm without a floor; give it an eps above 0")
+
+    def function(g: Tensor) -> Tensor:
+        found = F.layer_norm(g, g.shape[-1:], eps=eps)
+        found = found if weight is None else found * weight[: g.shape[-2], None]
+        return found if bias is None else found + bias[: g.shape[-2], None]
+
+    gain = 1.0 if weight is None else float(weight.abs().max())
+    dims = [d for d in range(len(x.shape)) if d != 1]
+    return along(call, dims, floored(gain, eps), function, (eps,), argument=x)
 
 
 @operation(
