@@ -9,7 +9,6 @@ for the batch that was recorded, and not for batches of every size.
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,11 +16,12 @@ from torch import Tensor
 from ..graph import Affine, Elementwise, Graph, Input, Joint, Node, Stretch
 from ..maps import MatrixMap
 from ..operators import Blocks, Gather, Operator
-from ..tape import Argument, Curve, Entry, Groups, Linear, Source, Stop, Tape
+from ..tape import Argument, Curve, Entry, Groups, Linear, Source, Tape
 from .reach import MIXED, RefusedError, Whole, needed_values, reach_of, stops, union
 from .record import Mark
 
 __all__ = ["one_sample", "same"]
+
 
 def one_sample(
     tape: Tape, output: Argument, input_shape: Sequence[int], marks: Sequence[Mark] = ()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ....layers.lipschitz.proof.norms import gamma
-from ..maps import ConvMap, MatrixMap
+from ..maps import MatrixMap
 from ..operators import Blocks, Gather
 from ..tape import Argument, Linear, Piece
 from .call import Call, broadcast, operation, stop
