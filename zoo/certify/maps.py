@@ -202,7 +202,7 @@ class ConvMap:
         else:
             rows = factors.view(self.groups, -1).repeat_interleave(len(w) // self.groups, 0)
             w = w * rows.view(*rows.shape, *around)
-        found = ConvMap(w, self.size, *self.options, self.rounded + rounded + 1)
+        found = ConvMap(w, self.size, *self.options, rounded=self.rounded + rounded + 1)
         if bool((factors == factors[:1]).all()):
             # Several multiples of one convolution have one norm to be proved.
             factor = product_up(abs(float(factors[0])), 1 + gamma(rounded))

@@ -167,7 +167,7 @@ class Recorder(TorchDispatchMode):
         if unusable is not None:
             return [Stop(f"{start} {unusable}")] * count
         found_pieces = rule(call)
-        pieces = list(found_pieces) if isinstance(found_pieces, (tuple, list)) else [found_pieces]
+        pieces = list(found_pieces) if isinstance(found_pieces, Sequence) else [found_pieces]
         pieces = [
             replace(p, reason=f"{start} {p.reason}") if isinstance(p, Stop) else p for p in pieces
         ]
@@ -268,8 +268,9 @@ class Recorder(TorchDispatchMode):
         def leave(module: nn.Module, inputs: Any, output: Any) -> None:
             self.modules.pop()
             given = inputs[0] if inputs else None
-            tensors = isinstance(given, Tensor) and isinstance(output, Tensor)
-            if isinstance(module, LipschitzLayer) and tensors:
+            if not isinstance(given, Tensor) or not isinstance(output, Tensor):
+                return
+            if isinstance(module, LipschitzLayer):
                 ends = self.read(given), self.read(output)
                 if ends[0] is not None and ends[1] is not None:
                     self.marks.append(Mark(names.get(module, ""), module, ends[0], ends[1]))
