@@ -91,11 +91,19 @@ class Recorder(TorchDispatchMode):
         count = tensor.untyped_storage().nbytes() // tensor.element_size()
         places = torch.arange(count) if store.order is None else store.order
         size, stride, offset = tensor.size(), tensor.stride(), tensor.storage_offset()
+        if store.order is None and tensor.is_contiguous() and tensor.numel() == count:
+            return Argument(store.value, places.view(size), tensor.dtype, whole=True)
         return Argument(store.value, torch.as_strided(places, size, stride, offset), tensor.dtype)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Execute what no sample reaches, and write the rest on the tape."""
         kwargs = kwargs or {}
+        if not torch.is_inference_mode_enabled():
+            return self._dispatched(func, args, kwargs)
+        with torch.inference_mode(False):  # no gradient is taken through tensors made inside
+            return self._dispatched(func, args, kwargs)
+
+    def _dispatched(self, func: Any, args: Any, kwargs: Any) -> Any:
         if not isinstance(func, OpOverload):
             raise self.refuse(f"{func} is an operation of higher order, which has no rule")
         tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
