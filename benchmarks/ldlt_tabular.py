@@ -30,8 +30,7 @@ from archzoo.train.engine.schedule import learning_rate_factor
 from archzoo.train.schemas import register_schemas
 from archzoo.zoo import create_model
 from archzoo.zoo.certify.certificate import Certificate
-from archzoo.zoo.certify.certify_model import Method, certify
-from archzoo.zoo.certify.float64_model import deployed
+from archzoo.zoo.certify.certify_model import Method, certified_function, certify
 from archzoo.zoo.certify.pgd import attack, margin_loss
 from harness import RESULTS, Bar, Measurement, main
 from hydra import compose, initialize_config_module
@@ -160,7 +159,7 @@ def falsify(model: nn.Module, x: Tensor, certificate: Certificate) -> dict[str, 
     rows = rows[certificate.radius[rows] > 0]
     if not len(rows):
         return {"attacked": 0, "violations": 0}
-    runner = deployed(model)
+    runner = certified_function(model, x)
     centre, classes = x[rows].double(), certificate.predicted[rows]
     radii = PLAN["attack"]["inside"] * certificate.radius[rows]
     steps = PLAN["attack"]["steps"]

@@ -19,7 +19,7 @@ from archzoo.train.callbacks import callbacks
 from archzoo.train.data import data_sets
 from archzoo.zoo import create_model, merge_lowrank, residuals, save_model
 from archzoo.zoo.axes.lowrank import methods
-from archzoo.zoo.certify.rules.calculus import RULES
+from archzoo.zoo.certify.rules.layers import LAYERS
 from archzoo.zoo.models import models
 
 from .close import assert_close_in_scale
@@ -66,7 +66,7 @@ def written(request, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     for registry in (models, residuals, methods, data_sets, callbacks):
         monkeypatch.setattr(registry, "_entries", {**registry._entries})
-    rules = {**RULES}
+    rules = {**LAYERS}
     try:
         for words in commands(name):
             module, _, function = SCRIPTS[words[0]].partition(":")
@@ -75,8 +75,8 @@ def written(request, tmp_path, monkeypatch):
                 getattr(importlib.import_module(module), function)()
         yield sys.modules[name]
     finally:
-        RULES.clear()
-        RULES.update(rules)
+        LAYERS.clear()
+        LAYERS.update(rules)
         sys.modules.pop(name, None)
 
 
@@ -119,8 +119,7 @@ def test_the_residual_joins_every_backbone_and_is_add_without_momentum(written):
         add, plain, own = outputs
         assert torch.equal(plain, add)
         assert not torch.equal(own, add)
-    assert certificate()["lipschitz"] == "inf"
-    assert "MyMomentum is a residual mechanism" in certificate()["reasons"][0]
+    assert 0 < certificate()["lower_bound"] <= certificate()["lipschitz"] < 1e9
 
 
 @of("my_backbone")
@@ -135,15 +134,17 @@ def test_the_backbone_takes_residuals_and_low_rank_and_comes_back_from_its_folde
         save_model(model, "saved")
         assert torch.equal(create_model("local-dir:saved").eval()(images), model(images))
     assert certificate()["lipschitz"] == "inf"
-    assert "Mixer is a network" in certificate()["reasons"][0]
+    assert all(reason.startswith("trunk: aten.") for reason in certificate()["reasons"])
 
 
 @of("my_layer")
-def test_the_layer_keeps_distances_and_has_a_finite_certificate(written):
-    layer = written.Reflection(5).double()
-    x = torch.randn(7, 5, dtype=torch.float64)
-    # Some twenty roundings of float64.
-    torch.testing.assert_close(layer(x).norm(dim=1), x.norm(dim=1), rtol=1e-14, atol=0.0)
+def test_the_layer_is_a_projection_and_its_rule_gives_a_finite_certificate(written):
+    layer = written.IntoBall(2.0).double()
+    x = 3 * torch.randn(40, 5, dtype=torch.float64)
+    y = layer(x)
+    assert (y.norm(dim=1) <= 2.0 + 1e-14).all()
+    apart = [(v[:, None] - v).norm(dim=2) for v in (y, x)]
+    assert (apart[0] <= apart[1] + 1e-14).all()
     assert certificate()["lipschitz"] < 1e9
     assert certificate()["reasons"] == []
     assert certificate()["lower_bound"] <= certificate()["lipschitz"]

@@ -1,7 +1,8 @@
 """Certify a trained model on its test fold.
 
 Prints the proved Lipschitz bound, block by block, and clean, attacked and certified accuracy, and
-writes certificate.json and certificate.png into the run folder:
+writes certificate.json and certificate.png into the run folder; a certificate that a search or an
+attack refutes claims nothing, and ends with exit code 1:
 
     archzoo-certify run=DIR eps=[36,72,108]
     archzoo-certify run=DIR samples=500 attack=false plot=false
@@ -112,7 +113,10 @@ def measure(config: CertifyConfig) -> tuple[dict[str, Any], Certificate]:
 
 
 def main() -> None:
-    """Certify, print and write; an error of the user's is one line and exit code 1."""
+    """Certify, print and write.
+
+    An error of the user's is one line and exit code 1, and so is a certificate that is refuted.
+    """
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
         print_help(__doc__, "train/commands/certify.py", CertifyConfig)
@@ -133,6 +137,8 @@ def main() -> None:
     print(f"{facts['model']} on {facts['data']}, {facts['samples']:,} test samples{told}\n")
     print(certificate)
     print(f"\n{folder.path / 'certificate.json'}")
+    if certificate.refuted is not None:
+        sys.exit(f"archzoo-certify: the certificate is refuted: {certificate.refuted.reason}")
 
 
 def _draw(folder: RunFolder, certificate: Certificate) -> None:

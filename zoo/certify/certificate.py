@@ -9,22 +9,39 @@ found by search. Every certificate satisfies
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..inspect.plots import new_figure
 from ..share.atomic_write import replacing
-from .rules import Row
+from .bounds import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
-__all__ = ["Certificate", "plot_certificate"]
+__all__ = ["Certificate", "Counterexample", "plot_certificate"]
 
 SHOWN = 12  # reasons in the table
+
+
+class Counterexample(NamedTuple):
+    """Two points that a certificate does not allow.
+
+    Attributes:
+        reason: What they show.
+        first: A sample, or one end of a pair.
+        second: The point that an attack moved it to, or the other end.
+        radius: The radius that was claimed, or None where the constant is refuted.
+    """
+
+    reason: str
+    first: Tensor
+    second: Tensor
+    radius: float | None = None
 
 
 @dataclass(frozen=True)
@@ -34,9 +51,12 @@ class Certificate:
     Attributes:
         lipschitz: A bound of ‖f(x) − f(z)‖/‖x − z‖ over all inputs, in the units of ε, rounded up;
             infinity where there is none.
-        method: `construction`, `lmi` (the matrix inequality took part), `product` or `none`.
+        method: `lmi` (the matrix inequality took part), `construction` (layers' own multipliers
+            did), `product`, `exact` (the norm of one linear map), `none` or `refuted`.
         rigorous: Whether the bound is proved on the deployed weights; with `verify=False` it is
             what the layers say of themselves.
+        refuted: Two points that the certificate does not allow, or None. A refuted certificate
+            claims nothing: its bound is infinite and its radii are 0.
         lower_bound: The largest ratio found by search; None if none was made.
         per_block: The table: name, constant, method, verified.
         reasons: Why the bound is infinite.
@@ -59,6 +79,7 @@ class Certificate:
     lipschitz: float
     method: str
     rigorous: bool
+    refuted: Counterexample | None = None
     lower_bound: float | None = None
     per_block: tuple[Row, ...] = ()
     reasons: tuple[str, ...] = ()
@@ -78,11 +99,34 @@ class Certificate:
     @property
     def tightness(self) -> float | None:
         """The lower bound over the upper one, in [0, 1]."""
-        return None if self.lower_bound is None else self.lower_bound / self.lipschitz
+        if self.lower_bound is None or self.lipschitz == math.inf:
+            return None
+        # A constant map has the bound 0, which nothing exceeds.
+        return self.lower_bound / self.lipschitz if self.lipschitz else 1.0
+
+    def refuted_by(self, counterexample: Counterexample) -> "Certificate":
+        """Return the certificate with every claim withdrawn, and the points that refute it."""
+        claimed = f"the bound {self.lipschitz:.9g} ({self.method}) is refuted: "
+        nothing = dict.fromkeys(self.certified_accuracy, 0.0)
+        return replace(
+            self,
+            lipschitz=math.inf,
+            body_lipschitz=math.inf,
+            method="refuted",
+            rigorous=False,
+            refuted=counterexample,
+            reasons=(f"{claimed}{counterexample.reason}",),
+            radius=None if self.radius is None else torch.zeros_like(self.radius),
+            certified_accuracy=nothing,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold: infinity as the string `inf`, tensors as lists."""
-        found = asdict(self)
+        tensors = {"radius": None, "predicted": None, "correct": None, "refuted": None}
+        found = asdict(replace(self, **tensors))  # pyright: ignore[reportArgumentType]
+        if self.refuted is not None:
+            pair = {"first": self.refuted.first.tolist(), "second": self.refuted.second.tolist()}
+            found["refuted"] = self.refuted._asdict() | pair
         found["per_block"] = [row._asdict() for row in self.per_block]
         found["tightness"] = self.tightness
         for key in ("radius", "predicted", "correct"):
@@ -105,7 +149,8 @@ class Certificate:
     def _summary(self) -> list[str]:
         proof = "proved on the deployed weights" if self.rigorous else "not verified"
         if self.lipschitz == math.inf:
-            lines = ["Lipschitz bound  inf (no finite bound is known)"]
+            known = "refuted" if self.refuted is not None else "no finite bound is known"
+            lines = [f"Lipschitz bound  inf ({known})"]
             lines += [f"  {reason}" for reason in self.reasons[:SHOWN]]
             more = len(self.reasons) - SHOWN
             return lines + ([f"  and {more} more"] if more > 0 else [])
@@ -169,8 +214,9 @@ def plot_certificate(
         raise ValueError("the certificate has no samples; give certify the samples x and classes y")
     figure = new_figure(4.6, 3.4) if figure is None else figure
     axes = figure.subplots()
-    radius = certificate.radius.double() * certificate.correct.double()
-    last = max([*certificate.certified_accuracy, float(radius.quantile(0.95))], default=1.0)
+    radius = certificate.radius.double().where(certificate.correct, 0.0)
+    farthest = float(radius.nan_to_num(posinf=0.0).quantile(0.95))
+    last = max([*certificate.certified_accuracy, farthest], default=1.0)
     grid = [1.1 * last * i / 200 for i in range(201)]
     right = certificate.correct
     certified = [100 * float(((radius > e) & right).double().mean()) for e in grid]

@@ -7,13 +7,17 @@ by Adam, in float64. Every ratio visited is one of two real points, so the large
 up to the rounding of f.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.func import jvp, vjp
 
 from ...layers.modes import evaluating
 
-__all__ = ["lipschitz_estimate"]
+__all__ = ["lipschitz_estimate", "steepest_pair"]
+
+Function = Callable[[Tensor], Tensor]
 
 
 def lipschitz_estimate(
@@ -32,8 +36,6 @@ def lipschitz_estimate(
     Raises:
         ValueError: no points, or a model in another precision.
     """
-    if len(x) < 1:
-        raise ValueError(f"x must be points (N, …) with N >= 1, got shape {tuple(x.shape)}")
     for name, p in model.named_parameters():
         if p.is_floating_point() and p.dtype != torch.float64:
             raise ValueError(
@@ -41,10 +43,27 @@ def lipschitz_estimate(
                 f"{p.dtype}; give copy.deepcopy(model).double()"
             )
     with evaluating(model):
-        return _climb(model, x, points, power, steps, seed)
+        return steepest_pair(model, x, points=points, power=power, steps=steps, seed=seed)[0]
 
 
-def _climb(model: nn.Module, x: Tensor, points: int, power: int, steps: int, seed: int) -> float:
+def steepest_pair(
+    model: Function, x: Tensor, *, points: int = 8, power: int = 12, steps: int = 60, seed: int = 0
+) -> tuple[float, tuple[Tensor, Tensor]]:
+    """Return the largest ratio found, and its two points.
+
+    Args:
+        model: A function of float64 samples, in evaluation.
+        x: As in `lipschitz_estimate`, and so are the others.
+        points: Pairs that climb side by side.
+        power: Power iterations at the start.
+        steps: Of Adam.
+        seed: Of the first directions.
+
+    Raises:
+        ValueError: no points.
+    """
+    if len(x) < 1:
+        raise ValueError(f"x must be points (N, …) with N >= 1, got shape {tuple(x.shape)}")
     x = x[:points].detach().double()
     generator = torch.Generator().manual_seed(seed)
     scale = float(x.flatten(1).norm(dim=1).mean()) or 1.0
@@ -57,7 +76,7 @@ def _climb(model: nn.Module, x: Tensor, points: int, power: int, steps: int, see
     # Long enough that the rounding of f does not show in a ratio.
     there = (x + 1e-2 * scale * _unit(direction)).requires_grad_()
     optimiser = torch.optim.Adam([here, there], lr=1e-2 * scale / x[0].numel() ** 0.5)
-    best = 0.0
+    best, pair = 0.0, (x[0], x[0])
     for _ in range(steps + 1):
         with torch.enable_grad():
             rise = (model(here) - model(there)).flatten(1).norm(dim=1)
@@ -66,13 +85,16 @@ def _climb(model: nn.Module, x: Tensor, points: int, power: int, steps: int, see
             ratio = rise[usable] / run[usable]
             if not len(ratio):
                 break
-            best = max(best, float(ratio.detach().max()))
+            top = float(ratio.detach().max())
+            if top > best:
+                at = usable.nonzero().squeeze(1)[ratio.detach().argmax()]
+                best, pair = top, (here[at].detach().clone(), there[at].detach().clone())
             loss = -ratio.log().sum()
         gradients = torch.autograd.grad(loss, [here, there])
         for point, gradient in zip((here, there), gradients, strict=True):
             point.grad = gradient
         optimiser.step()
-    return best
+    return best, pair
 
 
 def _unit(v: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from archzoo.train.commands.certify import measure, read_arguments
 from archzoo.train.data import data_sets
 from archzoo.train.errors import RunError
 from archzoo.zoo import create_model
+from archzoo.zoo.certify.bounds import Bounds
 from archzoo.zoo.certify.certify_model import certify
 
 from ..small_runs import train
@@ -57,6 +58,8 @@ def test_radii_are_in_pixels(run):
     bare = certify(model, attack=False, estimate=False)
     std = data_sets.build("digits").std
     assert std is not None
+    # Each channel by its own std; the digits have one.
+    assert len(std) == 1
     assert found.lipschitz == pytest.approx(bare.lipschitz / min(std), rel=1e-6)
     assert found.radius is not None and len(found.radius) == 20
 
@@ -88,6 +91,20 @@ def test_a_mistake_is_one_line(run, arguments, message, monkeypatch, capsys):
     text = str(stopped.value.code)
     assert text.startswith("archzoo-certify: ") and message in text and "\n" not in text
     assert not capsys.readouterr().out
+
+
+def test_a_refuted_certificate_is_written_and_ends_with_exit_code_1(run, monkeypatch, capsys):
+    wrong = torch.full((10, 10), 1e-6, dtype=torch.float64)
+    monkeypatch.setattr(Bounds, "pairs", lambda self: wrong)
+    arguments = [f"run={run}", "samples=8", "steps=5", "estimate=false", "plot=false"]
+    monkeypatch.setattr(sys, "argv", ["archzoo-certify", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        command.main()
+    assert str(stopped.value.code).startswith("archzoo-certify: the certificate is refuted")
+    assert "refuted" in capsys.readouterr().out
+    found = json.loads((run / "certificate.json").read_text())
+    assert found["lipschitz"] == "inf" and not found["rigorous"] and not any(found["radius"])
+    assert found["attack_violations"] > 0 and found["refuted"]["first"]
 
 
 def test_a_run_that_has_not_ended_is_refused(tmp_path):

@@ -10,7 +10,8 @@ from archzoo.layers.lipschitz import LDLTBlock, LDLTCircularConv2d, OrthogonalCo
 from archzoo.zoo import certify, create_model, list_models, model_info
 from archzoo.zoo.certify.certificate import Certificate
 from archzoo.zoo.certify.certify_model import Method
-from archzoo.zoo.certify.rules.calculus import RULES
+from archzoo.zoo.certify.rules.call import OPERATIONS
+from archzoo.zoo.certify.rules.layers import LAYERS as LAYER_RULES
 from torch import Tensor, nn
 
 from ..small_models import build as created
@@ -136,10 +137,10 @@ def test_certify_leaves_the_model_and_the_generator_as_they_were(name, training)
     wanted = [p.requires_grad for p in model.parameters()]
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
     sizes = [getattr(m, "seen", None) for m in model.modules()]
-    generator, rules = torch.get_rng_state(), dict(RULES)
+    generator, rules = torch.get_rng_state(), (dict(OPERATIONS), dict(LAYER_RULES))
     certify(model, x, attack_steps=2)
     assert torch.equal(torch.get_rng_state(), generator)
-    assert rules == RULES
+    assert rules == (OPERATIONS, LAYER_RULES)
     assert [m.training for m in model.modules()] == modes
     assert [p.requires_grad for p in model.parameters()] == wanted
     assert all(bool((p.grad == 1).all()) for p in model.parameters())
@@ -148,10 +149,3 @@ def test_certify_leaves_the_model_and_the_generator_as_they_were(name, training)
     after = model.state_dict()
     assert after.keys() == state.keys()
     assert all(torch.equal(after[k], state[k]) for k in state)
-
-
-def test_timms_mlp_has_its_rule_before_any_transformer_was_certified():
-    assert "timm.layers.mlp.Mlp" in RULES
-    from timm.layers import Mlp
-
-    assert f"{Mlp.__module__}.{Mlp.__qualname__}" == "timm.layers.mlp.Mlp"

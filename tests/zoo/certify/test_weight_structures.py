@@ -77,6 +77,8 @@ def test_a_hook_on_a_factored_layer_is_in_the_bound(method: str) -> None:
     dense = {"min_kernel": 1} if "min_kernel" in methods[method].options else {}
     model = create_model("mlp_nano", lowrank={"name": method, **dense})
     layer = model.get_submodule("trunk.branches.0.0")
+    before = certify(model, method="product", estimate=False)
     layer.register_forward_hook(lambda module, inputs, output: 1e6 * output)
     found = certify(model, method="product", estimate=False)
-    assert found.lipschitz == math.inf and "hook" in " ".join(found.reasons)
+    # The skip beside the layer is not multiplied.
+    assert found.lipschitz > 1e3 * before.lipschitz or before.lipschitz == math.inf

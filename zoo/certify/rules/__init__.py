@@ -1,18 +1,11 @@
-"""Lipschitz bounds of networks, a file for each family of layers; `calculus` has the registry."""
+"""What is known of operations and layers: a rule for each, in a file for each kind."""
 
-from . import ball_layers as ball_layers
-from . import elementwise as elementwise
-from . import linear_chain as linear_chain
-from . import lipschitz_layers as lipschitz_layers
-from . import pools as pools
-from . import weight_structures as weight_structures
-from . import whole_networks as whole_networks
-from .calculus import Bound as Bound
-from .calculus import Row as Row
-from .calculus import Seen as Seen
-from .calculus import Value as Value
-from .calculus import Walk as Walk
-from .calculus import rule as rule
-from .whole_networks import backbone as backbone
-from .whole_networks import body_and_head as body_and_head
-from .whole_networks import whole_chain as whole_chain
+from . import affine as affine
+from . import grouped as grouped
+from . import images as images
+from . import moves as moves
+from . import slopes as slopes
+from . import spectral as spectral
+from .call import Call as Call
+from .call import operation as operation
+from .layers import layer as layer
