@@ -6,7 +6,6 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -59,11 +58,13 @@ def check_weights(model: nn.Module) -> None:
 
 def given(values: Any) -> Tensor | None:
     """Return samples or classes on the CPU; arrays are taken too."""
-    if isinstance(values, np.ndarray):
-        values = torch.from_numpy(values)
-    if values is None or isinstance(values, Tensor):
-        return None if values is None else values.detach().cpu()
-    raise ValueError(f"x and y must be tensors or arrays, got {type(values).__name__}")
+    if values is None:
+        return None
+    if not isinstance(values, Tensor):
+        if not hasattr(values, "__array__"):
+            raise ValueError(f"x and y must be tensors or arrays, got {type(values).__name__}")
+        values = torch.as_tensor(values)
+    return values.detach().cpu()
 
 
 def samples_of(model: nn.Module, x: Tensor | None) -> tuple[Tensor | None, bool]:
