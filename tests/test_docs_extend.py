@@ -117,8 +117,7 @@ def test_the_residual_joins_every_backbone_and_is_add_without_momentum(written):
         add, plain, own = outputs
         assert torch.equal(plain, add)
         assert not torch.equal(own, add)
-    assert certificate()["lipschitz"] == "inf"
-    assert "MyMomentum is a residual mechanism" in certificate()["reasons"][0]
+    assert 0 < certificate()["lower_bound"] <= certificate()["lipschitz"] < 1e9
 
 
 @of("my_backbone")
@@ -133,7 +132,7 @@ def test_the_backbone_takes_residuals_and_low_rank_and_comes_back_from_its_folde
         save_model(model, "saved")
         assert torch.equal(create_model("local-dir:saved").eval()(images), model(images))
     assert certificate()["lipschitz"] == "inf"
-    assert any("depend on the samples" in reason for reason in certificate()["reasons"])
+    assert all(reason.startswith("trunk: aten.") for reason in certificate()["reasons"])
 
 
 @of("my_layer")
@@ -142,7 +141,8 @@ def test_the_layer_is_a_projection_and_its_rule_gives_a_finite_certificate(writt
     x = 3 * torch.randn(40, 5, dtype=torch.float64)
     y = layer(x)
     assert (y.norm(dim=1) <= 2.0 + 1e-14).all()
-    assert (torch.cdist(y, y) <= torch.cdist(x, x) + 1e-14).all()
+    apart = [(v[:, None] - v).norm(dim=2) for v in (y, x)]
+    assert (apart[0] <= apart[1] + 1e-14).all()
     assert certificate()["lipschitz"] < 1e9
     assert certificate()["reasons"] == []
     assert certificate()["lower_bound"] <= certificate()["lipschitz"]

@@ -26,13 +26,16 @@ def export_plain(module: nn.Module) -> nn.Module:
     # Layers are exported from the original: a copy of them would only be thrown away.
     memo = {id(child): child for child in module.modules() if isinstance(child, LipschitzLayer)}
     twin = copy.deepcopy(module, memo)
-    _replace(twin)
+    _replace(twin, {})
     return twin
 
 
-def _replace(module: nn.Module) -> None:
-    for name, child in module.named_children():
+def _replace(module: nn.Module, made: dict[nn.Module, nn.Module]) -> None:
+    """Put exports in place; a layer that stands in several places has one."""
+    for name, child in list(module._modules.items()):  # `named_children` names each child once
         if isinstance(child, LipschitzLayer):
-            setattr(module, name, child.export().train(child.training))
-        else:
-            _replace(child)
+            if child not in made:
+                made[child] = child.export().train(child.training)
+            setattr(module, name, made[child])
+        elif child is not None:
+            _replace(child, made)

@@ -7,7 +7,7 @@ in their own precision, in the arithmetic of real numbers; the rounding of its f
 is bounded and taken off each margin. The rounding of activations in half precision is not covered.
 
 A recording shows that samples do not reach one another in the batches that were recorded, of one
-and of three samples; it is no proof for every batch size.
+and of two samples; it is no proof for every batch size.
 """
 
 # Shape letters: N samples, K classes.
@@ -35,7 +35,7 @@ from .verdict import accuracies, attacked, predictions, radii
 __all__ = ["EPS", "Method", "certified_function", "certify"]
 
 EPS = (36 / 255, 72 / 255, 108 / 255)
-SHOWN = 3  # samples that a recording is compared with the forward on
+SHOWN = 2  # samples that a recording is compared with the forward on
 
 Method = Literal["auto", "product", "local"]
 

@@ -87,9 +87,7 @@ def samples_of(model: nn.Module, x: Tensor | None) -> tuple[Tensor | None, bool]
     return torch.randn(8, *shape, generator=generator), False
 
 
-def std_of(
-    input_std: float | Sequence[float], samples: Tensor | None
-) -> Tensor | None:
+def std_of(input_std: float | Sequence[float], samples: Tensor | None) -> Tensor | None:
     """Return the division as numbers, one or one for each channel."""
     std = torch.as_tensor(input_std, dtype=torch.float64).flatten()
     channels = samples.shape[1] if samples is not None else 1

@@ -108,6 +108,7 @@ class ConvMap:
         self.stride, self.padding = _each(stride, axes), _each(padding, axes)
         self.dilation, self.output_padding = _each(dilation, axes), _each(output_padding, axes)
         self.transposed = transposed
+        self.multiple: tuple[ConvMap, float] | None = None
         self.channels = weight.shape[0] if transposed else weight.shape[1] * groups
 
     @property
@@ -150,6 +151,9 @@ class ConvMap:
     @cached_property
     def norm(self) -> float:
         """A proved bound of the spectral norm."""
+        if self.multiple is not None:
+            base, factor = self.multiple
+            return product_up(factor, base.norm)
         return self.bound(self.size)
 
     def bound(self, size: Sequence[int], circular: bool = False) -> float:
@@ -198,7 +202,12 @@ class ConvMap:
         else:
             rows = factors.view(self.groups, -1).repeat_interleave(len(w) // self.groups, 0)
             w = w * rows.view(*rows.shape, *around)
-        return ConvMap(w, self.size, *self.options, self.rounded + rounded + 1)
+        found = ConvMap(w, self.size, *self.options, rounded=self.rounded + rounded + 1)
+        if bool((factors == factors[:1]).all()):
+            # Several multiples of one convolution have one norm to be proved.
+            factor = product_up(abs(float(factors[0])), 1 + gamma(rounded))
+            found.multiple = (self, factor)
+        return found
 
     def same(self, other: Any) -> bool:
         """Whether numbers and options agree."""

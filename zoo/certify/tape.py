@@ -37,11 +37,13 @@ class Argument:
         value: The number of the value on the tape.
         places: Where its elements stand in the value, of the tensor's shape.
         dtype: Of the tensor.
+        whole: Whether the tensor is all of the value, in order.
     """
 
     value: int
     places: Tensor
     dtype: torch.dtype
+    whole: bool = False
 
     @property
     def shape(self) -> torch.Size:
@@ -247,6 +249,8 @@ class Tape:
 
 def composed(operator: Operator, argument: Argument, columns: int) -> Operator:
     """Return an operator on a tensor's elements as one on all of the tensor's value."""
+    if argument.whole:
+        return operator
     flat = argument.places.reshape(-1)
     if isinstance(operator, Gather):
         index = _looked_up(flat, operator.index)

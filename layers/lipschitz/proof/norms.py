@@ -135,7 +135,10 @@ def spectral_bound(weight: Tensor, *, error: float = 0.0, at_least: float = 0.0)
     if old > 0.0 and old * old < math.inf and holds(old * old * (1 - 8 * UNIT)):
         return at_least
     top = float(torch.linalg.eigvalsh(gram).max())
-    slack = 1e-13
+    # What the proof takes off, so that its first attempt is seldom in vain.
+    order = gram.shape[-1]
+    lost = rounding + 8 * UNIT * (top + square) + 2 * gamma(4 * order + 16) * order * top
+    slack = max(1e-13, 1.25 * lost / top)
     while not holds(top * (1 + slack)):
         slack *= 2
     return sum_up(product_up(scale, root_up(top * (1 + 2 * slack))), error)

@@ -12,6 +12,7 @@ from archzoo.layers.lipschitz import (
     GlobalScaledPool,
     GroupSort,
     LDLTBlock,
+    LipschitzLayer,
     LMIBlock,
     MaxMin,
     NormalizedLinear,
@@ -213,6 +214,16 @@ def test_a_network_is_exported_whole_and_left_as_it_was():
     assert type(plain[3]) is nn.Linear and type(net[3]) is AOLLinear
     assert not plain.training
     assert export_plain(net[3]).in_features == 36
+
+
+def test_a_layer_that_stands_in_several_places_is_exported_in_all_of_them():
+    block = SLLBlock(4).eval()
+    net = nn.Sequential(block, nn.Sequential(block, nn.ReLU()), block)
+    plain = export_plain(net)
+    assert not any(isinstance(m, LipschitzLayer) for m in plain.modules())
+    assert plain[0] is plain[1][0] is plain[2] and net[2] is block
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(plain(x), net(x))
 
 
 # Heads and margins.

@@ -325,6 +325,12 @@ def test_a_twin_of_a_model_has_its_certificate(name):
     torch.testing.assert_close(twin.radius, plain.radius)
 
 
+def test_a_forward_in_inference_mode_is_attacked_like_any():
+    model = nn.Sequential(Call(torch.inference_mode()(lambda x: x.flip(1).relu())), scaled(1.0, 4))
+    found = certify(model, torch.randn(5, 4), attack_steps=3)
+    assert found.attacked_samples and found.attack_violations == 0
+
+
 # Laws.
 
 

@@ -62,10 +62,9 @@ def shear(graph: Graph, start: int, end: int, layer: LipschitzLayer | None = Non
     a = skip[0].scale
     if a is not None and not bool((a == a[0]).all()):
         return math.inf
-    maps = _plain(inner, False), _plain(outer, True)
-    if maps[0] is None or maps[1] is None:
+    c, d = _plain(inner, False), _plain(outer, True)
+    if c is None or d is None:
         return math.inf
-    c, d = maps
     if c.weight.shape != d.weight.shape or c.padding != d.padding:
         return math.inf
     if c.padding[0] != c.padding[1] or c.rounded or d.rounded:
@@ -102,9 +101,11 @@ def by_frequencies(graph: Graph, start: int, end: int, layer: LipschitzLayer) ->
     if not isinstance(node, Affine) or not isinstance(weights, LMIBlock):
         return math.inf
     taps = [(source, _circular(op)) for source, op in node.terms if source != start]
-    if len(taps) != 1 or taps[0][1] is None:
+    if len(taps) != 1:
         return math.inf
     at, tap = taps[0]
+    if tap is None:
+        return math.inf
     inner = []
     while at != start:
         atom = graph.nodes[at]

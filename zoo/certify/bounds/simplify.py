@@ -13,15 +13,13 @@ slopes, D diag(s) = diag(s) D.
 from collections import Counter
 
 import torch
-from torch import Tensor
 
-from ....layers.lipschitz.proof.norms import gamma
 from ..graph import Affine, Elementwise, Graph, Input, Joint, Node
-from ..maps import ConvMap, MatrixMap
-from ..operators import Base, Blocks, Gather, Operator
+from ..operators import Blocks, Gather, Operator
 from .compose import Terms, after, identity, is_plain, merged
 
 __all__ = ["simplified"]
+
 
 def simplified(graph: Graph) -> Graph:
     """Return a graph with the same differences and the same stretches."""

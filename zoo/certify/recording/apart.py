@@ -14,7 +14,8 @@ VALUES = {
 }  # fmt: skip
 
 RESHAPED = {
-    "as_strided_", "squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_", "detach_",
+    "as_strided_", "squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_",
+    "detach_",
 }  # fmt: skip
 
 SHAPES = {

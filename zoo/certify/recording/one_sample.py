@@ -7,9 +7,8 @@ for the batch that was recorded, and not for batches of every size.
 
 # Shape letters: n size of a value.
 
-import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +16,12 @@ from torch import Tensor
 from ..graph import Affine, Elementwise, Graph, Input, Joint, Node, Stretch
 from ..maps import MatrixMap
 from ..operators import Blocks, Gather, Operator
-from ..tape import Argument, Curve, Entry, Groups, Linear, Source, Stop, Tape
+from ..tape import Argument, Curve, Entry, Groups, Linear, Source, Tape
 from .reach import MIXED, RefusedError, Whole, needed_values, reach_of, stops, union
 from .record import Mark
 
 __all__ = ["one_sample", "same"]
+
 
 def one_sample(
     tape: Tape, output: Argument, input_shape: Sequence[int], marks: Sequence[Mark] = ()
@@ -99,7 +99,7 @@ def _graph(
     kept = {v: (whole[v].reach == 1 << sample).nonzero().squeeze(1) for v in needed}
     for number in needed:
         entry, keep = tape.entries[number], kept[number]
-        own = {"number": len(nodes), "size": len(keep)}
+        own: dict[str, Any] = {"number": len(nodes), "size": len(keep)}
         if isinstance(entry, Source):
             if entry.numbers is None:
                 at[number] = len(nodes)
@@ -134,7 +134,7 @@ def _graph(
             nodes.append(
                 Elementwise(
                     source=source, low=low[keep], high=high[keep],
-                    function=functools.partial(piece.function, operands=operands),
+                    function=_with(piece.function, operands),
                     kind=_kind(entry), rounding=piece.rounding,
                     parameters=parameters, **own,
                 )
@@ -182,6 +182,13 @@ def _graph(
         if len(ends) == 2:
             stretches.append(Stretch(mark.name, mark.layer, *ends))
     return Graph(tuple(nodes), last, input_shape, output_shape, tuple(stretches))
+
+
+def _with(
+    function: Callable[[Tensor, Mapping[str, Tensor]], Tensor], operands: Mapping[str, Tensor]
+) -> Callable[[Tensor], Tensor]:
+    """Return a function of elements with its fixed numbers."""
+    return lambda u: function(u, operands)
 
 
 def _kind(entry: Entry) -> str:

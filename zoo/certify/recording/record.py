@@ -19,7 +19,7 @@ import functools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -91,11 +91,19 @@ class Recorder(TorchDispatchMode):
         count = tensor.untyped_storage().nbytes() // tensor.element_size()
         places = torch.arange(count) if store.order is None else store.order
         size, stride, offset = tensor.size(), tensor.stride(), tensor.storage_offset()
+        if store.order is None and tensor.is_contiguous() and tensor.numel() == count:
+            return Argument(store.value, places.view(size), tensor.dtype, whole=True)
         return Argument(store.value, torch.as_strided(places, size, stride, offset), tensor.dtype)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Execute what no sample reaches, and write the rest on the tape."""
         kwargs = kwargs or {}
+        if not torch.is_inference_mode_enabled():
+            return self._dispatched(func, args, kwargs)
+        with torch.inference_mode(False):  # no gradient is taken through tensors made inside
+            return self._dispatched(func, args, kwargs)
+
+    def _dispatched(self, func: Any, args: Any, kwargs: Any) -> Any:
         if not isinstance(func, OpOverload):
             raise self.refuse(f"{func} is an operation of higher order, which has no rule")
         tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
@@ -167,7 +175,7 @@ class Recorder(TorchDispatchMode):
         if unusable is not None:
             return [Stop(f"{start} {unusable}")] * count
         found_pieces = rule(call)
-        pieces = list(found_pieces) if isinstance(found_pieces, (tuple, list)) else [found_pieces]
+        pieces = list(found_pieces) if isinstance(found_pieces, Sequence) else [found_pieces]
         pieces = [
             replace(p, reason=f"{start} {p.reason}") if isinstance(p, Stop) else p for p in pieces
         ]
@@ -268,8 +276,9 @@ class Recorder(TorchDispatchMode):
         def leave(module: nn.Module, inputs: Any, output: Any) -> None:
             self.modules.pop()
             given = inputs[0] if inputs else None
-            tensors = isinstance(given, Tensor) and isinstance(output, Tensor)
-            if isinstance(module, LipschitzLayer) and tensors:
+            if not isinstance(given, Tensor) or not isinstance(output, Tensor):
+                return
+            if isinstance(module, LipschitzLayer):
                 ends = self.read(given), self.read(output)
                 if ends[0] is not None and ends[1] is not None:
                     self.marks.append(Mark(names.get(module, ""), module, ends[0], ends[1]))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ....layers.lipschitz.proof.norms import gamma
-from ..maps import ConvMap, MatrixMap
+from ..maps import MatrixMap
 from ..operators import Blocks, Gather
 from ..tape import Argument, Linear, Piece
 from .call import Call, broadcast, operation, stop
@@ -92,7 +92,8 @@ def added_scaled(call: Call) -> Piece:
     shape = torch.broadcast_shapes(_shape(base), _shape(one), _shape(two))
     parts = [broadcast(base, shape)] if isinstance(base, Argument) else []
     if isinstance(one, Argument) or isinstance(two, Argument):
-        x, factor = (one, two) if isinstance(one, Argument) else (two, one)
+        x: Any = one if isinstance(one, Argument) else two
+        factor: Any = two if isinstance(one, Argument) else one
         if divides and not bool((factor != 0).all()):
             return stop("divides by zero")
         scale = value / factor if divides else value * factor
