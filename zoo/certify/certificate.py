@@ -242,7 +242,8 @@ def plot_certificate(
             label="attacked",
         )  # fmt: skip
     axes.plot([255 * e for e in grid], certified, lw=1.6, label="certified")
-    axes.set(xlabel=f"ε · 255 ({'L2' if certificate.norm == 'l2' else 'L∞'})", ylabel="accuracy, %", ylim=(0.0, 102.0), xlim=(0.0, None))
+    norm = "L2" if certificate.norm == "l2" else "L∞"
+    axes.set(xlabel=f"ε · 255 ({norm})", ylabel="accuracy, %", ylim=(0.0, 102.0), xlim=(0.0, None))
     axes.legend(frameon=False)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ...layers.hyperbolic import check_geometry
-from .bounds import Bounds, evaluation_errors, measured
+from .bounds import Bounds, evaluation_error, measured
 from .certificate import Certificate, Counterexample
 from .graph import Graph
 from .inputs import check_weights, copied, given, samples_of, std_of
@@ -152,11 +152,10 @@ def certify(
     if shown:
         facts |= predictions(logits, y)
         facts["norm"] = norm
-        errors = evaluation_errors(graph, size)
         if lipschitz < math.inf:
-            facts |= radii(logits, bounds.pairs(), errors[graph.output])
+            facts |= radii(logits, bounds.pairs(), evaluation_error(graph, size))
         if method == "local":
-            facts |= with_local_radii(graph, samples, facts, errors)
+            facts |= with_local_radii(graph, samples, facts)
         facts |= accuracies(facts, levels)
         if attack:
             options = {

@@ -35,7 +35,8 @@ def intervals(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     low, high = middle - half, middle + half
     zero = torch.zeros(1, 3, dtype=torch.float64)
     edges = [(middle[:20], middle[:20]), (zero, zero), (zero, zero + 1), (zero - 1, zero),
-             (zero - 1e6, zero + 1e6), (zero - 5e-324, zero + 5e-324), (zero - 1e9, zero + 1)]  # fmt: skip
+             (zero - 1e6, zero + 1e6), (zero - 5e-324, zero + 5e-324),
+             (zero - 1e9, zero + 1)]  # fmt: skip
     return (
         torch.cat([low, *(a for a, _ in edges)]), torch.cat([high, *(b for _, b in edges)])
     )  # fmt: skip

@@ -1,7 +1,6 @@
 """Proved bounds of a recorded graph, and of the rounding of its evaluation."""
 
 from .rounding import evaluation_error as evaluation_error
-from .rounding import evaluation_errors as evaluation_errors
 from .rounding import measured as measured
 from .stretches import Bounds as Bounds
 from .stretches import Row as Row

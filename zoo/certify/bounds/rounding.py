@@ -20,7 +20,7 @@ from ..maps import ConvMap, MatrixMap
 from ..operators import Blocks, Operator
 from .paths import slope
 
-__all__ = ["evaluation_error", "evaluation_errors", "measured"]
+__all__ = ["evaluation_error", "measured"]
 
 SMALL = 512  # of a matrix whose norm is proved for the error too
 
@@ -41,11 +41,6 @@ def measured(graph: Graph, batches: Sequence[Tensor]) -> tuple[Tensor, list[floa
 
 def evaluation_error(graph: Graph, size: Sequence[float]) -> float:
     """Bound the error of the outputs, from the norms of all nodes."""
-    return evaluation_errors(graph, size)[graph.output]
-
-
-def evaluation_errors(graph: Graph, size: Sequence[float]) -> list[float]:
-    """Bound the error of every node, from the norms of all."""
     error: list[float] = []
     for node in graph.nodes:
         own = size[node.number]
@@ -69,7 +64,7 @@ def evaluation_errors(graph: Graph, size: Sequence[float]) -> list[float]:
             error.append(sum_up(product_up(constant, error[node.source]), lost))
         else:
             error.append(0.0)
-    return error
+    return error[graph.output]
 
 
 def _norm(operator: Operator) -> float:

@@ -24,7 +24,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ....layers.lipschitz.proof.norms import UNIT, gamma, product_up
+from ....layers.lipschitz.proof.norms import UNIT, gamma, product_up, sum_up
+from ..bounds.paths import slope
 from ..graph import Affine, Elementwise, Graph, Joint
 from ..maps import MatrixMap
 from ..operators import Blocks, Operator
@@ -69,7 +70,6 @@ class _Curve(NamedTuple):
 
     best: Lines
     shared: Lines
-    reach: Reach
 
 
 class _Found(NamedTuple):
@@ -98,40 +98,44 @@ class Walk:
     Args:
         graph: As recorded.
         ball: Of the inputs.
-        errors: Of the float64 evaluation of each node at the centres.
         target: The number of the node that rows are to be bounded of; None is the output.
         widest: Values of a node up to which its reach is bounded by a walk.
 
     Attributes:
         sound: Which samples have finite reaches everywhere (N,).
+        error: Of the float64 evaluation of a node at any point of the ball (N,), by its number.
     """
 
     def __init__(
         self,
         graph: Graph,
         ball: Ball,
-        errors: list[float],
         *,
         target: int | None = None,
         widest: int = WIDEST,
     ) -> None:
         """Bound all reaches, in order."""
-        self.graph, self.ball, self.errors, self.widest = graph, ball, errors, widest
+        self.graph, self.ball, self.widest = graph, ball, widest
         self.target = graph.output if target is None else target
         self.sound = torch.ones(len(ball.centre), dtype=torch.bool)
         self.reaches: dict[int, Reach] = {}
         self.atoms: dict[int, _Curve | Relaxation] = {}
         self.size: dict[int, Tensor] = {}
         self.moved: dict[int, Tensor] = {}
+        self.error: dict[int, Tensor] = {}
         with torch.no_grad():
             self.values = graph.values(ball.centre)
             for number in self._needed():
                 self._add(number)
 
     def lower(self, rows: Tensor) -> Tensor:
-        """Return lower bounds of rows (N or 1, K, n) of the target (N, K); −∞ if there are none."""
+        """Return lower bounds of rows (N or 1, K, n) of the target (N, K); −∞ if there are none.
+
+        They hold for the function and for its evaluation in float64.
+        """
         with torch.no_grad():
             best = torch.maximum(*(self._lower(rows, shared) for shared in (False, True)))
+            best = best - _length(rows) * self.error[self.target][:, None]
         best = best.nan_to_num(-torch.inf, -torch.inf, -torch.inf)
         return torch.where(self.sound[:, None], best, -torch.inf)
 
@@ -148,31 +152,46 @@ class Walk:
         return sorted(wanted)
 
     def _add(self, number: int) -> None:
+        """Relax one node, and bound its norm, its way from the middle and its evaluation."""
         node = self.graph.nodes[number]
         if isinstance(node, Affine):
-            parts = [(op, source) for source, op in node.terms]
-            zero = torch.zeros(len(self.sound), dtype=torch.float64)
-            constant = 0.0 if node.constant is None else float(node.constant.norm()) * SLACK
-            size = sum((self.size[s] * op.loose for op, s in parts), zero) + constant
-            self.size[number] = size * SLACK
-            self.moved[number] = sum((self.moved[s] * op.norm for op, s in parts), zero) * SLACK
-        elif isinstance(node, Elementwise):
-            reach = self.reach(node.source)
+            self._affine(node)
+            return
+        if not isinstance(node, Elementwise | Joint):
+            self.size[number] = self.ball.centre.norm(dim=1) * SLACK + self.ball.length
+            self.moved[number], self.error[number] = self.ball.length, 0 * self.ball.length
+            return
+        reach = self.reach(node.source)
+        if isinstance(node, Elementwise):
             best = lines(node, reach.low, reach.high)
             shared = lines(node, reach.low, reach.high, shared=True)
-            self.atoms[number] = _Curve(best, shared, reach)
+            self.atoms[number] = _Curve(best, shared)
             self.size[number] = _largest(shared, reach)
-            steepest = torch.maximum(node.low.abs(), node.high.abs())
-            steepest = float(steepest.max()) if node.size else 0.0
-            self.moved[number] = self.moved[node.source] * (steepest * SLACK)
-        elif isinstance(node, Joint):
-            relaxation = relaxed(node, self.reach(node.source))
-            self.atoms[number] = relaxation
-            self.size[number] = relaxation.size
-            self.moved[number] = self.moved[node.source] * (node.lipschitz * SLACK)
+            steepest = self.size[number].new_full((), slope(node))
+            most = max(1.0, slope(node))
         else:
-            self.size[number] = self.ball.centre.norm(dim=1) * SLACK + self.ball.length
-            self.moved[number] = self.ball.length
+            relaxation = relaxed(node, reach, self.error[node.source])
+            self.atoms[number] = relaxation
+            self.size[number], steepest = relaxation.size, relaxation.steepest
+            most = max(1.0, node.lipschitz)
+        steepest = steepest * SLACK
+        self.moved[number] = self.moved[node.source] * steepest
+        lost = node.rounding * (most * self.size[node.source] + self.size[number])
+        self.error[number] = self.error[node.source] * steepest + lost * SLACK
+
+    def _affine(self, node: Affine) -> None:
+        zero = torch.zeros(len(self.sound), dtype=torch.float64)
+        constant = 0.0 if node.constant is None else float(node.constant.norm()) * SLACK
+        size, moved, error = zero + constant, zero, zero
+        terms = 2 * len(node.terms) + 16
+        for source, op in node.terms:
+            size = size + self.size[source] * op.loose
+            moved = moved + self.moved[source] * op.norm
+            digits = gamma(2 * op.roundings + terms) * op.loose + _inexact(op)
+            error = error + self.error[source] * op.norm + digits * self.size[source]
+        error = error + gamma(terms) * (constant + size)
+        self.size[node.number], self.moved[node.number] = size * SLACK, moved * SLACK
+        self.error[node.number] = error * SLACK
 
     def reach(self, number: int) -> Reach:
         """Return where a node may be."""
@@ -192,7 +211,7 @@ class Walk:
     def _by_rows(self, number: int) -> Reach:
         size, n = self.graph.nodes[number].size, len(self.sound)
         if size > self.widest:
-            away = (self.moved[number] + self.errors[number]) * SLACK
+            away = (self.moved[number] + self.error[number]) * SLACK
             value = self.values[number]
             slack = away[:, None] + 4 * UNIT * value.abs()
             return Reach(value - slack, value + slack, slack.norm(dim=1) * SLACK)
@@ -276,9 +295,9 @@ class Walk:
                 self._digits(rows, curve.shared, found, number),
             )
             return found
-        a, b, slope, top = (part[:, None] for part in curve.best)
+        a, b, steep, top = (part[:, None] for part in curve.best)
         up = rows > 0
-        found = rows * torch.where(up, a, slope)
+        found = rows * torch.where(up, a, steep)
         shift = (rows * torch.where(up, b, top)).sum(2)
         sums.add(shift, 0.0, self._digits(rows, curve.best, found, number))
         return found
@@ -296,11 +315,14 @@ def _lost(operator: Operator) -> float:
     if exact:
         return 0.0
     digits = gamma(2 * operator.rows + 2 * operator.roundings + 16)
-    found = product_up(digits, operator.loose)
-    base = operator.base if isinstance(operator, Blocks) else None
-    if isinstance(operator, Blocks) and isinstance(base, MatrixMap) and base.error:
-        found += product_up(base.error, operator.read.norm)
-    return found
+    return sum_up(product_up(digits, operator.loose), _inexact(operator))
+
+
+def _inexact(operator: Operator) -> float:
+    """Bound the norm of what an operator differs by from the one that is meant."""
+    if isinstance(operator, Blocks) and isinstance(operator.base, MatrixMap):
+        return product_up(operator.base.error, operator.read.norm)
+    return 0.0
 
 
 def _steepest(rows: Tensor) -> Tensor:
@@ -317,10 +339,10 @@ def _steepest(rows: Tensor) -> Tensor:
 
 def _largest(found: Lines, reach: Reach) -> Tensor:
     """Bound the norm of s, which is between its lines."""
-    a, b, slope, top = found
+    a, b, steep, top = found
     ends = torch.stack([
         a * reach.low + b, a * reach.high + b,
-        slope * reach.low + top, slope * reach.high + top,
+        steep * reach.low + top, steep * reach.high + top,
     ])  # fmt: skip
     return ends.abs().amax(0).norm(dim=1) * (1 + 1e-6)
 

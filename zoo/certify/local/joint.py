@@ -21,7 +21,6 @@ Any other map stays within its constant times the length of the reach.
 # Shape letters: N samples, K rows, T groups, I and O inputs and outputs of a group.
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -76,20 +75,26 @@ class Pulled(NamedTuple):
 
 
 class Relaxation:
-    """A map replaced by a linear one and a remainder."""
+    """A map replaced by a linear one and a remainder.
 
-    size: Tensor  # a bound of the norm of s (N,)
+    Attributes:
+        size: A bound of the norm of s (N,).
+        steepest: A Lipschitz constant on the reach (N,).
+    """
+
+    size: Tensor
+    steepest: Tensor
 
     def pull(self, rows: Tensor) -> Pulled:
         """Take rows (N or 1, K, T · O) on the outputs to rows on the inputs."""
         raise NotImplementedError
 
 
-def relaxed(node: Joint, reach: Reach) -> Relaxation:
-    """Return the relaxation of a map on a reach."""
+def relaxed(node: Joint, reach: Reach, error: Tensor) -> Relaxation:
+    """Return the relaxation of a map on a reach, `error` (N,) about which it is steep at most."""
     norm = _normalised(node)
     if norm is not None:
-        return _Norm(node, reach, *norm)
+        return _Norm(node, reach, error, *norm)
     if node.kind in CHOICES:
         return _Choice(node, reach)
     return _Constant(node, reach)
@@ -100,6 +105,7 @@ class _Constant(Relaxation):
 
     def __init__(self, node: Joint, reach: Reach) -> None:
         self.inputs = reach.low.shape[1]
+        self.steepest = torch.full_like(reach.length, node.lipschitz)
         self.value = _value(node, reach.middle)
         self.radius = node.lipschitz * reach.length * SLACK
         self.lost = node.rounding * (max(1.0, node.lipschitz) * reach.size + _length(self.value))
@@ -117,7 +123,13 @@ class _Norm(Relaxation):
     """s = s₀ + J (u − u₀) + diag(γ) times a remainder."""
 
     def __init__(
-        self, node: Joint, reach: Reach, gain: Tensor, eps: float, centred: bool
+        self,
+        node: Joint,
+        reach: Reach,
+        error: Tensor,
+        gain: Tensor,
+        eps: float,
+        centred: bool,
     ) -> None:
         self.shape = (node.groups, -1)
         self.gain, self.centred = gain, centred
@@ -128,7 +140,7 @@ class _Norm(Relaxation):
         most = reach.size[:, None]
         lost = gamma(4 * count + 16) * (most + 1e-300)
         away = ((reach.high - reach.low) / 2).unflatten(1, self.shape).norm(dim=2)
-        away = torch.minimum(away, reach.length[:, None]) * SLACK + lost
+        away = torch.minimum(away, reach.length[:, None]) * SLACK + lost + error[:, None]
         length = x.norm(dim=2)
         floor = count * eps
         r = (length * length + floor).sqrt()
@@ -144,7 +156,9 @@ class _Norm(Relaxation):
         q = 1 + most / r
         self.linear = gamma(32 * count + 256) * q * q * self.scale * (away + lost + r)
         self.lost = node.rounding * (max(1.0, node.lipschitz) * reach.size + _length(self.value))
-        total = self.value.norm(dim=1) + node.lipschitz * reach.length
+        largest = gain.abs().amax(-1) * (root / near) * SLACK
+        self.steepest = largest.amax(1).clamp_max(node.lipschitz)
+        total = self.value.norm(dim=1) + self.steepest * reach.length
         self.size = (total + self.lost) * SLACK
 
     def pull(self, rows: Tensor) -> Pulled:
@@ -171,6 +185,7 @@ class _Choice(Relaxation):
 
     def __init__(self, node: Joint, reach: Reach) -> None:
         self.inputs = reach.low.shape[1]
+        self.steepest = torch.full_like(reach.length, node.lipschitz)
         bottom, top = _value(node, reach.low), _value(node, reach.high)
         groups = (node.groups, -1)
         # A choice commutes with every monotone map: ranks tell which value is chosen.

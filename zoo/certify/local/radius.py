@@ -1,9 +1,8 @@
 """The largest ball around a sample in which linear relaxation proves that its class stays.
 
-    r = max {ε : min_{‖x − z‖ ≤ ε} f_y(z) − f_j(z) > δ for all j},
+    r = max {ε : min over ‖x − z‖ ≤ ε of f_y(z) − f_j(z) > 0 for all j ≠ y},
 
-found by bisection, all samples at once; every ε that is kept has been proved, and δ bounds the
-rounding of the logits.
+found by bisection, all samples at once; every ε that is kept has been proved.
 """
 
 # Shape letters: N samples, K classes.
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....layers.lipschitz.proof.norms import UNIT, product_up
+from ....layers.lipschitz.proof.norms import UNIT
 from ..graph import Graph
 from ..pgd import margin_loss
 from ..projected_ascent import Norm
@@ -35,7 +34,6 @@ def margins(
     radius: Tensor,
     *,
     norm: Norm,
-    errors: list[float],
     widest: int = WIDEST,
 ) -> Tensor:
     """Return lower bounds of f_y − f_j in balls (N, K), infinity for j = y.
@@ -46,39 +44,32 @@ def margins(
         classes: y (N,).
         radius: Of the balls (N,).
         norm: `l2` or `linf`.
-        errors: Of the float64 evaluation of each node.
         widest: Values of a node up to which it is bounded by a walk of its own.
     """
     count = graph.nodes[graph.output].size
     eye = torch.eye(count, dtype=torch.float64)
     rows = eye[classes][:, None] - eye
     ball = Ball(x.double().flatten(1), radius.double(), norm)
-    lower = Walk(graph, ball, errors, widest=widest).lower(rows)
+    lower = Walk(graph, ball, widest=widest).lower(rows)
     return lower.scatter(1, classes[:, None], torch.inf)
 
 
-def with_local_radii(
-    graph: Graph, x: Tensor, facts: Mapping[str, Any], errors: list[float]
-) -> dict[str, Any]:
+def with_local_radii(graph: Graph, x: Tensor, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the larger of the radii of a certificate and the local ones, and which are local.
 
     Args:
         graph: As recorded, with logits (K,).
         x: Samples (N, …).
         facts: Of the certificate: norm, L2 radii, and predicted classes.
-        errors: Of the float64 evaluation of each node.
     """
     radius, norm = facts["radius"], facts["norm"]
     if norm == "linf":
         # A cube of this radius lies in the ball.
         radius = radius / math.sqrt(max(1, x[0].numel())) * (1 - 8 * UNIT)
-    slack = product_up(4.0, errors[graph.output])
     found = radius
     if graph.nodes[graph.output].size > 1:
-        found = local_radii(
-            graph, x, facts["predicted"], norm=norm, errors=errors, slack=slack, at_least=radius
-        )
-    return {"radius": torch.maximum(radius, found), "relaxed": found > radius, "slack": slack}
+        found = local_radii(graph, x, facts["predicted"], norm=norm, at_least=radius)
+    return {"radius": torch.maximum(radius, found), "relaxed": found > radius}
 
 
 def local_radii(
@@ -87,8 +78,6 @@ def local_radii(
     classes: Tensor,
     *,
     norm: Norm,
-    errors: list[float],
-    slack: float,
     at_least: Tensor,
     widest: int = WIDEST,
 ) -> Tensor:
@@ -99,8 +88,6 @@ def local_radii(
         x: Samples (N, …).
         classes: What each sample is predicted as (N,).
         norm: `l2` or `linf`.
-        errors: Of the float64 evaluation of each node.
-        slack: What each margin must exceed.
         at_least: Radii that are known otherwise (N,): smaller ones are not looked for.
         widest: Values of a node up to which it is bounded by a walk of its own.
     """
@@ -114,11 +101,10 @@ def local_radii(
         known, grown = floor, torch.ones(len(rows), dtype=torch.bool)
         for _ in range(STEPS):
             # A ball that is proved at its first size is doubled until one is not.
-            lowest = torch.maximum(low, known.nan_to_num(posinf=0.0).minimum(high))
-            tried = torch.where(grown, high, (lowest + high) / 2)
-            proved = margins(
-                graph, part, labels, tried, norm=norm, errors=errors, widest=widest
-            ).amin(1) > slack
+            start = torch.maximum(low, known.nan_to_num(posinf=0.0).minimum(high))
+            tried = torch.where(grown, high, (start + high) / 2)
+            lowest = margins(graph, part, labels, tried, norm=norm, widest=widest).amin(1)
+            proved = lowest > 0
             low = torch.where(proved, tried, low)
             grown &= proved
             high = torch.where(proved, torch.where(grown, 2 * high, high), tried)
