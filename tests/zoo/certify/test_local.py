@@ -1,13 +1,14 @@
 """Bounds around a sample hold for every point of its ball, and radii withstand attacks."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
 from archzoo.zoo import create_model
 from archzoo.zoo.certify.certify_model import certify
 from archzoo.zoo.certify.graph import Graph
-from archzoo.zoo.certify.local import Ball, Walk
+from archzoo.zoo.certify.local import Ball, LocalBounds
 from archzoo.zoo.certify.recording import RefusedError, graph_of
 from torch import Tensor, nn
 
@@ -31,9 +32,9 @@ def draws(x: Tensor, eps: float, norm: str, count: int, seed: int = 0) -> Tensor
 
 def walk(
     graph: Graph, x: Tensor, eps: float | Tensor, norm: str, widest: int = 2048
-) -> Walk:
+) -> LocalBounds:
     radius = torch.as_tensor(eps, dtype=torch.float64).expand(len(x))
-    return Walk(graph, Ball(x.double().flatten(1), radius, norm), widest=widest)
+    return LocalBounds(graph, Ball(x.double().flatten(1), radius, norm), widest=widest)
 
 
 def units(graph: Graph) -> Tensor:
@@ -97,7 +98,7 @@ NETWORKS = {
     ),
     "norms": lambda: nn.Sequential(
         nn.Flatten(), nn.Linear(128, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 8),
-        nn.RMSNorm(8, 1e-3), nn.Unflatten(1, (4, 2)), nn.GroupNorm(2, 4), nn.Flatten(),
+        nn.LayerNorm((8,), 1e-3, bias=False), nn.Unflatten(1, (4, 2)), nn.GroupNorm(2, 4), nn.Flatten(),
         nn.Linear(8, 3),
     ),
     "softmax": lambda: nn.Sequential(nn.Flatten(), nn.Linear(128, 4), nn.Softmax(1)),
@@ -119,7 +120,9 @@ def test_bounds_hold_for_images(name, norm, dtype):
 @pytest.mark.parametrize("name", ["mlp_nano", "resnet_nano", "poincare_mlp_nano"])
 def test_bounds_hold_for_models_of_the_zoo(name):
     torch.manual_seed(0)
-    options = {"geometry": "euclidean", "head": "linear"} if "poincare" in name else {}
+    options: dict[str, Any] = {}
+    if "poincare" in name:
+        options = {"geometry": "euclidean", "head": "linear", "residual": "skip_init"}
     if "resnet" in name:
         options = {"widths": (2, 4), "depths": (1, 1)}
     model = create_model(name, **options).eval()
@@ -192,7 +195,7 @@ def test_a_bound_does_not_depend_on_the_batch(learnt):
     together = found.lower(units(graph))
     for i in range(9):
         ball = Ball(x[i : i + 1].double(), torch.full((1,), 0.02, dtype=torch.float64), "l2")
-        alone = Walk(graph, ball).lower(units(graph))
+        alone = LocalBounds(graph, ball).lower(units(graph))
         torch.testing.assert_close(alone, together[i : i + 1], rtol=1e-7, atol=1e-8)
 
 
@@ -209,7 +212,7 @@ def test_no_attack_succeeds_inside_a_local_radius(learnt, norm, dtype):
     assert found.attacked_samples > 50 and found.relaxed is not None and found.relaxed.all()
     for eps, share in found.certified_accuracy.items():
         assert share <= found.attacked_accuracy[eps] <= found.clean_accuracy
-    assert found.norm == norm and found.attack_margin < 0.7
+    assert found.norm == norm and 0 < found.attack_margin < 1
 
 
 def test_a_local_radius_is_no_smaller_than_the_global_one(learnt):

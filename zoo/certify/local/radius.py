@@ -18,7 +18,8 @@ from ....layers.lipschitz.proof.norms import UNIT
 from ..graph import Graph
 from ..pgd import margin_loss
 from ..projected_ascent import Norm
-from .backward import WIDEST, Ball, Walk
+from .backward import WIDEST, LocalBounds
+from .perturbation import Ball
 
 __all__ = ["local_radii", "margins", "with_local_radii"]
 
@@ -50,7 +51,7 @@ def margins(
     eye = torch.eye(count, dtype=torch.float64)
     rows = eye[classes][:, None] - eye
     ball = Ball(x.double().flatten(1), radius.double(), norm)
-    lower = Walk(graph, ball, widest=widest).lower(rows)
+    lower = LocalBounds(graph, ball, widest=widest).lower(rows)
     return lower.scatter(1, classes[:, None], torch.inf)
 
 
