@@ -98,8 +98,8 @@ NETWORKS = {
     ),
     "norms": lambda: nn.Sequential(
         nn.Flatten(), nn.Linear(128, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 8),
-        nn.LayerNorm((8,), 1e-3, bias=False), nn.Unflatten(1, (4, 2)), nn.GroupNorm(2, 4), nn.Flatten(),
-        nn.Linear(8, 3),
+        nn.LayerNorm((8,), 1e-3, bias=False), nn.Unflatten(1, (4, 2)), nn.GroupNorm(2, 4),
+        nn.Flatten(), nn.Linear(8, 3),
     ),
     "softmax": lambda: nn.Sequential(nn.Flatten(), nn.Linear(128, 4), nn.Softmax(1)),
 }  # fmt: skip
@@ -171,9 +171,7 @@ def test_a_ball_of_no_size_has_the_value(learnt, norm):
     model, x, _ = learnt
     graph = graph_of(model, x)
     found = walk(graph, x, 0.0, norm)
-    torch.testing.assert_close(
-        found.lower(units(graph)), graph(x).detach(), rtol=1e-9, atol=1e-9
-    )
+    torch.testing.assert_close(found.lower(units(graph)), graph(x).detach(), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("norm", NORMS)

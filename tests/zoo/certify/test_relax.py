@@ -53,9 +53,7 @@ def outside(found: Lines, low: torch.Tensor, high: torch.Tensor, node: Elementwi
     below = found.low_slope * points + found.low - values
     above = values - found.high_slope * points - found.high
     # The comparison itself rounds, in proportion to what it adds.
-    size = 1e-300 + values.abs() + points.abs() * (
-        found.low_slope.abs() + found.high_slope.abs()
-    )
+    size = 1e-300 + values.abs() + points.abs() * (found.low_slope.abs() + found.high_slope.abs())
     return float((torch.maximum(below, above) / size).max())
 
 

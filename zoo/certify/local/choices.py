@@ -28,6 +28,7 @@ class Choice(Relaxation):
     """s_o = k u_i + an interval, with the i that is chosen in the middle of the reach."""
 
     def __init__(self, node: Joint, reach: Reach) -> None:
+        """Find what is chosen, and what may be."""
         self.inputs = reach.low.shape[1]
         self.steepest = torch.full_like(reach.length, node.lipschitz)
         bottom, top = value(node, reach.low), value(node, reach.high)
@@ -58,6 +59,7 @@ class Choice(Relaxation):
         self.taken = torch.maximum(low.abs(), high.abs()).norm(dim=1) * SLACK
 
     def pull(self, rows: Tensor) -> Pulled:
+        """Take rows on the outputs to rows on the inputs."""
         scaled = rows * self.slope[:, None]
         back = scaled.new_zeros(*scaled.shape[:2], self.inputs)
         back.scatter_add_(2, self.index[:, None].expand_as(scaled), scaled)

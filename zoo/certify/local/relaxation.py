@@ -7,17 +7,22 @@ A relaxation takes rows R on the outputs s to rows R' on the inputs u, with
 
 # Shape letters: N samples, K rows, T groups, I and O inputs and outputs of a group, d inputs.
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-from torch import Tensor
 import torch
+from torch import Tensor
 
 from ....layers.lipschitz.proof.norms import gamma
 from ..graph import Joint
 
-__all__ = ["SLACK", "Pulled", "Reach", "Relaxation", "norm_up", "steepest", "value"]
+__all__ = ["SLACK", "Pulled", "Reach", "Relaxation", "Sides", "norm_up", "steepest", "value"]
 
 SLACK = 1 + 1e-9  # above the rounding of a sum of squares
+
+
+Sides = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Rows (N, K, n) of what a map reads -> bounds of them from below and above (N, K)."""
 
 
 class Reach(NamedTuple):

@@ -68,9 +68,7 @@ class Walk:
     atoms: dict[int, Curve | Relaxation] = field(default_factory=dict)
     size: dict[int, Tensor] = field(default_factory=dict)
 
-    def __call__(
-        self, number: int, rows: Tensor, *, shared: bool, length: bool = False
-    ) -> Found:
+    def __call__(self, number: int, rows: Tensor, *, shared: bool, length: bool = False) -> Found:
         """Take rows of a node back to the input.
 
         Args:
@@ -115,9 +113,7 @@ class Walk:
         stretch = rest.norm(dim=1) if sums.length is None else sums.length + lost.norm(dim=1)
         return Found(found, sums.shift, rest, stretch[:, None] * SLACK)
 
-    def _through(
-        self, node: Affine, rows: Tensor, waiting: dict[int, Tensor], sums: _Sums
-    ) -> None:
+    def _through(self, node: Affine, rows: Tensor, waiting: dict[int, Tensor], sums: _Sums) -> None:
         """Take rows through an affine node."""
         length = norm_up(rows)
         if node.constant is not None:
