@@ -2,19 +2,16 @@
 
     R · v(x)  ≥  min over the ball of (A x + c) − w,      the minimum over δ of A δ is −ε ‖A‖*
 
-A walk takes rows through affine nodes exactly and through atoms by lines (`relax`,
-`joint_relaxation`) that
-hold on the reach of what the atom reads. Reaches are bounded first, node after node, each by a walk
-of its own from its unit rows with one slope for both lines; a node of more than `widest` values
-gets its value in the middle and the norms of the operators in front of it.
+A walk takes rows through affine nodes exactly and through atoms by lines (`relax`) or a relaxation
+(`joint_relaxation`) that hold on the reach of what the atom reads. Reaches are bounded first, node
+after node, each by a walk of its own from its unit rows with one slope for both lines; a node of
+more than `widest` values gets its value in the middle and the norms of the operators in front of it.
 
 Sources: Zhang et al. 2018, arXiv:1811.00866 (CROWN); Xu et al. 2020, arXiv:2002.12920 (on graphs).
 Differs from them: normalisation by a Taylor formula, bounds of the rounding.
 """
 
 # Shape letters: N samples, K rows, d inputs, n the size of a node.
-
-import functools
 
 import torch
 from torch import Tensor
@@ -113,9 +110,7 @@ class LocalBounds:
             steepest = self.size[number].new_full((), slope(node))
             most = max(1.0, slope(node))
         else:
-            relaxation = relaxed(
-                node, reach, self.error[node.source], functools.partial(self._sides, node.source)
-            )
+            relaxation = relaxed(node, reach, self.error[node.source])
             self.atoms[number] = relaxation
             self.size[number], steepest = relaxation.size, relaxation.steepest
             most = max(1.0, node.lipschitz)
@@ -150,13 +145,6 @@ class LocalBounds:
             self.size[number] = torch.minimum(_where(sound, self.size[number]), found.size)
             self.moved[number] = torch.minimum(_where(sound, self.moved[number]), 2 * found.length)
         return self.reaches[number]
-
-    def _sides(self, number: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Bound rows of a node from both sides (N, K)."""
-        found = self.walk(number, rows, shared=True)
-        half = self.ball.width(found.rows) + found.spread
-        half = half + 4 * UNIT * (found.middle.abs() + half)
-        return found.middle - half, found.middle + half
 
     def _by_rows(self, number: int, joint: bool) -> Reach:
         size, n = self.graph.nodes[number].size, len(self.sound)

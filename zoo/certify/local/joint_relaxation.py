@@ -9,23 +9,22 @@ from ....layers.lipschitz.proof.norms import gamma
 from ..graph import Joint
 from .choices import CHOICES, Choice
 from .normalisation import Normalisation, normalised
-from .relaxation import SLACK, Pulled, Reach, Relaxation, Sides, norm_up, steepest, value
+from .relaxation import SLACK, Pulled, Reach, Relaxation, norm_up, steepest, value
 
 __all__ = ["relaxed"]
 
 
-def relaxed(node: Joint, reach: Reach, error: Tensor, sides: Sides) -> Relaxation:
+def relaxed(node: Joint, reach: Reach, error: Tensor) -> Relaxation:
     """Return the relaxation of a map.
 
     Args:
         node: The map.
         reach: Of what it reads.
         error: How far the evaluation of what it reads may be from the reach (N,).
-        sides: Bounds of rows of what it reads.
     """
     norm = normalised(node)
     if norm is not None:
-        return Normalisation(node, reach, error, sides, *norm)
+        return Normalisation(node, reach, error, *norm)
     if node.kind in CHOICES:
         return Choice(node, reach)
     return _Constant(node, reach)

@@ -1,16 +1,9 @@
 """Layer, group and RMS norms around a point.
 
-x -> γ f(x) + β, f(x) = √n x/r, r² = ‖x‖² + nε, of x = u or u − mean(u), is replaced by its value and
-Jacobian at the middle x₀ of the reach. With p = ‖x₀‖, e = x₀/p and x − x₀ = a e + w, |a| ≤ α and
-‖w‖ ≤ β, the remainder is exactly
+x -> γ x/σ(x) + β, σ² = ‖x‖²/n + ε, of x = u or u − mean(u), by Taylor's formula at the middle u₀ of
+the reach, with the remainder ½ sup ‖D²f‖ ‖v‖² and ‖D²f[v, v]‖ ≤ (2/√3) √n ‖v‖²/r², r² = nσ².
 
-    √n (p + a)(1/r − 1/r₀) + √n p² a/r₀³     along e, and     √n w (1/r − 1/r₀)     across.
-
-Along e it falls as ‖w‖ grows, by √n (p + α) β²/(2 r̲³) at most with r̲² = (p − α)² + nε, so that most
-of it lies in one known direction and on one side. At w = 0, and altogether where α is not known
-to be small, Taylor's formula bounds it by ½ sup ‖D²f‖ ‖v‖² with ‖D²f[v, v]‖ ≤ (2/√3) √n ‖v‖²/r²:
-
-    With ρ = ‖x‖/r and v of length 1 = a along x and b across, D²f[v, v] = √n ρ/r² times
+    With r² = ‖x‖² + nε, ρ = ‖x‖/r and v of length 1 = a along x and b across, D²f[v, v] = √n ρ/r²
     (−(3a²(1 − ρ²) + b²), −2ab). With t = a² and q = 1 − ρ² its square is, over n/r⁴,
     (1 − q)(1 + (2 + 6q) t + ((1 − 3q)² − 4) t²): at its best t = 1/(3(1 − q)) that is 4/3, and for
     q > 2/3, where t = 1 is best, it is 9 q² (1 − q) ≤ 4/3.
@@ -23,9 +16,9 @@ import math
 import torch
 from torch import Tensor
 
-from ....layers.lipschitz.proof.norms import UNIT, gamma
+from ....layers.lipschitz.proof.norms import gamma
 from ..graph import Joint
-from .relaxation import SLACK, Pulled, Reach, Relaxation, Sides, norm_up, steepest, value
+from .relaxation import SLACK, Pulled, Reach, Relaxation, norm_up, steepest, value
 
 __all__ = ["Normalisation", "normalised"]
 
@@ -38,7 +31,6 @@ class Normalisation(Relaxation):
         node: Joint,
         reach: Reach,
         error: Tensor,
-        sides: Sides,
         gain: Tensor,
         eps: float,
         centred: bool,
@@ -61,13 +53,7 @@ class Normalisation(Relaxation):
         root = math.sqrt(count)
         square = root * away * away / (math.sqrt(3) * near * near)
         straight = (root / near + root / r) * away
-        self.across = torch.minimum(square, straight) * SLACK
-        self.direction = x / torch.where(length > 0, length, 1.0)[..., None]
-        self.middle_along = self.half_along = torch.zeros_like(length)
-        # How far the direction itself is off.
-        off = gamma(8 * count + 32) * (1 + most / torch.where(length > 0, length, 1.0))
-        seen = self._along(sides) + error[:, None] + off * away + lost
-        self._directed(length, r, torch.minimum(seen, away), away, floor, off)
+        self.remainder = torch.minimum(square, straight) * SLACK
         self.scale = root / r  # 1/σ
         self.unit = x / r[..., None]
         self.value = value(node, self.middle)
@@ -80,34 +66,6 @@ class Normalisation(Relaxation):
         total = self.value.norm(dim=1) + self.steepest * reach.length
         self.size = (total + self.lost) * SLACK
 
-    def _along(self, sides: Sides) -> Tensor:
-        """Bound |e · (u − u₀)| of each group (N, T)."""
-        n, t, i = self.direction.shape
-        rows = torch.zeros(n, t, t, i, dtype=torch.float64)
-        rows[:, torch.arange(t), torch.arange(t)] = self.direction
-        low, high = sides(rows.flatten(2))
-        here = (rows.flatten(2) @ self.middle[:, :, None])[..., 0]
-        digits = gamma(2 * t * i + 8) * norm_up(self.middle)[:, None]
-        return torch.maximum(high - here, here - low) + digits
-
-    def _directed(
-        self, p: Tensor, r: Tensor, a: Tensor, b: Tensor, floor: float, off: Tensor
-    ) -> None:
-        """Split the remainder along e and across, where that is less."""
-        root = math.sqrt(self.direction.shape[2])
-        near = ((p - a).clamp_min(0.0) ** 2 + floor).sqrt() * (1 - 1e-9)
-        far = ((p + a) ** 2 + b * b + floor).sqrt() * SLACK
-        change = torch.maximum(1 / near - 1 / r, 1 / r - 1 / far) + 8 * UNIT / near
-        across = root * b * change * SLACK
-        fall = root * (p + a) * torch.minimum(b * b / (2 * near**3), 1 / near) * SLACK
-        bend = root * a * a / (math.sqrt(3) * near * near) * SLACK
-        half = fall / 2 + bend
-        across = across + off * (fall + bend)
-        less = (a < p) & (across + half < self.across)
-        self.across = torch.where(less, across, self.across)
-        self.half_along = torch.where(less, half * SLACK, 0.0)
-        self.middle_along = torch.where(less, -fall / 2, 0.0)
-
     def pull(self, rows: Tensor) -> Pulled:
         """Take rows on the outputs to rows on the inputs."""
         scaled = rows.unflatten(2, self.shape) * self.gain  # (N, K, T, I)
@@ -117,16 +75,10 @@ class Normalisation(Relaxation):
         back = (back - (back * unit).sum(3, keepdim=True) * unit) * self.scale[:, None, :, None]
         back = back.flatten(2)
         shift = (rows @ self.value[:, :, None] - back @ self.middle[:, :, None])[..., 0]
-        along = (scaled * self.direction[:, None]).sum(3)
-        shift = shift + (along * self.middle_along[:, None]).sum(2)
-        spread = length * self.across[:, None] + along.abs() * self.half_along[:, None]
-        spread = spread.sum(2) * SLACK
+        spread = (length * self.remainder[:, None]).sum(2) * SLACK
         error = (length * self.linear[:, None]).sum(2) * SLACK
         error = error + norm_up(rows) * self.lost[:, None]
-        digits = gamma(4 * rows.shape[2] + 16)
-        error = error + digits * (
-            norm_up(scaled.flatten(2)) * norm_up(self.half_along - self.middle_along)[:, None]
-        )
+        digits = gamma(2 * rows.shape[2] + 16)
         error = error + digits * (
             norm_up(rows) * norm_up(self.value)[:, None]
             + norm_up(back) * norm_up(self.middle)[:, None]
@@ -135,9 +87,8 @@ class Normalisation(Relaxation):
 
     def stretch(self, rows: Tensor, pulled: Pulled) -> Tensor:
         """Bound the length of R times the remainder."""
-        scaled = rows.unflatten(2, self.shape) * self.gain
-        along = (scaled * self.direction[:, None]).sum(3).abs() * self.half_along[:, None]
-        whole = steepest(scaled.flatten(2)) * norm_up(self.across) + along.sum(2).norm(dim=1)
+        scaled = (rows.unflatten(2, self.shape) * self.gain).flatten(2)
+        whole = steepest(scaled) * norm_up(self.remainder)
         return torch.minimum(super().stretch(rows, pulled), whole)
 
 

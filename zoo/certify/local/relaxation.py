@@ -7,7 +7,6 @@ A relaxation takes rows R on the outputs s to rows R' on the inputs u, with
 
 # Shape letters: N samples, K rows, T groups, I and O inputs and outputs of a group, d inputs.
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,13 +15,9 @@ from torch import Tensor
 from ....layers.lipschitz.proof.norms import gamma
 from ..graph import Joint
 
-__all__ = ["SLACK", "Pulled", "Reach", "Relaxation", "Sides", "norm_up", "steepest", "value"]
+__all__ = ["SLACK", "Pulled", "Reach", "Relaxation", "norm_up", "steepest", "value"]
 
 SLACK = 1 + 1e-9  # above the rounding of a sum of squares
-
-
-Sides = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Rows (N, K, n) of what a map reads -> bounds of them from below and above (N, K)."""
 
 
 class Reach(NamedTuple):
@@ -107,4 +102,5 @@ def value(node: Joint, u: Tensor) -> Tensor:
 
 def norm_up(x: Tensor) -> Tensor:
     """Return the L2 norm over the last axis, rounded up."""
-    return x.norm(dim=-1) * SLACK
+    # Squares of numbers below 1e-154 may vanish.
+    return (x.square().sum(-1).sqrt() + 1e-150) * SLACK
