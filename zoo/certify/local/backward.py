@@ -4,8 +4,8 @@
 
 A walk takes rows through affine nodes exactly and through atoms by lines (`relax`) or a relaxation
 (`joint_relaxation`) that hold on the reach of what the atom reads. Reaches are bounded first, node
-after node, each by a walk of its own from its unit rows with one slope for both lines; a node of
-more than `widest` values gets its value in the middle and the norms of the operators in front of it.
+after node, each by a walk of its own from its unit rows with one slope for both lines. A node of
+more than `widest` values is bounded by its value at the centre and the norms before it.
 
 Sources: Zhang et al. 2018, arXiv:1811.00866 (CROWN); Xu et al. 2020, arXiv:2002.12920 (on graphs).
 Differs from them: normalisation by a Taylor formula, bounds of the rounding.
