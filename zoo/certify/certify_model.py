@@ -118,7 +118,7 @@ def certify(
             if plain.dim() == 2:
                 facts |= predictions(plain.double(), y)
                 facts |= accuracies(facts, levels)
-        return done(Certificate(**facts, reasons=refusal.reasons))
+        return done(Certificate(**facts, norm=norm, reasons=refusal.reasons))
     samples = samples.double()
     if std is not None:
         samples = samples * std.view(-1, *[1] * (samples.dim() - 2))
@@ -151,11 +151,10 @@ def certify(
             facts["lower_bound"] = min(found, lipschitz)
     if shown:
         facts |= predictions(logits, y)
-        facts["norm"] = norm
         if lipschitz < math.inf:
             facts |= radii(logits, bounds.pairs(), evaluation_error(graph, size))
         if method == "local":
-            facts |= with_local_radii(graph, samples, facts)
+            facts |= with_local_radii(graph, samples, facts, norm)
         facts |= accuracies(facts, levels)
         if attack:
             options = {
@@ -164,7 +163,7 @@ def certify(
             found_facts, fallen = attacked(graph, samples, facts, levels, batch_size, options)
             facts |= found_facts
             counterexample = counterexample or fallen
-    certificate = Certificate(**facts)
+    certificate = Certificate(**facts, norm=norm)
     return done(certificate if counterexample is None else certificate.refuted_by(counterexample))
 
 

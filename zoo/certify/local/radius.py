@@ -55,15 +55,18 @@ def margins(
     return lower.scatter(1, classes[:, None], torch.inf)
 
 
-def with_local_radii(graph: Graph, x: Tensor, facts: Mapping[str, Any]) -> dict[str, Any]:
+def with_local_radii(
+    graph: Graph, x: Tensor, facts: Mapping[str, Any], norm: Norm
+) -> dict[str, Any]:
     """Return the larger of the radii of a certificate and the local ones, and which are local.
 
     Args:
         graph: As recorded, with logits (K,).
         x: Samples (N, …).
-        facts: Of the certificate: norm, L2 radii, and predicted classes.
+        facts: Of the certificate: L2 radii and predicted classes.
+        norm: Of the radii that are returned.
     """
-    radius, norm = facts["radius"], facts["norm"]
+    radius = facts["radius"]
     if norm == "linf":
         # A cube of this radius lies in the ball.
         radius = radius / math.sqrt(max(1, x[0].numel())) * (1 - 8 * UNIT)
