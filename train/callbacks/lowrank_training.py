@@ -70,6 +70,7 @@ class LowRankTraining(Callback):
     def __init__(self) -> None:
         """Nothing is known before the run."""
         self.resized = 0
+        self.filled_in = False
 
     def start(self, run: TrainingRun) -> None:
         """Attach the method to the optimiser.
@@ -81,7 +82,8 @@ class LowRankTraining(Callback):
         assert controller is not None
         self.run, self.controller = run, controller
         method: Any = controller.method
-        if getattr(method, "total_steps", 0) is None:
+        self.filled_in = getattr(method, "total_steps", 0) is None
+        if self.filled_in:
             method.total_steps = run.total_steps
         try:
             controller.attach(run.optimizer)
@@ -141,6 +143,13 @@ class LowRankTraining(Callback):
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
         """Refuse the state of another method, or of other settings or targets."""
+        planned = state["settings"].get("total_steps")
+        if self.filled_in and planned not in (None, self.run.total_steps):
+            raise RunError(
+                f"lowrank: {state['method']} planned its events over the {planned} steps of the "
+                f"run, which now has {self.run.total_steps}; resume with trainer.steps={planned}, "
+                f"or begin a run that is to grow with lowrank.total_steps={self.run.total_steps}"
+            )
         try:
             self.controller.check_state_dict(state)
         except ValueError as error:

@@ -166,6 +166,13 @@ def test_a_method_that_needs_the_length_of_the_run_is_told_it(tmp_path):
     assert state["callbacks"][0]["settings"]["total_steps"] == 12
 
 
+def test_a_run_whose_method_planned_over_its_length_says_how_it_can_grow(tmp_path):
+    given = ["lowrank=relora", "lowrank.merge_every=0.25"]
+    train(tmp_path, *given)
+    with pytest.raises(RunError, match=r"over the 12 steps .* now has 24; resume with .*steps=12"):
+        train(tmp_path, *given, "trainer.steps=24", f"resume={tmp_path}")
+
+
 MISSPELT = {
     "lowrank=mastro": "lowrank=mastro: no such choice; did you mean 'maestro'",
     "lowrank.treshold=1": "lowrank.treshold",
