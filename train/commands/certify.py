@@ -6,6 +6,7 @@ attack refutes claims nothing, and ends with exit code 1:
 
     archzoo-certify run=DIR eps=[36,72,108]
     archzoo-certify run=DIR samples=500 attack=false plot=false
+    archzoo-certify run=DIR method=local norm=linf eps=[1,2]
 """
 
 import json
@@ -37,9 +38,10 @@ class CertifyConfig:
     """How to certify a finished run; every field is a key of the command line."""
 
     run: str = MISSING  # the run folder
-    eps: list[float] = field(default_factory=lambda: [36.0, 72.0, 108.0])  # in 1/255, L2
+    eps: list[float] = field(default_factory=lambda: [36.0, 72.0, 108.0])  # in 1/255
     samples: int | None = None  # of the test fold; None is all
-    method: str = "auto"  # or product, which leaves the matrix inequality out
+    method: str = "auto"  # product: no matrix inequality; local: a relaxation around each sample
+    norm: str = "l2"  # of the radii; linf with method=local
     verify: bool = True  # prove what layers say of themselves
     attack: bool = True  # attack inside every radius and at every eps
     steps: int = 40  # gradients of an attack
@@ -97,6 +99,7 @@ def measure(config: CertifyConfig) -> tuple[dict[str, Any], Certificate]:
             y,
             eps=[radius / UNIT for radius in config.eps],
             method=config.method,  # pyright: ignore[reportArgumentType]  # certify checks it
+            norm=config.norm,  # pyright: ignore[reportArgumentType]
             input_std=run.splits.std,
             verify=config.verify,
             attack=config.attack,

@@ -62,7 +62,10 @@ class Certificate:
         reasons: Why the bound is infinite.
         body_lipschitz: The bound up to the head, which pairwise radii are made of.
         slack: What was taken off each margin, in logits, for the rounding of the evaluation.
-        radius: L2 radius of each sample within which the predicted class is proved to stay.
+        norm: Of the radii, `l2` or `linf`.
+        radius: Radius of each sample within which the predicted class is proved to stay.
+        relaxed: Whether a sample's radius is that of a linear relaxation around it, which is then
+            the larger one, and not that of the Lipschitz bound; None where none was asked for.
         predicted: The predicted class of each sample.
         correct: Whether it is the right one.
         clean_accuracy: In [0, 1].
@@ -85,7 +88,9 @@ class Certificate:
     reasons: tuple[str, ...] = ()
     body_lipschitz: float = math.inf
     slack: float = 0.0
+    norm: str = "l2"
     radius: Tensor | None = None
+    relaxed: Tensor | None = None
     predicted: Tensor | None = None
     correct: Tensor | None = None
     clean_accuracy: float | None = None
@@ -117,19 +122,21 @@ class Certificate:
             refuted=counterexample,
             reasons=(f"{claimed}{counterexample.reason}",),
             radius=None if self.radius is None else torch.zeros_like(self.radius),
+            relaxed=None if self.relaxed is None else torch.zeros_like(self.relaxed),
             certified_accuracy=nothing,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold: infinity as the string `inf`, tensors as lists."""
-        tensors = {"radius": None, "predicted": None, "correct": None, "refuted": None}
+        names = ("radius", "relaxed", "predicted", "correct")
+        tensors = dict.fromkeys((*names, "refuted"))
         found = asdict(replace(self, **tensors))  # pyright: ignore[reportArgumentType]
         if self.refuted is not None:
             pair = {"first": self.refuted.first.tolist(), "second": self.refuted.second.tolist()}
             found["refuted"] = self.refuted._asdict() | pair
         found["per_block"] = [row._asdict() for row in self.per_block]
         found["tightness"] = self.tightness
-        for key in ("radius", "predicted", "correct"):
+        for key in names:
             values = getattr(self, key)
             found[key] = None if values is None else values.tolist()
         for key in ("certified_accuracy", "attacked_accuracy"):
@@ -176,7 +183,8 @@ class Certificate:
     def _accuracies(self) -> list[str]:
         if self.clean_accuracy is None or self.radius is None:
             return []
-        lines = ["", f"{len(self.radius):,} samples, accuracy in %"]
+        within = "" if self.norm == "l2" else ", radii in the L∞ norm"
+        lines = ["", f"{len(self.radius):,} samples, accuracy in %{within}"]
         attacked = bool(self.attacked_accuracy)
         lines.append(f"{'ε · 255':>8}  {'certified':>9}" + (f"  {'attacked':>8}" * attacked))
         clean = f"{100 * self.clean_accuracy:.2f}"
@@ -186,6 +194,11 @@ class Certificate:
             if attacked:
                 line += f"  {100 * self.attacked_accuracy[eps]:>8.2f}"
             lines.append(line)
+        if self.relaxed is not None:
+            lines.append(
+                f"radii by local relaxation: {int(self.relaxed.sum()):,}, by the Lipschitz bound: "
+                f"{int((~self.relaxed).sum()):,}"
+            )
         if self.attack_violations is not None:
             lines.append(
                 f"attacks inside the radii of {self.attacked_samples:,} samples: "
@@ -229,7 +242,8 @@ def plot_certificate(
             label="attacked",
         )  # fmt: skip
     axes.plot([255 * e for e in grid], certified, lw=1.6, label="certified")
-    axes.set(xlabel="ε · 255 (L2)", ylabel="accuracy, %", ylim=(0.0, 102.0), xlim=(0.0, None))
+    norm = "L2" if certificate.norm == "l2" else "L∞"
+    axes.set(xlabel=f"ε · 255 ({norm})", ylabel="accuracy, %", ylim=(0.0, 102.0), xlim=(0.0, None))
     axes.legend(frameon=False)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -26,7 +26,9 @@ from .bounds import Bounds, evaluation_error, measured
 from .certificate import Certificate, Counterexample
 from .graph import Graph
 from .inputs import check_weights, copied, given, samples_of, std_of
+from .local import with_local_radii
 from .lower_bound import steepest_pair
+from .projected_ascent import Norm
 from .recording import RefusedError, check_equal, graph_of
 from .verdict import accuracies, attacked, predictions, radii
 
@@ -35,7 +37,7 @@ __all__ = ["EPS", "Method", "certified_function", "certify"]
 EPS = (36 / 255, 72 / 255, 108 / 255)
 SHOWN = 2  # samples that a recording is compared with the forward on
 
-Method = Literal["auto", "product"]
+Method = Literal["auto", "product", "local"]
 
 INTEGERS = (
     "the model: reads integers, such as tokens, nodes or bytes, between which there is no distance "
@@ -50,6 +52,7 @@ def certify(
     *,
     eps: Sequence[float] = EPS,
     method: Method = "auto",
+    norm: Norm = "l2",
     input_std: float | Sequence[float] | None = None,
     verify: bool = True,
     attack: bool = True,
@@ -67,9 +70,11 @@ def certify(
         model: Any module that maps floats (N, …) to floats (N, …), sample by sample.
         x: Samples as the model reads them (N, …); None certifies the constant alone.
         y: Right classes (N,); None counts every prediction as right.
-        eps: L2 radii of certified accuracy, each at least 0.
+        eps: Radii of certified accuracy, each at least 0.
         method: `auto` takes the best of product and matrix inequality, `product` leaves the latter
-            out, which is faster.
+            out, which is faster; `local` is `auto` with a linear relaxation around each sample,
+            and each sample has the larger of the two radii.
+        norm: Of the radii: `l2`, or with `method="local"` also `linf`.
         input_std: What inputs were divided by, one number or one per channel: radii are then in
             the units before the division, such as pixels. None if they were not.
         verify: Whether layers that are Lipschitz by construction are proved on their weights; False
@@ -89,7 +94,7 @@ def certify(
     steps = (eps,) if isinstance(eps, (int, float)) else eps
     levels = tuple(float(e) for e in steps)
     x, y = given(x), given(y)
-    _check(x, y, levels, method, batch_size)
+    _check(x, y, levels, method, norm, batch_size)
     check_weights(model)
     check_geometry(model)
     own = copied(model)
@@ -113,14 +118,15 @@ def certify(
             if plain.dim() == 2:
                 facts |= predictions(plain.double(), y)
                 facts |= accuracies(facts, levels)
-        return done(Certificate(**facts, reasons=refusal.reasons))
+        return done(Certificate(**facts, norm=norm, reasons=refusal.reasons))
     samples = samples.double()
     if std is not None:
         samples = samples * std.view(-1, *[1] * (samples.dim() - 2))
         graph = graph.behind_division(std)
         if shown:
             logits, size = measured(graph, list(samples.split(batch_size)))
-    bounds = Bounds(graph, method=method, verify=verify)
+    proof = "auto" if method == "local" else method
+    bounds = Bounds(graph, method=proof, verify=verify)
     lipschitz = bounds.lipschitz()
     rows = bounds.rows()
     facts = {
@@ -147,13 +153,17 @@ def certify(
         facts |= predictions(logits, y)
         if lipschitz < math.inf:
             facts |= radii(logits, bounds.pairs(), evaluation_error(graph, size))
+        if method == "local":
+            facts |= with_local_radii(graph, samples, facts, norm)
         facts |= accuracies(facts, levels)
         if attack:
-            options = {"steps": attack_steps, "restarts": attack_restarts, "seed": seed}
+            options = {
+                "steps": attack_steps, "restarts": attack_restarts, "seed": seed, "norm": norm,
+            }  # fmt: skip
             found_facts, fallen = attacked(graph, samples, facts, levels, batch_size, options)
             facts |= found_facts
             counterexample = counterexample or fallen
-    certificate = Certificate(**facts)
+    certificate = Certificate(**facts, norm=norm)
     return done(certificate if counterexample is None else certificate.refuted_by(counterexample))
 
 
@@ -207,10 +217,24 @@ def _method(methods: Sequence[str], lipschitz: float) -> str:
 
 
 def _check(
-    x: Tensor | None, y: Tensor | None, eps: tuple[float, ...], method: str, batch_size: int
+    x: Tensor | None,
+    y: Tensor | None,
+    eps: tuple[float, ...],
+    method: str,
+    norm: str,
+    batch_size: int,
 ) -> None:
-    if method not in ("auto", "product"):
-        raise ValueError(f"method must be 'auto' or 'product', got {method!r}")
+    if method not in ("auto", "product", "local"):
+        raise ValueError(f"method must be 'auto', 'product' or 'local', got {method!r}")
+    if norm not in ("l2", "linf"):
+        raise ValueError(f"norm must be 'l2' or 'linf', got {norm!r}")
+    if norm == "linf" and method != "local":
+        raise ValueError(
+            f"norm='linf' is for method='local', got method={method!r}; a Lipschitz bound is in "
+            f"the L2 norm"
+        )
+    if method == "local" and x is None:
+        raise ValueError("method='local' certifies samples; give x")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if not all(0 <= e < math.inf for e in eps):

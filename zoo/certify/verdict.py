@@ -111,7 +111,7 @@ def attacked(
     for rows in inside.split(batch_size) if len(inside) else ():
         centre, classes = x[rows], predicted[rows]
         within = INSIDE * radius[rows].clamp_max(1e6 * (1 + float(centre.abs().max())))
-        moved = attack(model, centre, classes, within, norm="l2", box=None, **options)
+        moved = attack(model, centre, classes, within, box=None, **options)
         with torch.no_grad():
             before, after = margin_loss(model(centre), classes), margin_loss(model(moved), classes)
         lost = ~(after < 0)
@@ -127,7 +127,7 @@ def attacked(
     for e in sorted(eps) if _classes(model, x) > 1 else ():
         left = standing.nonzero().squeeze(1)
         for rows in left.split(batch_size) if len(left) else ():
-            moved = attack(model, x[rows], predicted[rows], e, norm="l2", box=None, **options)
+            moved = attack(model, x[rows], predicted[rows], e, box=None, **options)
             with torch.no_grad():
                 standing[rows] = model(moved).argmax(1) == predicted[rows]
             lost = ~standing[rows] & (radius[rows] > e)

@@ -62,6 +62,16 @@ def test_radii_are_in_pixels(run):
     assert found.radius is not None and len(found.radius) == 20
 
 
+def test_radii_around_samples_are_no_smaller_and_name_their_norm(run):
+    arguments = [f"run={run}", "samples=6", "attack=false", "estimate=false"]
+    whole = measure(read_arguments(arguments))[1]
+    local = measure(read_arguments([*arguments, "method=local"]))[1]
+    cube = measure(read_arguments([*arguments, "method=local", "norm=linf"]))[1]
+    assert (local.radius >= whole.radius).all() and local.relaxed is not None
+    assert cube.norm == "linf" and (cube.radius <= local.radius).all()
+    assert "radii in the L∞ norm" in str(cube) and "radii by local relaxation" in str(local)
+
+
 def test_the_same_arguments_give_the_same_certificate(run):
     arguments = [f"run={run}", "samples=15", "steps=3", "estimate=false"]
     one, two = (measure(read_arguments(arguments))[1] for _ in range(2))
@@ -77,6 +87,7 @@ def test_the_same_arguments_give_the_same_certificate(run):
         (["run={run}", "eps=[-1]"], "eps must name radii"),
         (["run={run}", "samples=0"], "samples must be at least 1"),
         (["run={run}", "method=power"], "method must be"),
+        (["run={run}", "norm=linf"], "norm='linf' is for method='local'"),
         (["run={run}", "epsilon=3"], "epsilon"),
         (["run={run}", "--fast"], "arguments are key=value"),
     ],
