@@ -7,7 +7,8 @@ Two networks on the digits, in pixels, and on tables, in standard deviations: `m
 branches behind layer norms, GELU) and a multilayer perceptron of three layers (ReLU). Each is
 trained with Adam and nothing else. Rows give clean accuracy, what the Lipschitz bound certifies,
 what `method="local"` certifies, and what stands an attack; where auto_LiRPA can be imported also
-what its CROWN certifies, on the same networks, samples and ε.
+what its CROWN certifies of the first ten samples, on the same networks and at the same ε. The bar
+compares these ten with the same ten.
 
 auto_LiRPA is taken from its repository (https://github.com/Verified-Intelligence/auto_LiRPA): the
 release on PyPI does not import with this torch.
@@ -29,12 +30,18 @@ from torch import Tensor, nn
 EPS = 36 / 255
 CLOSE = 9 / 255
 SAMPLES = 100  # digits
-ROWS = 30  # of a table
+ROWS = 20  # of a table
+BESIDE = 10  # of these, that auto_LiRPA is asked about too
 BUNDLED = ("breast_cancer", "iris", "wine")
 FILES = (
-    "glass", "heart_disease", "ionosphere", "pimaindiansdiabetes2", "segment", "sonar", "soybean",
-    "vehicle", "vowel",
-)  # fmt: skip
+    "glass",
+    "heart_disease",
+    "ionosphere",
+    "pimaindiansdiabetes2",
+    "sonar",
+    "vehicle",
+    "vowel",
+)
 NETWORKS = ("mlp_small", "relu")
 
 
@@ -145,24 +152,26 @@ def measure(quick: bool) -> Measurement:
         given, labels = rows_of(splits.test, 10 if quick else SAMPLES if data == "digits" else ROWS)
         std = 1.0 if splits.std is None else float(splits.std[0])
         for name in NETWORKS[1:] if quick else NETWORKS:
-            model = train(network(name, x.shape[1], splits.num_classes), x, y, 10 if quick else 30)
+            model = train(network(name, x.shape[1], splits.num_classes), x, y, 10 if quick else 20)
             plain = certify(model, given, labels, eps=(CLOSE, EPS), input_std=std, attack=False,
                             estimate=False)  # fmt: skip
-            started = time.perf_counter()
+            started = time.process_time()
             found = certify(model, given, labels, eps=(CLOSE, EPS), method="local", input_std=std,
                             attack_steps=20, estimate=False)  # fmt: skip
-            seconds = time.perf_counter() - started
+            seconds = time.process_time() - started
             assert found.correct is not None and found.radius is not None
             levels = (CLOSE / std, EPS / std)
-            peers = crown(model, given, labels, found.correct, levels)
+            few = slice(BESIDE)
+            peers = crown(model, given[few], labels[few], found.correct[few], levels)
+            kept = found.radius[few].where(found.correct[few], 0.0)
             close, local = (found.certified_accuracy[eps] for eps in (CLOSE, EPS))
             whole = plain.certified_accuracy[EPS]
             violations += found.attack_violations or 0
             attacked += found.attacked_samples
             won += local > whole
             gaps += [
-                100 * (peer - own)
-                for peer, own in zip(peers, (close, local), strict=True)
+                100 * (peer - float((kept > eps).double().mean()))
+                for peer, eps in zip(peers, (CLOSE, EPS), strict=True)
                 if peer is not None
             ]
             if data == "digits" and name == "mlp_small":
@@ -183,7 +192,9 @@ def measure(quick: bool) -> Measurement:
         bars.append(Bar("points of certified accuracy below auto_LiRPA's CROWN, at most",
                         max(gaps), 3.0))  # fmt: skip
     if times:
-        bars.append(Bar("seconds for 100 digits on mlp_small, attacks included", times[0], 30.0))
+        bars.append(
+            Bar("CPU seconds for 100 digits on mlp_small, attacks included", times[0], 30.0)
+        )
     return rows, bars, [f"{attacked:,} samples were attacked inside their radii"]
 
 

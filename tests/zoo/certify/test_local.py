@@ -237,7 +237,7 @@ def test_a_linear_network_keeps_its_exact_radius():
     torch.testing.assert_close(found.radius, (margin / gap).detach(), rtol=1e-7, atol=1e-9)
     cube = certify(model, x, method="local", norm="linf", attack=False, estimate=False)
     ratio = cube.radius / (margin / (weight[0] - weight[1]).abs().sum()).detach()
-    # Bisection leaves a share of 2^-8.
+    # Bisection leaves a share of 2^-7.
     assert (ratio <= 1 + 1e-9).all() and (ratio > 0.99).all()
 
 

@@ -23,7 +23,7 @@ from .perturbation import Ball
 
 __all__ = ["local_radii", "margins", "with_local_radii"]
 
-STEPS = 9
+STEPS = 8
 CHUNK = 64  # samples at once
 FAR = 1e6  # times the size of a sample: nothing is looked for beyond
 
