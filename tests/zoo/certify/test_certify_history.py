@@ -79,6 +79,9 @@ def test_every_class_of_models_is_among_the_small_ones():
     assert names == {type(on_meta(name)) for name in NANO}
 
 
+WITHOUT_SAMPLES = [method for method in get_args(Method) if method != "local"]
+
+
 def certified(name: str) -> dict[Any, Any]:
     """What every method says, proved with all searches and believed without any."""
     model, x = build(name)
@@ -94,7 +97,7 @@ def certified(name: str) -> dict[Any, Any]:
                 attack_steps=2,
             )  # fmt: skip
         )
-        for method, proved in itertools.product(get_args(Method), (True, False))
+        for method, proved in itertools.product(WITHOUT_SAMPLES, (True, False))
     }
 
 
