@@ -30,8 +30,8 @@ from torch import Tensor, nn
 EPS = 36 / 255
 CLOSE = 9 / 255
 SAMPLES = 100  # digits
-ROWS = 20  # of a table
-BESIDE = 10  # of these, that auto_LiRPA is asked about too
+ROWS = 10  # of a table
+BESIDE = 10  # samples that auto_LiRPA is asked about too
 BUNDLED = ("breast_cancer", "iris", "wine")
 FILES = (
     "glass",

@@ -23,7 +23,8 @@ from .perturbation import Ball
 
 __all__ = ["local_radii", "margins", "with_local_radii"]
 
-STEPS = 8
+STEPS = 16  # at most
+FINE = 0.02  # share of a radius that is not looked for any further
 CHUNK = 64  # samples at once
 FAR = 1e6  # times the size of a sample: nothing is looked for beyond
 
@@ -98,20 +99,24 @@ def local_radii(
     found = []
     for rows in torch.arange(len(x)).split(CHUNK):
         part, labels = x[rows], classes[rows]
-        low = torch.zeros(len(rows), dtype=torch.float64)
-        high = _first(graph, part, labels, norm)
-        floor = at_least[rows].double()
-        high = torch.maximum(high, 2 * floor.nan_to_num(posinf=0.0))
-        known, grown = floor, torch.ones(len(rows), dtype=torch.bool)
+        known = at_least[rows].double().nan_to_num(posinf=0.0)
+        low, high = torch.zeros_like(known), _first(graph, part, labels, norm)
+        high = torch.maximum(high, 2 * known)
+        grown = torch.ones(len(rows), dtype=torch.bool)
         for _ in range(STEPS):
-            # A ball that is proved at its first size is doubled until one is not.
-            start = torch.maximum(low, known.nan_to_num(posinf=0.0).minimum(high))
-            tried = torch.where(grown, high, (start + high) / 2)
-            lowest = margins(graph, part, labels, tried, norm=norm, widest=widest).amin(1)
-            proved = lowest > 0
-            low = torch.where(proved, tried, low)
-            grown &= proved
-            high = torch.where(proved, torch.where(grown, 2 * high, high), tried)
+            start = torch.maximum(low, known)
+            left = ((start < high * (1 - FINE)) | grown).nonzero().squeeze(1)
+            if not len(left):
+                break
+            # A ball that is proved at its first size is doubled until one is not; where none has
+            # been proved, a straight line along the gradient may have led far too far.
+            middle = torch.where(start > 0, (start + high) / 2, high / 4)
+            size = torch.where(grown, high, middle)[left]
+            lower = margins(graph, part[left], labels[left], size, norm=norm, widest=widest)
+            proved = lower.amin(1) > 0
+            low[left] = torch.where(proved, size, low[left])
+            high[left] = torch.where(proved, high[left] * (1.0 + grown[left]), size)
+            grown[left] &= proved
         found.append(low)
     return torch.cat(found) if found else at_least.new_zeros(0)
 
