@@ -79,6 +79,7 @@ def test_every_class_of_models_is_among_the_small_ones():
     assert names == {type(on_meta(name)) for name in NANO}
 
 
+pytestmark = pytest.mark.long
 WITHOUT_SAMPLES = [method for method in get_args(Method) if method != "local"]
 
 
