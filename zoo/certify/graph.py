@@ -24,7 +24,7 @@ from torch import Tensor
 from ...layers.lipschitz import LipschitzLayer
 from .operators import Gather, Operator
 
-__all__ = ["Affine", "Elementwise", "Graph", "Input", "Joint", "Node", "Stretch"]
+__all__ = ["Affine", "Elementwise", "Graph", "Input", "Joint", "Node", "Nonlinear", "Stretch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,22 +73,18 @@ class Affine(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Elementwise(Node):
-    """s_j = σ_j(u_j).
+class Nonlinear(Node):
+    """A node that is not affine in what it reads.
 
     Attributes:
-        source: The number of u, of the same size.
-        low: Least slope of each value (n,).
-        high: Greatest slope of each value (n,).
-        function: σ on tensors (…, n), differentiable.
+        source: The number of u.
+        function: On tensors, differentiable.
         kind: The operation without its overload, such as `aten.relu`.
-        rounding: Of σ, as a share of |u| + |σ(u)|.
+        rounding: Of the function, as a share of |u| + |s|.
         parameters: Numbers that the function is made with, to tell two atoms apart.
     """
 
     source: int
-    low: Tensor
-    high: Tensor
     function: Callable[[Tensor], Tensor] = field(compare=False)
     kind: str = ""
     rounding: float = 0.0
@@ -101,31 +97,31 @@ class Elementwise(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Joint(Node):
-    """Groups of values (T, I) mapped to groups (T, O) by one map with a Lipschitz constant.
+class Elementwise(Nonlinear):
+    """s_j = σ_j(u_j), of the size of u; the function takes tensors (…, n).
 
     Attributes:
-        source: The number of u, of size T · I, group after group.
-        groups: T.
-        lipschitz: Of the map of all groups together, in the L2 norm on both sides.
-        function: Tensors (…, T, I) -> (…, T, O).
-        kind: The operation without its overload, such as `aten.sort`.
-        rounding: Of the map, as a share of |u| + |s|.
-        parameters: Numbers that the function is made with, to tell two atoms apart.
+        low: Least slope of each value (n,).
+        high: Greatest slope of each value (n,).
     """
 
-    source: int
+    low: Tensor
+    high: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joint(Nonlinear):
+    """Groups of values mapped to groups by one map with a Lipschitz constant.
+
+    The function takes tensors (…, T, I) to (…, T, O); u has the size T · I, group after group.
+
+    Attributes:
+        groups: T.
+        lipschitz: Of the map of all groups together, in the L2 norm on both sides.
+    """
+
     groups: int
     lipschitz: float
-    function: Callable[[Tensor], Tensor] = field(compare=False)
-    kind: str = ""
-    rounding: float = 0.0
-    parameters: tuple[object, ...] = ()
-
-    @property
-    def sources(self) -> tuple[int, ...]:
-        """The number of u."""
-        return (self.source,)
 
 
 class Stretch(NamedTuple):
@@ -180,7 +176,7 @@ class Graph:
             moved = {"number": node.number + 1}
             if isinstance(node, Affine):
                 moved["terms"] = tuple((n + 1, op) for n, op in node.terms)  # pyright: ignore
-            elif isinstance(node, Elementwise | Joint):
+            elif isinstance(node, Nonlinear):
                 moved["source"] = node.source + 1
             nodes.append(replace(node, **moved))
         stretches = tuple(s._replace(start=s.start + 1, end=s.end + 1) for s in self.stretches)
