@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..graph import Graph
-from .memory import RefusalError
+from .memory import RecordingError
 from .one_sample import one_sample, same
 from .reach import RefusedError
 from .record import Recorder
@@ -131,7 +131,7 @@ def _recorded(model: nn.Module, x: Tensor, samples: int) -> Graph:
     try:
         with recorder.following(model):
             found = model(given)
-    except RefusalError as error:
+    except RecordingError as error:
         raise RefusedError(*(recorder.refused or [f"the model: {error}"])) from error
     except RefusedError:
         raise

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-__all__ = ["Recorded", "RefusalError", "Store", "address_of", "plain_of", "tensors_of"]
+__all__ = ["Recorded", "RecordingError", "Store", "address_of", "plain_of", "tensors_of"]
 
 
-class RefusalError(Exception):
+class RecordingError(Exception):
     """The forward cannot be recorded any further."""
 
 
@@ -22,7 +22,7 @@ class Recorded(Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Refuse what comes after the recording."""
-        raise RefusalError(f"{func} reads a recorded tensor after its recording has ended")
+        raise RecordingError(f"{func} reads a recorded tensor after its recording has ended")
 
 
 @dataclass

@@ -35,7 +35,7 @@ from ..rules.call import Call, rule_of
 from ..rules.layers import Answer, layer_rules
 from ..tape import Argument, Groups, Linear, Piece, Source, Stop, Tape
 from .apart import ATTENTION, NO_ATTENTION, RESHAPED, SHAPES, VALUES
-from .memory import Recorded, RefusalError, Store, address_of, plain_of, tensors_of
+from .memory import Recorded, RecordingError, Store, address_of, plain_of, tensors_of
 
 __all__ = ["Mark", "Recorder"]
 
@@ -78,10 +78,10 @@ class Recorder(TorchDispatchMode):
         value = self.tape.add(Source(math.prod(shape)))
         return self._fresh(torch.empty(*shape, dtype=dtype), value)
 
-    def refuse(self, reason: str) -> RefusalError:
+    def refuse(self, reason: str) -> RecordingError:
         """Note a refusal, so that it counts even where the forward catches it."""
         self.refused.append(f"{self.place or 'the model'}: {reason}")
-        return RefusalError(reason)
+        return RecordingError(reason)
 
     def read(self, tensor: Tensor) -> Argument | None:
         """Return what a tensor holds, or None where no sample has reached its memory."""
