@@ -3,7 +3,7 @@
 import pytest
 import torch
 from archzoo.zoo.certify.graph import Elementwise
-from archzoo.zoo.certify.local.relax import Lines, lines, sampled, two_pieces
+from archzoo.zoo.certify.local.relax import CURVATURE, Lines, lines, sampled, two_pieces
 from archzoo.zoo.certify.recording import graph_of
 from torch import nn
 
@@ -132,3 +132,31 @@ def test_a_bound_of_the_slopes_is_enough():
         values = step(points)
         assert (found.low_slope * points + found.low <= values).all()
         assert (found.high_slope * points + found.high >= values).all()
+
+
+SMOOTH = {
+    "aten.tanh": torch.tanh,
+    "aten.sigmoid": torch.sigmoid,
+    "aten.gelu": torch.nn.functional.gelu,
+    "aten.silu": torch.nn.functional.silu,
+    "aten.softplus": torch.nn.functional.softplus,
+    "aten.log_sigmoid": torch.nn.functional.logsigmoid,
+    "aten.log_sigmoid_forward": torch.nn.functional.logsigmoid,
+    "aten.atan": torch.atan,
+    "aten.erf": torch.erf,
+    "aten.asinh": torch.asinh,
+    "aten.sin": torch.sin,
+    "aten.cos": torch.cos,
+}
+
+
+@pytest.mark.parametrize("kind", CURVATURE)
+def test_no_function_bends_more_than_its_curvature(kind):
+    x = torch.linspace(-12, 12, 200_001, dtype=torch.float64, requires_grad=True)
+    functions = [SMOOTH[kind]]
+    if kind == "aten.gelu":
+        functions.append(lambda t: torch.nn.functional.gelu(t, approximate="tanh"))
+    for function in functions:
+        (slope,) = torch.autograd.grad(function(x).sum(), x, create_graph=True)
+        (bend,) = torch.autograd.grad(slope.sum(), x)
+        assert 0.98 * CURVATURE[kind] < bend.abs().max() <= CURVATURE[kind]
