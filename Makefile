@@ -19,7 +19,7 @@ BENCHMARKS := train_loop parity residual residual_bytes_gpt hyperbolic hyperboli
 .PHONY: train quick test avx2 slow check bench clean
 
 train: $(VENV)/installed
-	$(BIN)/archzoo-train
+	$(BIN)/archzoo train
 
 quick: $(VENV)/installed
 	$(BIN)/python -m pytest $(IN_TWO) -p tests.quick \

@@ -183,7 +183,7 @@ def _child(
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.chdir(place)
-        sys.argv = ["archzoo-train", *arguments]
+        sys.argv = ["archzoo train", *arguments]
         if board is not None:
             _note_phases(board)
         importlib.import_module("archzoo.train.__main__").main()

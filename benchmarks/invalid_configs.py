@@ -1,4 +1,4 @@
-"""Random command lines of `archzoo-train` with one thing wrong, and what its error must name."""
+"""Random command lines of `archzoo train` with one thing wrong, and what its error must name."""
 
 import random
 import types

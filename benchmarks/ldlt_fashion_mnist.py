@@ -2,7 +2,7 @@
 
 Both are trained by `experiment=ldlt_fashion_mnist`; the constant L, the inverse temperature of the
 loss, is the better of three after an eighth of the epochs, by the mean of clean and certified
-accuracies on the validation fold. The best weights of a run are certified by `archzoo-certify` on
+accuracies on the validation fold. The best weights of a run are certified by `archzoo certify` on
 the full test fold, at 36, 72 and 108/255 of a pixel in L2, and on some test images attacked (APGD)
 inside their radii and at the same ε.
 
@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from archzoo.train.command_line.finished_run import finished_run
 from archzoo.train.commands.certify import CertifyConfig
 from archzoo.train.commands.certify import measure as certified
-from archzoo.train.commands.finished_run import finished_run
 from archzoo.train.config import run_config
 from archzoo.train.run import run
 from archzoo.train.schemas import register_schemas
@@ -67,7 +67,7 @@ def choice(model: str, lipschitz: float, epochs: float) -> dict[str, Any]:
 
 
 def point(model: str, lipschitz: float, seed: int, *more: str, attacked: int) -> dict[str, Any]:
-    """Train a point and certify it as `archzoo-certify` does."""
+    """Train a point and certify it as `archzoo certify` does."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "run"
         seconds = train(model, lipschitz, seed, folder, *more)

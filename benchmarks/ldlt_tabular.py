@@ -92,7 +92,7 @@ def build(method: str, features: int, classes: int, **tried: Any) -> nn.Module:
 
 
 def train(method: str, splits: Splits, seed: int, steps: int, tried: dict[str, Any]) -> nn.Module:
-    """Train as `archzoo-train experiment=ldlt_tabular` does, and return the last weights."""
+    """Train as `archzoo train experiment=ldlt_tabular` does, and return the last weights."""
     config = experiment()
     optim = OmegaConf.to_object(OmegaConf.structured(config.optim))  # a copy
     assert isinstance(optim, type(config.optim))

@@ -1,6 +1,6 @@
 """ResNet-20 on Fashion-MNIST at 30 % of its parameters: after training, TRP, and Maestro.
 
-Every network is trained by `experiment=lowrank_fashion_mnist` and exported by `archzoo-export`,
+Every network is trained by `experiment=lowrank_fashion_mnist` and exported by `archzoo export`,
 which estimates batch norms anew and trains no further. Ranks are those that training left, under
 trained rank pruning or a budget, and otherwise chosen on a mini-batch of the training fold.
 Accuracies are of the test fold.
@@ -35,8 +35,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from archzoo.train.commands.export import TIMED, export
-from archzoo.train.commands.export_arguments import read_arguments
+from archzoo.train.command_line.arguments import call_with
+from archzoo.train.command_line.export_arguments import ExportConfig
+from archzoo.train.commands.export import TIMED
+from archzoo.train.commands.export import exported as export
 from archzoo.zoo.share.create import create_model
 from archzoo.zoo.transform.costs import latencies
 from archzoo.zoo.transform.plain_layers import plain_layers
@@ -99,7 +101,7 @@ def point(method: str, seed: int) -> dict[str, Any]:
 def exported(method: str, folder: Path, *more: str) -> dict[str, Any]:
     """Export a finished run and keep what the table needs."""
     given = [f"run={folder}", f"out={folder}/export", "threads=1", *EXPORTS[method], *more]
-    found = export(read_arguments(given))
+    found = export(call_with(ExportConfig, given))
     keep = ("tested", "accuracy", "before_statistics", "dense", "exported", "ranks")
     return {key: found[key] for key in keep}
 

@@ -1,6 +1,6 @@
 """Draw the mammals that `experiment=wordnet_mammals model.dim=2` embedded, as a tree in the disk.
 
-    archzoo-train experiment=wordnet_mammals data.root=DIR model.dim=2 run_dir=runs/mammals
+    archzoo train experiment=wordnet_mammals data.root=DIR model.dim=2 run_dir=runs/mammals
     python benchmarks/mammals_disk.py runs/mammals --root DIR --out mammals.png
 
 Edges join a synset with its direct hypernyms; those with the most synsets below them are named.

@@ -3,7 +3,7 @@
 Every network is trained by `experiment=poincare_resnet_fashion_mnist`; its learning rate is the
 better of two at seed 0 after a quarter of the epochs, by validation accuracy. The best
 weights of each run are then shown digits, rotated test images and noise, and attacked
-(`archzoo-robustness`). An order is claimed only where two means differ by more than two standard
+(`archzoo robustness`). An order is claimed only where two means differ by more than two standard
 errors.
 
     ARCHZOO_DATA=DIR python benchmarks/poincare_fashion_mnist.py      DIR holds FashionMNIST/raw
@@ -50,7 +50,7 @@ def run(
         found = {fold: result[fold]["accuracy"] for fold in ("validation", "test")}
         if robust:
             command = [
-                *(sys.executable, "-m", "archzoo.train.commands.robustness", f"run={folder}"),
+                *(sys.executable, "-m", "archzoo.train.commands", "robustness", str(folder)),
                 *(f"eps=[{','.join(map(str, EPS))}]", f"out=[{','.join(OUT)}]", "steps=20"),
                 *("method=pgd", "samples=1000", "threads=1"),
             ]

@@ -1,4 +1,4 @@
-"""A thousand valid and a thousand invalid configurations through the real `archzoo-train`.
+"""A thousand valid and a thousand invalid configurations through the real `archzoo train`.
 
 (a) What is valid trains two or three steps, leaves a whole run with finite figures, and its model
 loads; or it is refused in one line before training begins, which is counted apart, by sentence.
@@ -37,7 +37,7 @@ from valid_configs import draw_valid
 ROOT = Path(__file__).parents[1]
 COUNT, QUICK, FRESH = 1000, 24, 20
 LIMIT = 60.0
-START = "archzoo-train: "
+START = "archzoo train: "
 WAY_OUT = (
     "did you mean", "known:", "must", "choose", "give", "leave", "set ", "use ", "at least",
     "at most", "write", "say ", "another", "lower", "add ", "take", "could not be converted",
@@ -56,14 +56,14 @@ def warm_up() -> None:
 
 
 def run_command(arguments: list[str], place: Path, finish: Callable[[], Any] | None) -> Ended:
-    """Call `archzoo-train` in a child, and something after it where it ends well."""
+    """Call `archzoo train` in a child, and something after it where it ends well."""
 
     def command() -> None:
         train_command()
         if finish is not None:
             finish()
 
-    return call("archzoo-train", command, arguments, place, LIMIT)
+    return call("archzoo train", command, arguments, place, LIMIT)
 
 
 def judge_valid(ended: Ended, run: Path) -> tuple[str, str]:
@@ -223,7 +223,7 @@ def measure(quick: bool) -> Measurement:
     for entry in good + bad:
         if entry["verdict"] not in ("complete", "refused"):
             words = " ".join(entry["arguments"])
-            notes.append(f"{entry['verdict']}: {entry['said'][:300]}\n    archzoo-train {words}")
+            notes.append(f"{entry['verdict']}: {entry['said'][:300]}\n    archzoo train {words}")
     seconds = sorted(entry["seconds"] for entry in good + bad)
     notes.append(f"seconds a command: median {seconds[count]}, longest {seconds[-1]}")
     return rows, bars, notes + [f"new interpreter: {line}" for line in differing]

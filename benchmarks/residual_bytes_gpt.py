@@ -4,7 +4,7 @@ Every mechanism trains the same backbone on the same bytes (`experiment=residual
 learning rate is the best of one small grid at seed 0; two more seeds run at that rate. An order is
 claimed only where two means differ by more than two standard errors of their difference.
 
-A run is a call of `archzoo-train`, and its result is appended to `results/residual_runs.csv` when
+A run is a call of `archzoo train`, and its result is appended to `results/residual_runs.csv` when
 it ends. What stands there is not run again, so an interrupted comparison goes on where it was.
 """
 

@@ -1,4 +1,4 @@
-"""Random command lines of `archzoo-train` that should train: every axis drawn, sizes kept tiny.
+"""Random command lines of `archzoo train` that should train: every axis drawn, sizes kept tiny.
 
 What is drawn comes from the registries: a new model, residual, low-rank method, data set or
 optimiser is drawn without a line here, with its choices and switches; numbers need a row in

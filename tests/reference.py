@@ -1,14 +1,13 @@
 """The page of everything that has a name, `python -m tests.reference`: docs/reference.md."""
 
-import ast
 import json
 import re
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from archzoo.train.callbacks import callbacks
+from archzoo.train.command_line.known_commands import names, summary
 from archzoo.train.data import data_sets
 from archzoo.train.engine.loggers import loggers
 from archzoo.zoo import residuals
@@ -59,21 +58,13 @@ def parts(registry: Registry, *, source: bool = True) -> str:
     return table(head, *rows)
 
 
-def command(place: str) -> str:
-    """What a console script says that it does."""
-    module = place.partition(":")[0].removeprefix("archzoo.").replace(".", "/")
-    said = ast.get_docstring(ast.parse((ROOT / f"{module}.py").read_text())) or ""
-    return said.partition("\n")[0].partition(": ")[0].rstrip(".")
-
-
 def page() -> str:
     """The whole page."""
-    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     known = [models[name] for name in models.names()]
     sections = {
         "Commands": table(
             ("command", "what it does"),
-            *((f"`{name}`", command(place)) for name, place in scripts.items()),
+            *((f"`archzoo {name}`", summary(name)) for name in names()),
         ),
         "Models": table(
             ("`model=`", "what it is", "reads", "residual", "geometry", "weights", "source"),

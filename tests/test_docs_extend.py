@@ -86,7 +86,7 @@ def of(name: str) -> pytest.MarkDecorator:
 
 
 def certificate() -> dict[str, Any]:
-    """What `archzoo-certify` wrote."""
+    """What `archzoo certify` wrote."""
     return json.loads(Path("run", "certificate.json").read_text())
 
 

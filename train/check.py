@@ -168,7 +168,7 @@ def _check_trainer(config: TrainerConfig, kind: str) -> None:
     if (config.epochs is None) == (config.steps is None):
         raise ValueError(
             f"give one of trainer.epochs and trainer.steps, got epochs={config.epochs}, "
-            f"steps={config.steps} (write trainer.epochs=null to take one back)"
+            f"steps={config.steps}; leave one out, or set it to null in the config that sets it"
         )
     if config.epochs is not None and not config.epochs > 0:
         raise ValueError(f"trainer.epochs must be above 0, got {config.epochs}")

@@ -1,13 +1,22 @@
-"""The errors that end a run with a sentence instead of a traceback."""
+"""The errors that end a run or a command with a sentence instead of a traceback."""
 
-__all__ = ["RunError", "RunStopped"]
+__all__ = ["RunError", "RunStopped", "UsageError"]
 
 
 class RunError(Exception):
-    """A run cannot start or go on; the message says why and what to do."""
+    """A run or a command cannot start or go on; the message says why and what to do."""
 
     exit_code = 1
     said = False  # whether another process says the message
+
+
+class UsageError(RunError):
+    """A command line that cannot be read: no such command, flag or key, or a value of another type.
+
+    Its exit code is that of argparse and of most commands for wrong usage.
+    """
+
+    exit_code = 2
 
 
 class RunStopped(RunError):

@@ -18,7 +18,7 @@ from .errors import RunError
 from .schemas import choices as stored_choices
 from .schemas import groups as stored_groups
 
-__all__ = ["compose_config", "explain_overrides"]
+__all__ = ["choices", "compose_config", "explain_overrides", "groups"]
 
 SWEEPING = ("-m", "--multirun")
 FLAGS = (
@@ -61,12 +61,12 @@ def _check_choices(overrides: Sequence[Override]) -> None:
     Raises:
         RunError: there is no such choice.
     """
-    groups = _groups()
+    known_groups = groups()
     for override in overrides:
         group, value = override.key_or_group, override.value()
-        if group not in groups or override.is_delete() or isinstance(value, list):
+        if group not in known_groups or override.is_delete() or isinstance(value, list):
             continue
-        known = _choices(group)
+        known = choices(group)
         named = isinstance(value, (str, QuotedString)) or value is None
         missing = group == "recipe" and str(value) not in (*known, "None", "null")
         if not named or missing:
@@ -147,12 +147,12 @@ def _missing(error: MissingConfigException) -> str:
     if isinstance(wanted, str) and "/" in wanted:
         group, _, choice = wanted.rpartition("/")
         # Hydra names no options where several are chosen at once, as in callbacks=[ema,sample].
-        known = error.options or _choices(group)
+        known = error.options or choices(group)
         return f"{group}={choice}: no such choice{nearest(choice, known)}"
     return " ".join(str(error).split())
 
 
-def _choices(group: str) -> list[str]:
+def choices(group: str) -> list[str]:
     """The choices of a group: files, and what signatures make."""
     folder = importlib.resources.files("archzoo.conf") / group
     names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
@@ -160,7 +160,7 @@ def _choices(group: str) -> list[str]:
     return sorted({*files, *stored_choices(group)})
 
 
-def _groups() -> set[str]:
+def groups() -> set[str]:
     """The groups of `archzoo.conf` and those that signatures make."""
     folders = importlib.resources.files("archzoo.conf").iterdir()
     return {*stored_groups(), *(f.name for f in folders if f.is_dir() and f.name[0] != "_")}

@@ -26,7 +26,7 @@ def record_failure(folder: Path, error: RunError) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FAILURE).write_text(f"{error}\n")
     if not error.said:
-        print(f"archzoo-train: {folder}: {error}", file=sys.stderr)
+        print(f"archzoo train: {folder}: {error}", file=sys.stderr)
 
 
 def forget_failure(folder: Path) -> None:
@@ -94,4 +94,4 @@ class SweepSummary(Callback):
                 why = error.read_text().strip() if error.is_file() else ""
                 lines.append(f"{own}: {why or 'the disk is full, and what it said is above'}")
             points = f"{len(self.failed)} point{'s' * (len(self.failed) > 1)}"
-            sys.exit(f"archzoo-train: {points} of the sweep failed\n  " + "\n  ".join(lines))
+            sys.exit(f"archzoo train: {points} of the sweep failed\n  " + "\n  ".join(lines))

@@ -20,9 +20,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-__all__ = ["Entry", "Option", "Registry", "import_parts", "nearest", "type_name"]
+__all__ = ["Entry", "Option", "Registry", "fits", "import_parts", "nearest", "type_name"]
 
 Build = TypeVar("Build", bound=Callable[..., Any])
+
+SHOWN = 20  # names of a message
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Entry:
                     f"{self.name} takes no keyword {name!r}{nearest(name, self.options)}"
                 )
             option = self.options[name]
-            if not _fits(value, option.type):
+            if not fits(value, option.type):
                 raise ValueError(
                     f"{self.name}: {name} must be {type_name(option.type)}, got {value!r}"
                 )
@@ -169,11 +171,12 @@ def import_parts(package: str, path: Iterable[str]) -> None:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Suggest the known names closest to a misspelt one, as the tail of a sentence."""
-    known = list(known)
+    known = sorted(known, key=_natural)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
         return f"; did you mean {' or '.join(map(repr, close))}?"
-    return f"; known: {', '.join(sorted(known, key=_natural)[:20])}"
+    more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+    return f"; known: {', '.join(known[:SHOWN])}{more}"
 
 
 def type_name(kind: Any) -> str:
@@ -215,7 +218,7 @@ def _options(
     return types.MappingProxyType(options)
 
 
-def _fits(value: Any, kind: Any) -> bool:
+def fits(value: Any, kind: Any) -> bool:
     """Whether a value is of an annotated type; an int passes for a float, a bool for neither."""
     if kind is Any:
         return True
@@ -225,10 +228,10 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin is typing.Literal:
         return value in typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, k) for k in typing.get_args(kind))
+        return any(fits(value, k) for k in typing.get_args(kind))
     if origin in (tuple, list):
         inner = typing.get_args(kind)[0]
-        return isinstance(value, (tuple, list)) and all(_fits(v, inner) for v in value)
+        return isinstance(value, (tuple, list)) and all(fits(v, inner) for v in value)
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is int:

@@ -57,7 +57,8 @@ def _provide(folder: Path) -> None:
     Once a process: a second copy of a library would register its operators again, which kills the
     interpreter.
     """
-    from torch.utils import cpp_extension
+    with _quiet("torch.utils.cpp_extension"):  # what is built here needs no CUDA
+        from torch.utils import cpp_extension
 
     flags = [*FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), []), TARGET]
     sources = sorted(folder.glob("*.cpp"))
@@ -90,6 +91,18 @@ def _provide(folder: Path) -> None:
 
 def _digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _quiet(module: str) -> Iterator[None]:
+    """Import a module without what it logs meanwhile."""
+    logger = logging.getLogger(module)
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 @contextlib.contextmanager

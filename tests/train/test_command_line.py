@@ -82,7 +82,7 @@ def test_a_signal_to_the_whole_group_saves_the_step_of_a_run_with_workers(tmp_pa
 
 
 def assert_saved_where_it_stopped(place: Path, said: str, name: str) -> None:
-    assert f"archzoo-train: stopped by {name} after step" in said
+    assert f"archzoo train: stopped by {name} after step" in said
     assert "go on with resume=run" in said
     step = int(said.rpartition("after step ")[2].split(";")[0])
     state = torch.load(place / "run" / "checkpoints" / "last.pt", weights_only=True)
@@ -123,9 +123,9 @@ def test_help_lists_groups_and_models(tmp_path):
 
 
 MISTAKES = {
-    "model=vit_tinny": "archzoo-train: model=vit_tinny: no such choice; did you mean",
-    "trainer.amp=fp8": "archzoo-train: trainer.amp must be one of off, bf16, fp16",
-    "data=mnist": "archzoo-train: mnist was not found in ",
+    "model=vit_tinny": "archzoo train: model=vit_tinny: no such choice; did you mean",
+    "trainer.amp=fp8": "archzoo train: trainer.amp must be one of off, bf16, fp16",
+    "data=mnist": "archzoo train: mnist was not found in ",
 }
 
 
@@ -160,7 +160,7 @@ def test_a_bad_point_ends_alone_and_the_sweep_says_which(tmp_path):
         True,
     ]
     assert "sweep: 2 of 3 points ended, in sweep" in done.stdout
-    assert "archzoo-train: 1 point of the sweep failed\n  optim.lr=-1: " in done.stderr
+    assert "archzoo train: 1 point of the sweep failed\n  optim.lr=-1: " in done.stderr
     assert "Traceback" not in done.stderr
     # Once more without it, from another start of the grid: every point is found again.
     again = call(sweep("optim.lr=0.02,0.01,0.03", "resume=auto"), tmp_path)
@@ -264,7 +264,7 @@ def test_a_process_that_is_killed_ends_the_other_with_a_sentence_and_frees_the_f
     pair[1].kill()
     left, _ = end_pair(pair)
     assert left.returncode == 1
-    assert left.stderr.startswith("archzoo-train: process 0 lost another one, which ended without")
+    assert left.stderr.startswith("archzoo train: process 0 lost another one, which ended without")
     assert left.stderr.count("\n") == 1, left.stderr
     assert not is_locked(tmp_path / "run")
     assert not read_newest(tmp_path / "run" / "checkpoints" / "last.pt")[1]
@@ -277,7 +277,7 @@ def test_a_signal_to_torchrun_saves_the_step(tmp_path, whole_group):
     (os.killpg if whole_group else os.kill)(process.pid, signal.SIGTERM)
     said = process.communicate(timeout=60)[0]
     assert process.returncode != 0
-    assert said.count("archzoo-train: ") == 1, said
+    assert said.count("archzoo train: ") == 1, said
     assert_saved_where_it_stopped(tmp_path, said, "SIGTERM")
 
 

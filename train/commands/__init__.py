@@ -1,1 +1,1 @@
-"""What is done with a finished run, a command each: certify, export, robustness, pictures."""
+"""The commands of `archzoo`, a file each."""

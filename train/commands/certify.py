@@ -4,72 +4,113 @@ Prints the proved Lipschitz bound, block by block, and clean, attacked and certi
 writes certificate.json and certificate.png into the run folder; a certificate that a search or an
 attack refutes claims nothing, and ends with exit code 1:
 
-    archzoo-certify run=DIR eps=[36,72,108]
-    archzoo-certify run=DIR samples=500 attack=false plot=false
-    archzoo-certify run=DIR method=local norm=linf eps=[1,2]
+    archzoo certify RUN eps=[36,72,108]
+    archzoo certify RUN samples=500 attack=false plot=false
+    archzoo certify RUN method=local norm=linf eps=[1,2]
 """
 
 import json
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import MISSING
 
+from ...zoo.certify import certify_model
 from ...zoo.certify.certificate import Certificate, plot_certificate
-from ...zoo.certify.certify_model import certify
 from ...zoo.share.atomic_write import replacing
+from ..command_line.answer import Answer
+from ..command_line.arguments import takes
+from ..command_line.finished_run import finished_run
 from ..engine.saved.run_folder import RunFolder
 from ..errors import RunError
 from ..measures.pixels import pixel_batches
-from .arguments import print_help, read_fields
-from .finished_run import finished_run
 
-__all__ = ["CertifyConfig", "main", "measure", "read_arguments"]
+__all__ = ["CertifyConfig", "certify", "measure"]
 
 UNIT = 255.0  # radii are given in grey levels, as papers do
 
 
 @dataclass
 class CertifyConfig:
-    """How to certify a finished run; every field is a key of the command line."""
+    """How to certify a finished run.
 
-    run: str = MISSING  # the run folder
-    eps: list[float] = field(default_factory=lambda: [36.0, 72.0, 108.0])  # in 1/255
-    samples: int | None = None  # of the test fold; None is all
-    method: str = "auto"  # product: no matrix inequality; local: a relaxation around each sample
-    norm: str = "l2"  # of the radii; linf with method=local
-    verify: bool = True  # prove what layers say of themselves
-    attack: bool = True  # attack inside every radius and at every eps
-    steps: int = 40  # gradients of an attack
-    restarts: int = 1
-    estimate: bool = True  # search for a lower bound of the constant
-    plot: bool = True  # write certificate.png; needs the extra `plot`
-    batch_size: int = 256
-    threads: int | None = None  # CPU threads of torch; None leaves torch's choice
-    seed: int = 0  # of the attack and of the choice of samples
-    root: str | None = None  # where the run's data lies now, if it has moved
-    other_data: bool = False  # whether the data may differ from those that the run recorded
-    imports: list[str] | None = None  # the user's own modules; None is those that the run recorded
-
-
-def read_arguments(arguments: Sequence[str]) -> CertifyConfig:
-    """Read `key=value` arguments into typed fields.
+    Args:
+        run: The run folder.
+        eps: Radii, in 1/255.
+        samples: Of the test fold; null is all.
+        method: auto; product, without a matrix inequality; or local, a relaxation around each
+            sample.
+        norm: Of the radii: l2, or linf with method=local.
+        verify: Whether to prove what layers say of themselves.
+        attack: Whether to attack inside every radius and at every eps.
+        steps: Gradients of an attack.
+        restarts: Of an attack.
+        estimate: Whether to search for a lower bound of the constant.
+        batch_size: Of samples.
+        threads: CPU threads of torch; null leaves torch's choice.
+        seed: Of the attack and of the choice of samples.
+        root: Where the run's data lies now, if it has moved.
+        other_data: Whether the data may differ from those that the run recorded.
+        imports: Your own modules; null is those that the run recorded.
 
     Raises:
-        RunError: in one line, an unknown key, a value of another type or out of range, no run.
+        RunError: a value out of range.
     """
-    config = read_fields("certify", CertifyConfig, arguments)
-    for name in ("samples", "steps", "restarts", "batch_size", "threads"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise RunError(f"{name} must be at least 1, got {value}")
-    if not config.eps or not all(0 <= radius < float("inf") for radius in config.eps):
-        raise RunError(f"eps must name radii of at least 0, in 1/255, got {config.eps}")
-    return config
+
+    run: str
+    _: KW_ONLY
+    eps: tuple[float, ...] = (36.0, 72.0, 108.0)
+    samples: int | None = None
+    method: str = "auto"
+    norm: str = "l2"
+    verify: bool = True
+    attack: bool = True
+    steps: int = 40
+    restarts: int = 1
+    estimate: bool = True
+    batch_size: int = 256
+    threads: int | None = None
+    seed: int = 0
+    root: str | None = None
+    other_data: bool = False
+    imports: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("samples", "steps", "restarts", "batch_size", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise RunError(f"{name} must be at least 1, got {value}")
+        if not self.eps or not all(0 <= radius < float("inf") for radius in self.eps):
+            raise RunError(f"eps must name radii of at least 0, in 1/255, got {list(self.eps)}")
+
+
+@takes(CertifyConfig)
+def certify(*, plot: bool = True, **options: Any) -> Answer:
+    """Certify the best model of a run and write the certificate into its folder.
+
+    Args:
+        plot: Whether to write certificate.png, which needs the extra `plot`.
+        options: Fields of `CertifyConfig`.
+    """
+    config = CertifyConfig(**options)
+    facts, certificate = measure(config)
+    folder = RunFolder(Path(config.run))
+    found = facts | certificate.to_dict() | {"torch": torch.__version__}
+    text = json.dumps(found, indent=2, allow_nan=False) + "\n"
+    folder.write_text("certificate.json", text)
+    if plot:
+        _draw(folder, certificate)
+    tested = facts["tested"]
+    told = "" if tested is None else f"; the run reported {100 * tested:.2f} %"
+    head = f"{facts['model']} on {facts['data']}, {facts['samples']:,} test samples{told}"
+    refuted = certificate.refuted
+    return Answer(
+        found,
+        f"{head}\n\n{certificate}\n\n{folder.path / 'certificate.json'}",
+        failed=None if refuted is None else f"the certificate is refuted: {refuted.reason}",
+    )
 
 
 def measure(config: CertifyConfig) -> tuple[dict[str, Any], Certificate]:
@@ -93,7 +134,7 @@ def measure(config: CertifyConfig) -> tuple[dict[str, Any], Certificate]:
     inputs, targets = zip(*batches, strict=True)
     x, y = torch.cat(inputs), torch.cat(targets)
     try:
-        certificate = certify(
+        certificate = certify_model.certify(
             run.model,
             x,
             y,
@@ -115,35 +156,6 @@ def measure(config: CertifyConfig) -> tuple[dict[str, Any], Certificate]:
     return facts, certificate
 
 
-def main() -> None:
-    """Certify, print and write.
-
-    An error of the user's is one line and exit code 1, and so is a certificate that is refuted.
-    """
-    arguments = sys.argv[1:]
-    if {"-h", "--help"} & set(arguments):
-        print_help(__doc__, "train/commands/certify.py", CertifyConfig)
-        return
-    try:
-        config = read_arguments(arguments)
-        facts, certificate = measure(config)
-        folder = RunFolder(Path(config.run))
-        found = facts | certificate.to_dict() | {"torch": torch.__version__}
-        text = json.dumps(found, indent=2, allow_nan=False) + "\n"
-        folder.write_text("certificate.json", text)
-        if config.plot:
-            _draw(folder, certificate)
-    except RunError as error:
-        sys.exit(f"archzoo-certify: {error}")
-    tested = facts["tested"]
-    told = "" if tested is None else f"; the run reported {100 * tested:.2f} %"
-    print(f"{facts['model']} on {facts['data']}, {facts['samples']:,} test samples{told}\n")
-    print(certificate)
-    print(f"\n{folder.path / 'certificate.json'}")
-    if certificate.refuted is not None:
-        sys.exit(f"archzoo-certify: the certificate is refuted: {certificate.refuted.reason}")
-
-
 def _draw(folder: RunFolder, certificate: Certificate) -> None:
     try:
         figure: Any = plot_certificate(certificate)
@@ -155,7 +167,3 @@ def _draw(folder: RunFolder, certificate: Certificate) -> None:
             figure.savefig(temporary, dpi=150, format="png")
 
     folder.guard(write)
-
-
-if __name__ == "__main__":
-    main()

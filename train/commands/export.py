@@ -5,15 +5,14 @@ fold, evaluates the test fold, and measures parameters, MACs and CPU latency bes
 Writes a model folder, which `create_model("local-dir:DIR")` rebuilds, with an export.json. Latency
 is that of `plain_layers(model)`, whose two convolutions have their kernels ready:
 
-    archzoo-export run=DIR out=DIR parameters=0.3                at most 30 % of the dense model's
-    archzoo-export run=DIR out=DIR latency=0.8 scheme=spatial
-    archzoo-export run=DIR out=DIR energy=0.02 validation=true   a share of Σ σ² of every weight
+    archzoo export RUN OUT parameters=0.3                at most 30 % of the dense model's
+    archzoo export RUN OUT latency=0.8 scheme=spatial
+    archzoo export RUN OUT energy=0.02 validation=true   a share of Σ σ² of every weight
 """
 
 import copy
 import itertools
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -36,23 +35,37 @@ from ...zoo.transform.compress import factorize, fixed_ranks, ranks_by
 from ...zoo.transform.costs import METRICS, Metric, costs_of, count_macs, latencies
 from ...zoo.transform.plain_layers import plain_layers
 from ...zoo.transform.rank_search import search_ranks, spectrum_ranks
+from ..command_line.answer import Answer
+from ..command_line.arguments import takes
+from ..command_line.export_arguments import ExportConfig, budget_of, named_ranks
+from ..command_line.finished_run import FinishedRun, finished_run
+from ..command_line.table import aligned
 from ..data import Batches, Fold, loader
 from ..engine.metrics import cross_entropy, evaluate
 from ..engine.saved.folder_lock import is_locked
 from ..engine.saved.run_folder import RunFolder
 from ..errors import RunError
-from .arguments import print_help
-from .export_arguments import ExportConfig, budget_of, named_ranks, read_arguments
-from .finished_run import FinishedRun, finished_run
 
-__all__ = ["export", "main", "table"]
+__all__ = ["export", "exported", "table"]
 
 TIMED = (1, 64)  # batch sizes of the reported latencies
 KINDS = ("image", "features", "tokens")
 COUNTED = ("parameters", "convolution parameters", "MACs")
 
 
-def export(config: ExportConfig) -> dict[str, Any]:
+@takes(ExportConfig)
+def export(**options: Any) -> Answer:
+    """Export a run to a folder, and say what it costs and how well it does.
+
+    Args:
+        options: Fields of `ExportConfig`.
+    """
+    config = ExportConfig(**options)
+    found = exported(config)
+    return Answer(found, f"{table(found)}\n\n{Path(config.out) / 'export.json'}")
+
+
+def exported(config: ExportConfig) -> dict[str, Any]:
     """Cut the best model of a run to fixed ranks, write it, and return what export.json holds.
 
     Raises:
@@ -115,7 +128,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """Write what `export` returned for a reader."""
+    """Write what `exported` returned for a reader."""
     accuracy = found["accuracy"]
     told = "" if found["tested"] is None else f"{100 * found['tested']:.2f}"
     rows = [("", "dense", "exported", "ratio")]
@@ -130,8 +143,7 @@ def table(found: Mapping[str, Any]) -> str:
         one, other = a["milliseconds"], b["milliseconds"]
         name = f"latency at batch {a['batch']}, ms"
         rows.append((name, f"{one:.3g}", f"{other:.3g}", f"{other / one:.3f}"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    lines = aligned(rows)
     dense = [row["name"] for row in found["ranks"] if row["rank"] is None]
     lines += ["", f"{'rank':>6}  {'of':>4}  weight"]
     lines += [
@@ -140,22 +152,7 @@ def table(found: Mapping[str, Any]) -> str:
     ]
     head = f"{found['model']} on {found['data']}, {found['scheme']} factors"
     left = f", {len(dense)} of {len(found['ranks'])} weights stay dense" if dense else ""
-    return "\n".join([head + left, "", *(line.rstrip() for line in lines)])
-
-
-def main() -> None:
-    """Export, print and write; an error of the user's is one line and exit code 1."""
-    arguments = sys.argv[1:]
-    if {"-h", "--help"} & set(arguments):
-        print_help(__doc__, "train/commands/export_arguments.py", ExportConfig)
-        return
-    try:
-        config = read_arguments(arguments)
-        found = export(config)
-    except RunError as error:
-        sys.exit(f"archzoo-export: {error}")
-    print(table(found))
-    print(f"\n{Path(config.out) / 'export.json'}")
+    return "\n".join([head + left, "", *lines])
 
 
 def _choose(config: ExportConfig, run: FinishedRun, controller: Controller) -> dict[str, int]:
@@ -244,7 +241,3 @@ def _convolution_parameters(model: nn.Module) -> int:
         elif isinstance(module, FactoredConv2d):
             count += module.structure.parameter_count()
     return count
-
-
-if __name__ == "__main__":
-    main()

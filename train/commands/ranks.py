@@ -1,17 +1,43 @@
 """Draw ranks and spectra of a low-rank run.
 
-Run as `python -m archzoo.train.commands.ranks RUN --out ranks.png`.
+The extra `plot` brings what draws:
+
+    archzoo ranks RUN
+    archzoo ranks RUN out=docs/ranks.png
+    archzoo ranks RUN --json
 """
 
-import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["draw", "main", "read_ranks"]
+from ..command_line.answer import Answer
+from ..errors import RunError
+
+__all__ = ["draw", "ranks", "read_ranks"]
 
 RANKS = "ranks.jsonl"
+
+
+def ranks(run: str, *, out: str = "ranks.png") -> Answer:
+    """Draw the ranks that a run with `lowrank=` noted.
+
+    Args:
+        run: The run folder.
+        out: The picture; its ending chooses the format.
+
+    Raises:
+        RunError: a folder without ranks, or no matplotlib.
+    """
+    folder = Path(run)
+    try:
+        draw(folder, Path(out))
+    except ModuleNotFoundError as error:
+        raise RunError('a picture needs matplotlib; pip install "archzoo[plot]"') from error
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    rows = [{"step": row["step"], "ranks": row["ranks"]} for row in read_ranks(folder)]
+    return Answer({"picture": out, "evaluations": rows}, out)
 
 
 def read_ranks(run: Path) -> list[dict[str, Any]]:
@@ -83,22 +109,3 @@ def draw(run: Path, out: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(out, dpi=150)
     pyplot.close(figure)
-
-
-def main() -> None:
-    """Parse the command line and draw."""
-    parser = argparse.ArgumentParser(prog="archzoo.train.commands.ranks", description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of a run with lowrank=")
-    parser.add_argument("--out", type=Path, default=Path("ranks.png"), help="the picture")
-    arguments = parser.parse_args()
-    try:
-        draw(arguments.run, arguments.out)
-    except ModuleNotFoundError:
-        sys.exit('archzoo.train.commands.ranks: needs matplotlib; pip install "archzoo[plot]"')
-    except ValueError as error:
-        sys.exit(f"archzoo.train.commands.ranks: {error}")
-    print(arguments.out)
-
-
-if __name__ == "__main__":
-    main()

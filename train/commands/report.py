@@ -1,15 +1,40 @@
 """Draw the curves of one or more runs.
 
-Run as `python -m archzoo.train.commands.report RUN… --out curves.png`.
+The extra `plot` brings what draws:
+
+    archzoo report RUN
+    archzoo report runs/a runs/b out=curves.png
 """
 
-import argparse
 import csv
 import json
-import sys
 from pathlib import Path
 
-__all__ = ["draw", "main", "read_metrics"]
+from ..command_line.answer import Answer
+from ..errors import RunError, UsageError
+
+__all__ = ["draw", "read_metrics", "report"]
+
+
+def report(*runs: str, out: str = "curves.png") -> Answer:
+    """Draw the training loss and the validation metric of runs.
+
+    Args:
+        runs: Run folders.
+        out: The picture; its ending chooses the format.
+
+    Raises:
+        RunError: a folder without metrics, or no matplotlib.
+    """
+    if not runs:
+        raise UsageError("name run folders, such as archzoo report runs/*")
+    try:
+        draw(list(map(Path, runs)), Path(out))
+    except ModuleNotFoundError as error:
+        raise RunError('a picture needs matplotlib; pip install "archzoo[plot]"') from error
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    return Answer({"picture": out, "runs": list(runs)}, out)
 
 
 def read_metrics(run: Path) -> list[dict[str, str]]:
@@ -68,22 +93,3 @@ def draw(runs: list[Path], out: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(out, dpi=150)
     pyplot.close(figure)
-
-
-def main() -> None:
-    """Parse the command line and draw."""
-    parser = argparse.ArgumentParser(prog="archzoo.train.commands.report", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders")
-    parser.add_argument("--out", type=Path, default=Path("curves.png"), help="the picture")
-    arguments = parser.parse_args()
-    try:
-        draw(arguments.runs, arguments.out)
-    except ModuleNotFoundError:
-        sys.exit('archzoo.train.commands.report: needs matplotlib; pip install "archzoo[plot]"')
-    except ValueError as error:
-        sys.exit(f"archzoo.train.commands.report: {error}")
-    print(arguments.out)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,23 +3,25 @@
 Prints accuracy, clean and under attack, and how well three scores tell the test images from
 out-sets, and writes both to robustness.json in the run folder:
 
-    archzoo-robustness run=DIR eps=[0.4,0.8,1.2,1.6] out=[digits,rotated,noise]
-    archzoo-robustness run=DIR norm=l2 eps=[36,72,108] restarts=5 dtype=float64 samples=1000
-    archzoo-robustness run=DIR out=[{name: mnist, root: data}]
+    archzoo robustness RUN eps=[0.4,0.8,1.2,1.6] out=[digits,rotated,noise]
+    archzoo robustness RUN norm=l2 eps=[36,72,108] restarts=5 dtype=float64 samples=1000
+    archzoo robustness RUN "out=[{name: mnist, root: data}]"
 """
 
 import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from omegaconf import MISSING
 from torch import Tensor
 
+from ..command_line.answer import Answer
+from ..command_line.arguments import takes
+from ..command_line.finished_run import finished_run
 from ..data import Splits
 from ..engine.saved.run_folder import RunFolder
 from ..errors import RunError
@@ -27,51 +29,92 @@ from ..measures.foreign_images import OutSet, out_sets
 from ..measures.ood import scores, separation
 from ..measures.pixels import FromPixels, pixel_batches
 from ..measures.robust_accuracy import FGSM, Robustness, adversarial_accuracy
-from .arguments import print_help, read_fields
-from .finished_run import finished_run
-from .robustness_table import NORMS, table
+from ..measures.robustness_table import table
 
-__all__ = ["RobustnessConfig", "main", "measure", "read_arguments"]
+__all__ = ["RobustnessConfig", "measure", "robustness"]
 
 UNIT = 255.0  # radii are given in grey levels, as papers do
 
 
 @dataclass
 class RobustnessConfig:
-    """What to measure of a finished run; every field is a key of the command line."""
+    """What to measure of a finished run.
 
-    run: str = MISSING  # the run folder
-    eps: list[float] = field(default_factory=lambda: [0.4, 0.8, 1.2, 1.6])  # in 1/255 of a pixel
-    norm: str = "linf"  # l2 or linf
-    method: str = "apgd"  # fgsm, pgd or apgd
-    loss: str | None = None  # margin or cross_entropy; None is the method's own
-    steps: int | None = None  # gradients of each restart; None is 40, and 1 for FGSM
-    restarts: int = 1
-    box: bool = True  # hold pixels in [0, 1]; a table has no box
-    out: list[Any] = field(
-        default_factory=lambda: ["rotated", "noise"]
-    )  # see train/measures/ood.py
-    temperature: float = 1.0  # of the energy score
-    samples: int | None = None  # of the test fold and of each out-set; None is all
-    batch_size: int = 250
-    dtype: str = "float32"  # or float64
-    device: str = "auto"  # auto, cpu, cuda
-    threads: int | None = None  # CPU threads of torch; None leaves torch's choice
-    seed: int = 0  # of random starts, noise and the choice of samples
-    root: str | None = None  # where the run's data lies now, if it has moved
-    other_data: bool = False  # whether the data may differ from those that the run recorded
-    imports: list[str] | None = None  # the user's own modules; None is those that the run recorded
-
-
-def read_arguments(arguments: Sequence[str]) -> RobustnessConfig:
-    """Read `key=value` arguments into typed fields.
+    Args:
+        run: The run folder.
+        eps: Radii, in 1/255 of a pixel.
+        norm: Of the radii.
+        method: Of the attack.
+        loss: That the attack climbs; null is the method's own.
+        steps: Gradients of each restart; null is 40, and 1 for FGSM.
+        restarts: Of the attack.
+        box: Whether to hold pixels in [0, 1]; a table has no box.
+        out: Out-sets, by name or as {name: NAME, key: value}; see train/measures/ood.py.
+        temperature: Of the energy score.
+        samples: Of the test fold and of each out-set; null is all.
+        batch_size: Of samples.
+        dtype: Of the model.
+        device: Where the model runs.
+        threads: CPU threads of torch; null leaves torch's choice.
+        seed: Of random starts, noise and the choice of samples.
+        root: Where the run's data lies now, if it has moved.
+        other_data: Whether the data may differ from those that the run recorded.
+        imports: Your own modules; null is those that the run recorded.
 
     Raises:
-        RunError: in one line, an unknown key, a value of another type or out of range, no run.
+        RunError: a value out of range.
     """
-    config = read_fields("robustness", RobustnessConfig, arguments)
-    _check(config)
-    return config
+
+    run: str
+    _: KW_ONLY
+    eps: tuple[float, ...] = (0.4, 0.8, 1.2, 1.6)
+    norm: Literal["linf", "l2"] = "linf"
+    method: Literal["fgsm", "pgd", "apgd"] = "apgd"
+    loss: Literal[None, "margin", "cross_entropy"] = None
+    steps: int | None = None
+    restarts: int = 1
+    box: bool = True
+    out: tuple[Any, ...] = ("rotated", "noise")
+    temperature: float = 1.0
+    samples: int | None = None
+    batch_size: int = 250
+    dtype: Literal["float32", "float64"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = None
+    seed: int = 0
+    root: str | None = None
+    other_data: bool = False
+    imports: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("steps", "restarts", "samples", "batch_size", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise RunError(f"{name} must be at least 1, got {value}")
+        if not self.eps or not all(0 <= radius < float("inf") for radius in self.eps):
+            raise RunError(f"eps must name radii of at least 0, in 1/255, got {list(self.eps)}")
+        if not self.temperature > 0:
+            raise RunError(f"temperature must be above 0, got {self.temperature}")
+        if self.method == "fgsm" and (self.restarts, self.steps or 1) != (1, 1):
+            raise RunError(
+                f"fgsm takes one step once, got steps={self.steps}, restarts={self.restarts}; "
+                f"use method=pgd"
+            )
+
+
+@takes(RobustnessConfig)
+def robustness(**options: Any) -> Answer:
+    """Measure the best model of a run and write robustness.json into its folder.
+
+    Args:
+        options: Fields of `RobustnessConfig`.
+    """
+    config = RobustnessConfig(**options)
+    found = measure(config)
+    folder = RunFolder(Path(config.run))
+    folder.write_text("robustness.json", json.dumps(found, indent=2) + "\n")
+    return Answer(found, f"{table(found)}\n\n{folder.path / 'robustness.json'}")
 
 
 def measure(config: RobustnessConfig) -> dict[str, Any]:
@@ -123,51 +166,6 @@ def measure(config: RobustnessConfig) -> dict[str, Any]:
         "device": str(device),
         "seconds": round(time.perf_counter() - started, 3),
     }
-
-
-def main() -> None:
-    """Measure, print and write; an error of the user's is one line and exit code 1."""
-    arguments = sys.argv[1:]
-    if {"-h", "--help"} & set(arguments):
-        print_help(__doc__, "train/commands/robustness.py", RobustnessConfig)
-        return
-    try:
-        config = read_arguments(arguments)
-        found = measure(config)
-        folder = RunFolder(Path(config.run))
-        folder.write_text("robustness.json", json.dumps(found, indent=2) + "\n")
-    except RunError as error:
-        sys.exit(f"archzoo-robustness: {error}")
-    print(table(found))
-    print(f"\n{folder.path / 'robustness.json'}")
-
-
-def _check(config: RobustnessConfig) -> None:
-    choices = {
-        "norm": tuple(NORMS),
-        "method": ("fgsm", "pgd", "apgd"),
-        "loss": (None, "margin", "cross_entropy"),
-        "dtype": ("float32", "float64"),
-        "device": ("auto", "cpu", "cuda"),
-    }
-    for name, allowed in choices.items():
-        value = getattr(config, name)
-        if value not in allowed:
-            shown = ", ".join("null" if a is None else a for a in allowed)
-            raise RunError(f"{name} must be one of {shown}, got {value!r}")
-    for name in ("steps", "restarts", "samples", "batch_size", "threads"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise RunError(f"{name} must be at least 1, got {value}")
-    if not config.eps or not all(0 <= radius < float("inf") for radius in config.eps):
-        raise RunError(f"eps must name radii of at least 0, in 1/255, got {config.eps}")
-    if not config.temperature > 0:
-        raise RunError(f"temperature must be above 0, got {config.temperature}")
-    if config.method == "fgsm" and (config.restarts, config.steps or 1) != (1, 1):
-        raise RunError(
-            f"fgsm takes one step once, got steps={config.steps}, restarts={config.restarts}; "
-            f"use method=pgd"
-        )
 
 
 class _Inside:
@@ -231,7 +229,3 @@ def _separations(
             row["mean"] = float(values.mean())
             rows.append(row | separation(familiar[score], values)._asdict())
     return {"inside": {k: float(v.mean()) for k, v in familiar.items()}, "out": rows}
-
-
-if __name__ == "__main__":
-    main()

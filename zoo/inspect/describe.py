@@ -1,13 +1,14 @@
 """Sizes and facts of a model, read off the model itself."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ..models import build_model, model_info
 from ..registry import Entry, type_name
 
-__all__ = ["Size", "describe", "example_shape", "measure", "residual_of"]
+__all__ = ["Size", "describe", "example_shape", "facts_of", "measure", "residual_of"]
 
 INDICES = ("tokens", "nodes")
 """Kinds of models that look their inputs up."""
@@ -56,24 +57,43 @@ def residual_of(entry: Entry) -> str:
     return str(entry.options["residual"].default) if "residual" in entry.options else "none"
 
 
+def facts_of(name: str) -> dict[str, Any]:
+    """All that is known of a model but its options, as numbers and text.
+
+    Raises:
+        ValueError: no such model.
+    """
+    entry, size = model_info(name), measure(name)
+    return {
+        "model": name,
+        "what it is": entry.summary,
+        "source": entry.source,
+        "reads": entry.kind,
+        "shape": list(example_shape(entry)),
+        "parameters": size.parameters,
+        "MACs": size.macs,
+        "residual": residual_of(entry),
+        "geometry": entry.about["geometry"],
+        "weights": entry.about["weights"],
+    }
+
+
 def describe(name: str) -> str:
     """Write all that is known of a model, for a reader.
 
     Raises:
         ValueError: no such model.
     """
-    entry, size = model_info(name), measure(name)
-    facts = {
-        "source": entry.source,
-        "reads": f"{entry.kind} {'×'.join(map(str, example_shape(entry)))}",
-        "parameters": f"{size.parameters:,}",
-        "MACs": f"{size.macs:,} for one sample (matrix products and convolutions)",
-        "residual": residual_of(entry),
-        "geometry": entry.about["geometry"],
-        "weights": entry.about["weights"],
+    facts, entry = facts_of(name), model_info(name)
+    shown = {
+        "source": facts["source"],
+        "reads": f"{facts['reads']} {'×'.join(map(str, facts['shape']))}",
+        "parameters": f"{facts['parameters']:,}",
+        "MACs": f"{facts['MACs']:,} for one sample (matrix products and convolutions)",
+        **{key: facts[key] for key in ("residual", "geometry", "weights")},
     }
-    lines = [f"{name}: {entry.summary}", ""]
-    lines += [f"  {key:<12}{value}" for key, value in facts.items()]
+    lines = [f"{name}: {facts['what it is']}", ""]
+    lines += [f"  {key:<12}{value}" for key, value in shown.items()]
     lines += ["", "  option              type                          default"]
     for option in entry.options.values():
         kind = "str, mapping or builder" if option.name == "residual" else type_name(option.type)

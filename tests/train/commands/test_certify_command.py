@@ -1,12 +1,12 @@
 """The command certifies a finished run's best model, in the units of its data, and writes it."""
 
 import json
-import sys
 
 import pytest
 import torch
-from archzoo.train.commands import certify as command
-from archzoo.train.commands.certify import measure, read_arguments
+from archzoo.train.command_line.arguments import call_with
+from archzoo.train.commands.__main__ import main
+from archzoo.train.commands.certify import CertifyConfig, measure
 from archzoo.train.data import data_sets
 from archzoo.train.errors import RunError
 from archzoo.zoo import create_model
@@ -26,15 +26,14 @@ def run(tmp_path_factory):
     return folder
 
 
-def call(monkeypatch, capsys, *arguments: str) -> str:
-    monkeypatch.setattr(sys, "argv", ["archzoo-certify", *arguments])
-    command.main()
-    return capsys.readouterr().out
+def settings(words: list[str]) -> CertifyConfig:
+    return call_with(CertifyConfig, words)
 
 
-def test_one_command_prints_and_writes_the_certificate(run, monkeypatch, capsys):
+def test_one_command_prints_and_writes_the_certificate(run, capsys):
     pytest.importorskip("matplotlib")
-    out = call(monkeypatch, capsys, f"run={run}", "eps=[4,18]", "samples=40", "steps=5")
+    main(["certify", str(run), "eps=[4,18]", "samples=40", "steps=5"])
+    out = capsys.readouterr().out
     found = json.loads((run / "certificate.json").read_text())
     assert (found["model"], found["data"], found["samples"]) == ("ldlt_mlp_nano", "digits", 40)
     assert found["rigorous"] and found["attack_violations"] == 0
@@ -53,7 +52,7 @@ def test_one_command_prints_and_writes_the_certificate(run, monkeypatch, capsys)
 
 
 def test_radii_are_in_pixels(run):
-    _, found = measure(read_arguments([f"run={run}", "samples=20", "attack=false"]))
+    _, found = measure(settings([f"run={run}", "samples=20", "attack=false"]))
     model = create_model(f"local-dir:{run}")
     bare = certify(model, attack=False, estimate=False)
     std = data_sets.build("digits").std
@@ -66,9 +65,9 @@ def test_radii_are_in_pixels(run):
 
 def test_radii_around_samples_are_no_smaller_and_name_their_norm(run):
     arguments = [f"run={run}", "samples=6", "attack=false", "estimate=false"]
-    whole = measure(read_arguments(arguments))[1]
-    local = measure(read_arguments([*arguments, "method=local"]))[1]
-    cube = measure(read_arguments([*arguments, "method=local", "norm=linf"]))[1]
+    whole = measure(settings(arguments))[1]
+    local = measure(settings([*arguments, "method=local"]))[1]
+    cube = measure(settings([*arguments, "method=local", "norm=linf"]))[1]
     assert (local.radius >= whole.radius).all() and local.relaxed is not None
     assert cube.norm == "linf" and (cube.radius <= local.radius).all()
     assert "radii in the L∞ norm" in str(cube) and "radii by local relaxation" in str(local)
@@ -76,7 +75,7 @@ def test_radii_around_samples_are_no_smaller_and_name_their_norm(run):
 
 def test_the_same_arguments_give_the_same_certificate(run):
     arguments = [f"run={run}", "samples=15", "steps=3", "estimate=false"]
-    one, two = (measure(read_arguments(arguments))[1] for _ in range(2))
+    one, two = (measure(settings(arguments))[1] for _ in range(2))
     assert torch.equal(one.radius, two.radius)
     assert one.attacked_accuracy == two.attacked_accuracy
 
@@ -85,34 +84,32 @@ def test_the_same_arguments_give_the_same_certificate(run):
     ("arguments", "message"),
     [
         (["eps=[36]"], "run is missing"),
-        (["run=nowhere"], "holds no config.yaml"),
-        (["run={run}", "eps=[-1]"], "eps must name radii"),
-        (["run={run}", "samples=0"], "samples must be at least 1"),
-        (["run={run}", "method=power"], "method must be"),
-        (["run={run}", "norm=linf"], "norm='linf' is for method='local'"),
-        (["run={run}", "epsilon=3"], "epsilon"),
-        (["run={run}", "--fast"], "arguments are key=value"),
+        (["nowhere"], "holds no config.yaml"),
+        (["{run}", "eps=[-1]"], "eps must name radii"),
+        (["{run}", "samples=0"], "samples must be at least 1"),
+        (["{run}", "method=power"], "method must be"),
+        (["{run}", "norm=linf"], "norm='linf' is for method='local'"),
+        (["{run}", "epsilon=3"], "epsilon"),
+        (["{run}", "--fast"], "arguments are key=value"),
     ],
 )
-def test_a_mistake_is_one_line(run, arguments, message, monkeypatch, capsys):
-    filled = [argument.format(run=run) for argument in arguments]
-    monkeypatch.setattr(sys, "argv", ["archzoo-certify", *filled])
-    with pytest.raises(SystemExit) as stopped:
-        command.main()
-    text = str(stopped.value.code)
-    assert text.startswith("archzoo-certify: ") and message in text and "\n" not in text
-    assert not capsys.readouterr().out
+def test_a_mistake_is_one_line(run, arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        main(["certify", *(argument.format(run=run) for argument in arguments)])
+    said = capsys.readouterr()
+    assert said.err.startswith("archzoo certify: ") and message in said.err
+    assert said.err.count("\n") == 1 and not said.out
 
 
 def test_a_refuted_certificate_is_written_and_ends_with_exit_code_1(run, monkeypatch, capsys):
     wrong = torch.full((10, 10), 1e-6, dtype=torch.float64)
     monkeypatch.setattr(Bounds, "pairs", lambda self: wrong)
-    arguments = [f"run={run}", "samples=8", "steps=5", "estimate=false", "plot=false"]
-    monkeypatch.setattr(sys, "argv", ["archzoo-certify", *arguments])
     with pytest.raises(SystemExit) as stopped:
-        command.main()
-    assert str(stopped.value.code).startswith("archzoo-certify: the certificate is refuted")
-    assert "refuted" in capsys.readouterr().out
+        main(["certify", str(run), "samples=8", "steps=5", "estimate=false", "plot=false"])
+    said = capsys.readouterr()
+    assert stopped.value.code == 1
+    assert said.err.startswith("archzoo certify: the certificate is refuted")
+    assert "refuted" in said.out
     found = json.loads((run / "certificate.json").read_text())
     assert found["lipschitz"] == "inf" and not found["rigorous"] and not any(found["radius"])
     assert found["attack_violations"] > 0 and found["refuted"]["first"]
@@ -121,9 +118,4 @@ def test_a_refuted_certificate_is_written_and_ends_with_exit_code_1(run, monkeyp
 def test_a_run_that_has_not_ended_is_refused(tmp_path):
     (tmp_path / "config.yaml").write_text("data: {name: digits}\n")
     with pytest.raises(RunError, match="has not ended"):
-        measure(read_arguments([f"run={tmp_path}"]))
-
-
-def test_help_lists_every_key(monkeypatch, capsys):
-    out = call(monkeypatch, capsys, "--help")
-    assert all(f"{key}:" in out for key in ("run", "eps", "attack", "samples", "root"))
+        measure(settings([f"run={tmp_path}"]))

@@ -1,15 +1,16 @@
-"""archzoo-export: a finished run becomes a smaller model in a folder."""
+"""archzoo export: a finished run becomes a smaller model in a folder."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from archzoo.layers.lowrank import structures
-from archzoo.train.commands.export import export, main, table
-from archzoo.train.commands.export_arguments import ExportConfig, read_arguments
+from archzoo.train.command_line.arguments import call_with
+from archzoo.train.command_line.export_arguments import ExportConfig
+from archzoo.train.commands.__main__ import main
+from archzoo.train.commands.export import exported, table
 from archzoo.train.engine.saved.folder_lock import FolderLock
 from archzoo.train.errors import RunError
 from archzoo.zoo.share.create import create_model
@@ -42,7 +43,7 @@ def config(run: Path, out: Path, **settings: Any) -> ExportConfig:
 def test_the_folder_holds_a_model_of_the_wanted_size_and_what_was_measured(
     kind: str, runs: dict[str, Path], tmp_path: Path
 ) -> None:
-    found = export(config(runs[kind], tmp_path, parameters=0.6, validation=True))
+    found = exported(config(runs[kind], tmp_path, parameters=0.6, validation=True))
     assert found == json.loads((tmp_path / "export.json").read_text())
     model = create_model(f"local-dir:{tmp_path}").eval()
     assert sum(p.numel() for p in model.parameters()) == found["exported"]["parameters"]
@@ -58,7 +59,7 @@ def test_the_folder_holds_a_model_of_the_wanted_size_and_what_was_measured(
 def test_the_folder_of_a_run_is_not_overwritten(runs: dict[str, Path]) -> None:
     before = (runs["trp"] / "model.safetensors").read_bytes()
     with pytest.raises(RunError, match="holds a run, which an export would overwrite"):
-        export(config(runs["dense"], runs["trp"], parameters=1.0))
+        exported(config(runs["dense"], runs["trp"], parameters=1.0))
     assert (runs["trp"] / "model.safetensors").read_bytes() == before
 
 
@@ -67,7 +68,7 @@ def test_the_folder_of_a_run_that_has_saved_nothing_yet_is_not_written_to(
 ) -> None:
     lock = FolderLock(tmp_path / "live")
     with pytest.raises(RunError, match="live holds a run, which an export would overwrite"):
-        export(config(runs["dense"], tmp_path / "live", parameters=1.0))
+        exported(config(runs["dense"], tmp_path / "live", parameters=1.0))
     assert [path.name for path in (tmp_path / "live").iterdir()] == ["run.lock"]
     lock.release()
 
@@ -75,17 +76,17 @@ def test_the_folder_of_a_run_that_has_saved_nothing_yet_is_not_written_to(
 def test_an_export_that_the_disk_refuses_is_one_line_and_leaves_what_was_there(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
-    export(config(runs["dense"], tmp_path, parameters=1.0))
+    exported(config(runs["dense"], tmp_path, parameters=1.0))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     with no_file_above(1_000), pytest.raises(RunError, match=f"could not write to {tmp_path}: "):
-        export(config(runs["trp"], tmp_path, parameters=0.6))
+        exported(config(runs["trp"], tmp_path, parameters=0.6))
     assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
 
 
 def test_a_model_that_is_only_counted_keeps_its_accuracy(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
-    found = export(config(runs["dense"], tmp_path, parameters=1.0, statistics=0))
+    found = exported(config(runs["dense"], tmp_path, parameters=1.0, statistics=0))
     assert found["accuracy"]["test"]["accuracy"] == found["tested"]
     assert "before_statistics" not in found
     assert all(row["rank"] is None for row in found["ranks"])
@@ -99,7 +100,7 @@ def test_a_model_that_is_only_counted_keeps_its_accuracy(
 def test_every_kind_of_budget_gives_a_model(
     budget: dict[str, Any], runs: dict[str, Path], tmp_path: Path
 ) -> None:
-    found = export(config(runs["trp"], tmp_path, **budget))
+    found = exported(config(runs["trp"], tmp_path, **budget))
     create_model(f"local-dir:{tmp_path}")
     name = next(iter(budget))
     assert found["budget"] == {name: budget[name]}
@@ -109,19 +110,18 @@ def test_every_kind_of_budget_gives_a_model(
 
 def test_the_table_says_what_stays_dense(runs: dict[str, Path], tmp_path: Path) -> None:
     settings = {"ranks": ["stages.1.branches.0.0:2"], "statistics": 0}
-    text = table(export(config(runs["dense"], tmp_path, **settings)))
+    text = table(exported(config(runs["dense"], tmp_path, **settings)))
     assert "resnet_nano on digits, channel factors" in text
     assert "weights stay dense" in text
     assert "latency at batch 64, ms" in text
 
 
 def test_the_command_prints_a_table_and_names_its_file(
-    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    runs: dict[str, Path], tmp_path: Path, capsys: Any
 ) -> None:
-    given = [f"run={runs['trp']}", f"out={tmp_path / 'new'}", "energy=0.3", "statistics=64"]
-    monkeypatch.setattr(sys, "argv", ["archzoo-export", *given, "latency_seconds=0"])
+    given = [str(runs["trp"]), str(tmp_path / "new"), "energy=0.3", "statistics=64"]
     threads = torch.get_num_threads()
-    main()
+    main(["export", *given, "latency_seconds=0"])
     assert torch.get_num_threads() == threads
     told = capsys.readouterr().out
     assert "parameters" in told and "export.json" in told
@@ -134,7 +134,7 @@ def test_the_command_prints_a_table_and_names_its_file(
         (["energy=0.1", "macs=0.5"], "exactly one of .* got macs, energy"),
         (["parameters=1.5"], r"parameters must be a share of the dense model in \(0, 1\], got 1.5"),
         (["energy=0.1", "search=luck"], "search must be loss or spectrum, got 'luck'"),
-        (["energy=0.1", "scheme=tucker"], "scheme must be one of channel, spatial"),
+        (["energy=0.1", "scheme=tucker"], "scheme must be channel or spatial"),
         (["energy=0.1", "batch_size=0"], "batch_size must be at least 1"),
         (["energy=0.1", "statistics=-1"], "statistics must be at least 0"),
         (["energie=0.1"], "energie"),
@@ -143,20 +143,23 @@ def test_the_command_prints_a_table_and_names_its_file(
 )
 def test_an_argument_that_does_not_fit_is_one_line(given: list[str], named: str) -> None:
     with pytest.raises(RunError, match=named):
-        read_arguments(["run=somewhere", "out=elsewhere", *given])
+        call_with(ExportConfig, ["run=somewhere", "out=elsewhere", *given])
 
 
 def test_ranks_by_name_are_read_from_the_command_line() -> None:
     given = ["run=a", "out=b", "ranks=[stages.1.branches.0.0:2,blocks.0.attn:weight:3]"]
-    assert read_arguments(given).ranks == ["stages.1.branches.0.0:2", "blocks.0.attn:weight:3"]
+    assert call_with(ExportConfig, given).ranks == [
+        "stages.1.branches.0.0:2",
+        "blocks.0.attn:weight:3",
+    ]
 
 
 def test_a_budget_out_of_reach_or_a_run_without_an_end_is_one_line(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(RunError, match="cannot be met"):
-        export(config(runs["dense"], tmp_path, parameters=0.01))
+        exported(config(runs["dense"], tmp_path, parameters=0.01))
     with pytest.raises(RunError, match="holds no config.yaml"):
-        export(config(tmp_path, tmp_path, energy=0.1))
+        exported(config(tmp_path, tmp_path, energy=0.1))
     with pytest.raises(RunError, match="energy must be a share"):
-        export(config(runs["dense"], tmp_path, energy=1.0))
+        exported(config(runs["dense"], tmp_path, energy=1.0))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from archzoo.train.commands.finished_run import finished_run
+from archzoo.train.command_line.finished_run import finished_run
 from archzoo.train.engine import loop
 from archzoo.train.engine.loggers import CSVLogger
 from archzoo.train.engine.saved.best_weights import BestWeights

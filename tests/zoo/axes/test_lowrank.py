@@ -226,16 +226,6 @@ def test_a_replaced_head_leaves_the_method_alone(tmp_path):
     assert isinstance(loaded.trunk.branches[0][0].structure, Factors)
 
 
-def test_the_command_line_lists_the_methods(monkeypatch, capsys):
-    from archzoo.zoo.__main__ import main
-
-    monkeypatch.setattr("sys.argv", ["archzoo-models", "--lowrank"])
-    main()
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:3] == ["low-rank", "method", "source"]
-    assert [line.split()[0] for line in lines[1:]] == methods.names()
-
-
 @EACH
 def test_a_model_with_frozen_weights_comes_back_with_the_same_structures(name, method, tmp_path):
     model = build(name)

@@ -1,11 +1,12 @@
-"""What `archzoo-robustness` prints of what it found."""
+"""What `archzoo robustness` prints of what it found."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from ..measures.ood import Separation
+from ..command_line.table import aligned
+from .ood import Separation
 
-__all__ = ["NORMS", "table"]
+__all__ = ["table"]
 
 NORMS = {"linf": "L∞", "l2": "L2"}
 
@@ -27,7 +28,7 @@ def table(found: Mapping[str, Any]) -> str:
     rows: list[tuple[str, ...]] = [("ε · 255", "accuracy, %")]
     rows.append(("clean", f"{100 * found['clean']:.2f}"))
     rows += [(f"{row['eps']:g}", f"{100 * row['accuracy']:.2f}") for row in found["attacked"]]
-    lines += _aligned(rows, left=1)
+    lines += aligned(rows, left=1)
     if found["out"]:
         names = ("out-set", "score", "images", "mean", "in-set mean")
         rows = [(*names, "FPR95, %", "AUROC, %", "AUPR, %")]
@@ -35,17 +36,5 @@ def table(found: Mapping[str, Any]) -> str:
             means = f"{row['mean']:.4g}", f"{found['inside'][row['score']]:.4g}"
             shares = tuple(f"{100 * row[key]:.2f}" for key in Separation._fields)
             rows.append((row["set"], row["score"], f"{row['images']:,}", *means, *shares))
-        lines += ["", *_aligned(rows, left=2)]
+        lines += ["", *aligned(rows, left=2)]
     return "\n".join(lines)
-
-
-def _aligned(rows: Sequence[tuple[str, ...]], left: int) -> list[str]:
-    """Align columns: the first `left` to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            f"{cell:<{width}}" if i < left else f"{cell:>{width}}"
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

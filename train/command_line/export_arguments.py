@@ -1,0 +1,114 @@
+"""The arguments of `archzoo export`."""
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal
+
+from ...layers.lowrank import Scheme
+from ...zoo.transform.costs import METRICS
+from ..errors import RunError, UsageError
+
+__all__ = ["ExportConfig", "budget_of", "named_ranks"]
+
+BUDGETS = (*METRICS, "energy", "threshold", "ranks")
+
+
+@dataclass
+class ExportConfig:
+    """How to export a finished run. One of the first six keys says how small.
+
+    Args:
+        run: The run folder.
+        out: The folder to write; made where it is missing.
+        parameters: Budget: share of the dense model's parameters, in (0, 1].
+        macs: Budget: share of its multiply-accumulates.
+        latency: Budget: share of its measured time, at batch `latency_batch`.
+        energy: Share of Σ σ² that every weight may lose, in [0, 1).
+        threshold: Smallest σ that is kept.
+        ranks: NAME:RANK of weights; what is not named is dense.
+        search: For a budget: greedy on the loss, or by the spectra.
+        search_samples: Of the training fold: the mini-batch of the search.
+        step: Share of a weight's cost that a step of the search saves.
+        scheme: Unfolding of convolutions; null is that of the run.
+        targets: Patterns on names of weights; null is what the run's method chose.
+        ordered: Whether to keep the order of trained components; null does after Maestro.
+        statistics: Training samples for batch norms; null is all, 0 leaves them.
+        latency_batch: Batch size that the budget `latency` means.
+        latency_seconds: How long each model is timed at each batch size.
+        validation: Whether to evaluate the validation fold too, to choose by.
+        batch_size: Of samples.
+        threads: CPU threads of torch; null leaves torch's choice.
+        seed: Of the choice of training samples.
+        root: Where the run's data lies now, if it has moved.
+        other_data: Whether the data may differ from those that the run recorded.
+        imports: Your own modules; null is those that the run recorded.
+
+    Raises:
+        RunError: a value out of range, or not exactly one budget.
+    """
+
+    run: str
+    out: str
+    _: KW_ONLY
+    parameters: float | None = None
+    macs: float | None = None
+    latency: float | None = None
+    energy: float | None = None
+    threshold: float | None = None
+    ranks: tuple[str, ...] = ()
+    search: Literal["loss", "spectrum"] = "loss"
+    search_samples: int = 512
+    step: float = 0.2
+    scheme: Scheme | None = None
+    targets: list[str] | None = None
+    ordered: bool | None = None
+    statistics: int | None = 10_000
+    latency_batch: int = 1
+    latency_seconds: float = 1.0
+    validation: bool = False
+    batch_size: int = 250
+    threads: int | None = None
+    seed: int = 0
+    root: str | None = None
+    other_data: bool = False
+    imports: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges, and that there is one budget."""
+        given = list(budget_of(self))
+        if len(given) != 1:
+            raise UsageError(
+                f"give exactly one of {', '.join(BUDGETS)}, got {', '.join(given) or 'none'}"
+            )
+        for name in METRICS:
+            share = getattr(self, name)
+            if share is not None and not 0.0 < share <= 1.0:
+                raise RunError(f"{name} must be a share of the dense model in (0, 1], got {share}")
+        for name in ("search_samples", "batch_size", "latency_batch", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise RunError(f"{name} must be at least 1, got {value}")
+        if self.statistics is not None and self.statistics < 0:
+            raise RunError(f"statistics must be at least 0 samples, got {self.statistics}")
+        named_ranks(self.ranks)
+
+
+def budget_of(config: ExportConfig) -> dict[str, Any]:
+    """What was given of the ways to say how small."""
+    values = {name: getattr(config, name) for name in BUDGETS}
+    return {name: value for name, value in values.items() if value not in (None, [], ())}
+
+
+def named_ranks(given: Sequence[str]) -> dict[str, int]:
+    """Read NAME:RANK; a name may hold a colon itself.
+
+    Raises:
+        UsageError: no such pair.
+    """
+    ranks = {}
+    for entry in given:
+        name, _, rank = entry.rpartition(":")
+        if not name or not rank.isdecimal():
+            raise UsageError(f"ranks must hold NAME:RANK, such as blocks.0.fc1:16, got {entry!r}")
+        ranks[name] = int(rank)
+    return ranks
