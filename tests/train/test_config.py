@@ -127,10 +127,10 @@ BAD = {
     "callbacks.ema.decy=0.9": "callbacks.ema.decy: callbacks.ema has no key 'decy'; did you mean",
     "callbacks.ema.decay=high": "callbacks.ema.decay: value 'high'",
     "logger.csv.path=x": "logger.csv.path: logger.csv has no key 'path'",
-    "model.dept=4": "model.dept: model has no key 'dept'; did you mean 'depth'",
+    "model.dept=4": "model.dept: model has no key 'dept'; did you mean 'depths'",
     "trainer.epoch=4": "trainer.epoch: trainer has no key 'epoch'; did you mean 'epochs'",
     "sed=3": "sed: there is no key 'sed'; did you mean 'seed'",
-    "model.depth=four": "model.depth: value 'four'.* could not be converted to Integer",
+    "model.drop_rate=four": "model.drop_rate: value 'four'.* could not be converted to Float",
     "trainer.batch_size=1.5": "trainer.batch_size: value '1.5'",
     "trainer.compile=perhaps": "trainer.compile: value 'perhaps' is not a valid bool",
 }

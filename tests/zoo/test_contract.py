@@ -334,23 +334,25 @@ def test_a_model_runs_in_bfloat16_and_under_autocast(name, residual):
         assert (ours.float() - exact).norm() < 0.1 * exact.norm()
 
 
-def parity(model, x, backend):
-    """Compare logits and gradients of the whole compiled graph with eager ones."""
+def parity(model, x, backend, share=3e-5):
+    """Compare logits and gradients of the whole compiled graph with eager ones.
+
+    Each may differ by a share of the largest. That of float32 is for fusion, which changes the
+    order of sums: gradients of a gyro network were found off float64 by up to 1.1e-5 of theirs.
+    """
     expected, expected_gradients = model(x), gradients(model, x)
     torch._dynamo.reset()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the compiler about itself
         compiled = torch.compile(model, fullgraph=True, backend=backend)
-        # float32: fusion changes the order of sums.
-        assert_close_in_scale(compiled(x), expected, 3e-5)
+        assert_close_in_scale(compiled(x), expected, share)
         model.zero_grad()
         loss_of(compiled(x)).backward()
     for key, parameter in model.named_parameters():
         expected = expected_gradients[key]
-        # Each was found off float64 by up to 1.1e-5 of the largest entry, in a gyro network.
-        atol = max(1e-4, 3e-5 * float(expected.abs().max()))
+        atol = share * max(3.0, float(expected.abs().max()))
         torch.testing.assert_close(
-            parameter.grad, expected, rtol=1e-3, atol=atol, msg=lambda m, k=key: f"{k}: {m}"
+            parameter.grad, expected, rtol=30 * share, atol=atol, msg=lambda m, k=key: f"{k}: {m}"
         )
     torch._dynamo.reset()
 
@@ -386,12 +388,16 @@ PAIRS = [
 ]
 
 
+# Generating the code of the ball takes over a minute of a fast core and four of a slow one.
+@pytest.mark.timeout(1200)
 @pytest.mark.compiles
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "residual"), PAIRS)
 def test_compiled_code_computes_the_same_for_every_pair(name, residual):
     model = settled(trained(build(name, residual=residual)), example(name, 8, seed=1)).eval()
-    parity(model, example(name), "inductor")
+    # In float64: a ResNet whose streams are points runs into the range of the ball, where the
+    # rounding of float32 alone moves its logits by 2 % of the largest.
+    parity(model.double(), example(name, dtype=torch.float64), "inductor", share=1e-8)
 
 
 @pytest.mark.compiles

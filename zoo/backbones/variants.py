@@ -9,7 +9,7 @@ from ..network import Network
 from .gpt import gpt_124m, gpt_353m, gpt_nano, gpt_tiny
 from .mlp import mlp_small
 from .poincare_resnet import poincare_resnet20
-from .resnet import resnet20
+from .resnet import resnet20, resnet_nano
 from .vit import vit_base, vit_nano, vit_small, vit_tiny
 
 __all__ = ["VARIANTS"]
@@ -25,6 +25,7 @@ VARIANTS = [
     ("gpt_353m_block_attnres", gpt_353m, "block_attnres"),
     ("gpt_124m_delta", gpt_124m, "delta"),
     ("gpt_124m_delta_cc", gpt_124m, "delta_cc"),
+    ("resnet_nano_block_attnres", resnet_nano, "block_attnres"),
     ("resnet20_block_attnres", resnet20, "block_attnres"),
     ("mlp_small_block_attnres", mlp_small, "block_attnres"),
     ("poincare_resnet20_gyro_attnres", poincare_resnet20, "gyro_block_attnres"),
