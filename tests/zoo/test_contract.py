@@ -396,8 +396,8 @@ PAIRS = [
 def test_compiled_code_computes_the_same_for_every_pair(name, residual):
     model = settled(trained(build(name, residual=residual)), example(name, 8, seed=1)).eval()
     # In float64: a ResNet whose streams are points runs into the range of the ball, where the
-    # rounding of float32 alone moves its logits by 2 % of the largest.
-    parity(model.double(), example(name, dtype=torch.float64), "inductor", share=1e-8)
+    # rounding of float32 moves its logits by 2 % of the largest, that of float64 gradients by 3e-8.
+    parity(model.double(), example(name, dtype=torch.float64), "inductor", share=1e-7)
 
 
 @pytest.mark.compiles
