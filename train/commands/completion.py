@@ -68,7 +68,7 @@ def completion(shell: Literal["bash", "zsh", "fish"]) -> Answer:
 def words_of(name: str) -> list[str]:
     """List what may follow a command: keys that end in `=`, keys with a value, names, flags."""
     if name == "train":
-        return [*_train_words(), "-m", "--help", "--cfg"]
+        return [*_train_words(), "-m", "--json", "--help", "--cfg"]
     words = [*KINDS] if name == "list" else []
     for parameter in inspect.signature(command(name)).parameters.values():
         values = _values(parameter.annotation)
