@@ -92,3 +92,23 @@ def test_json_holds_what_the_table_shows(capsys):
     main(["info", "mlp_nano", "--json"])
     told = json.loads(capsys.readouterr().out)
     assert told["parameters"] > 0 and told["options"]["width"]["type"] == "int"
+
+
+@pytest.mark.parametrize("name", ["vit_tiny", "block_attnres", "maestro", "digits", "ema", "csv"])
+def test_whatever_has_a_name_is_described(name, capsys):
+    main(["info", name])
+    told = capsys.readouterr().out
+    main(["info", name, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert told.startswith(f"{name}: ")
+    assert all(f"  {option} " in told for option in found["options"])
+
+
+def test_what_is_told_of_every_part_fits_into_json():
+    from archzoo.train.commands.info import info
+    from archzoo.train.commands.list import KINDS
+
+    for registry in KINDS.values():
+        if registry.noun != "model":
+            for name in registry.names():
+                json.dumps(info(name).found, allow_nan=False)

@@ -65,8 +65,8 @@ def test_a_sweep_as_json_is_the_folder_and_the_result_of_every_point(tmp_path):
     done = call([sys.executable, "-m", "archzoo.train.commands", *words], tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert [one["folder"] for one in found] == ["sweep/0", "sweep/1"]
+    assert [one["folder"] for one in found] == [str(tmp_path / "sweep" / seed) for seed in "01"]
     for one in found:
-        recorded = json.loads((tmp_path / one.pop("folder") / "result.json").read_text())
+        recorded = json.loads((tmp_path / one["folder"] / "result.json").read_text())
         assert one["test"] == recorded["test"]
     assert "sweep: 2 of 2 points ended" in done.stderr
