@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import re
 import shlex
 
@@ -75,6 +76,24 @@ def test_wrong_usage_is_one_line_with_the_nearest_name_and_exit_code_2(capsys):
 def test_what_fails_is_one_line_and_exit_code_1(tmp_path, capsys):
     code, line = refused(capsys, "ranks", str(tmp_path))
     assert code == 1 and "holds no ranks.jsonl" in line
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_in_peace(monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as pipe:
+        monkeypatch.setattr("sys.stdout", pipe)
+        main(["--help"])
+
+
+def test_an_interrupted_command_ends_with_the_code_of_its_signal(monkeypatch, capsys):
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("archzoo.train.commands.__main__.command", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        main(["list"])
+    assert stopped.value.code == 130 and capsys.readouterr().err == ""
 
 
 def test_the_version_is_that_of_the_package(capsys):
