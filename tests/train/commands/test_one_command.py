@@ -5,12 +5,18 @@ import json
 import os
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from archzoo.train.command_line.arguments import read_arguments
 from archzoo.train.command_line.help_text import command_help, described, whole_help
 from archzoo.train.command_line.known_commands import command, names, summary
 from archzoo.train.commands.__main__ import main
+from archzoo.train.override_errors import explain_overrides
+
+from ..small_runs import store_schemas
+
+ROOT = Path(__file__).parents[3]
 
 
 def refused(capsys, *words: str) -> tuple[int, str]:
@@ -60,6 +66,26 @@ def test_every_example_is_read_by_the_signature(name):
         program, given, *words = shlex.split(typed)
         assert (program, given) == ("archzoo", name)
         read_arguments(command(name), [word for word in words if word != "--json"])
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_line_of_a_page_is_read(page):
+    store_schemas()
+    for block in re.findall(r"^```sh\n(.*?)^```$", page.read_text(), re.M | re.S):
+        for line in block.splitlines():
+            program, name, *words = [*shlex.split(line.partition(" > ")[0], comments=True), "", ""]
+            words = [word for word in words if word]
+            if program != "archzoo" or {"--help", "--json"} & {name, *words}:
+                continue
+            assert name in names(), line
+            if name != "train":
+                read_arguments(command(name), words)
+            elif not any(word.startswith("imports=") for word in words):
+                explain_overrides(words)
 
 
 def test_wrong_usage_is_one_line_with_the_nearest_name_and_exit_code_2(capsys):

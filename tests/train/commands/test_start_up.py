@@ -50,7 +50,7 @@ ORDINARY = {
 }
 
 
-@pytest.mark.parametrize("words", tiered(ORDINARY, ["train optim=riemannian_adam trainer.steps=2"]))
+@pytest.mark.parametrize("words", tiered(ORDINARY, ["train model=vit_nano_block_attnres"]))
 def test_no_library_says_anything_on_an_ordinary_command(words, tmp_path):
     name, *rest = words.split()
     more = ["run_dir=run"] if name == "train" else []
@@ -60,6 +60,7 @@ def test_no_library_says_anything_on_an_ordinary_command(words, tmp_path):
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_sweep_as_json_is_the_folder_and_the_result_of_every_point(tmp_path):
     words = ["train", "-m", *TINY, "seed=0,1", "trainer.steps=2", "hydra.sweep.dir=sweep", "--json"]
     done = call([sys.executable, "-m", "archzoo.train.commands", *words], tmp_path)
