@@ -28,7 +28,8 @@ PHASES = ("starting", "training", "saving", "evaluating", "finishing")
 """What a run does; `finishing` is from the last step on: the test, the final files, the result."""
 
 IMPORTS = (
-    *("archzoo.train.__main__", "archzoo.train.run", "geoopt", "timm.optim", "timm.utils"),
+    *("archzoo.train.__main__", "archzoo.train.commands.train", "archzoo.train.run", "geoopt"),
+    *("timm.optim", "timm.utils"),
     *("timm.data", "sklearn.datasets", "torchmetrics", "torch.utils.tensorboard"),
     *("tensorboard.backend.event_processing.event_accumulator", "torch.distributed"),
     *("hydra._internal.core_plugins.basic_launcher", "optuna", "torchvision.transforms.v2"),

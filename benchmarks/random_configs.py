@@ -79,7 +79,7 @@ def judge_valid(ended: Ended, run: Path) -> tuple[str, str]:
         if not figures or not all(map(math.isfinite, figures)):
             return "failed", f"exit code 0 with {result.read_text()}"
         return "complete", ""
-    if ended.code == 1 and len(lines) == 1 and said.startswith(START) and not run.exists():
+    if ended.code in (1, 2) and len(lines) == 1 and said.startswith(START) and not run.exists():
         return "refused", said.removeprefix(START)
     return "failed", f"exit code {ended.code}: {said}"
 

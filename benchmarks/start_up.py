@@ -37,7 +37,7 @@ LIMITS = {
     "archzoo train --help": 2.0,
     "archzoo train model=vit_tinny": 2.0,
 }
-REPETITIONS = 15
+REPETITIONS = 9
 
 
 def started(name: str, place: Path, processor: dict[str, list[float]]) -> Callable[[], float]:
@@ -71,7 +71,7 @@ def measure(quick: bool) -> Measurement:
         for run in runs.values():
             run()
         processor.clear()
-        seconds = interleaved(runs, 3 if quick else REPETITIONS)
+        seconds = interleaved(runs, 2 if quick else REPETITIONS)
     ratios = {name: median_ratio(seconds[name], seconds[TORCH]) for name in COMMANDS}
     rows = [
         {

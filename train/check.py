@@ -10,7 +10,7 @@ from torch import nn
 
 from ..zoo.axes.lowrank import make_method
 from ..zoo.models import build_model, models
-from ..zoo.registry import Entry, Registry
+from ..zoo.registry import Entry, Registry, listed
 from .callbacks import callbacks
 from .config import FACTS, RunConfig, TrainerConfig, options_of
 from .data import data_sets
@@ -160,7 +160,7 @@ def _check_kinds(model: Entry, data: Entry) -> None:
         fitting.sort(key=lambda name: models[name].kind != data.kind)  # made for it first
         raise ValueError(
             f"model={model.name} reads {model.kind}, but data={data.name} gives {data.kind}; "
-            f"choose a model such as {', '.join(fitting[:4])}"
+            f"choose a model such as {listed(fitting, 4)}"
         )
 
 

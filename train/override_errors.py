@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..zoo.registry import nearest
 from .config import unknown_key
-from .errors import RunError
+from .errors import UsageError
 from .schemas import choices as stored_choices
 from .schemas import groups as stored_groups
 
@@ -37,8 +37,8 @@ def explain_overrides(arguments: Sequence[str]) -> None:
     value (`--config-dir`, …) are left to Hydra.
 
     Raises:
-        RunError: an unknown flag, group, choice or key, a value of another type, or several values
-            outside a sweep.
+        UsageError: an unknown flag, group, choice or key, a value of another type, or several
+            values outside a sweep.
     """
     _check_flags(arguments)
     overrides = [a for a in arguments if not a.startswith("-")]
@@ -59,7 +59,7 @@ def _check_choices(overrides: Sequence[Override]) -> None:
     It ends at the first in a traceback; the recipe's group is optional, so it passes that over.
 
     Raises:
-        RunError: there is no such choice.
+        UsageError: there is no such choice.
     """
     known_groups = groups()
     for override in overrides:
@@ -70,69 +70,69 @@ def _check_choices(overrides: Sequence[Override]) -> None:
         named = isinstance(value, (str, QuotedString)) or value is None
         missing = group == "recipe" and str(value) not in (*known, "None", "null")
         if not named or missing:
-            raise RunError(f"{group}={value}: no such choice{nearest(str(value), known)}")
+            raise UsageError(f"{group}={value}: no such choice{nearest(str(value), known)}")
 
 
 def _check_switches(overrides: Sequence[Override], config: DictConfig) -> None:
     """Refuse numbers but 0 and 1 where a switch is meant: OmegaConf takes any for `true`.
 
     Raises:
-        RunError: naming the key and the number.
+        UsageError: naming the key and the number.
     """
     for override in overrides:
         value, key = override.value(), override.key_or_group
         if isinstance(value, (int, float)) and value not in (0, 1) and not override.is_delete():
             known = OmegaConf.select(config, key, throw_on_resolution_failure=False)
             if isinstance(known, bool):
-                raise RunError(f"{key}: value {value} must be true or false")
+                raise UsageError(f"{key}: value {value} must be true or false")
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     """Compose a config of archzoo by its name.
 
     Raises:
-        RunError: in one line, an unknown group, choice or key, or a value of another type.
+        UsageError: in one line, an unknown group, choice or key, or a value of another type.
     """
     try:
         with initialize_config_module("archzoo.conf", version_base="1.3"):
             return compose(name, overrides=list(overrides))
     except MissingConfigException as error:
-        raise RunError(_missing(error)) from error
+        raise UsageError(_missing(error)) from error
     except (HydraException, OmegaConfBaseException) as error:
-        raise RunError(_mismatch(error)) from error
+        raise UsageError(_mismatch(error)) from error
 
 
 def _check_flags(arguments: Sequence[str]) -> None:
     """Refuse a misspelt flag, which argparse does in many lines.
 
     Raises:
-        RunError: naming the flag and the nearest ones.
+        UsageError: naming the flag and the nearest ones.
     """
     for argument in arguments:
         name = argument.partition("=")[0]
         short = name in FLAGS
         long = name.startswith("--") and any(flag.startswith(name) for flag in FLAGS)
         if name.startswith("-") and not short and not long:
-            raise RunError(f"{name}: no such flag{nearest(name, FLAGS)}; settings are key=value")
+            raise UsageError(f"{name}: no such flag{nearest(name, FLAGS)}; settings are key=value")
 
 
 def _first_point(text: str, sweep: bool) -> str | None:
     """The first value of a sweep; None for one without values, such as an interval.
 
     Raises:
-        RunError: what cannot be read, or several values where one run is asked for.
+        UsageError: what cannot be read, or several values where one run is asked for.
     """
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException as error:
         said = _mismatch(error)
-        raise RunError(f"{text}: {said}; write key=value, such as trainer.steps=100") from error
+        raise UsageError(f"{text}: {said}; write key=value, such as trainer.steps=100") from error
     if not override.key_or_group:
-        raise RunError(f"{text}: there is no key; write key=value, such as trainer.steps=100")
+        raise UsageError(f"{text}: there is no key; write key=value, such as trainer.steps=100")
     if not override.is_sweep_override():
         return text
     if not sweep:
-        raise RunError(
+        raise UsageError(
             f"{text}: several values are a sweep; add -m to run one after another, or write one "
             f"value (a list is written [1,2], and text with a comma is quoted twice)"
         )

@@ -1,7 +1,7 @@
 """One run from its config to its result."""
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 from .assemble import assemble
 from .check import check_run
@@ -16,7 +16,14 @@ from .errors import RunError
 from .start import begin, ended_result, recorded_config
 from .user_imports import import_parts
 
-__all__ = ["run"]
+__all__ = ["Ended", "metric_of", "run", "run_to_end"]
+
+
+class Ended(NamedTuple):
+    """A run that has ended: its folder, and what its `result.json` holds."""
+
+    folder: RunFolder
+    result: dict[str, Any]
 
 
 def run(config: RunConfig, given: Collection[str] | None = None, *, sweep: bool = False) -> float:
@@ -33,6 +40,17 @@ def run(config: RunConfig, given: Collection[str] | None = None, *, sweep: bool 
     Raises:
         RunError: the run cannot start, or stopped; nothing saved is lost.
     """
+    return metric_of(run_to_end(config, given, sweep=sweep).result)
+
+
+def run_to_end(
+    config: RunConfig, given: Collection[str] | None = None, *, sweep: bool = False
+) -> Ended:
+    """Train as a config says; see `run`.
+
+    Raises:
+        RunError: the run cannot start, or stopped; nothing saved is lost.
+    """
     recorded = None if config.resume == "auto" else config.resume
     if recorded is not None:
         config = recorded_config(recorded, config, given)
@@ -42,13 +60,18 @@ def run(config: RunConfig, given: Collection[str] | None = None, *, sweep: bool 
         return _run(config, folder, world)
 
 
-def _run(config: RunConfig, folder: RunFolder, world: World) -> float:
+def metric_of(result: Mapping[str, Any]) -> float:
+    """The validation metric of a result: bits per byte for tokens, accuracy otherwise."""
+    return result["validation"][headline(result["validation"])]
+
+
+def _run(config: RunConfig, folder: RunFolder, world: World) -> Ended:
     result = ended_result(folder) if config.resume else None
     if result is None:
         trainer = assemble(config, folder, world)
         begin(trainer, config)
         result = _train(trainer)
-    return result["validation"][headline(result["validation"])]
+    return Ended(folder, result)
 
 
 def _train(trainer: Trainer) -> dict[str, Any]:

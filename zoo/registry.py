@@ -16,11 +16,11 @@ import pkgutil
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-__all__ = ["Entry", "Option", "Registry", "fits", "import_parts", "nearest", "type_name"]
+__all__ = ["Entry", "Option", "Registry", "fits", "import_parts", "listed", "nearest", "type_name"]
 
 Build = TypeVar("Build", bound=Callable[..., Any])
 
@@ -175,8 +175,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
         return f"; did you mean {' or '.join(map(repr, close))}?"
-    more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
-    return f"; known: {', '.join(known[:SHOWN])}{more}"
+    return f"; known: {listed(known, SHOWN)}"
+
+
+def listed(names: Sequence[str], shown: int) -> str:
+    """Write names as a list, which ends in how many more there are than are shown."""
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
 def type_name(kind: Any) -> str:

@@ -177,6 +177,8 @@ def test_a_suggestion_is_the_tail_of_a_sentence():
     assert nearest("ads", ["add", "rezero"]) == "; did you mean 'add'?"
     assert nearest("b", ["b1", "b2"]) == "; did you mean 'b2' or 'b1'?"
     assert nearest("q", ["b10", "b9"]) == "; known: b9, b10"
+    told = nearest("q", [f"b{i}" for i in range(23)])
+    assert told.startswith("; known: b0, b1, ") and told.endswith(", b19 and 3 more")
 
 
 def test_a_type_is_written_as_in_a_signature():

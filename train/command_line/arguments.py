@@ -25,7 +25,9 @@ Found = TypeVar("Found")
 
 WORDS = {"true": True, "false": False, "null": None}
 INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)")
-FLOAT = re.compile(r"[+-]?([0-9]+\.[0-9]*|\.?[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
+FLOAT = re.compile(
+    r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE
+)  # what is no INTEGER
 
 
 def takes(schema: Callable[..., Any]) -> Callable[[Command], Command]:

@@ -8,6 +8,7 @@ __all__ = ["train_help"]
 
 FLAGS = {
     "-m": "run every point of key=value1,value2 one after another",
+    "--json": "print the folder and the result as JSON, and everything else on stderr",
     "--cfg job": "print the composed config, and train nothing",
     "--hydra-help": "Hydra's own flags",
 }
@@ -15,7 +16,7 @@ FLAGS = {
 
 def train_help(docstring: str) -> str:
     """A docstring, the choices of every group, and flags."""
-    lines = ["archzoo train [key=value …] [-m]", "", docstring.strip(), ""]
+    lines = ["archzoo train [key=value …] [-m] [--json]", "", docstring.strip(), ""]
     lines += ["Choices, each with keys of its own (archzoo info, docs/reference.md):"]
     for group in sorted(groups() - {"hydra"}):
         shown = f"{group}={' '.join(choices(group))}"

@@ -68,12 +68,16 @@ def completion(shell: Literal["bash", "zsh", "fish"]) -> Answer:
 def words_of(name: str) -> list[str]:
     """List what may follow a command: keys that end in `=`, keys with a value, names, flags."""
     if name == "train":
-        return [*_train_words(), "-m", "--help", "--cfg"]
+        return [*_train_words(), "-m", "--json", "--help", "--cfg"]
+    named = {
+        "model": models.names(),
+        "name": [each for registry in KINDS.values() for each in registry.names()],
+    }
     words = [*KINDS] if name == "list" else []
     for parameter in inspect.signature(command(name)).parameters.values():
         values = _values(parameter.annotation)
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
-            words += models.names() if parameter.name == "model" else values
+            words += named.get(parameter.name, values)
         elif parameter.kind is parameter.KEYWORD_ONLY:
             words += [f"{parameter.name}={value}" for value in values or ("",)]
     return [*words, "--json", "--help"]

@@ -8,11 +8,15 @@ Every part of a run is a choice with typed keys; -m runs several points one afte
     archzoo train -m model.residual=add,attnres,block_attnres seed=0,1,2
     archzoo train experiment=bytes_gpt
     archzoo train resume=FOLDER
+    archzoo train trainer=debug --json
 """
 
+import contextlib
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -40,12 +44,17 @@ NAME = "archzoo train"
 def train(*overrides: str) -> None:
     """Compose, check and train; what is wrong with the overrides is said in one line.
 
+    With `--json` what a run says goes to stderr, and stdout has its folder and its result, or those
+    of all points of a sweep as a list.
+
     Args:
-        overrides: `key=value` pairs of Hydra's grammar, and Hydra's own flags.
+        overrides: `key=value` pairs of Hydra's grammar, Hydra's own flags, and `--json`.
 
     Raises:
         RunError: an unknown flag, group, choice or key, or a value of another type.
     """
+    as_json = "--json" in overrides
+    overrides = tuple(word for word in overrides if word != "--json")
     import_given(overrides)
     register_schemas()
     if {"-h", "--help"} & set(overrides):
@@ -54,30 +63,49 @@ def train(*overrides: str) -> None:
     overrides = take_back_the_other(overrides)
     explain_overrides(overrides)
     sys.argv = [NAME, *overrides]  # which is where Hydra reads
-    _train()
-
-
-@hydra.main(version_base="1.3", config_path="pkg://archzoo.conf", config_name="train")
-def _train(node: DictConfig) -> float | None:
-    """Run one job and return its validation metric; a sweeper calls this once per point.
-
-    A point of a sweep that fails leaves its error in its folder and has no metric; the others go
-    on. One that was asked to stop ends the sweep.
-    """
-    from ..run import run  # seconds of imports, which a misspelt key and --help do not need
-
-    job = HydraConfig.get()
-    sweep = job.mode == RunMode.MULTIRUN
-    if sweep:
-        node.run_dir = job.runtime.output_dir
-        forget_failure(Path(node.run_dir))
+    ended: list[dict[str, Any]] = []
     try:
-        return run(run_config(node), _given_keys(job.overrides.task), sweep=sweep)
-    except RunError as error:
-        if sweep and not isinstance(error, RunStopped):
-            record_failure(Path(node.run_dir), error)
-            return None
-        exit_with(NAME, error)
+        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+            _through_hydra(ended)
+    finally:
+        if as_json and ended:
+            sweep = {"-m", "--multirun"} & set(overrides)
+            print(json.dumps(ended if sweep else ended[0], indent=2))
+
+
+def _through_hydra(ended: list[dict[str, Any]]) -> None:
+    """Have Hydra compose and run every point, and note those that end.
+
+    Args:
+        ended: Gets the folder and the result of each.
+    """
+
+    @hydra.main(version_base="1.3", config_path="pkg://archzoo.conf", config_name="train")
+    def job(node: DictConfig) -> float | None:
+        """Run one point and return its validation metric.
+
+        A point of a sweep that fails leaves its error in its folder and has no metric; the others
+        go on. One that was asked to stop ends the sweep.
+        """
+        from ..run import metric_of, run_to_end  # imports that a misspelt key does not need
+
+        task = HydraConfig.get()
+        sweep = task.mode == RunMode.MULTIRUN
+        if sweep:
+            node.run_dir = task.runtime.output_dir
+            forget_failure(Path(node.run_dir))
+        try:
+            one = run_to_end(run_config(node), _given_keys(task.overrides.task), sweep=sweep)
+        except RunError as error:
+            if sweep and not isinstance(error, RunStopped):
+                record_failure(Path(node.run_dir), error)
+                return None
+            exit_with(NAME, error)
+        if one.folder.writes:
+            ended.append({"folder": str(one.folder.path), **one.result})
+        return metric_of(one.result)
+
+    job()
 
 
 def _given_keys(overrides: Sequence[str]) -> list[str]:
