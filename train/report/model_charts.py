@@ -1,6 +1,6 @@
 """Charts of what models look like inside."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from .charts.line_chart import Point, Series, line_chart
 from .charts.markup import Markup
@@ -24,7 +24,7 @@ def mixing_charts(views: Views) -> list[Markup]:
     ]  # fmt: skip
 
 
-def gate_charts(groups: list[Group], views: Views) -> list[Markup]:
+def gate_charts(groups: Sequence[Group], views: Views) -> list[Markup]:
     """Gates β of delta residuals, and how far each write leaves the target, over depth."""
     index = {group.label: group.index for group in groups}
     gated = {label: view.gates for label, view in views.items() if view.gates}

@@ -1,8 +1,11 @@
 """A report: one file of HTML that needs no network, no script and no other file."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from ...zoo.share.atomic_write import replacing
 from ..errors import RunError
 from .certified_curves import certified_curves
 from .charts.markup import Markup, element
@@ -15,25 +18,59 @@ from .rank_charts import rank_charts
 from .result_table import result_table
 from .run_facts import not_whole, run_facts
 from .run_groups import Group, group_runs
-from .run_record import find_runs, read_run
+from .run_record import RunRecord, find_runs, read_run
 
-__all__ = ["report_page"]
+__all__ = ["report_page", "write_report"]
 
+FRONT = "Means over seeds with their deviation; nothing is both better and cheaper than a front."
 CAUTION = "Routing mass is not causal importance (arXiv:2606.13168)."
 
 
-def report_page(places: Sequence[Path], *, inside: bool = True) -> Markup:
-    """Write the page of runs, and of folders of runs such as a sweep.
+def write_report(
+    places: Sequence[Path], out: Path, *, inside: bool = True
+) -> dict[str, list[dict[str, Any]]]:
+    """Write the page of runs, and of folders of runs such as a sweep, whole or not at all.
 
     Args:
         places: Folders.
+        out: The file.
         inside: Whether models are rebuilt and looked into, which needs their data.
+
+    Returns:
+        The points with their results, and the runs with their troubles, as JSON holds them.
 
     Raises:
         ValueError: a place holds no run.
+        OSError: the file cannot be written.
     """
     runs = [read_run(path) for path in find_runs(list(places))]
     groups = group_runs(runs)
+    text = report_page(runs, groups, " ".join(map(str, places)), inside=inside)
+    with replacing(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    points = []
+    for group in groups:
+        tested = group.tested()
+        told = None if tested is None else dataclasses.asdict(tested)
+        paths = [str(run.path) for run in group.runs]
+        points.append({"point": group.label, "metric": group.metric, "test": told, "runs": paths})
+    return {
+        "points": points,
+        "runs": [{"run": str(run.path), "trouble": run.trouble} for run in runs],
+    }
+
+
+def report_page(
+    runs: Sequence[RunRecord], groups: Sequence[Group], asked: str, *, inside: bool = True
+) -> Markup:
+    """The page.
+
+    Args:
+        runs: All that were found.
+        groups: Those of them that have a config.
+        asked: The places that were named.
+        inside: Whether models are looked into.
+    """
     views, blind = _views(groups) if inside else ({}, {})
     costs = [costs_of_group(group, views.get(group.label)) for group in groups]
     broken = not_whole(runs, blind)
@@ -61,7 +98,7 @@ def report_page(places: Sequence[Path], *, inside: bool = True) -> Markup:
         blocks.append(("Runs that are not whole", [told, broken]))
     if groups:
         blocks.append(("Configs, machines, commands", run_facts(groups)))
-    return _document(_title(groups, len(runs)), places, blocks)
+    return _document(_title(groups, len(runs)), asked, blocks)
 
 
 def _views(groups: Sequence[Group]) -> tuple[dict[str, ModelView], dict[str, str]]:
@@ -92,7 +129,7 @@ def _title(groups: Sequence[Group], runs: int) -> str:
 
 
 def _document(
-    title: str, places: Sequence[Path], blocks: Sequence[tuple[str, Sequence[Markup | None]]]
+    title: str, asked: str, blocks: Sequence[tuple[str, Sequence[Markup | None]]]
 ) -> Markup:
     head = element(
         "head",
@@ -106,7 +143,7 @@ def _document(
     body = element(
         "body",
         element("h1", title),
-        element("p", "archzoo report ", element("code", " ".join(map(str, places))), class_="soft"),
+        element("p", "archzoo report ", element("code", asked), class_="soft"),
         element("nav", links),
         [
             element("section", element("h2", name), parts, id=f"part{i}")

@@ -39,7 +39,8 @@ tbody th { text-align: left; position: sticky; left: 0; background: #fff; max-wi
 details .wide td { text-align: left; }
 details { border: 1px solid var(--line); border-radius: 6px; margin: 8px 0; padding: 8px 12px; }
 summary { cursor: pointer; font-weight: 600; }
-pre { background: var(--back); padding: 10px; border-radius: 6px; overflow-x: auto; font-size: .8rem; }
+pre { background: var(--back); padding: 10px; border-radius: 6px; overflow-x: auto;
+  font-size: .8rem; }
 code { font-size: .85em; }
 @media print { details { break-inside: avoid; } .wide { overflow: visible; } }
 """

@@ -37,9 +37,7 @@ def run_facts(groups: Sequence[Group]) -> list[Markup]:
     return [
         element(
             "details",
-            element(
-                "summary", f"{group.label} ({len(group.runs)} run{'s' * (len(group.runs) > 1)})"
-            ),
+            element("summary", f"{group.label} ({_count(len(group.runs))})"),
             table(["run", "seed", "command"], [_command(run) for run in group.runs]),
             _environment(group.runs[0]),
             element("h4", f"config of {group.runs[0].path.name}"),
@@ -47,6 +45,10 @@ def run_facts(groups: Sequence[Group]) -> list[Markup]:
         )
         for group in groups
     ]
+
+
+def _count(runs: int) -> str:
+    return f"{runs} run{'s' * (runs > 1)}"
 
 
 def _command(run: RunRecord) -> list[str]:

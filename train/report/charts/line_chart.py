@@ -1,4 +1,4 @@
-"""Lines over a common axis: the mean of each group, its deviation as a band, its name at its end."""
+"""Lines over a common axis: the means of groups with deviations as bands and names at the ends."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -108,7 +108,7 @@ Box = tuple[float, float, float, float]
 def _free_place(
     at: float, up: float, width: float, taken: Sequence[Box]
 ) -> tuple[float, float, Box]:
-    """The first place around a point where its label lies on nothing, else that with least on it."""
+    """The place around a point where its label lies on nothing, or on as little as possible."""
     tall = TEXT + 1
     tries = []
     for away in (0, tall, 2 * tall, 3 * tall):
