@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 FAILURE = "error.txt"
-LONGEST = 120  # characters of a point's folder; a file system takes 255 bytes
+LONGEST = 120  # bytes of a point's folder; a file system takes 255
 
 
 def record_failure(folder: Path, error: RunError) -> None:
@@ -73,8 +73,10 @@ def point_name(number: int, overrides: Sequence[str], varied: Collection[str] | 
         varied: The keys that differ between points; None is all.
     """
     told = [text for text in overrides if varied is None or text.partition("=")[0] in varied]
-    name = re.sub(r"[^\w.=,+-]+", "-", ",".join([text.lstrip("+") for text in told]))
-    return f"{number}-{name}"[:LONGEST].rstrip("-.")
+    name = re.sub(r"[^\w.=,+-]+", "_", ",".join([text.lstrip("+") for text in told]))
+    name = re.sub(r"(?<=[=,])_+|_+(?=,|$)", "", name)
+    short = f"{number}-{name}".encode()[:LONGEST].decode(errors="ignore")
+    return short.rstrip("-.,")
 
 
 def _varied(config: DictConfig) -> set[str]:

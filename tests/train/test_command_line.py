@@ -184,11 +184,10 @@ def test_optuna_searches_over_the_validation_metric_and_goes_on_with_its_study(t
     more = call(sweep(*search, "hydra.sweeper.n_trials=3", "resume=auto"), tmp_path)
     assert more.returncode == 0, more.stderr
     assert more.stdout.count("ended before") == 2
-    metrics = [
-        json.loads((folder / "result.json").read_text())["validation"]["accuracy"]
-        for folder in (points := sorted((tmp_path / "sweep").glob("*-optim.lr=*")))
-    ]
-    assert len(points) == 3
+    points = sorted((tmp_path / "sweep").glob("*-optim.lr=*"))
+    results = [json.loads((point / "result.json").read_text()) for point in points]
+    metrics = [result["validation"]["accuracy"] for result in results]
+    assert len(metrics) == 3
     best = OmegaConf.load(tmp_path / "sweep" / "optimization_results.yaml")
     assert best.best_value == max(metrics)
     rate = read_rate(points[metrics.index(max(metrics))])
