@@ -37,7 +37,7 @@ def measure(quick: bool) -> Measurement:
     notes = [f"{place / 'report.html'}"]
     # An order of the mechanisms is a result and no bar; that each learns is one.
     bars = [
-        Bar(f"{row['residual']}, accuracy above a guess", row["test accuracy, %"], 15.0, at_most=False)
+        Bar(f"{row['residual']}, better than a guess", row["test accuracy, %"], 15.0, at_most=False)
         for row in rows if not quick
     ]  # fmt: skip
     bars.append(Bar("points that could not be built or trained", len(answer.found["refused"]), 0))

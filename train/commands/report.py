@@ -50,7 +50,12 @@ def report(*runs: str, out: str = "report.html", inside: bool = True) -> Answer:
         raise RunError(str(error)) from error
     except OSError as error:
         raise RunError(f"could not write out={out}: {error}") from error
+    runs_found, points = len(found["runs"]), len(found["points"])
+    text = f"{out}: {_count(runs_found, 'run')} of {_count(points, 'point')}"
     broken = sum(bool(run["trouble"]) for run in found["runs"])
-    text = f"{out}: {len(found['runs'])} runs of {len(found['points'])} points"
-    text += f"; {broken} are not whole, and the page says why" if broken else ""
+    text += f"; not whole, for a reason on the page: {broken}" if broken else ""
     return Answer(found, text)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
