@@ -32,7 +32,7 @@ class Trained:
     folder: str
     validation: Mapping[str, float]
     test: Mapping[str, float]
-    curve: list[dict[str, float]]
+    curve: list[dict[str, float | None]]
 
 
 def train_points(
@@ -93,14 +93,10 @@ def _trained(folder: Path, seed: int) -> Trained:
         raise RunError(f"{folder} ended and cannot be read: {'; '.join(record.trouble)}")
     trainer = record.config["trainer"]
     size = trainer["batch_size"] * trainer["accumulate"]
+    names = [n for n in ("loss", "accuracy", "bits_per_byte") if n in record.result["validation"]]
+    curves = {name: record.curve("validation", name) for name in names}
     curve = [
-        {"step": step, "samples": step * size}
-        | {name: record.curve("validation", name).get(step) for name in names}
-        for names in [_metrics(record.result["validation"])]
-        for step in record.curve("validation", "loss")
+        {"step": step, "samples": step * size} | {name: curves[name].get(step) for name in names}
+        for step in curves["loss"]
     ]
     return Trained(seed, str(folder), record.result["validation"], record.result["test"], curve)
-
-
-def _metrics(result: Mapping[str, Any]) -> list[str]:
-    return [name for name in ("loss", "accuracy", "bits_per_byte") if name in result]

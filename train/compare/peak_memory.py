@@ -33,7 +33,7 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
         work()
     assert record.profiler is not None and record.profiler.kineto_results is not None
     changes = [
-        (event.start_ns(), event.nbytes())
+        (event.start_ns(), event.nbytes())  # pyright: ignore[reportAttributeAccessIssue]  # no stub
         for event in record.profiler.kineto_results.events()
         if event.name() == "[memory]"
     ]

@@ -88,7 +88,9 @@ def report_page(
         ("Ranks and spectra", "", [chart for group in groups for chart in rank_charts(group)]),
         ("Poincaré disks", "", disk_charts(views)),
     ]
-    blocks = [("Results", [result_table(groups, costs)])] if groups else []
+    blocks: list[tuple[str, Sequence[Markup | None]]] = []
+    if groups:
+        blocks.append(("Results", [result_table(groups, costs)]))
     for title, words, charts in sections:
         if charts:
             told = element("p", words, class_="soft") if words else None
