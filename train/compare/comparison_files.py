@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...zoo.share.atomic_write import replacing
+from ..command_line.table import aligned
 from ..engine.metrics import headline
 from ..report.run_groups import Summary, summary
 from .comparison import Comparison, Row
@@ -65,14 +66,7 @@ def table(comparison: Comparison) -> str:
         line += [_time(row.times.get(key)) for key, _ in times]
         line += [_result(row), str(len(row.trained))] if trained else []
         cells.append(line)
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(
-            f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}"
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    ]
+    lines = aligned(cells, left=1)
     if comparison.refused:
         lines += ["", "not there:"]
         lines += [f"  {label}: {why}" for label, why in comparison.refused.items()]

@@ -18,7 +18,7 @@ from ...zoo.network import Network
 from ...zoo.transform.costs import count_macs
 from ...zoo.trunk import Trunk
 from ..callbacks.feature_radii import curvatures
-from ..commands.finished_run import FinishedRun, finished_run
+from ..command_line.finished_run import FinishedRun, finished_run
 from .run_record import RunRecord
 
 __all__ = ["Disk", "Gate", "Mixing", "ModelView", "look_inside"]

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..callbacks.lowrank_training import RANKS
-from ..commands.ranks import read_ranks
 from ..engine.loggers import CSVLogger
 from ..engine.saved.folder_lock import is_locked
 from ..engine.saved.run_folder import RunFolder
 from ..errors import RunError
 from ..sweep import FAILURE
+from .rank_rows import read_ranks
 
 __all__ = ["COSTS", "RunRecord", "find_runs", "read_run"]
 
@@ -112,7 +112,7 @@ def read_run(path: Path) -> RunRecord:
         run.trouble.append(f"{state}; the last step it logged is {last:,}")
     run.environment = part("environment.json", lambda: _mapping(path / "environment.json")) or {}
     run.costs = part(COSTS, lambda: _mapping(path / COSTS))
-    run.ranks = part(RANKS, lambda: _rank_rows(path)) or []
+    run.ranks = part(RANKS, lambda: read_ranks(path)) or []
     run.certificate = part("certificate.json", lambda: _mapping(path / "certificate.json"))
     run.robustness = part("robustness.json", lambda: _mapping(path / "robustness.json"))
     return run
@@ -135,10 +135,3 @@ def _mapping(file: Path) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise ValueError("it holds no mapping")
     return content
-
-
-def _rank_rows(path: Path) -> list[dict[str, Any]]:
-    rows = read_ranks(path)
-    if any({"step", "ranks", "spectra"} - set(row) for row in rows):
-        raise ValueError("it has a row without ranks")
-    return rows
