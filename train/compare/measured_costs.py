@@ -78,7 +78,7 @@ def measure_sizes(candidate: Candidate) -> dict[str, int]:
         candidate.step()  # what is made once, such as a cache, is there before
         model.zero_grad(set_to_none=True)
         added = peak_bytes(candidate.step, inputs.device)
-    except RuntimeError as error:
+    except (RuntimeError, IndexError) as error:  # shapes, or indices of a table
         raise ValueError(str(error).splitlines()[0]) from error
     held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in stored}
     return {

@@ -102,7 +102,7 @@ def read_run(path: Path) -> RunRecord:
         run.trouble.append(f"it failed: {failure.strip()}")
     elif not folder.config.is_file():
         run.trouble.append("it holds no config.yaml: it ended before its first step")
-    run.config = part(folder.config.name, folder.read_config) or {}
+    run.config = part(folder.config.name, lambda: _whole(folder.read_config())) or {}
     run.rows = part("metrics.csv", lambda: CSVLogger(path, {}).rows()) or []
     if run.config:
         run.result = part(folder.result.name, lambda: folder.read_result(run.config))
@@ -128,6 +128,14 @@ def _runs_in(place: Path) -> list[Path]:
 def _natural(path: Path) -> tuple[float, str]:
     first = path.name.partition("-")[0]
     return (float(first) if first.isdecimal() else float("inf")), path.name
+
+
+def _whole(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Refuse a config that is none of a run."""
+    for part in ("model", "data", "trainer"):
+        if not isinstance(config.get(part), Mapping):
+            raise ValueError(f"it names no {part}")
+    return config
 
 
 def _mapping(file: Path) -> Mapping[str, Any]:

@@ -69,7 +69,7 @@ def line_chart(
     """
     series = [one for one in series if one.points]
     labels = [shorten(one.label, LONGEST) for one in series]
-    room = max((text_width(label) for label in labels), default=0.0) + 18
+    room = max((text_width(label, bold=True) for label in labels), default=0.0) + 18
     frame = Frame(right=WIDTH - room)
     points = [point for one in series for point in one.points]
     x = scale_of([p.x for p in points], frame.left, frame.right)

@@ -66,7 +66,9 @@ def trade_off_chart(
     for one in outcomes:
         drawn += _mark(one, one in front, x, y)
         label = shorten(one.label, LONGEST)
-        left, top, box = _free_place(x(one.cost), y(one.result), text_width(label), taken)
+        left, top, box = _free_place(
+            x(one.cost), y(one.result), text_width(label, bold=True), taken
+        )
         taken.append(box)
         drawn.append(
             element(
