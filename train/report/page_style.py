@@ -33,7 +33,8 @@ table { border-collapse: collapse; font-size: .86rem; width: 100%;
 th, td { padding: 6px 12px; text-align: right; border-bottom: 1px solid var(--line);
   vertical-align: top; white-space: nowrap; }
 tr:last-child > * { border-bottom: 0; }
-thead th { white-space: normal; min-width: 5.5rem; vertical-align: bottom; color: var(--soft); font-weight: 500; }
+thead th { white-space: normal; min-width: 5.5rem; vertical-align: bottom; color: var(--soft);
+  font-weight: 500; }
 thead th:first-child { min-width: 0; }
 tbody th { text-align: left; position: sticky; left: 0; background: #fff; max-width: 46vw;
   white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
