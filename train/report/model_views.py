@@ -82,7 +82,7 @@ def look_inside(record: RunRecord) -> ModelView:
         RunError: the run has not ended, or its data or files are missing or have changed.
     """
     run = finished_run(str(record.path), kinds=KINDS)
-    inputs, targets = _samples(run, MIXED)
+    inputs, _ = _samples(run, MIXED)
     return ModelView(
         sum(p.numel() for p in run.model.parameters()),
         count_macs(run.model, inputs[:1]),
