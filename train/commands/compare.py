@@ -13,7 +13,6 @@ where it was stopped. `out` gets compare.csv, compare.json, the runs and their r
     archzoo compare model=[vit_nano] residual=[add,attnres] data=digits train=300 seeds=3 out=DIR
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,7 +118,7 @@ def _at_least_one(name: str, value: int | None) -> None:
         raise RunError(f"{name} must be at least 1, got {value}")
 
 
-def _machine(device: Any) -> Mapping[str, Any]:
+def _machine(device: Any) -> dict[str, Any]:
     from ..engine.saved.environment import environment
 
     return {"device": str(device), "environment": environment()}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .charts.markup import shorten
 from .run_record import RunRecord
 
 __all__ = ["Group", "Summary", "group_runs", "settings", "summary"]
@@ -16,6 +17,9 @@ SAME_POINT = (
     *("trainer.max_time", "trainer.device", "trainer.keep_checkpoints"),
 )
 """What two runs of one point may differ in: the seed, and what leaves the result as it is."""
+
+LONGEST = 24  # characters of a list or a mapping in a label
+PARTS = ("model.name", "data.name")
 
 
 @dataclass(frozen=True)
@@ -92,14 +96,16 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
             found["lowrank.name"] = None
         else:
             found[key] = value
-    return {key: value for key, value in found.items() if key not in SAME_POINT and key != "logger"}
+    return {key: value for key, value in found.items() if key not in SAME_POINT}
 
 
 def group_runs(runs: Sequence[RunRecord]) -> list[Group]:
     """Group runs over seeds, in the order of their first run; those without a config are left out.
 
-    A label holds the settings that take several values among the groups; a word stands for itself,
-    anything else follows its key. Groups that differ in nothing of that kind are numbered.
+    A label holds model and data where there are several, and every setting that differs between
+    points of the same model and data. Between models almost all settings differ; the page has them
+    whole. A word stands for itself, anything else follows its key. Points that differ in nothing of
+    that kind are numbered.
     """
     found: dict[str, Group] = {}
     told: dict[str, dict[str, Any]] = {}
@@ -109,21 +115,21 @@ def group_runs(runs: Sequence[RunRecord]) -> list[Group]:
             key = json.dumps(known, sort_keys=True, default=str)
             told[key] = known
             found.setdefault(key, Group("", len(found))).runs.append(run)
-    differing = _differing(list(told.values()))
+    parts = _differing(list(told.values()), PARTS)
     used: dict[str, int] = {}
     for key, group in found.items():
-        words = [_word(name, told[key][name]) for name in differing if name in told[key]]
-        label = " · ".join(words) or str(
-            group.runs[0].config.get("name") or group.runs[0].path.name
-        )
+        alike = [one for one in told.values() if all(one[p] == told[key][p] for p in PARTS)]
+        names = [*parts, *_differing(alike, list(told[key]))]
+        words = [_word(name, told[key][name]) for name in names]
+        first = group.runs[0]
+        label = " · ".join(words) or str(first.config.get("name") or first.path.name)
         used[label] = used.get(label, 0) + 1
         group.label = label if used[label] == 1 else f"{label} ({used[label]})"
     return list(found.values())
 
 
-def _differing(told: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys with several values; one of options that only some have counts there alone."""
-    keys = dict.fromkeys(key for one in told for key in one)
+def _differing(told: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
+    """Those of some keys that have several values; one of options that only some have is theirs."""
     values = {
         key: {json.dumps(one[key], default=str) for one in told if key in one} for key in keys
     }
@@ -139,4 +145,5 @@ def _word(key: str, value: Any) -> str:
         return f"{value['name']}({options})"
     if isinstance(value, str) and not value.replace(".", "").isdecimal():
         return value
-    return f"{key.rpartition('.')[2]}={'null' if value is None else value}"
+    written = "null" if value is None else shorten(str(value), LONGEST)
+    return f"{key.rpartition('.')[2]}={written}"

@@ -133,7 +133,8 @@ def _natural(path: Path) -> tuple[float, str]:
 def _whole(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Refuse a config that is none of a run."""
     for part in ("model", "data", "trainer"):
-        if not isinstance(config.get(part), Mapping):
+        settings = config.get(part)
+        if not isinstance(settings, Mapping) or (part != "trainer" and "name" not in settings):
             raise ValueError(f"it names no {part}")
     return config
 

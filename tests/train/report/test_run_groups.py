@@ -34,6 +34,15 @@ def test_a_label_holds_every_key_that_differs_and_options_of_a_mechanism(tmp_pat
     ]
 
 
+def test_points_of_several_models_are_named_by_what_differs_within_each(tmp_path):
+    leave(tmp_path / "a", model="mlp_nano", lr=0.1)
+    leave(tmp_path / "b", residual="add", lr=0.2)
+    leave(tmp_path / "c", residual="delta", lr=0.2)
+    assert [one.label for one in groups(tmp_path)] == [
+        "mlp_nano", "vit_nano · add", "vit_nano · delta",
+    ]  # fmt: skip
+
+
 def test_runs_that_differ_in_nothing_are_one_point_under_its_name(tmp_path):
     leave(tmp_path / "a", seed=0)
     leave(tmp_path / "b", seed=1)
