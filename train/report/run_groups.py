@@ -12,7 +12,7 @@ from .run_record import RunRecord
 __all__ = ["Group", "Summary", "group_runs", "settings", "summary"]
 
 SAME_POINT = (
-    *("seed", "name", "run_dir", "resume", "other_data", "imports", "logger", "data.root"),
+    *("seed", "name", "run_dir", "resume", "other_data", "imports", "data.root"),
     *("data.seed", "lowrank.seed", "trainer.threads", "trainer.workers", "trainer.progress"),
     *("trainer.max_time", "trainer.device", "trainer.keep_checkpoints"),
 )
@@ -90,6 +90,8 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for key, value in config.items():
+        if key == "logger":
+            continue
         if isinstance(value, Mapping):
             found |= {f"{key}.{name}": inner for name, inner in value.items()}
         elif key == "lowrank" and value is None:

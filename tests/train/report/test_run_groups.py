@@ -49,6 +49,13 @@ def test_runs_that_differ_in_nothing_are_one_point_under_its_name(tmp_path):
     assert [(one.label, len(one.runs)) for one in groups(tmp_path)] == [("vit_nano-digits", 2)]
 
 
+def test_what_leaves_the_result_as_it_is_makes_no_other_point(tmp_path):
+    for name, told in (("a", "csv: {}"), ("b", "tensorboard: {}")):
+        config = leave(tmp_path / name) / "config.yaml"
+        config.write_text(f"{config.read_text()}resume: {name}\nlogger:\n  {told}\n")
+    assert [len(one.runs) for one in groups(tmp_path)] == [2]
+
+
 def test_a_step_that_one_run_lacks_is_the_mean_of_the_others(tmp_path):
     leave(tmp_path / "a", seed=0)
     short = leave(tmp_path / "b", seed=1, shift=0.2, ended=False)
