@@ -34,7 +34,7 @@ def measure(quick: bool) -> Measurement:
         out=str(place),
     )
     rows = [_row(point) for point in answer.found["points"]]
-    notes = [f"{place / 'report.html'}"]
+    notes = [f"build/benchmarks/{place.name}/report.html"]
     # An order of the mechanisms is a result and no bar; that each learns is one.
     bars = [
         Bar(f"{row['residual']}, better than a guess", row["test accuracy, %"], 15.0, at_most=False)

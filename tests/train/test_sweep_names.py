@@ -16,8 +16,8 @@ def test_a_point_is_named_by_its_number_and_what_varies():
     [
         ("data.path=/a/../b", "data.path=a_.._b"),
         (
-            "model.residual={name:delta,value_columns:4}",
-            "model.residual=name_delta,value_columns_4",
+            "model.residual={name:delta,value_channels:4}",
+            "model.residual=name_delta,value_channels_4",
         ),
         ("optim.lr=-1", "optim.lr=-1"),
         ("x='a b'", "x=a_b"),

@@ -20,24 +20,26 @@ class Cost:
 
     Attributes:
         key: Under which `compare` writes it.
-        title: Its name and unit.
+        head: Its name in a table.
+        title: Its name on an axis.
         unit: What a value is divided by to be read.
     """
 
     key: str
+    head: str
     title: str
     unit: float = 1.0
 
 
 COSTS = (
-    Cost("parameters", "parameters"),
-    Cost("macs", "MACs a sample"),
-    Cost("kept_bytes", "kept for backward, MiB", 2.0**20),
-    Cost("peak_bytes", "peak memory, MiB", 2.0**20),
-    Cost("forward_ms", "forward, ms"),
-    Cost("step_ms", "training step, ms"),
-    Cost("decode_ms", "decoding, ms a token"),
-    Cost("sample_ms", "training, ms a sample"),
+    Cost("parameters", "parameters", "parameters"),
+    Cost("macs", "MACs", "MACs a sample"),
+    Cost("kept_bytes", "kept, MiB", "kept for the backward pass, MiB", 2.0**20),
+    Cost("peak_bytes", "peak, MiB", "peak memory, MiB", 2.0**20),
+    Cost("forward_ms", "forward, ms", "forward pass, ms"),
+    Cost("step_ms", "step, ms", "forward and backward pass, ms"),
+    Cost("decode_ms", "token, ms", "decoding a token, ms"),
+    Cost("sample_ms", "training, ms", "training, ms a sample"),
 )
 
 
@@ -82,7 +84,7 @@ def trade_offs(groups: Sequence[Group], costs: Sequence[Mapping[str, float]]) ->
             if len({outcome.cost for outcome in outcomes}) > 1:
                 charts.append(
                     trade_off_chart(
-                        f"Against {kind.title}",
+                        f"Against {kind.title.partition(',')[0]}",
                         outcomes,
                         kind.title,
                         f"test {label}",

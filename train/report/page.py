@@ -45,7 +45,8 @@ def write_report(
     """
     runs = [read_run(path) for path in find_runs(list(places))]
     groups = group_runs(runs)
-    text = report_page(runs, groups, " ".join(map(str, places)), inside=inside)
+    asked = " ".join(place.name or str(place) for place in places)
+    text = report_page(runs, groups, asked, inside=inside)
     with replacing(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
     points = []
@@ -68,7 +69,7 @@ def report_page(
     Args:
         runs: All that were found.
         groups: Those of them that have a config.
-        asked: The places that were named.
+        asked: The names of the places.
         inside: Whether models are looked into.
     """
     views, blind = _views(groups) if inside else ({}, {})

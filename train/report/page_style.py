@@ -30,14 +30,14 @@ svg { display: block; width: 100%; height: auto; max-width: 560px;
 .wide { overflow-x: auto; margin: 8px 0; border: 1px solid var(--line); border-radius: 6px; }
 table { border-collapse: collapse; font-size: .86rem; width: 100%;
   font-variant-numeric: tabular-nums; overflow-wrap: normal; }
-th, td { padding: 6px 12px; text-align: right; border-bottom: 1px solid var(--line);
+th, td { padding: 6px 9px; text-align: right; border-bottom: 1px solid var(--line);
   vertical-align: top; white-space: nowrap; }
 tr:last-child > * { border-bottom: 0; }
-thead th { white-space: normal; min-width: 5.5rem; vertical-align: bottom; color: var(--soft);
+thead th { white-space: normal; min-width: 3.6rem; vertical-align: bottom; color: var(--soft);
   font-weight: 500; }
 thead th:first-child { min-width: 0; }
 tbody th { text-align: left; position: sticky; left: 0; background: #fff; max-width: 46vw;
-  white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
+  white-space: normal; overflow-wrap: anywhere; min-width: min(11rem, 38vw); }
 details .wide td { text-align: left; }
 details { border: 1px solid var(--line); border-radius: 6px; margin: 8px 0; padding: 8px 12px; }
 summary { cursor: pointer; font-weight: 600; }

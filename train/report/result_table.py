@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from .charts.markup import Markup, element, number
-from .charts.palette import series_colour
+from .charts.palette import readable, series_colour
 from .group_costs import COSTS
 from .learning_curves import METRICS
 from .run_groups import Group, summary
@@ -14,7 +14,7 @@ __all__ = ["result_table", "table"]
 def result_table(groups: Sequence[Group], costs: Sequence[Mapping[str, float]]) -> Markup:
     """A row a group, the best first; costs that no group has make no column."""
     kinds = [kind for kind in COSTS if any(kind.key in cost for cost in costs)]
-    heads = ["", "runs", "steps", "validation", "test", *(kind.title for kind in kinds)]
+    heads = ["", "runs", "steps", "validation", "test", *(kind.head for kind in kinds)]
     rows = []
     pairs = sorted(zip(groups, costs, strict=True), key=lambda pair: _order(pair[0]))
     for group, cost in pairs:
@@ -22,7 +22,7 @@ def result_table(groups: Sequence[Group], costs: Sequence[Mapping[str, float]]) 
         unit = " %" if scale == 100.0 else ""
         best = [run.result["validation"].get(group.metric) for run in group.ended if run.result]
         cells = [
-            element("span", group.label, style=f"color:{series_colour(group.index)}"),
+            element("span", group.label, style=f"color:{readable(series_colour(group.index))}"),
             _runs(group),
             _steps(group),
             _scaled([v for v in best if v is not None], scale, unit),

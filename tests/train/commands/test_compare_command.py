@@ -9,11 +9,11 @@ from archzoo.train.errors import RunError, UsageError
 
 
 def test_a_comparison_is_a_table_and_two_files(tmp_path, capsys):
-    words = ["model=[mlp_nano]", "residual=[add,delta,{name: delta, value_columns: 2}]"]
+    words = ["model=[mlp_nano]", "residual=[add,delta,{name: delta, value_channels: 2}]"]
     main(["compare", *words, "batch_size=4", "seconds=0.01", f"out={tmp_path}"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines[1:4]] == [
-        "add", "delta", "delta(value_columns=2)",
+        "add", "delta", "delta(value_channels=2)",
     ]  # fmt: skip
     assert lines[-1] == str(tmp_path / "compare.csv")
     found = json.loads((tmp_path / "compare.json").read_text())

@@ -69,8 +69,8 @@ def test_points_are_trained_at_equal_samples_once_and_reported(tmp_path, capsys)
         ("delta", 2),
     ]
     text = (tmp_path / "report.html").read_text()
-    assert "Depth mixing" in text and "Gate β of every write" in text and "Against step" not in text
-    assert "Against training step, ms" in text
+    assert "Depth mixing" in text and "Gate β of every write" in text
+    assert "Against forward and backward pass" in text and "kept, MiB" in text
 
 
 def test_a_point_whose_runs_fail_is_measured_and_says_why(tmp_path):

@@ -26,10 +26,10 @@ def test_an_axis_that_is_not_given_is_the_models_own():
 
 
 def test_a_residual_with_options_is_named_with_them():
-    spec = {"name": "delta", "value_columns": 4}
+    spec = {"name": "delta", "value_channels": 4}
     points = product({"model": ["vit_nano"], "residual": ["add", spec]})
-    assert points[1].label == "delta(value_columns=4)"
-    assert points[1].slug == "delta-value_columns=4"
+    assert points[1].label == "delta(value_channels=4)"
+    assert points[1].slug == "delta-value_channels=4"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from archzoo.train.report.charts.axis_scale import scale_of
 from archzoo.train.report.charts.chart_frame import spread
 from archzoo.train.report.charts.line_chart import Point, Series, line_chart
-from archzoo.train.report.charts.palette import COLOURS, ramp
+from archzoo.train.report.charts.palette import COLOURS, contrast, ramp, readable
 from archzoo.train.report.charts.trade_off import Outcome, pareto_front, trade_off_chart
 
 
@@ -88,6 +88,12 @@ def test_colours_of_lines_can_be_told_apart_and_seen_on_white(kind):
         assert float((a - b).norm()) > 10
     white = lab("#ffffff", BLINDNESS[kind])
     assert all(float((white - one).norm()) > 23 for one in seen)
+
+
+def test_labels_are_dark_enough_to_be_read_on_white():
+    assert contrast("#000000") == pytest.approx(21.0) and contrast("#ffffff") == 1.0
+    assert all(contrast(readable(colour)) >= 4.5 for colour in [*COLOURS, "#ffffff", "#fde725"])
+    assert readable("#222222") == "#222222"
 
 
 def test_a_ramp_grows_lighter_or_goes_from_blue_to_red():

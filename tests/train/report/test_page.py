@@ -70,7 +70,7 @@ def test_the_table_has_means_with_deviations_and_the_best_comes_first(page):
 @pytest.mark.parametrize(
     "section",
     [
-        "Against parameters", "Against forward, ms", "Validation", "Training loss",
+        "Against parameters", "Against forward pass", "Validation", "Training loss",
         "Certified accuracy (l2)", "Accuracy under attack (l2)", "add: ranks",
         "add: spectrum of a", "archzoo train model.residual=add seed=0", "2.14.1", "batch_size: 64",
     ],

@@ -27,10 +27,10 @@ def test_seeds_are_grouped_and_points_named_by_what_differs(tmp_path):
 
 def test_a_label_holds_every_key_that_differs_and_options_of_a_mechanism(tmp_path):
     leave(tmp_path / "a", residual="add", lr=0.01)
-    leave(tmp_path / "b", residual={"name": "delta", "value_columns": 4}, lr=0.02)
+    leave(tmp_path / "b", residual={"name": "delta", "value_channels": 4}, lr=0.02)
     assert [one.label for one in groups(tmp_path)] == [
         "lr=0.01 · add",
-        "lr=0.02 · delta(value_columns=4)",
+        "lr=0.02 · delta(value_channels=4)",
     ]
 
 

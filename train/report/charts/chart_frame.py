@@ -9,10 +9,19 @@ from dataclasses import dataclass
 
 from .axis_scale import Scale
 from .markup import Markup, element, number
+from .palette import readable
 
 __all__ = [
-    "GREY", "HEIGHT", "TEXT", "WIDTH", "Frame", "figure", "spread", "text_width",
-]  # fmt: skip
+    "GREY",
+    "HEIGHT",
+    "TEXT",
+    "WIDTH",
+    "Frame",
+    "figure",
+    "named",
+    "spread",
+    "text_width",
+]
 
 WIDTH, HEIGHT = 380, 252
 TEXT = 11  # font size, in units of the drawing
@@ -77,6 +86,22 @@ def figure(title: str, drawn: Sequence[Markup], note: str = "", height: float = 
     )
     below = element("p", note, class_="note") if note else None
     return element("figure", element("figcaption", title), picture, below)
+
+
+def named(label: str, whole: str, colour: str, x: float, y: float) -> Markup:
+    """A label in its line's colour, dark enough to be read, with a white rim over what it crosses.
+
+    Args:
+        label: What is written.
+        whole: What the label is short for, shown where a pointer rests.
+        colour: Of the line.
+        x: Where it begins.
+        y: Its base line.
+    """
+    return element(
+        "text", element("title", whole), label, x=x, y=y, fill=readable(colour), font_weight=600,
+        stroke="#ffffff", stroke_width=3.0, paint_order="stroke", stroke_linejoin="round",
+    )  # fmt: skip
 
 
 def text_width(text: str, bold: bool = False) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .axis_scale import Scale, scale_of
-from .chart_frame import TEXT, WIDTH, Frame, figure, spread, text_width
+from .chart_frame import TEXT, WIDTH, Frame, figure, named, spread, text_width
 from .markup import Markup, element, shorten
 from .palette import dash, series_colour
 
@@ -85,17 +85,7 @@ def line_chart(
         last = x(one.points[-1].x)
         leader = f"M{last + 2:.1f} {end:.1f}L{frame.right + 8:.1f} {at:.1f}"
         drawn.append(element("path", d=leader, stroke=one.stroke, fill="none", stroke_width=0.6))
-        drawn.append(
-            element(
-                "text",
-                element("title", one.label),
-                label,
-                x=frame.right + 11,
-                y=at + 4,
-                fill=one.stroke,
-                font_weight=600,
-            )
-        )
+        drawn.append(named(label, one.label, one.stroke, frame.right + 11, at + 4))
     return figure(title, drawn, note)
 
 

@@ -6,7 +6,7 @@ pattern once they begin anew. Heat maps take viridis, or blue to red where signs
 
 from collections.abc import Sequence
 
-__all__ = ["COLOURS", "dash", "ramp", "series_colour"]
+__all__ = ["COLOURS", "contrast", "dash", "ramp", "readable", "series_colour"]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#222222")
 DASHES = (None, "6 3", "2 2", "8 2 2 2")
@@ -18,6 +18,23 @@ BLUE_RED = ("#2166ac", "#67a9cf", "#f7f7f7", "#ef8a62", "#b2182b")
 def series_colour(index: int) -> str:
     """The colour of the series with this number."""
     return COLOURS[index % len(COLOURS)]
+
+
+def readable(colour: str) -> str:
+    """The colour for text on white: darkened until its contrast is what WCAG asks of text, 4.5."""
+    channels = _channels(colour)
+    while contrast(colour) < 4.5:
+        channels = [int(0.95 * channel) for channel in channels]
+        colour = _written(channels)
+    return colour
+
+
+def contrast(colour: str) -> float:
+    """The contrast of a colour with white, from 1 to 21, as WCAG defines it."""
+    shares = [channel / 255 for channel in _channels(colour)]
+    linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+    light = sum(w * one for w, one in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    return 1.05 / (light + 0.05)
 
 
 def dash(index: int) -> str | None:
@@ -39,7 +56,11 @@ def ramp(share: float, signed: bool = False) -> str:
         round(a + (b - a) * (place - below))
         for a, b in zip(_channels(stops[below]), _channels(stops[below + 1]), strict=True)
     ]
-    return "#" + "".join(f"{min(max(channel, 0), 255):02x}" for channel in mixed)
+    return _written(mixed)
+
+
+def _written(channels: Sequence[int]) -> str:
+    return "#" + "".join(f"{min(max(channel, 0), 255):02x}" for channel in channels)
 
 
 def _channels(colour: str) -> list[int]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .axis_scale import Scale, scale_of
-from .chart_frame import TEXT, WIDTH, Frame, figure, text_width
+from .chart_frame import TEXT, WIDTH, Frame, figure, named, text_width
 from .markup import Markup, element, shorten
 from .palette import series_colour
 
@@ -63,24 +63,19 @@ def trade_off_chart(
     drawn = frame.axes(x, y, x_label, y_label)
     drawn.append(_stairs(front, x, y))
     taken = [(x(o.cost) - 6, y(o.result) - 6, x(o.cost) + 6, y(o.result) + 6) for o in outcomes]
+    taken += [
+        (x(o.cost) - 2, y(o.result + o.deviation), x(o.cost) + 2, y(o.result - o.deviation))
+        for o in outcomes
+    ]
     for one in outcomes:
         drawn += _mark(one, one in front, x, y)
+    for one in outcomes:
         label = shorten(one.label, LONGEST)
         left, top, box = _free_place(
             x(one.cost), y(one.result), text_width(label, bold=True), taken
         )
         taken.append(box)
-        drawn.append(
-            element(
-                "text",
-                element("title", one.label),
-                label,
-                x=left,
-                y=top + TEXT - 1,
-                fill=series_colour(one.index),
-                font_weight=600,
-            )
-        )
+        drawn.append(named(label, one.label, series_colour(one.index), left, top + TEXT - 1))
     return figure(title, drawn, "Filled: on the Pareto front.")
 
 
