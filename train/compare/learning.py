@@ -8,7 +8,8 @@ from typing import Any
 
 from ..engine.saved.run_folder import RunFolder
 from ..errors import RunError, RunStopped
-from ..report.run_record import COSTS, read_run
+from ..report.run_record import read_run
+from ..report.side_files import COSTS_FILE
 from ..run import run
 from ..sweep import forget_failure, record_failure
 from .points import ComparedPoint, training_config
@@ -82,7 +83,7 @@ def train_points(
                 failed[point.label] = f"seed {seed}: {error}"
                 continue
             text = json.dumps(costs[point.label], indent=2) + "\n"
-            RunFolder(folder).write_text(COSTS, text)
+            RunFolder(folder).write_text(COSTS_FILE, text)
             found[point.label].append(_trained(folder, seed))
     return found, failed
 

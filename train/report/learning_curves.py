@@ -52,5 +52,5 @@ def _point(x: float, one: Summary, scale: float) -> Point:
 
 
 def _samples_per_step(group: Group) -> int:
-    trainer = group.runs[0].config.get("trainer") or {}
-    return int(trainer.get("batch_size") or 1) * int(trainer.get("accumulate") or 1)
+    trainer = group.runs[0].config["trainer"]
+    return trainer.get("batch_size", 1) * trainer.get("accumulate", 1)

@@ -24,6 +24,17 @@ def read_ranks(run: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     if not rows:
         raise ValueError(f"{path} is empty; wait for the first evaluation")
-    if any({"step", "ranks", "spectra"} - set(row) for row in rows):
+    if not all(_is_whole(row) for row in rows):
         raise ValueError(f"{path} is damaged: a row has no step, ranks or spectra")
     return rows
+
+
+def _is_whole(row: Any) -> bool:
+    """Whether a row has a step, a rank by name, and singular values by name."""
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        return False
+    ranks, spectra = row.get("ranks"), row.get("spectra")
+    if not isinstance(ranks, dict) or not isinstance(spectra, dict):
+        return False
+    values = [*ranks.values(), *(v for values in spectra.values() for v in values)]
+    return all(isinstance(value, (int, float)) for value in values)

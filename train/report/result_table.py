@@ -18,15 +18,14 @@ def result_table(groups: Sequence[Group], costs: Sequence[Mapping[str, float]]) 
     rows = []
     pairs = sorted(zip(groups, costs, strict=True), key=lambda pair: _order(pair[0]))
     for group, cost in pairs:
-        label, scale = METRICS[group.metric]
+        _, scale = METRICS[group.metric]
         unit = " %" if scale == 100.0 else ""
-        best = [run.result["validation"].get(group.metric) for run in group.ended if run.result]
         cells = [
             element("span", group.label, style=f"color:{readable(series_colour(group.index))}"),
             _runs(group),
             _steps(group),
-            _scaled([v for v in best if v is not None], scale, unit),
-            element("b", _scaled(_tested(group), scale, unit)),
+            _scaled(group.reached("validation"), scale, unit),
+            element("b", _scaled(group.reached("test"), scale, unit)),
             *(number(cost[kind.key]) if kind.key in cost else "" for kind in kinds),
         ]
         rows.append(cells)
@@ -42,11 +41,6 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
     ]
     inner = element("table", element("thead", head), element("tbody", body))
     return element("div", inner, class_="wide", tabindex="0", role="region", aria_label="table")
-
-
-def _tested(group: Group) -> list[float]:
-    results = [run.result["test"].get(group.metric) for run in group.ended if run.result]
-    return [value for value in results if value is not None]
 
 
 def _order(group: Group) -> tuple[str, float]:

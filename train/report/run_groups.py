@@ -62,10 +62,14 @@ class Group:
         results = [run.result["test"] for run in self.ended if run.result is not None]
         return "bits_per_byte" if told or any("bits_per_byte" in r for r in results) else "accuracy"
 
+    def reached(self, fold: str) -> list[float]:
+        """The metric of every run that ended, on the validation or the test fold."""
+        found = [run.result[fold].get(self.metric) for run in self.ended if run.result]
+        return [value for value in found if isinstance(value, (int, float))]
+
     def tested(self) -> Summary | None:
         """The metric on the test fold, over the runs that ended."""
-        results = [run.result["test"].get(self.metric) for run in self.ended if run.result]
-        return summary([value for value in results if isinstance(value, (int, float))])
+        return summary(self.reached("test"))
 
     def curve(self, split: str, metric: str) -> dict[int, Summary]:
         """A metric over steps; a step that some run did not log is the mean of the others."""

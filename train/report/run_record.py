@@ -1,6 +1,5 @@
 """What a run left behind, read without running anything; what is broken is told and not dropped."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +12,12 @@ from ..engine.saved.run_folder import RunFolder
 from ..errors import RunError
 from ..sweep import FAILURE
 from .rank_rows import read_ranks
+from .side_files import COSTS_FILE, read_certificate, read_costs, read_mapping, read_robustness
 
-__all__ = ["COSTS", "RunRecord", "find_runs", "read_run"]
+__all__ = ["RunRecord", "find_runs", "read_run"]
 
 LEFT = ("config.yaml", "metrics.csv", FAILURE, "run.lock", "result.json", "checkpoints")
 """What tells a run's folder from one that holds runs."""
-COSTS = "costs.json"
-"""What `compare` measured of a run's model, in the run's folder."""
-
 Part = TypeVar("Part")
 
 
@@ -110,11 +107,13 @@ def read_run(path: Path) -> RunRecord:
         last = max((int(row["step"]) for row in run.rows), default=0)
         state = "it is running" if is_locked(path) else "it has not ended"
         run.trouble.append(f"{state}; the last step it logged is {last:,}")
-    run.environment = part("environment.json", lambda: _mapping(path / "environment.json")) or {}
-    run.costs = part(COSTS, lambda: _mapping(path / COSTS))
+    run.environment = (
+        part("environment.json", lambda: read_mapping(path / "environment.json")) or {}
+    )
+    run.costs = part(COSTS_FILE, lambda: read_costs(path / COSTS_FILE))
     run.ranks = part(RANKS, lambda: read_ranks(path)) or []
-    run.certificate = part("certificate.json", lambda: _mapping(path / "certificate.json"))
-    run.robustness = part("robustness.json", lambda: _mapping(path / "robustness.json"))
+    run.certificate = part("certificate.json", lambda: read_certificate(path / "certificate.json"))
+    run.robustness = part("robustness.json", lambda: read_robustness(path / "robustness.json"))
     return run
 
 
@@ -136,11 +135,8 @@ def _whole(config: Mapping[str, Any]) -> Mapping[str, Any]:
         settings = config.get(part)
         if not isinstance(settings, Mapping) or (part != "trainer" and "name" not in settings):
             raise ValueError(f"it names no {part}")
+    for key in ("batch_size", "accumulate"):
+        size = config["trainer"].get(key, 1)
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"trainer.{key} is no count: {size!r}")
     return config
-
-
-def _mapping(file: Path) -> Mapping[str, Any]:
-    content = json.loads(file.read_text())
-    if not isinstance(content, Mapping):
-        raise ValueError("it holds no mapping")
-    return content

@@ -1,6 +1,7 @@
 """A run is read as far as it goes; what is broken is told and not dropped."""
 
 import pytest
+from archzoo.train.report.page import write_report
 from archzoo.train.report.run_record import find_runs, read_run
 
 from .left_runs import leave
@@ -31,6 +32,30 @@ def test_a_damaged_file_is_told_and_the_others_are_read(tmp_path, name, content)
     assert len(run.trouble) == 1 and DAMAGES[name] in run.trouble[0]
     assert bool(run.rows) == (name != "metrics.csv")
     assert bool(run.config) == (name != "config.yaml")
+
+
+STRANGE = {
+    "certificate.json": [
+        '{"radius": [1.0], "correct": []}', '{"radius": ["a"], "correct": [true]}',
+        '{"certified_accuracy": [1]}', '{"attacked_accuracy": [{"eps": 1}]}', '"a"',
+    ],
+    "robustness.json": [
+        "{}", '{"attack": {}, "attacked": {"eps": 1}}', '{"attack": {}, "clean": "b"}',
+    ],
+    "costs.json": ['{"forward_ms": {}}', '{"macs": "many"}', '{"macs": true}', '{"macs": NaN}'],
+    "ranks.jsonl": ['{"step": 1}', "3", '{"step": 1, "ranks": {"a": "b"}, "spectra": {}}', ""],
+    "config.yaml": ["model: {name: a}", "model: {}\ndata: {name: a}\ntrainer: {}",
+                    "model: {name: a}\ndata: {name: b}\ntrainer: {batch_size: many}"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content"), [(n, c) for n in STRANGE for c in STRANGE[n]])
+def test_a_file_of_another_shape_is_told_before_a_chart_is_made_of_it(tmp_path, name, content):
+    path = leave(tmp_path / "run")
+    (path / name).write_text(content)
+    assert [name in why for why in read_run(path).trouble] == [True]
+    write_report([path], tmp_path / "page.html", inside=False)
+    assert name in (tmp_path / "page.html").read_text()
 
 
 def test_an_unfinished_run_says_how_far_it_came(tmp_path):
