@@ -39,7 +39,7 @@ COSTS = (
     Cost("forward_ms", "forward, ms", "forward pass, ms"),
     Cost("step_ms", "step, ms", "forward and backward pass, ms"),
     Cost("decode_ms", "token, ms", "decoding a token, ms"),
-    Cost("sample_ms", "training, ms", "training, ms a sample"),
+    Cost("sample_ms", "training, ms", "training time, ms a sample"),
 )
 
 

@@ -23,6 +23,11 @@ from .run_record import RunRecord, find_runs, read_run
 __all__ = ["report_page", "write_report"]
 
 FRONT = "Means over seeds with their deviation; nothing is both better and cheaper than a front."
+WORDS = (
+    "Metrics of the best model, means ± standard deviations over runs. Kept is what a forward pass "
+    "keeps for its backward pass, peak the parameters and the most that both add to them, step the "
+    "time of both; times are medians. Training is the time of a sample as the runs logged it."
+)
 CAUTION = "Routing mass is not causal importance (arXiv:2606.13168)."
 
 
@@ -91,7 +96,8 @@ def report_page(
     ]
     blocks: list[tuple[str, Sequence[Markup | None]]] = []
     if groups:
-        blocks.append(("Results", [result_table(groups, costs)]))
+        words = element("p", WORDS, class_="note")
+        blocks.append(("Results", [result_table(groups, costs), words]))
     for title, words, charts in sections:
         if charts:
             told = element("p", words, class_="soft") if words else None
