@@ -3,7 +3,7 @@
 Five mechanisms with three seeds each train for 300 steps at equal samples; costs are measured in
 turns beside them. The page is `build/benchmarks/compare_digits/report.html`, and
 `python benchmarks/page_picture.py` draws it. An interrupted comparison goes on where it was. What
-300 steps on 1,259 images tell of a mechanism is how fast it starts, not where it ends.
+300 steps on 1,257 images tell of a mechanism is how fast it starts, not where it ends.
 """
 
 import shutil

@@ -22,7 +22,7 @@ from .run_record import RunRecord, find_runs, read_run
 
 __all__ = ["report_page", "write_report"]
 
-FRONT = "Means over seeds with their deviation; nothing is both better and cheaper than a front."
+FRONT = "Means over runs, with a standard deviation to each side; dashes join the Pareto front."
 WORDS = (
     "Metrics of the best model, means ± standard deviations over runs. Kept is what a forward pass "
     "keeps for its backward pass, peak the parameters and the most that both add to them, step the "
@@ -84,7 +84,7 @@ def report_page(
     sections: list[tuple[str, str, Sequence[Markup]]] = [
         (
             "Result against cost",
-            "Means over seeds with their deviation.",
+            FRONT,
             trade_offs(groups, costs),
         ),
         ("Learning curves", _seeds(groups), learning_curves(groups)),
