@@ -28,7 +28,10 @@ WORDS = (
     "keeps for its backward pass, peak the parameters and the most that both add to them, step the "
     "time of both; times are medians. Training is the time of a sample as the runs logged it."
 )
-CAUTION = "Routing mass is not causal importance (arXiv:2606.13168)."
+MIXING = (
+    "What each branch reads of each source, in the first run of a point; each on its own colour "
+    "scale. Routing mass is not causal importance (arXiv:2606.13168)."
+)
 
 
 def write_report(
@@ -80,24 +83,19 @@ def report_page(
     views, blind = _views(groups) if inside else ({}, {})
     costs = [costs_of_group(group, views.get(group.label)) for group in groups]
     broken = not_whole(runs, blind)
-    caution = f"What each branch reads of each source, each on its own colour scale. {CAUTION}"
     sections: list[tuple[str, str, Sequence[Markup]]] = [
-        (
-            "Result against cost",
-            FRONT,
-            trade_offs(groups, costs),
-        ),
+        ("Result against cost", FRONT, trade_offs(groups, costs)),
         ("Learning curves", _seeds(groups), learning_curves(groups)),
         ("Certificates and attacks", "", certified_curves(groups)),
-        ("Depth mixing", caution, mixing_charts(views)),
+        ("Depth mixing", MIXING, mixing_charts(views)),
         ("Gates", "", gate_charts(groups, views)),
         ("Ranks and spectra", "", [chart for group in groups for chart in rank_charts(group)]),
         ("Poincaré disks", "", disk_charts(views)),
     ]
     blocks: list[tuple[str, Sequence[Markup | None]]] = []
     if groups:
-        words = element("p", WORDS, class_="note")
-        blocks.append(("Results", [result_table(groups, costs), words]))
+        below = element("p", WORDS, class_="note")
+        blocks.append(("Results", [result_table(groups, costs), below]))
     for title, words, charts in sections:
         if charts:
             told = element("p", words, class_="soft") if words else None
