@@ -10,7 +10,7 @@ from ..errors import RunError
 from .certified_curves import certified_curves
 from .charts.markup import Markup, element
 from .group_costs import costs_of_group, trade_offs
-from .learning_curves import learning_curves
+from .learning_curves import further_curves, learning_curves
 from .model_charts import disk_charts, gate_charts, mixing_charts
 from .model_views import ModelView, look_inside
 from .page_style import POLICY, STYLE
@@ -91,6 +91,7 @@ def report_page(
         ("Gates", "", gate_charts(groups, views)),
         ("Ranks and spectra", "", [chart for group in groups for chart in rank_charts(group)]),
         ("Poincaré disks", "", disk_charts(views)),
+        ("Further metrics", "", further_curves(groups)),
     ]
     blocks: list[tuple[str, Sequence[Markup | None]]] = []
     if groups:

@@ -32,3 +32,16 @@ def test_a_delta_residual_shows_each_write_and_a_ball_its_features(tmp_path):
     assert disk is not None and disk.labels is not None
     assert len(disk.points) == len(disk.labels) == 360 and len(disk.names) == 10
     assert all(x * x + y * y < 1 for x, y in disk.points)
+
+
+def test_the_nodes_of_a_tree_are_shown_where_they_lie(tmp_path):
+    train(
+        tmp_path, "model=poincare_embedding_nano", "data=tree", "optim=riemannian_sgd",
+        "trainer.batch_size=4", "trainer.steps=2", "model.dim=3",
+    )  # fmt: skip
+    view = look_inside(read_run(tmp_path))
+    assert view.mixing == [] and view.disk is not None and view.disk.labels is None
+    points = create_model(f"local-dir:{tmp_path}").points
+    assert len(view.disk.points) == len(points)
+    radii = [(x * x + y * y) ** 0.5 for x, y in view.disk.points]
+    torch.testing.assert_close(torch.tensor(radii), points.detach().norm(dim=1), rtol=1e-5, atol=0)

@@ -79,6 +79,27 @@ def test_what_the_runs_have_is_shown(page, section):
     assert section in Reader(page[2]).said
 
 
+def test_whatever_a_callback_logged_has_a_chart_and_words_have_none(tmp_path):
+    path = leave(tmp_path / "a")
+    with open(path / "metrics.csv", "a") as file:
+        file.write("30,geometry,0.5,,,\n30,notes,word,,,\n30,test,0.5,,0.7,\n")
+    write_report([path], tmp_path / "page.html", inside=False)
+    said = Reader((tmp_path / "page.html").read_text()).said
+    assert "Further metrics" in said and "geometry: loss" in said
+    assert "notes:" not in said and "test: accuracy" not in said
+
+
+def test_of_texts_fewer_bits_per_byte_are_better(tmp_path):
+    for residual, shift in (("add", 0.0), ("attnres", 0.1)):
+        path = leave(tmp_path / residual, residual=residual, shift=shift, bits=True)
+        (path / "costs.json").write_text(json.dumps({"parameters": 5 if shift else 4}))
+    found = write_report([tmp_path], tmp_path / "page.html", inside=False)
+    assert [point["metric"] for point in found["points"]] == ["bits_per_byte"] * 2
+    said = Reader((tmp_path / "page.html").read_text()).said
+    assert said.index("2.2000") < said.index("2.3000")
+    assert "bits per byte (less is better)" in said and "accuracy, %" not in said
+
+
 @pytest.mark.parametrize("text", HOSTILE[:-1])
 def test_nothing_that_a_run_says_becomes_markup(tmp_path, text):
     plain, hostile = tmp_path / "plain", tmp_path / "hostile"
