@@ -23,6 +23,7 @@ from .config import FACTS, RunConfig
 from .data import data_sets
 from .engine.loggers import loggers
 from .engine.schedule import SCHEDULES
+from .sweep import point_name
 
 __all__ = ["choices", "groups", "register_schemas"]
 
@@ -31,6 +32,7 @@ def register_schemas() -> None:
     """Tell Hydra about the run and every part of it that has a name."""
     # Of two runs that start in one second each has a folder.
     OmegaConf.register_new_resolver("draw", _draw, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("point", point_name, replace=True)
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
     for name in models.names():

@@ -1,9 +1,11 @@
 """A sweep as a whole: its points that failed, and what it says at its end."""
 
 import contextlib
+import functools
 import math
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from .errors import RunError
 
-__all__ = ["SweepSummary", "forget_failure", "number_of_trials", "record_failure"]
+__all__ = [
+    "FAILURE",
+    "SweepSummary",
+    "forget_failure",
+    "number_of_trials",
+    "point_name",
+    "record_failure",
+]
 
 FAILURE = "error.txt"
+LONGEST = 120  # bytes of a point's folder; a file system takes 255
 
 
 def record_failure(folder: Path, error: RunError) -> None:
@@ -54,6 +64,28 @@ def number_of_trials(sweeper: DictConfig, overrides: Sequence[str]) -> int | Non
     return min(trials, math.prod(map(len, values.values())))
 
 
+def point_name(number: int, overrides: Sequence[str], varied: Collection[str] | None = None) -> str:
+    """The folder of a point: its number, and what it was told, as in `3-model.residual=add,seed=0`.
+
+    Args:
+        number: Of the point.
+        overrides: Of the point, one value each.
+        varied: The keys that differ between points; None is all.
+    """
+    told = [text for text in overrides if varied is None or text.partition("=")[0] in varied]
+    name = re.sub(r"[^\w.=,+-]+", "_", ",".join([text.lstrip("+") for text in told]))
+    name = re.sub(r"(?<=[=,])_+|_+(?=,|$)", "", name)
+    short = f"{number}-{name}".encode()[:LONGEST].decode(errors="ignore")
+    return short.rstrip("-.,")
+
+
+def _varied(config: DictConfig) -> set[str]:
+    """The keys of the command line and of the sweeper that have several values."""
+    params = config.hydra.sweeper.get("params") or {}
+    parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+    return {*map(str, params), *(o.get_key_element() for o in parsed if o.is_sweep_override())}
+
+
 class SweepSummary(Callback):
     """Counts the points of a sweep and ends it with exit code 1 if any failed."""
 
@@ -67,6 +99,8 @@ class SweepSummary(Callback):
         """Make the folder of the sweep, for what a sweeper stores there before the first point."""
         Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         self.trials = number_of_trials(config.hydra.sweeper, config.hydra.overrides.task)
+        named = functools.partial(point_name, varied=_varied(config))
+        OmegaConf.register_new_resolver("point", named, replace=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Note what a point was and where it ran."""

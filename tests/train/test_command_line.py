@@ -146,7 +146,8 @@ def sweep(*overrides):
 def test_a_multirun_trains_every_point_into_its_own_folder(tmp_path):
     done = call(sweep("seed=0,1"), tmp_path)
     assert done.returncode == 0, done.stderr
-    results = [json.loads((tmp_path / "sweep" / n / "result.json").read_text()) for n in "01"]
+    names = ["0-seed=0", "1-seed=1"]  # the number, and what differs between the points
+    results = [json.loads((tmp_path / "sweep" / n / "result.json").read_text()) for n in names]
     assert results[0] != results[1]
 
 
@@ -154,11 +155,9 @@ def test_a_multirun_trains_every_point_into_its_own_folder(tmp_path):
 def test_a_bad_point_ends_alone_and_the_sweep_says_which(tmp_path):
     done = call(sweep("optim.lr=0.01,-1,0.02"), tmp_path)
     assert done.returncode == 1
-    assert [(tmp_path / "sweep" / n / "result.json").is_file() for n in "012"] == [
-        True,
-        False,
-        True,
-    ]
+    names = ["0-optim.lr=0.01", "1-optim.lr=-1", "2-optim.lr=0.02"]
+    ended = [(tmp_path / "sweep" / name / "result.json").is_file() for name in names]
+    assert ended == [True, False, True]
     assert "sweep: 2 of 3 points ended, in sweep" in done.stdout
     assert "archzoo train: 1 point of the sweep failed\n  optim.lr=-1: " in done.stderr
     assert "Traceback" not in done.stderr
@@ -166,8 +165,8 @@ def test_a_bad_point_ends_alone_and_the_sweep_says_which(tmp_path):
     again = call(sweep("optim.lr=0.02,0.01,0.03", "resume=auto"), tmp_path)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("ended before") == 2
-    rates = [read_rate(tmp_path / "sweep" / str(n)) for n in (0, 1, 2)]
-    assert rates[0] == 0.01 and rates[2] == 0.02
+    rates = [read_rate(tmp_path / "sweep" / name) for name in (names[0], names[2])]
+    assert rates == [0.01, 0.02]
     assert "sweep: 3 of 3 points ended" in again.stdout
 
 
@@ -185,13 +184,13 @@ def test_optuna_searches_over_the_validation_metric_and_goes_on_with_its_study(t
     more = call(sweep(*search, "hydra.sweeper.n_trials=3", "resume=auto"), tmp_path)
     assert more.returncode == 0, more.stderr
     assert more.stdout.count("ended before") == 2
-    metrics = [
-        json.loads((tmp_path / "sweep" / n / "result.json").read_text())["validation"]["accuracy"]
-        for n in "012"
-    ]
+    points = sorted((tmp_path / "sweep").glob("*-optim.lr=*"))
+    results = [json.loads((point / "result.json").read_text()) for point in points]
+    metrics = [result["validation"]["accuracy"] for result in results]
+    assert len(metrics) == 3
     best = OmegaConf.load(tmp_path / "sweep" / "optimization_results.yaml")
     assert best.best_value == max(metrics)
-    rate = read_rate(tmp_path / "sweep" / str(metrics.index(max(metrics))))
+    rate = read_rate(points[metrics.index(max(metrics))])
     assert best.best_params["optim.lr"] == pytest.approx(rate, rel=1e-12)
 
 

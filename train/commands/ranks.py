@@ -7,16 +7,13 @@ The extra `plot` brings what draws:
     archzoo ranks RUN --json
 """
 
-import json
 from pathlib import Path
-from typing import Any
 
 from ..command_line.answer import Answer
 from ..errors import RunError
+from ..report.rank_rows import read_ranks
 
-__all__ = ["draw", "ranks", "read_ranks"]
-
-RANKS = "ranks.jsonl"
+__all__ = ["draw", "ranks"]
 
 
 def ranks(run: str, *, out: str = "ranks.png") -> Answer:
@@ -38,24 +35,6 @@ def ranks(run: str, *, out: str = "ranks.png") -> Answer:
         raise RunError(str(error)) from error
     rows = [{"step": row["step"], "ranks": row["ranks"]} for row in read_ranks(folder)]
     return Answer({"picture": out, "evaluations": rows}, out)
-
-
-def read_ranks(run: Path) -> list[dict[str, Any]]:
-    """Read what a run with `lowrank=` noted at each evaluation.
-
-    Returns:
-        Rows with `step`, `ranks` and `spectra`, the last two by name of the weight.
-
-    Raises:
-        ValueError: there is none, or the run had no evaluation yet.
-    """
-    path = run / RANKS
-    if not path.is_file():
-        raise ValueError(f"{run} holds no {RANKS}; name the folder of a run with lowrank=")
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    if not rows:
-        raise ValueError(f"{path} is empty; wait for the first evaluation")
-    return rows
 
 
 def draw(run: Path, out: Path) -> None:

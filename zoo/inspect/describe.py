@@ -8,7 +8,7 @@ import torch
 from ..models import build_model, model_info
 from ..registry import Entry, type_name
 
-__all__ = ["Size", "describe", "example_shape", "facts_of", "measure", "residual_of"]
+__all__ = ["INDICES", "Size", "describe", "example_shape", "facts_of", "measure", "residual_of"]
 
 INDICES = ("tokens", "nodes")
 """Kinds of models that look their inputs up."""

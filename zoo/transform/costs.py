@@ -5,8 +5,8 @@ dense and at a rank, so that a search can trade one weight for another.
 """
 
 import copy
+import functools
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...layers.lowrank import Controller, Factors, merge
 from ...layers.modes import evaluating
+from .interleaved_times import interleaved_times
 
 __all__ = ["METRICS", "Cost", "Costs", "Metric", "costs_of", "count_macs", "latencies"]
 
@@ -23,7 +24,6 @@ Metric = Literal["parameters", "macs", "latency"]
 METRICS: tuple[Metric, ...] = ("parameters", "macs", "latency")
 
 GRID = 8  # ranks at which a layer is timed; between them time is interpolated
-WARMUPS = 3
 
 
 @dataclass(frozen=True)
@@ -113,22 +113,10 @@ def latencies(models: Sequence[nn.Module], sample: Tensor, *, seconds: float = 0
         sample: Their input.
         seconds: About how long each is measured; five passes at least.
     """
-    clocks: list[list[float]] = [[] for _ in models]
     wait = torch.cuda.synchronize if sample.is_cuda else (lambda: None)
     with torch.inference_mode():
-        for model in models:
-            for _ in range(WARMUPS):
-                model(sample)
-        spent, rounds = 0.0, 0
-        while rounds < 5 or spent < seconds * len(models):
-            for model, clock in zip(models, clocks, strict=True):
-                wait()
-                began = time.perf_counter()
-                model(sample)
-                wait()
-                clock.append(time.perf_counter() - began)
-                spent += clock[-1]
-            rounds += 1
+        works = [functools.partial(model, sample) for model in models]
+        clocks = interleaved_times(works, seconds=seconds, wait=wait)
     return [statistics.median(clock) for clock in clocks]
 
 

@@ -1,7 +1,8 @@
 """Ranks and spectra are drawn from what a run with a low-rank method noted."""
 
 import pytest
-from archzoo.train.commands.ranks import draw, read_ranks
+from archzoo.train.commands.ranks import draw
+from archzoo.train.report.rank_rows import read_ranks
 
 from ..small_runs import train
 

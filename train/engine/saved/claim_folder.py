@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from .resume import difference
 from .run_folder import RunFolder
 
 __all__ = ["choose_folder", "claimed_folder"]
+
+NUMBER = re.compile(r"\d+(?=-|$)")
+"""What the folder of a sweep's point begins with."""
 
 
 @contextlib.contextmanager
@@ -100,5 +104,6 @@ def _same_beside(run_dir: Path, plain: Mapping[str, Any]) -> Iterator[RunFolder]
 
 
 def _next_number(run_dir: Path) -> Path:
-    numbers = [int(p.name) for p in run_dir.parent.iterdir() if p.name.isdecimal()]
-    return run_dir.with_name(str(max(numbers, default=-1) + 1))
+    """The folder of a point under a number that none beside it has."""
+    numbers = [int(found[0]) for p in run_dir.parent.iterdir() if (found := NUMBER.match(p.name))]
+    return run_dir.with_name(f"{max(numbers, default=-1) + 1}{NUMBER.sub('', run_dir.name)}")

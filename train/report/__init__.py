@@ -1,0 +1,1 @@
+"""What runs left behind, as one page of HTML that needs nothing beside itself."""

@@ -1,0 +1,1 @@
+"""Charts as SVG: elements, colours, scales, frames, and one file a kind of chart."""
