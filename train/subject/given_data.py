@@ -21,7 +21,7 @@ from ..measures.corruptions import corrupt
 from ..measures.pixels import FromPixels, pixel_batches
 from .given_model import ModelPlace
 
-__all__ = ["SPLITS", "ModelOnData", "check_fit", "model_on_data"]
+__all__ = ["SPLITS", "ModelOnData", "check_fit", "conventions_of", "kind_of", "model_on_data"]
 
 SPLITS = ("train", "validation", "test")
 
@@ -152,7 +152,7 @@ def model_on_data(
         if name not in data_sets:
             raise ValueError(f"data={name}: no such data set{nearest(name, data_sets.names())}")
         model = place.load() if place.trained else None
-        kind = models[place.address].kind if model is None else _kind(model)
+        kind = models[place.address].kind if model is None else kind_of(model)
         _check_kind(place.text, kind, name)
         settled = {} if own or model is None else _as_the_model_needs(model, name)
         splits: Splits = data_sets.build(name, **{**known, **settled, **given})
@@ -169,7 +169,7 @@ def model_on_data(
     return ModelOnData(told, model, name, splits, own, classes and list(classes), order)
 
 
-def _kind(model: nn.Module) -> str:
+def kind_of(model: nn.Module) -> str:
     """What a model reads; timm's are of images."""
     recipe: Any = getattr(model, "recipe", None)
     return models[recipe[0]].kind if recipe is not None and recipe[0] in models else "image"
