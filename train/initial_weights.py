@@ -97,9 +97,7 @@ def build_from(
     return model, facts if head is None else {**facts, "head": head}
 
 
-def _head(
-    model: Network, source: Any, classes: Sequence[str] | None
-) -> tuple[bool, str | None]:
+def _head(model: Network, source: Any, classes: Sequence[str] | None) -> tuple[bool, str | None]:
     """Give the source a head of the model's size.
 
     Returns:
@@ -122,9 +120,7 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")
 
 
-def _refuse_differences(
-    name: str, options: Mapping[str, Any], model: Network, source: Any
-) -> None:
+def _refuse_differences(name: str, options: Mapping[str, Any], model: Network, source: Any) -> None:
     """Refuse a source that is built otherwise than the model, but for rates of dropout.
 
     Raises:

@@ -71,8 +71,8 @@ def read_image(path: Path, facts: Mapping[str, Any]) -> Tensor:
             f"not read from files; only grey and colour images, cut at the centre, are"
         )
     # timm rounds down too: the share of a resize says it exactly.
-    both = tuple(int(side / facts.get("crop_pct", 1.0)) for side in (height, width))
-    resize = both[0] if height == width else both
+    tall, wide = (int(side / facts.get("crop_pct", 1.0)) for side in (height, width))
+    resize = tall if height == width else (tall, wide)
     steps = evaluation_steps((height, width), resize, facts.get("interpolation", "bilinear"))
     image = decode_image(path).convert("L" if channels == 1 else "RGB")
     whole = [*steps, *normalizing_steps(facts["mean"], facts["std"]), v2.ToPureTensor()]

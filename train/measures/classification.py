@@ -1,4 +1,4 @@
-"""How good class probabilities are: accuracy, likelihood, calibration, and which classes are mixed up.
+"""How good class probabilities are: accuracy, likelihood, calibration, and which are mixed up.
 
 With p = softmax(logits), y the true class and ŷ the most probable one:
 
@@ -9,7 +9,7 @@ With p = softmax(logits), y the true class and ŷ the most probable one:
     calibration error (ECE)    Σ_b n_b/N · |accuracy_b − confidence_b| over bins b of equal width of
                                the confidence p_ŷ
 
-Sources: Brier 1950, Monthly Weather Review 78; Guo et al. 2017, arXiv:1706.04599 (ECE, with 15 bins).
+Sources: Brier 1950, Monthly Weather Review 78; Guo et al. 2017, arXiv:1706.04599 (ECE, 15 bins).
 Differs from torchmetrics: a confidence of exactly 1 lies in the last bin, not in one of its own.
 """
 

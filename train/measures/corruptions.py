@@ -11,8 +11,8 @@ Eight of those of Hendrycks and Dietterich, as functions of pixels x in [0, 1] a
     pixelate           reduced to a share c of each side by averaging, and enlarged again
     jpeg_compression   JPEG of quality c
 
-and held in [0, 1]. The strengths for images of at most 64 pixels are those of CIFAR-10-C, for larger
-ones those of ImageNet-C.
+and held in [0, 1]. The strengths for images of at most 64 pixels are those of CIFAR-10-C, for
+larger ones those of ImageNet-C.
 
 Source: Hendrycks and Dietterich 2019, arXiv:1903.12261, and its repository hendrycks/robustness.
 Differs from it: random numbers are a function of seed and image, whatever the batch; images are not
@@ -22,8 +22,8 @@ stored with eight bits in between, except where JPEG and `pixelate` need them.
 # Shape letters: N images, C channels, H height, W width.
 
 import io
-import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,7 +88,7 @@ def _pixelate(x: Tensor, c: float, draw: torch.Generator) -> Tensor:
 def _jpeg_compression(x: Tensor, c: float, draw: torch.Generator) -> Tensor:
     from PIL import Image
 
-    def compress(image: "Image.Image") -> "Image.Image":
+    def compress(image: Any) -> Any:
         stream = io.BytesIO()
         image.save(stream, "JPEG", quality=int(c))
         return Image.open(stream)
@@ -98,19 +98,19 @@ def _jpeg_compression(x: Tensor, c: float, draw: torch.Generator) -> Tensor:
     return _from_image(compress(_to_image(x)), x)
 
 
-def _by_plane(x: Tensor, change: Callable[..., object]) -> Tensor:
+def _by_plane(x: Tensor, change: Callable[[Any], Any]) -> Tensor:
     """Apply a change of grey images to every channel."""
     return torch.cat([_from_image(change(_to_image(plane[None])), x) for plane in x])
 
 
-def _to_image(x: Tensor) -> object:
+def _to_image(x: Tensor) -> Any:
     """An image of PIL with eight bits a channel, from one channel or three."""
     from torchvision.transforms.v2.functional import to_pil_image
 
     return to_pil_image((x * 255).round().to(torch.uint8))
 
 
-def _from_image(image: object, like: Tensor) -> Tensor:
+def _from_image(image: Any, like: Tensor) -> Tensor:
     from torchvision.transforms.v2.functional import pil_to_tensor
 
     return pil_to_tensor(image).to(like.dtype) / 255
@@ -189,9 +189,10 @@ def corrupt(pixels: Tensor, name: str, severity: int, *, seed: int = 0, first: i
     if not pixels.numel():
         return pixels.clone()
     low, high = float(pixels.min()), float(pixels.max())
-    if not (0 <= low and high <= 1) or math.isnan(low + high):
+    if not (low >= 0 and high <= 1):  # NaN is neither
         raise ValueError(f"pixels must lie in [0, 1], got {low:g} to {high:g}")
-    wide = pixels if pixels.dtype.itemsize > 2 else pixels.float()  # PIL and Poisson want more bits
+    # PIL and the Poisson distribution want more bits than bfloat16 has.
+    wide = pixels if pixels.dtype.itemsize > 2 else pixels.float()
     changed = []
     for number, image in enumerate(wide, first):
         draw = torch.Generator().manual_seed(counter_key(seed, number))

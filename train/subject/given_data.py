@@ -1,4 +1,4 @@
-"""A model on data: samples as it reads them, classes in its order, or one line on what does not fit.
+"""A model on data: samples as it reads them, classes in its order, or a line on what does not fit.
 
 What the data set would choose for itself and the model has settled follows the model: statistics of
 pixels, size and cut of photographs, the encoder of a table's rows, the length of a context.
@@ -252,9 +252,7 @@ def _order_of_classes(model: nn.Module, splits: Splits, other_data: bool) -> Ten
         what = "a vocabulary of {}" if splits.kind == "tokens" else "{} classes"
         raise ValueError(f"the data has {what.format(splits.num_classes)}, the model {count}")
     if names is not None and classes is not None and not other_data:
-        mine, its = next(
-            pair for pair in zip(names, classes, strict=True) if pair[0] != pair[1]
-        )
+        mine, its = next(pair for pair in zip(names, classes, strict=True) if pair[0] != pair[1])
         raise ValueError(
             f"the class {mine!r} of the model is {its!r} in the data; give the classes their names "
             f"back, or say other_data=true to score them so"

@@ -65,8 +65,10 @@ def _batched(given: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
 @torch.no_grad()
 def _probabilities(model: nn.Module, inputs: Tensor) -> Tensor:
     """Return class probabilities (N, K) in float64."""
+    if inputs.is_floating_point():
+        inputs = inputs.to(next(model.parameters()).dtype)
     with evaluating(model):
-        return model(inputs.to(next(model.parameters()).dtype)).double().softmax(-1)
+        return model(inputs).double().softmax(-1)
 
 
 def _likeliest(p: Tensor, top: int, names: list[str] | None) -> Prediction:

@@ -25,7 +25,7 @@ def test_shape_dtype_and_range_are_kept(name, channels, sides):
         for severity in (1, 5):
             y = corrupt(x, name, severity)
             assert y.shape == x.shape and y.dtype == dtype
-            assert 0 <= float(y.min()) and float(y.max()) <= 1
+            assert float(y.min()) >= 0 and float(y.max()) <= 1
         assert torch.equal(x, before)
 
 
