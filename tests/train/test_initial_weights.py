@@ -16,6 +16,9 @@ from .small_runs import configure, equal_weights, train, weights
 
 pytestmark = pytest.mark.long
 
+STILL = ("optim.lr=1e-30", "optim.weight_decay=0")
+"""Steps that no float32 feels."""
+
 VIT = {"num_classes": 10, "img_size": 8, "in_chans": 1, "patch_size": 2}
 
 
@@ -36,7 +39,7 @@ def alike(model, other, but=()) -> bool:
 
 def test_a_run_that_learns_nothing_ends_with_the_weights_it_was_given(tmp_path, capsys):
     train(tmp_path / "one")
-    train(tmp_path / "two", f"init={tmp_path / 'one'}", "optim.lr=0", "seed=3")
+    train(tmp_path / "two", f"init={tmp_path / 'one'}", *STILL, "seed=3")
     assert alike(*(create_model(f"local-dir:{tmp_path / name}") for name in ("one", "two")))
     out = capsys.readouterr().out
     assert f"init: the weights of mlp_nano in {tmp_path / 'one'}\n" in out
@@ -75,9 +78,10 @@ def test_a_head_of_another_size_is_started_anew_and_said(tmp_path, capsys):
     source = create_model(f"local-dir:{place}")
     assert alike(model, source, but=("head.",))
     assert model.recipe.options["num_classes"] == 7
-    hyperbolic = saved(tmp_path / "ball", "poincare_resnet_tiny")
-    model, facts = built(hyperbolic, "poincare_resnet_tiny", num_classes=3)
+    ball = str(save_model(create_model("poincare_resnet_tiny"), tmp_path / "ball"))
+    model, facts = build_from(initial_place(ball), "poincare_resnet_tiny", {"num_classes": 3})
     assert facts["head"] == "head: 10 -> 3 classes, started anew"
+    assert alike(model, create_model(f"local-dir:{ball}"), but=("head.",))
 
 
 def test_classes_of_other_names_keep_the_head_and_are_said(tmp_path):
@@ -197,7 +201,7 @@ def test_a_place_is_recorded_whole(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_two_processes_start_from_the_same_weights(tmp_path):
     train(tmp_path / "one")
-    arguments = command(f"init={tmp_path / 'one'}", "optim.lr=0", f"run_dir={tmp_path / 'two'}")
+    arguments = command(f"init={tmp_path / 'one'}", *STILL, f"run_dir={tmp_path / 'two'}")
     done = call([*TORCHRUN, *arguments[1:]], tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("init: the weights of mlp_nano") == 1
