@@ -1,14 +1,14 @@
 """Measure a model on any data set: accuracy, likelihood, calibration, class by class, corrupted.
 
-Prints accuracy, top-5 accuracy, negative log-likelihood, calibration error and the accuracy of every
-class; for text bits per byte; for images, if asked, all of it under corruptions. A run is measured
-on its own test fold unless other data are named:
+Prints accuracy, top-5 accuracy, negative log-likelihood, calibration error and the accuracy of
+every class; for text bits per byte; for images, if asked, accuracy under corruptions. A run is
+measured on its own test fold unless other data are named:
 
     archzoo eval runs/RUN
     archzoo eval runs/RUN split=validation --json
     archzoo eval runs/RUN corruptions=true severity=[1,3,5]
-    archzoo eval my-model data=cifar10 root=DIR
-    archzoo eval hf-hub:OWNER/NAME data={name: tabular, table: wine}
+    archzoo eval my-model data=cifar10 data.root=DIR
+    archzoo eval hf-hub:OWNER/NAME data=tabular data.table=wine
 """
 
 import time
@@ -46,7 +46,6 @@ def eval_(
     *,
     data: str | dict[str, Any] | None = None,
     split: Literal["test", "validation", "train"] = "test",
-    root: str | None = None,
     corruptions: bool | list[str] = False,
     severity: tuple[int, ...] = SEVERITIES,
     confusion: bool | None = None,
@@ -62,11 +61,10 @@ def eval_(
     """Measure a model on a fold of a data set.
 
     Args:
-        model: The folder of a run or of a saved model, hf-hub:OWNER/NAME, or a registered name, whose
-            weights are then untrained.
-        data: A data set, by name or as {name: NAME, key: value}; null is that of the run.
+        model: The folder of a run or of a saved model, hf-hub:OWNER/NAME, or a registered name,
+            whose weights are then untrained.
+        data: A data set by name, with its keys as data.KEY=value; null is that of the run.
         split: The fold; that of training comes augmented.
-        root: Where the data lie now, if they have moved.
         corruptions: Whether to measure images under corruptions too, or a list of which.
         severity: Of the corruptions, from 1 to 5.
         confusion: Whether to give the confusion matrix; null is for up to 100 classes.
@@ -76,8 +74,8 @@ def eval_(
         device: Where the model runs.
         threads: CPU threads of torch; null leaves torch's choice.
         seed: Of the noise of corruptions, and of the weights of a registered name.
-        other_data: Whether the run's data may have changed, and classes of other names are scored by
-            their number.
+        other_data: Whether the run's data may have changed, and classes of other names are scored
+            by their number.
         imports: Your own modules; null is those that the run recorded.
 
     Raises:
@@ -97,7 +95,8 @@ def eval_(
         "channels_last": channels_last,
     }
     place = find_model(model, imports)
-    name, options = _data(data, root)
+    options = dict(data) if isinstance(data, Mapping) else {"name": data}
+    name = options.pop("name", None)
     subject = model_on_data(place, name, options, other_data=other_data, seed=seed)
     figures, outcomes = fold_figures(subject, split, **how)
     found: dict[str, Any] = {
@@ -135,21 +134,6 @@ def _corruptions(wanted: bool | list[str], severity: tuple[int, ...]) -> list[st
     return names
 
 
-def _data(
-    data: str | Mapping[str, Any] | None, root: str | None
-) -> tuple[str | None, dict[str, Any]]:
-    """The name of a data set, and its keywords.
-
-    Raises:
-        RunError: keywords without a name.
-    """
-    options = dict(data) if isinstance(data, Mapping) else {"name": data}
-    name = options.pop("name", None)
-    if name is None and data is not None:
-        raise RunError(f"data={data} has no name; write data={{name: NAME, key: value}}")
-    return name, options if root is None else {**options, "root": root}
-
-
 def _reported(place: ModelPlace, subject: ModelOnData, split: str) -> float | None:
     """The accuracy that the run itself reported of this fold."""
     if place.run is None or not subject.own or split == "train":
@@ -164,8 +148,8 @@ def _text(found: Mapping[str, Any]) -> str:
     said = "" if told is None else f"; the run reported {100 * told:.2f} %"
     untrained = "" if found["trained"] else "; its weights are untrained"
     lines = [
-        f"{found['model']} on {found['data']}, {found['samples']:,} samples of the {found['split']} "
-        f"fold{said}{untrained}",
+        f"{found['model']} on {found['data']}, {found['samples']:,} samples of the "
+        f"{found['split']} fold{said}{untrained}",
         "",
         *aligned(
             [

@@ -50,8 +50,8 @@ def predict(
     place = find_model(model, imports)
     if not place.trained:
         raise RunError(
-            f"{model} is a registered name, which has no weights; name a run, the folder of a saved "
-            f"model, or hf-hub:OWNER/NAME"
+            f"{model} is a registered name, which has no weights; name a run, the folder of a "
+            f"saved model, or hf-hub:OWNER/NAME"
         )
     if threads is not None:
         torch.set_num_threads(threads)
@@ -63,12 +63,14 @@ def predict(
             print(f"archzoo predict: {row['error']}", file=sys.stderr)
     lines = [_line(row) for row in found if "error" not in row]
     inputs = f"{failed} of {len(found)} inputs could not be predicted"
-    return Answer(found, "\n".join(lines), inputs if failed else None, lines=True)
+    return Answer(found, "\n".join(lines), failed=inputs if failed else None, lines=True)
 
 
 def _line(row: dict[str, Any]) -> str:
     """One input for a reader."""
-    shares = ", ".join(f"{each['class']} {100 * each['probability']:.2f} %" for each in row["classes"])
+    shares = ", ".join(
+        f"{each['class']} {100 * each['probability']:.2f} %" for each in row["classes"]
+    )
     if "bytes" not in row:
         return f"{row['input']}: {shares}"
     return (
