@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ..zoo.axes.lowrank import apply_lowrank, lowrank_config, merge_lowrank
+from ..zoo.axes.lowrank import LowRankSpec, apply_lowrank, lowrank_config, merge_lowrank
 from ..zoo.models import build_model, models
 from ..zoo.network import Network
 from ..zoo.recipe import first_difference
@@ -81,7 +81,7 @@ def build_from(
     }
     plain = {key: value for key, value in options.items() if key != "lowrank"}
     spec = options.get("lowrank")
-    kept = spec is not None and source.recipe.options.get("lowrank") == lowrank_config(spec)
+    kept = spec is not None and _method(source.recipe.options.get("lowrank")) == _method(spec)
     try:
         if getattr(source, "lowrank", None) is not None and not kept:
             merge_lowrank(source)
@@ -95,6 +95,15 @@ def build_from(
     except ValueError as error:
         raise RunError(f"init={place.text}: {' '.join(str(error).split())}") from error
     return model, facts if head is None else {**facts, "head": head}
+
+
+def _method(spec: LowRankSpec | None) -> dict[str, Any] | None:
+    """A low-rank method and its settings, but for those that decide nothing of stored weights."""
+    if spec is None:
+        return None
+    written = lowrank_config(spec)
+    settings = {"name": written} if isinstance(written, str) else written
+    return {k: v for k, v in settings.items() if k not in ("seed", "learning_rate_ratio")}
 
 
 def _head(model: Network, source: Any, classes: Sequence[str] | None) -> tuple[bool, str | None]:

@@ -170,6 +170,15 @@ def test_factors_of_the_same_method_are_taken_as_they_are_and_of_another_as_thei
         built(cola)
 
 
+def test_a_shrunk_model_keeps_its_ranks_under_another_seed(tmp_path):
+    source = create_model("vit_nano", **VIT, lowrank="maestro")
+    for factors in source.lowrank.factors().values():
+        factors.select(torch.arange(3))
+    place = str(save_model(source, tmp_path / "saved"))
+    model, _ = built(place, lowrank={"name": "maestro", "seed": 5, "learning_rate_ratio": 0.5})
+    assert alike(model, source)
+
+
 def test_a_low_rank_run_starts_from_a_dense_one(tmp_path):
     train(tmp_path / "dense")
     train(tmp_path / "low", f"init={tmp_path / 'dense'}", "lowrank=maestro")

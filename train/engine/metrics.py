@@ -94,9 +94,10 @@ def evaluate(
     """
     from torchmetrics import MeanMetric  # seconds to import
 
-    # Sums in float64: the mean of a large fold must not depend on the batch size.
-    loss = MeanMetric(sync_on_compute=True).set_dtype(torch.float64).to(device)
-    accuracy = MeanMetric(sync_on_compute=True).set_dtype(torch.float64).to(device)
+    # Sums in float64: the mean of a large fold must not depend on the batch size. The dtype comes
+    # last, since moving a metric to a device would round what it is given to float32 again.
+    loss = MeanMetric(sync_on_compute=True).to(device).set_dtype(torch.float64)
+    accuracy = MeanMetric(sync_on_compute=True).to(device).set_dtype(torch.float64)
     for logits, targets in predictions(model, batches, device, autocast):
         counted = int((targets != IGNORE).sum())
         if not counted:  # nothing here has a mean

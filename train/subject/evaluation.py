@@ -1,6 +1,7 @@
 """Figures of a model on a fold: overall, class by class, and under corruptions of its images."""
 
 import itertools
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -144,8 +145,11 @@ def _outcomes(
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
             yield inputs, targets
 
+    from tqdm import tqdm
+
+    shown = tqdm(as_read(), subject.data, unit=" batches", disable=not sys.stderr.isatty())
     try:
-        plain = predictions(model, as_read(), device, lambda: autocast(device.type, "off"))
+        plain = predictions(model, shown, device, lambda: autocast(device.type, "off"))
         return all_outcomes(plain)
     except ValueError as error:
         raise RunError(f"{subject.name} on {subject.data}: {error}") from error

@@ -55,7 +55,7 @@ def test_a_run_is_measured_on_its_own_test_fold(run, capsys):
     reported = json.loads((run / "result.json").read_text())["test"]["accuracy"]
     assert (figures["model"], figures["data"], figures["split"]) == ("mlp_nano", "digits", "test")
     assert figures["samples"] == 360 and figures["trained"] is True
-    assert figures["accuracy"] == pytest.approx(reported, rel=1e-6)
+    assert figures["accuracy"] == pytest.approx(reported, abs=1e-12)
     assert figures["reported"] == reported
     matrix = np.array(figures["confusion"])
     assert matrix.sum() == 360
