@@ -186,7 +186,9 @@ def _corruption_rows(corrupted: Mapping[str, Any]) -> list[tuple[str, ...]]:
     cells = {(row["corruption"], row["severity"]): row["accuracy"] for row in corrupted["rows"]}
     names = list(dict.fromkeys(name for name, _ in cells))
     levels = list(dict.fromkeys(level for _, level in cells))
-    rows = [("corruption, accuracy in %", *(f"severity {level}" for level in levels), "mean")]
+    rows: list[tuple[str, ...]] = [
+        ("corruption, accuracy in %", *(f"severity {level}" for level in levels), "mean")
+    ]
     for name in names:
         shares = [cells[name, level] for level in levels]
         rows.append((name, *(f"{100 * s:.2f}" for s in [*shares, sum(shares) / len(shares)])))
