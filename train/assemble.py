@@ -1,15 +1,20 @@
 """The parts of a run, made from its config: data, model, callbacks, loggers, trainer."""
 
 import random
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..zoo.models import build_model
+from ..zoo.network import Network
+from ..zoo.share.content_digest import sealed
 from .callbacks import Callback, LowRankTraining, callbacks
 from .check import model_options
 from .config import RunConfig, options_of
 from .data import Splits, check_folds, check_shares, data_sets
+from .engine.console import say
 from .engine.half_precision import refuse_unset_gradients
 from .engine.loggers import loggers
 from .engine.loop import Trainer
@@ -18,6 +23,8 @@ from .engine.process import World
 from .engine.saved.run_folder import RunFolder
 from .engine.schedule import learning_rate_factor
 from .errors import RunError
+from .initial_weights import build_from, initial_place
+from .subject.given_model import ModelPlace
 
 __all__ = ["assemble"]
 
@@ -29,10 +36,13 @@ def assemble(config: RunConfig, folder: RunFolder, world: World) -> Trainer:
         RunError: the data cannot be read, or the parts do not fit together.
     """
     _prepare_torch(config)
+    # A run that goes on has its weights in its checkpoint, whatever it started from.
+    fresh = config.init is not None and not folder.checkpoints()
+    place = initial_place(config.init) if config.init is not None and fresh else None
     splits = _read_data(config, world)
     _seed(config.seed)
     try:
-        trainer = _make_trainer(config, splits, folder, world)
+        trainer = _make_trainer(config, splits, folder, world, place)
     except ValueError as error:
         raise RunError(str(error)) from error
     if config.trainer.grad_checkpointing:
@@ -40,9 +50,17 @@ def assemble(config: RunConfig, folder: RunFolder, world: World) -> Trainer:
     return trainer
 
 
-def _make_trainer(config: RunConfig, splits: Splits, folder: RunFolder, world: World) -> Trainer:
+def _make_trainer(
+    config: RunConfig, splits: Splits, folder: RunFolder, world: World, place: ModelPlace | None
+) -> Trainer:
     options = model_options(config, splits.shape, splits.num_classes)
-    model = build_model(config.model["name"], **options).to(world.device)
+    if place is None:
+        model = build_model(config.model["name"], **options)
+    else:
+        classes = splits.about.get("classes")
+        model, facts = _from_weights(place, config.model["name"], options, classes, world)
+        folder.write_text("init.json", sealed(facts))
+    model = model.to(world.device)
     model.follow_data(**splits.conventions())
     if world.device.type == "cpu" and len(splits.shape) == 3:
         refuse_unset_gradients(model, torch.zeros(1, *splits.shape), config.trainer.amp)
@@ -67,6 +85,28 @@ def _make_trainer(config: RunConfig, splits: Splits, folder: RunFolder, world: W
         world=world,
         seed=config.seed,
     )
+
+
+def _from_weights(
+    place: ModelPlace,
+    name: str,
+    options: Mapping[str, Any],
+    classes: Sequence[str] | None,
+    world: World,
+) -> tuple[Network, dict[str, Any]]:
+    """Build the model with the weights of `init=` on every process, and say which they are.
+
+    The leader goes first, so that a download happens once.
+    """
+    if not world.leader:
+        world.share(None)
+    model, facts = build_from(place, name, options, classes)
+    if world.leader:
+        world.share(None)
+        say(f"init: the weights of {facts['model']} in {facts['init']}")
+        if "head" in facts:
+            say(facts["head"])
+    return model, facts
 
 
 def _read_data(config: RunConfig, world: World) -> Splits:

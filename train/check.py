@@ -19,7 +19,7 @@ from .engine.optim import check_optimizer, make_optimizer
 from .engine.schedule import SCHEDULES
 from .errors import RunError
 
-__all__ = ["check_run", "model_options"]
+__all__ = ["READS", "check_run", "data_facts", "model_options"]
 
 READS = {
     "image": ("image",),
@@ -89,7 +89,7 @@ def model_options(config: RunConfig, shape: tuple[int, ...], num_classes: int) -
     """
     entry = models[config.model["name"]]
     kind = data_sets[config.data["name"]].kind
-    facts = _facts(kind, shape, num_classes)
+    facts = data_facts(kind, shape, num_classes)
     options = {}
     for name, value in options_of(config.model).items():
         if not _unset(name, value):
@@ -120,7 +120,7 @@ def _trial_options(config: RunConfig, data: Entry) -> dict[str, Any]:
         "nodes": (1 + (known.get("negatives") or 1),),
     }[data.kind]
     given = {k: v for k, v in options_of(config.model).items() if not _unset(k, v)}
-    facts = _facts(data.kind, shape, 256)
+    facts = data_facts(data.kind, shape, 256)
     options = {k: v for k, v in facts.items() if k in models[config.model["name"]].options}
     options |= given
     return options if config.lowrank is None else {**options, "lowrank": config.lowrank}
@@ -137,7 +137,14 @@ def _check_numbers(config: Mapping[str, Any], prefix: str = "") -> None:
             raise ValueError(f"{prefix}seed must lie in [0, 2**32), got {value}")
 
 
-def _facts(kind: str, shape: tuple[int, ...], num_classes: int) -> dict[str, int]:
+def data_facts(kind: str, shape: tuple[int, ...], num_classes: int) -> dict[str, int]:
+    """Return what data decides of a model, by the keywords of builders.
+
+    Args:
+        kind: Of the data.
+        shape: Of one sample.
+        num_classes: Of the data; the vocabulary for tokens, the number of nodes.
+    """
     if kind == "tokens":
         return {"vocab_size": num_classes, "context_length": shape[0]}
     if kind == "nodes":

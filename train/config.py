@@ -90,6 +90,7 @@ class RunConfig:
     run_dir: str = "runs/${name}/${now:%Y-%m-%d_%H-%M-%S}-${draw:}"
     resume: str | None = None  # auto, or a run folder, whose config is then the default
     other_data: bool = False  # whether a run may go on with data that changed since it began
+    init: str | None = None  # a run or a saved model whose weights it starts from
     imports: list[str] = field(default_factory=list)  # modules with parts of the user's own
     model: Any = MISSING
     data: Any = MISSING

@@ -13,6 +13,7 @@ from .engine.process import World
 from .engine.saved.claim_folder import claimed_folder
 from .engine.saved.run_folder import RunFolder
 from .errors import RunError
+from .initial_weights import whole_place
 from .start import begin, ended_result, recorded_config
 from .user_imports import import_parts
 
@@ -55,6 +56,7 @@ def run_to_end(
     if recorded is not None:
         config = recorded_config(recorded, config, given)
     config.imports = import_parts(config.imports, recorded)
+    config.init = None if config.init is None else whole_place(config.init)
     check_run(config)
     with claimed_folder(config, sweep) as (world, folder):
         return _run(config, folder, world)

@@ -1,5 +1,6 @@
 """What a command answers, and how an error ends one."""
 
+import json
 import os
 import sys
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ class Answer:
     Args:
         found: What JSON can hold, no number of it infinite: what `--json` prints.
         text: The same for a reader.
+        lines: Whether `found` is a list that JSON holds a line for each of.
         failed: One line that ends the command with exit code 1, such as a refuted claim. What was
             found is printed all the same.
     """
@@ -24,6 +26,13 @@ class Answer:
     found: Any
     text: str
     failed: str | None = None
+    lines: bool = False
+
+    def as_json(self) -> str:
+        """What was found as `--json` prints it."""
+        if self.lines:
+            return "\n".join(json.dumps(row, allow_nan=False) for row in self.found)
+        return json.dumps(self.found, indent=2, allow_nan=False)
 
 
 def exit_with(command: str, error: RunError) -> NoReturn:

@@ -5,14 +5,15 @@
 A word `key=value` gives the parameter of that name, and a word without a key the next of those that
 the signature has before its `*`, or one of `*names`. A key is a name, so `runs/lr=0.1` is a word
 without one. Values are written as for `archzoo train`, in Hydra's grammar; where text is wanted, a
-value is taken as it stands.
+value is taken as it stands. Of a parameter that takes a mapping, `data=tabular data.table=wine` is
+`{name: tabular, table: wine}`.
 """
 
 import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ...zoo.registry import fits, nearest
@@ -77,6 +78,7 @@ def read_arguments(
     rest = next((p for p in known.values() if p.kind is p.VAR_POSITIONAL), None)
     keys = [name for name in known if rest is None or name != rest.name]
     found: dict[str, Any] = {}
+    inside: dict[str, dict[str, Any]] = {}
     loose: list[str] = []
     for word in words:
         key, given, text = word.partition("=")
@@ -84,7 +86,10 @@ def read_arguments(
             raise UsageError(
                 f"{word}: no such flag; arguments are key=value, and --help lists them"
             )
-        if not given or not key.isidentifier():
+        name, _, inner = key.partition(".")
+        if given and inner.isidentifier() and name in keys and _holds_keys(known[name]):
+            inside.setdefault(name, {})[inner] = _parsed(key, text)
+        elif not given or not key.isidentifier():
             loose.append(word)
         elif key not in keys:
             raise UsageError(f"{key}: there is no key {key!r}{nearest(key, keys)}")
@@ -92,6 +97,9 @@ def read_arguments(
             raise UsageError(f"{key} is given twice; write it once")
         else:
             found[key] = _read(known[key], text)
+    for name, values in inside.items():
+        whole = found.get(name) or {}
+        found[name] = {**(whole if isinstance(whole, Mapping) else {"name": whole}), **values}
     places = [p for p in known.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     for place in places:
         if loose and place.name not in found:
@@ -133,11 +141,18 @@ def _read(parameter: inspect.Parameter, text: str) -> Any:
     if value is ...:
         value = _parsed(parameter.name, text)
     listed = [m for m in members if typing.get_origin(m) in (tuple, list)]
-    if listed and not isinstance(value, list) and value is not None:
+    if listed and value is not None and not isinstance(value, list) and not fits(value, kind):
         value = [value]
     if not fits(value, kind):
         raise UsageError(f"{parameter.name} must be {in_words(kind)}, got {value!r}")
     return value
+
+
+def _holds_keys(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter takes a mapping, so that `data.root=…` is a key inside it."""
+    kind = parameter.annotation
+    members = typing.get_args(kind) if _is_union(kind) else (kind,)
+    return any(typing.get_origin(member) is dict for member in members)
 
 
 def _is_union(kind: Any) -> bool:

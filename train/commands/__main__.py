@@ -1,6 +1,5 @@
 """The command `archzoo`, or `python -m archzoo.train.commands`."""
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -66,8 +65,7 @@ def _call(name: str, words: list[str]) -> None:
     except RunError as error:
         exit_with(f"archzoo {name}", error)
     if answer is not None:
-        as_json = "--json" in words
-        print(json.dumps(answer.found, indent=2, allow_nan=False) if as_json else answer.text)
+        print(answer.as_json() if "--json" in words else answer.text)
         if answer.failed is not None:
             exit_with(f"archzoo {name}", RunError(answer.failed))
 

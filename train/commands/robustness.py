@@ -23,6 +23,7 @@ from ..command_line.answer import Answer
 from ..command_line.arguments import takes
 from ..command_line.finished_run import finished_run
 from ..data import Splits
+from ..engine.process import choose_device
 from ..engine.saved.run_folder import RunFolder
 from ..errors import RunError
 from ..measures.foreign_images import OutSet, out_sets
@@ -128,7 +129,7 @@ def measure(config: RobustnessConfig) -> dict[str, Any]:
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    device, dtype = _device(config.device), getattr(torch, config.dtype)
+    device, dtype = choose_device(config.device), getattr(torch, config.dtype)
     run = finished_run(
         config.run, config.root, other_data=config.other_data, imports=config.imports
     )
@@ -181,12 +182,6 @@ class _Inside:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         splits = self.splits
         return pixel_batches(splits.test, splits.mean, splits.std, **self.options)
-
-
-def _device(wanted: str) -> torch.device:
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise RunError("device=cuda, but torch sees no CUDA device; use device=cpu")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _attack_options(config: RobustnessConfig, splits: Splits) -> dict[str, Any]:

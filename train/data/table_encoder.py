@@ -74,8 +74,28 @@ class TableEncoder:
             categories=[[str(word) for word in words] for words in categories],
         )
 
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> "TableEncoder":
+        """Make the encoder that `as_json` wrote.
+
+        Raises:
+            ValueError: other facts than an encoder's.
+        """
+        try:
+            return cls(**facts)
+        except TypeError as error:
+            raise ValueError(f"encoder is not that of a table: {error}") from error
+
     def encode(self, table: Table) -> np.ndarray:
-        """Return float32 features (rows, F) of a table with these columns; numbers come first."""
+        """Return float32 features (rows, F) of a table with these columns; numbers come first.
+
+        Raises:
+            ValueError: the table lacks a column, or holds text where a number was learnt.
+        """
+        for kind, names in (("numeric", self.numeric), ("categorical", self.nominal)):
+            lacking = [name for name in names if name not in table.columns[kind]]
+            if lacking:
+                raise ValueError(f"{table.source} lacks the {kind} column {lacking[0]!r}")
         numeric = table.numeric[:, [table.columns["numeric"].index(n) for n in self.numeric]]
         nominal = table.nominal[:, [table.columns["categorical"].index(n) for n in self.nominal]]
         filled = np.where(np.isnan(numeric), np.array(self.median), numeric)
@@ -113,7 +133,7 @@ class TableEncoder:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Return the facts as plain values, which `TableEncoder(**facts)` takes back."""
+        """Return the facts as plain values, which `TableEncoder.of(facts)` takes back."""
         return asdict(self)
 
 

@@ -3,7 +3,7 @@
 import csv
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from ...zoo.registry import nearest
 from .download import require
 
-__all__ = ["BUNDLED", "MISSING", "Table", "read_bundled", "read_csv", "table_of"]
+__all__ = ["BUNDLED", "MISSING", "Table", "csv_lines", "read_bundled", "read_csv", "table_of"]
 
 log = logging.getLogger("archzoo")
 
@@ -162,27 +162,36 @@ def read_csv(root: str, name: str, target: str | None = None) -> Table:
 
 def _read_rows(path: Path, target: str | None) -> tuple[list[str], list[list[str]]]:
     """Read header and cells, the target's column last."""
+    lines = csv_lines(path)
+    _, header = next(lines)
+    place = _place(path, header, target)
     rows = []
+    for number, row in lines:
+        if len(row) != len(header):
+            raise ValueError(f"{path}: line {number} has {len(row)} cells, not {len(header)}")
+        label = row.pop(place)
+        if label.lower() in MISSING:
+            said = f" but {label!r}" if label else ""
+            raise ValueError(f"{path}: line {number} has no target{said}")
+        rows.append([*row, label])
+    return [*header[:place], *header[place + 1 :], header[place]], rows
+
+
+def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the cells of every line of a CSV file but empty ones, the header first.
+
+    Raises:
+        ValueError: the file cannot be read as a table.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # a mark of the byte order or not
             reader = csv.reader(file)
-            header = [cell.strip() for cell in next(reader, [])]
-            place = _place(path, header, target)
+            yield 1, [cell.strip() for cell in next(reader, [])]
             for row in reader:
-                if not row:
-                    continue  # an empty line
-                if len(row) != len(header):
-                    raise ValueError(
-                        f"{path}: line {reader.line_num} has {len(row)} cells, not {len(header)}"
-                    )
-                label = row.pop(place).strip()
-                if label.lower() in MISSING:
-                    said = f" but {label!r}" if label else ""
-                    raise ValueError(f"{path}: line {reader.line_num} has no target{said}")
-                rows.append([*(cell.strip() for cell in row), label])
+                if row:
+                    yield reader.line_num, [cell.strip() for cell in row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as a table in UTF-8: {error}") from error
-    return [*header[:place], *header[place + 1 :], header[place]], rows
 
 
 def _place(path: Path, header: list[str], target: str | None) -> int:

@@ -1,7 +1,7 @@
 """Evaluate a model on a fold: loss, accuracy and, for text, bits per byte."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ...layers.modes import evaluating
 
-__all__ = ["IGNORE", "better", "cross_entropy", "evaluate", "headline"]
+__all__ = ["IGNORE", "better", "cross_entropy", "evaluate", "headline", "predictions"]
 
 IGNORE = -100  # the target of a padded position, which no loss or metric counts
 
@@ -50,6 +50,29 @@ def cross_entropy(
 
 
 @torch.no_grad()
+def predictions(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the logits of every batch beside its targets, from the model in eval mode.
+
+    Args:
+        model: Put into eval mode until the last batch; every module gets its own mode back.
+        batches: Inputs and targets.
+        device: Where the model is.
+        autocast: Makes the precision context of a forward pass.
+    """
+    with evaluating(model):
+        for inputs, targets in batches:
+            inputs, targets = inputs.to(device), targets.to(device)
+            with autocast():
+                logits = model(inputs)
+            yield logits, targets
+
+
+@torch.no_grad()
 def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -71,21 +94,18 @@ def evaluate(
     """
     from torchmetrics import MeanMetric  # seconds to import
 
-    # Sums in float64: the mean of a large fold must not depend on the batch size.
-    loss = MeanMetric(sync_on_compute=True).set_dtype(torch.float64).to(device)
-    accuracy = MeanMetric(sync_on_compute=True).set_dtype(torch.float64).to(device)
-    with evaluating(model):
-        for inputs, targets in batches:
-            inputs, targets = inputs.to(device), targets.to(device)
-            with autocast():
-                logits = model(inputs)
-            counted = int((targets != IGNORE).sum())
-            if not counted:  # nothing here has a mean
-                continue
-            summed = cross_entropy(logits, targets, reduction="sum")
-            right = (logits.argmax(-1) == targets).sum()
-            loss.update(summed.double() / counted, counted)
-            accuracy.update(right.double() / counted, counted)
+    # Sums in float64: the mean of a large fold must not depend on the batch size. The dtype comes
+    # last, since moving a metric to a device would round what it is given to float32 again.
+    loss = MeanMetric(sync_on_compute=True).to(device).set_dtype(torch.float64)
+    accuracy = MeanMetric(sync_on_compute=True).to(device).set_dtype(torch.float64)
+    for logits, targets in predictions(model, batches, device, autocast):
+        counted = int((targets != IGNORE).sum())
+        if not counted:  # nothing here has a mean
+            continue
+        summed = cross_entropy(logits, targets, reduction="sum")
+        right = (logits.argmax(-1) == targets).sum()
+        loss.update(summed.double() / counted, counted)
+        accuracy.update(right.double() / counted, counted)
     result = {"loss": float(loss.compute()), "accuracy": float(accuracy.compute())}
     if kind == "tokens":
         result["bits_per_byte"] = result["loss"] / math.log(2)

@@ -18,6 +18,7 @@ from ..errors import RunError
 __all__ = [
     "World",
     "abandon",
+    "choose_device",
     "connect",
     "disconnect",
     "exchanging_gradients",
@@ -98,18 +99,32 @@ class World:
         return box
 
 
+def choose_device(wanted: str, key: str = "device") -> torch.device:
+    """Return the device to compute on; `auto` is CUDA where there is any.
+
+    Args:
+        wanted: `auto`, `cpu` or `cuda`.
+        key: What the setting is called.
+
+    Raises:
+        RunError: CUDA was asked for and is not there, or an unknown device.
+    """
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise RunError(f"{key} must be auto, cpu or cuda, got {wanted!r}")
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise RunError(f"{key}=cuda, but torch sees no CUDA device; use {key}=cpu")
+    return torch.device("cuda" if wanted != "cpu" and there else "cpu")
+
+
 def connect(device: str) -> World:
     """Join the process group if `torchrun` started this process, and choose the device.
 
     Raises:
         RunError: CUDA was asked for and is not there, or an unknown device.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise RunError(f"trainer.device must be auto, cpu or cuda, got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise RunError("trainer.device=cuda, but torch sees no CUDA device; use trainer.device=cpu")
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    cuda = device != "cpu" and torch.cuda.is_available()
+    cuda = choose_device(device, "trainer.device").type == "cuda"
     place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else "cpu"
     if cuda:
         torch.cuda.set_device(place)

@@ -28,6 +28,7 @@ from .transfer_weights import take_weights
 __all__ = [
     "CONFIG",
     "WEIGHTS",
+    "build_empty",
     "load_from_hub",
     "load_model",
     "load_weights",
@@ -218,7 +219,7 @@ def _checked_config(model: nn.Module) -> dict[str, Any]:
         if tensor.is_meta:
             raise ValueError(f"{name}: {place} is on the meta device and has no values to save")
     try:
-        difference = first_difference(model, _empty(config["name"], config["options"]))
+        difference = first_difference(model, build_empty(config["name"], config["options"]))
     except ValueError as error:
         difference = str(error)
     if difference is not None:
@@ -241,7 +242,7 @@ def _build(name: str, options: Mapping[str, Any]) -> nn.Module:
     return build_model(name, **options)
 
 
-def _empty(name: str, options: Mapping[str, Any]) -> nn.Module:
+def build_empty(name: str, options: Mapping[str, Any]) -> nn.Module:
     """Build a model without memory for weights, and without touching the random state."""
     with torch.random.fork_rng(devices=[]):
         try:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..augment import policy_steps
 from ..data_set import Splits, data_sets
 from ..download import require
+from ..evaluation_transform import evaluation_steps, normalizing_steps
 from ..fold_storage import FileFold
 from ..stratified_split import held_out, split_off
 
@@ -127,14 +128,10 @@ def _pipeline(
     if train and policy != "none":
         steps = [v2.RandomResizedCrop(img_size), v2.RandomHorizontalFlip(), *policy_steps(policy)]
     else:
-        steps = [v2.Resize(resize), v2.CenterCrop(img_size)]
+        steps = evaluation_steps((img_size, img_size), resize)
     if train and jitter:
         steps.append(v2.ColorJitter(jitter, jitter, jitter))
-    steps += [
-        v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(MEAN, STD),
-    ]
+    steps += normalizing_steps(MEAN, STD)
     if train and erasing:
         steps.append(v2.RandomErasing(p=erasing))
     return v2.Compose([*steps, v2.ToPureTensor()])

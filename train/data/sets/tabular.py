@@ -46,6 +46,7 @@ def tabular(
     target: str | None = None,
     split: int = 0,
     max_rows: int | None = None,
+    encoder: dict[str, Any] | None = None,
 ) -> Splits:
     """A table to classify: bundled with scikit-learn, a CSV file, or from OpenML.
 
@@ -62,9 +63,12 @@ def tabular(
         split: Which fold to test on, in [0, 4].
         max_rows: Of a larger table, this many rows are kept before anything else: a fixed
             choice, every class in proportion. None keeps all.
+        encoder: What turns rows into features, as a trained model keeps it; None learns it from
+            the training fold.
 
     Raises:
-        ValueError: no such table, fewer than ten rows or two classes in it, or max_rows < 1.
+        ValueError: no such table, fewer than ten rows or two classes in it, max_rows < 1, or an
+            encoder of other columns.
     """
     if target is not None and (root is None or table.startswith("openml:")):
         raise ValueError(f"target={target} names a column of a CSV file; give data.root=… too")
@@ -84,8 +88,11 @@ def tabular(
     rest, test = held_out(targets, split)
     train, validation = split_off(targets[rest], max(1, len(rest) // 8))
     numbers = {"train": rest[train], "validation": rest[validation], "test": test}
-    encoder = TableEncoder.fit(raw, numbers["train"].numpy())
-    features = torch.from_numpy(encoder.encode(raw))
+    if encoder is None:
+        learnt = TableEncoder.fit(raw, numbers["train"].numpy())
+    else:
+        learnt = TableEncoder.of(encoder)
+    features = torch.from_numpy(learnt.encode(raw))
     folds: dict[str, Any] = {
         key: ArrayFold(features[rows], targets[rows]) for key, rows in numbers.items()
     }
@@ -93,7 +100,7 @@ def tabular(
         "source": raw.source,
         "classes": raw.classes,
         "columns": raw.columns,
-        "encoder": encoder.as_json(),
+        "encoder": learnt.as_json(),
         "split": split,
         "sizes": {key: len(fold) for key, fold in folds.items()},
         "sha256": {key: fingerprint(fold.inputs, fold.targets) for key, fold in folds.items()},

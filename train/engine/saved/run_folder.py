@@ -4,6 +4,7 @@ config.yaml             the resolved config; config-first.yaml, where a later st
 environment.json        versions, machine, command and commit of the first start
 environment-STEP.json   the same of the start that went on from a step
 data.json               facts of the data: sources, sizes, hashes, classes
+init.json               which weights the run started from, where init= named some
 run.lock                which process writes here
 metrics.csv             one row per log line and evaluation; tensorboard/ beside it
 checkpoints/last.pt     what `resume` goes on from; last-1.pt, … are those before it

@@ -1,0 +1,151 @@
+"""The weights that a run starts from: those of another run or of a saved model, for `init=`.
+
+All that the two models have in common is taken over, which is everything but the head where the
+number of classes differs, and the structure of factored weights where that of the run is another.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..zoo.axes.lowrank import LowRankSpec, apply_lowrank, lowrank_config, merge_lowrank
+from ..zoo.models import build_model, models
+from ..zoo.network import Network
+from ..zoo.recipe import first_difference
+from ..zoo.share.content_digest import content_digest
+from ..zoo.share.save_load import build_empty
+from ..zoo.share.transfer_weights import take_weights
+from .errors import RunError
+from .subject.given_model import ModelPlace, find_model
+
+__all__ = ["build_from", "initial_place", "whole_place"]
+
+
+def whole_place(init: str) -> str:
+    """Return the same place for a reader in any folder: a path from the root on."""
+    if init.startswith("hf-hub:") or init in models:
+        return init
+    return str(Path(init.removeprefix("local-dir:")).absolute())
+
+
+def initial_place(init: str) -> ModelPlace:
+    """Find the weights to start from.
+
+    Raises:
+        RunError: there is no such model, or it has no weights.
+    """
+    try:
+        place = find_model(init)
+    except RunError as error:
+        raise RunError(f"init: {error}") from error
+    if not place.trained:
+        raise RunError(
+            f"init={init} is a registered name, which has no weights; name a run, the folder of a "
+            f"saved model, or hf-hub:OWNER/NAME"
+        )
+    return place
+
+
+def build_from(
+    place: ModelPlace,
+    name: str,
+    options: Mapping[str, Any],
+    classes: Sequence[str] | None = None,
+) -> tuple[Network, dict[str, Any]]:
+    """Build a model with the weights of another.
+
+    Factored weights of the same method and settings are taken over as they are; of any other they
+    are made dense first, and the run's own method starts from dense weights.
+
+    Args:
+        place: Of the other.
+        name: Of the model.
+        options: Keywords of `build_model`.
+        classes: Names of the classes that the model is to tell apart.
+
+    Returns:
+        The model, and facts to record: `init`, `model`, a digest of the `weights`, and `head`, a
+        sentence where it is started anew or its classes had other names.
+
+    Raises:
+        RunError: the two differ in more than the head, the structure of weights and rates of
+            dropout; the message names the first difference.
+    """
+    source: Any = place.load()
+    facts: dict[str, Any] = {
+        "init": place.text,
+        "model": source.recipe[0],
+        "weights": content_digest(source.state_dict()),
+    }
+    plain = {key: value for key, value in options.items() if key != "lowrank"}
+    spec = options.get("lowrank")
+    kept = spec is not None and _method(source.recipe.options.get("lowrank")) == _method(spec)
+    try:
+        if getattr(source, "lowrank", None) is not None and not kept:
+            merge_lowrank(source)
+        given = dict(options) if kept else plain
+        model = build_model(name, **given)
+        anew, head = _head(model, source, classes)
+        _refuse_differences(name, given, model, source)
+        take_weights(model, source, head=anew, stem=False)
+        if spec is not None and not kept:
+            apply_lowrank(model, spec)
+    except ValueError as error:
+        raise RunError(f"init={place.text}: {' '.join(str(error).split())}") from error
+    return model, facts if head is None else {**facts, "head": head}
+
+
+def _method(spec: LowRankSpec | None) -> dict[str, Any] | None:
+    """A low-rank method and its settings, but for those that decide nothing of stored weights."""
+    if spec is None:
+        return None
+    written = lowrank_config(spec)
+    settings = {"name": written} if isinstance(written, str) else written
+    return {k: v for k, v in settings.items() if k not in ("seed", "learning_rate_ratio")}
+
+
+def _head(model: Network, source: Any, classes: Sequence[str] | None) -> tuple[bool, str | None]:
+    """Give the source a head of the model's size.
+
+    Returns:
+        Whether the head is started anew, and what is to be said of it.
+    """
+    before, now = source.num_classes, model.num_classes
+    # A language model's head is its vocabulary, and often its embedding.
+    if before != now and models[str(model.recipe and model.recipe[0])].kind != "tokens":
+        source.reset_classifier(now)
+        return True, f"head: {before} -> {now} classes, started anew"
+    names = getattr(source, "conventions", {}).get("label_names")
+    if names is None or classes is None or list(names) == list(classes):
+        return False, None
+    return False, f"head: kept, though its classes were {_few(names)} and are {_few(classes)}"
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - 3
+    return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")
+
+
+def _refuse_differences(name: str, options: Mapping[str, Any], model: Network, source: Any) -> None:
+    """Refuse a source that is built otherwise than the model, but for rates of dropout.
+
+    Raises:
+        ValueError: naming the first difference.
+    """
+    theirs, known = source.recipe, models[name].options
+    rates = {}
+    for key in known:
+        if "drop" in key:
+            default = models[theirs[0]].options if theirs[0] in models else {}
+            fallback = default[key].default if key in default else known[key].default
+            rates[key] = theirs.options.get(key, fallback)
+    probe: nn.Module = build_empty(name, {**options, **rates})
+    difference = first_difference(source, probe)
+    if difference is not None:
+        raise ValueError(
+            f"the model there, {theirs[0]}, is another than model={name} as it is set here: "
+            f"{difference}; set model.… as it was there"
+        )

@@ -1,0 +1,260 @@
+"""A model on data: samples as it reads them, classes in its order, or a line on what does not fit.
+
+What the data set would choose for itself and the model has settled follows the model: statistics of
+pixels, size and cut of photographs, the encoder of a table's rows, the length of a context.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...zoo.models import models
+from ...zoo.registry import nearest
+from ..check import READS
+from ..data import Batches, Fold, Splits, data_sets, loader
+from ..engine.metrics import IGNORE
+from ..errors import RunError
+from ..measures.corruptions import corrupt
+from ..measures.pixels import FromPixels, pixel_batches
+from .given_model import ModelPlace
+
+__all__ = ["SPLITS", "ModelOnData", "check_fit", "conventions_of", "kind_of", "model_on_data"]
+
+SPLITS = ("train", "validation", "test")
+
+WHERE = {"root", "path", "download"}
+"""Keywords of data sets that say where the data lie, and not which they are."""
+
+
+@dataclass(frozen=True)
+class ModelOnData:
+    """A model and data that it can be measured on.
+
+    Args:
+        name: Registered name of the model.
+        model: In eval mode.
+        data: Name of the data set.
+        splits: Its folds.
+        own: Whether the model's run was trained on that data set.
+        classes: Names of the model's classes, where they are known.
+        order: For each class of the data its number in the model; None where they are the same.
+    """
+
+    name: str
+    model: nn.Module
+    data: str
+    splits: Splits
+    own: bool
+    classes: list[str] | None
+    order: Tensor | None
+
+    def fold(self, split: str) -> Fold:
+        """Return a fold by its name.
+
+        Raises:
+            RunError: no such fold, or one without samples.
+        """
+        if split not in SPLITS:
+            raise RunError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        fold: Fold = getattr(self.splits, split)
+        if not len(fold):
+            raise RunError(f"the {split} fold of {self.data} holds no sample; take another split")
+        return fold
+
+    def batches(self, split: str, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield a fold as the model reads it, with targets in the order of the model's classes."""
+        fold, statistics = self.fold(split), self._statistics()
+        if statistics != (self.splits.mean, self.splits.std):
+            yield from self._from_pixels(fold, batch_size, None, 0)
+            return
+        for inputs, targets in loader(fold, Batches(len(fold), batch_size)):
+            yield inputs, self._in_order(targets)
+
+    def corrupted(
+        self, split: str, batch_size: int, corruption: str, severity: int, seed: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the same with a corruption of the pixels.
+
+        Raises:
+            RunError: the data are no images.
+        """
+        if self.splits.kind != "image" or self.splits.mean is None:
+            raise RunError(
+                f"corruptions are of images, but {self.data} gives {self.splits.kind}; leave "
+                f"corruptions out"
+            )
+        yield from self._from_pixels(self.fold(split), batch_size, (corruption, severity), seed)
+
+    def _from_pixels(
+        self, fold: Fold, batch_size: int, corruption: tuple[str, int] | None, seed: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        normalize, first = FromPixels(self.model, *self._statistics()).normalize, 0
+        pixels = pixel_batches(fold, self.splits.mean, self.splits.std, batch_size=batch_size)
+        for x, targets in pixels:
+            if corruption is not None:
+                x = corrupt(x, *corruption, seed=seed, first=first)
+            first += len(x)
+            yield normalize(x), self._in_order(targets)
+
+    def _statistics(self) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+        """Mean and standard deviation that the model was trained with, else those of the data."""
+        own = conventions_of(self.model)
+        if self.splits.kind != "image" or "mean" not in own or "std" not in own:
+            return self.splits.mean, self.splits.std
+        return tuple(own["mean"]), tuple(own["std"])
+
+    def _in_order(self, targets: Tensor) -> Tensor:
+        if self.order is None:
+            return targets
+        return torch.where(targets == IGNORE, targets, self.order[targets.clamp(min=0)])
+
+
+def conventions_of(model: nn.Module) -> dict[str, Any]:
+    """What a model keeps of the data that it was trained on."""
+    return cast("dict[str, Any]", getattr(model, "conventions", {}))
+
+
+def model_on_data(
+    place: ModelPlace,
+    data: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    other_data: bool = False,
+    seed: int = 0,
+) -> ModelOnData:
+    """Load a model, read data for it, and see that the two fit.
+
+    Args:
+        place: Of the model.
+        data: Name of the data set; None is that of the model's run.
+        options: Keywords of the data set; what is left out is as the run recorded or as the model
+            needs it.
+        other_data: Whether the data of the model's run may have changed, and whether classes of
+            other names are scored by their number.
+        seed: Of the weights of a registered name, which has none.
+
+    Raises:
+        RunError: data that are not named, cannot be read or do not fit the model.
+    """
+    given = dict(options or {})
+    if data is None and place.data is None:
+        raise RunError(
+            f"{place.text} does not say which data to measure it on; say data=NAME, such as "
+            f"data=digits"
+        )
+    name = data or cast(str, place.data)
+    known = place.data_options if name == place.data else {}
+    own = name == place.data and given.keys() <= WHERE
+    try:
+        if name not in data_sets:
+            raise ValueError(f"data={name}: no such data set{nearest(name, data_sets.names())}")
+        model = place.load() if place.trained else None
+        kind = models[place.address].kind if model is None else kind_of(model)
+        _check_kind(place.text, kind, name)
+        settled = {} if own or model is None else _as_the_model_needs(model, name)
+        splits: Splits = data_sets.build(name, **{**known, **settled, **given})
+        if model is None:
+            model = place.build(splits, seed)
+        elif own and place.run is not None and not other_data:
+            place.run.check_data(splits.about)
+        order = check_fit(model, splits, other_data)
+    except (ValueError, OSError) as error:  # the latter names its file
+        raise RunError(str(error)) from error
+    classes = conventions_of(model).get("label_names") or splits.about.get("classes")
+    recipe: Any = getattr(model, "recipe", None)
+    told = place.text if recipe is None else recipe[0]
+    return ModelOnData(told, model, name, splits, own, classes and list(classes), order)
+
+
+def kind_of(model: nn.Module) -> str:
+    """What a model reads; timm's are of images."""
+    recipe: Any = getattr(model, "recipe", None)
+    return models[recipe[0]].kind if recipe is not None and recipe[0] in models else "image"
+
+
+def _check_kind(text: str, kind: str, data: str) -> None:
+    """Refuse data of a kind that a model does not read.
+
+    Raises:
+        ValueError: naming data sets that it does.
+    """
+    if data_sets[data].kind not in READS[kind]:
+        fitting = [name for name in data_sets.names() if data_sets[name].kind in READS[kind]]
+        raise ValueError(
+            f"{text} reads {kind}, but data={data} gives {data_sets[data].kind}; choose data such "
+            f"as {', '.join(fitting[:4])}"
+        )
+
+
+def _as_the_model_needs(model: nn.Module, data: str) -> dict[str, Any]:
+    """Keywords of a data set that the model has settled."""
+    own, options = conventions_of(model), data_sets[data].options
+    settled: dict[str, Any] = {}
+    if "context_length" in options and hasattr(model, "context_length"):
+        settled["context_length"] = model.context_length
+    if "encoder" in options and "encoder" in own:
+        settled["encoder"] = own["encoder"]
+    if {"img_size", "resize"} <= options.keys() and {"input_size", "crop_pct"} <= own.keys():
+        _, height, width = own["input_size"]
+        if height == width:
+            settled |= {"img_size": height, "resize": int(height / own["crop_pct"])}
+    return settled
+
+
+def check_fit(model: nn.Module, splits: Splits, other_data: bool) -> Tensor | None:
+    """Refuse data that a model cannot be measured on, whatever was recorded of them.
+
+    Args:
+        model: In eval mode.
+        splits: The data.
+        other_data: Whether classes of other names may be scored by their number.
+
+    Returns:
+        For each class of the data its number in the model; None where they are the same.
+
+    Raises:
+        ValueError: the classes have other names, unless they may, or another number; or samples
+            have another shape than the model takes.
+    """
+    order = _order_of_classes(model, splits, other_data)
+    try:
+        with torch.no_grad():
+            model(splits.test.__getitems__([(0, 0)])[0] if len(splits.test) else _like(splits))
+    except (RuntimeError, IndexError, ValueError) as error:
+        said = str(error).splitlines()[0]
+        raise ValueError(f"the model takes no samples of shape {splits.shape}: {said}") from error
+    return order
+
+
+def _like(splits: Splits) -> Tensor:
+    """A sample of zeros, of the shape of an empty fold's."""
+    vectors = splits.kind in ("image", "features")
+    return torch.zeros(1, *splits.shape, dtype=torch.float32 if vectors else torch.int64)
+
+
+def _order_of_classes(model: nn.Module, splits: Splits, other_data: bool) -> Tensor | None:
+    """Number the classes of the data as the model does: by name where both have names.
+
+    Raises:
+        ValueError: they are not the model's.
+    """
+    names = conventions_of(model).get("label_names")
+    classes: Sequence[str] | None = splits.about.get("classes")
+    count = cast(int, getattr(model, "num_classes", splits.num_classes))
+    if splits.kind == "nodes" or (names is not None and names == classes):
+        return None
+    if names is not None and classes is not None and set(classes) <= set(names):
+        return torch.tensor([names.index(name) for name in classes])
+    if count != splits.num_classes:
+        what = "a vocabulary of {}" if splits.kind == "tokens" else "{} classes"
+        raise ValueError(f"the data has {what.format(splits.num_classes)}, the model {count}")
+    if names is not None and classes is not None and not other_data:
+        mine, its = next(pair for pair in zip(names, classes, strict=True) if pair[0] != pair[1])
+        raise ValueError(
+            f"the class {mine!r} of the model is {its!r} in the data; give the classes their names "
+            f"back, or say other_data=true to score them so"
+        )
+    return None

@@ -1,0 +1,115 @@
+"""Files of a user's own as a trained model reads them: images, rows of a CSV file, text."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..data import TokenFold
+from ..data.evaluation_transform import read_image
+from ..data.table_encoder import TableEncoder
+from ..data.table_files import csv_lines
+from ..errors import RunError
+from .given_data import conventions_of, kind_of
+
+__all__ = ["Sample", "reads", "samples", "text_windows"]
+
+BYTES = 256
+
+
+class Sample(NamedTuple):
+    """One input by its name, such as `cat.png` or `rows.csv:3`, or why it cannot be read."""
+
+    name: str
+    value: Tensor | ValueError
+
+
+def reads(model: nn.Module) -> str:
+    """Return what files a model reads: `image`, `rows` or `text`.
+
+    Raises:
+        RunError: it keeps no facts by which a file becomes an input.
+    """
+    kind, own = kind_of(model), conventions_of(model)
+    if kind == "tokens":
+        if getattr(model, "vocab_size", None) != BYTES:
+            raise RunError(
+                f"the model has a vocabulary of {getattr(model, 'vocab_size', 'unknown size')}; "
+                f"text is read as bytes, of which there are {BYTES}"
+            )
+        return "text"
+    if "encoder" in own:
+        return "rows"
+    if kind == "image" or "input_size" in own:
+        return "image"
+    raise RunError(
+        f"the model reads {kind} and does not keep how a file becomes one; "
+        f"train it with data=tabular on a table, or give images to a model of images"
+    )
+
+
+def samples(model: nn.Module, files: list[str]) -> Iterator[Sample]:
+    """Yield the inputs that files hold, in order: one of an image, one of each row of a table.
+
+    Args:
+        model: Whose facts say how an input is made.
+        files: Their paths.
+    """
+    facts: Any = getattr(model, "default_cfg", None) or getattr(model, "pretrained_cfg", {})
+    rows = reads(model) == "rows"
+    for file in files:
+        if rows:
+            yield from _rows(file, TableEncoder.of(facts["encoder"]))
+            continue
+        try:
+            yield Sample(file, read_image(Path(file), facts))
+        except ValueError as error:
+            yield Sample(file, error)
+
+
+def _rows(file: str, encoder: TableEncoder) -> Iterator[Sample]:
+    """Yield the rows of a CSV file with a header; columns that the model does not know are none."""
+    try:
+        lines = csv_lines(Path(file))
+        _, header = next(lines)
+        twice = [name for name in header if header.count(name) > 1]
+        if twice or not header:
+            what = f"two columns named {twice[0]!r}" if twice else "no header"
+            raise ValueError(f"{file} has {what}; give every column a name of its own")
+        for number, cells in lines:
+            name = f"{file}:{number}"
+            try:
+                if len(cells) != len(header):
+                    raise ValueError(f"{len(cells)} cells, not {len(header)}")
+                row = dict(zip(header, cells, strict=True))
+                yield Sample(name, torch.from_numpy(encoder.encode_rows([row]))[0])
+            except ValueError as error:
+                yield Sample(name, ValueError(f"{name}: {error}"))
+    except ValueError as error:
+        yield Sample(file, error)
+
+
+def text_windows(file: str, context_length: int) -> tuple[TokenFold, Tensor]:
+    """Read a text as windows to predict, every byte once, and the last context before its end.
+
+    Args:
+        file: Its path.
+        context_length: Bytes in a window.
+
+    Returns:
+        The windows, and the context of the next byte (1, at most context_length).
+
+    Raises:
+        ValueError: the file cannot be read, or holds nothing.
+    """
+    try:
+        content = Path(file).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    if not content:
+        raise ValueError(f"{file} holds no text")
+    tokens = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    fold = TokenFold(tokens, context_length)
+    return fold, fold.tokens[-context_length:].long()[None]
