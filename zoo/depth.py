@@ -1,7 +1,7 @@
 """Depth in a network: its blocks, what each hands on, and which of them a parameter belongs to.
 
-A block is what the sites of a residual count as one (`Site.block`). A parameter belongs to the block
-whose branches or norms hold it; one that serves several blocks, such as a residual's table of
+A block is what the sites of a residual count as one (`Site.block`). A parameter belongs to the
+block whose branches or norms hold it. One that serves several blocks, such as a residual's table of
 queries, a learned curvature or a tied embedding, belongs to the last of them, so that layer-wise
 learning rates slow nothing down that a late block needs.
 """

@@ -1,4 +1,4 @@
-"""What every image model answers beside a network: its depths, its pools, and timm's facts of it."""
+"""What an image model answers beyond a network: features at every depth, pools, timm's facts."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -16,7 +16,8 @@ Indices = int | Sequence[int] | None
 class ImageNetwork(Network):
     """A network of images whose features can be taken at every depth, under timm's names.
 
-    A subclass implements `feature_info` and `depths`, and sets `norm`, what stands between the last depth and the pool.
+    A subclass implements `feature_info` and `depths`, and sets `norm`, what stands between the last
+    depth and the pool.
 
     Args:
         in_chans: Image channels.
@@ -74,8 +75,8 @@ class ImageNetwork(Network):
         """Apply the final norm to features of a depth."""
         return self.norm(h)
 
-    def as_map(self, h: Tensor, x: Tensor) -> Tensor:
-        """Arrange the features of images x as (B, D, H, W), without prefix tokens."""
+    def as_map(self, h: Tensor) -> Tensor:
+        """Arrange features as (B, D, H, W), without prefix tokens."""
         return h
 
     def forward_intermediates(
@@ -116,26 +117,26 @@ class ImageNetwork(Network):
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt must be 'NCHW' or 'NLC', got {output_fmt!r}")
-        count = len(self.feature_info)
-        taken = taken_depths(count, indices)
-        end = max(taken) if stop_early or intermediates_only else count - 1
-        maps, prefixes, final = [], [], x
-        for depth, h in self.depths(x, {*taken, end}):
+        depths = len(self.feature_info)
+        taken = taken_depths(depths, indices)
+        end = max(taken) if stop_early or intermediates_only else depths - 1
+        seen, last = [], x
+        for depth, last in self.depths(x, {*taken, end}):  # noqa: B007
             if depth in taken:
-                seen = self.normed(h, depth) if norm else h
-                prefixes.append(seen[:, : self.num_prefix_tokens])
-                found = self.as_map(seen, x)
-                maps.append(found if output_fmt == "NCHW" else found.flatten(2).mT)
+                seen.append(self.normed(last, depth) if norm else last)
             if depth == end:
-                final = h
                 break
-        with_prefix = return_prefix_tokens and self.num_prefix_tokens > 0
+        maps = [self.as_map(h) for h in seen]
+        maps = maps if output_fmt == "NCHW" else [h.flatten(2).mT for h in maps]
+        count = self.num_prefix_tokens if return_prefix_tokens else 0
+        prefixes = [h[:, :count] for h in seen if count]
         if output_dict:
-            found = {"image_intermediates": maps}
-            found |= {"image_intermediates_prefix": prefixes} if with_prefix else {}
-            return found if intermediates_only else found | {"image_features": self.normed(final, end)}
-        pairs = list(zip(maps, prefixes, strict=True)) if with_prefix else maps
-        return pairs if intermediates_only else (self.normed(final, end), pairs)
+            found: dict[str, Any] = {"image_intermediates": maps}
+            found |= {"image_intermediates_prefix": prefixes} if count else {}
+            found |= {} if intermediates_only else {"image_features": self.normed(last, end)}
+            return found
+        pairs = list(zip(maps, prefixes, strict=True)) if count else maps
+        return pairs if intermediates_only else (self.normed(last, end), pairs)
 
     def get_intermediate_layers(
         self,
@@ -222,7 +223,7 @@ class ImageNetwork(Network):
             self.set_global_pool(pool)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool the features and, unless `pre_logits`, classify them; both only where there is one."""
+        """Pool the features, where there is a pool, and classify them unless `pre_logits`."""
         return x if self.pool_type == "" else super().forward_head(x, pre_logits)
 
 
@@ -236,7 +237,9 @@ def taken_depths(count: int, indices: Indices) -> list[int]:
         return list(range(count))
     if isinstance(indices, int):
         if not 0 < indices <= count:
-            raise ValueError(f"the last n of {count} depths: n must lie in [1, {count}], got {indices}")
+            raise ValueError(
+                f"the last n of {count} depths: n must lie in [1, {count}], got {indices}"
+            )
         return list(range(count - indices, count))
     taken = [count + i if i < 0 else i for i in indices]
     wrong = [given for given, i in zip(indices, taken, strict=True) if not 0 <= i < count]

@@ -27,7 +27,7 @@ class StagedNetwork(ImageNetwork):
         options: Those of `ImageNetwork`.
     """
 
-    stem: nn.Sequential
+    stem: nn.Module
     stages: nn.ModuleList | nn.Sequential
     per_stage: tuple[str, ...] = ("stages",)
     """Attributes with an entry for each stage."""
@@ -74,7 +74,7 @@ class StagedNetwork(ImageNetwork):
 
     def depths(self, x: Tensor, taken: set[int]) -> Iterator[tuple[int, Tensor]]:
         """Yield what the stem and the stages give."""
-        parts, h = list(self.stem), x
+        parts, h = list(self.stem.children()), x
         for i, part in enumerate(parts):
             h = part(h)
             if i == self.stem_end % len(parts) and 0 in taken:
@@ -99,7 +99,7 @@ class StagedNetwork(ImageNetwork):
     def stages_of_blocks(self) -> list[list[list[nn.Module]]]:
         """The modules of each block of each stage; a shortcut stands with its stage's first."""
         found = [
-            blocks_of(stage) if isinstance(stage, Trunk) else [[part] for part in stage]
+            blocks_of(stage) if isinstance(stage, Trunk) else [[part] for part in stage.children()]
             for stage in self.stages
         ]
         for blocks, shortcut in zip(found, getattr(self, "shortcuts", ()), strict=False):

@@ -39,7 +39,7 @@ class VisionTransformer(ImageNetwork):
         num_heads: Attention heads.
         mlp_ratio: Hidden width of the MLP over `width`.
         registers: Extra learned tokens that no head reads.
-        global_pool: `token` reads the class token, `avg` the mean of the patch tokens; `""` hands on
+        global_pool: `token` reads the class token, `avg` the mean of the patch tokens; `""` gives
             all tokens where there is no head.
         qk_norm: Whether queries and keys are layer-normed.
         residual: The residual mechanism: a name, a mapping or a builder.
@@ -158,7 +158,7 @@ class VisionTransformer(ImageNetwork):
         """Yield what the blocks hand on (B, 1 + registers + patches, width)."""
         return handed_on(self.trunk, self.embed(x), taken)
 
-    def as_map(self, h: Tensor, x: Tensor) -> Tensor:
+    def as_map(self, h: Tensor) -> Tensor:
         """Arrange the patch tokens as (B, width, H, W)."""
         patches = h[:, self.num_prefix_tokens :].mT.contiguous()
         return patches.unflatten(2, self.patch_embed.grid_size)

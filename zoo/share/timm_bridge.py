@@ -42,7 +42,7 @@ def register_with_timm() -> list[str]:
     taken = [name for name in new if is_model(name)]
     if taken:
         raise ValueError(f"timm already has models named {taken}; nothing was registered")
-    facts = {name: _facts(name) for name in new if model_info(name).kind == "image"}
+    facts: dict[str, Any] = {n: _facts(n) for n in new if model_info(n).kind == "image"}
     vars(module)["default_cfgs"] = generate_default_cfgs(facts)
     for name in new:
         build = _adapter(name)
@@ -73,8 +73,10 @@ def _adapter(name: str) -> Callable[..., Any]:
                 f"{name} has no pretrained weights; use pretrained=False, or say where they are, "
                 f"such as pretrained_cfg_overlay={{'file': 'weights.safetensors'}}"
             )
-        chosen = {key: keywords.pop(key, None) for key in ("out_indices", "feature_cls")}
-        chosen |= keywords.pop("feature_cfg", None) or {}
+        chosen: dict[str, Any] = {}
+        if features_only:
+            chosen = {key: keywords.pop(key, None) for key in ("out_indices", "feature_cls")}
+            chosen |= keywords.pop("feature_cfg", {})
         known = models[name].options
         options = {key: value for key, value in given.options.items() if key in known}
         for key, value in keywords.items():
@@ -110,15 +112,15 @@ def _features(model: nn.Module, name: str, chosen: dict[str, Any]) -> nn.Module:
     Raises:
         ValueError: a model without depths, or an extractor that rebuilds models from their parts.
     """
-    from timm.models import FeatureGetterNet, FeatureHookNet
+    from timm.models._features import FeatureGetterNet, FeatureHookNet
 
     if not isinstance(model, ImageNetwork):
         raise ValueError(f"{name} has no depths to take features from; use features_only=False")
     kind = chosen.pop("feature_cls") or "getter"
     if kind not in ("getter", "hook"):
         raise ValueError(
-            f"feature_cls must be 'getter' or 'hook', got {kind!r}: the others rebuild a model from "
-            f"its parts, and lose what a residual keeps between stages"
+            f"feature_cls must be 'getter' or 'hook', got {kind!r}: the others rebuild a model "
+            f"from its parts, and lose what a residual keeps between stages"
         )
     depths = model.feature_info
     one_size = depths[0]["reduction"] == depths[-1]["reduction"]

@@ -23,7 +23,7 @@ STRUCTURE = (
 
 
 class FactsGiven(NamedTuple):
-    """What was said beyond a model's own facts: keywords of its builder, and facts to note on it."""
+    """What was said beyond a model's own facts: keywords of its builder, and facts to note."""
 
     options: dict[str, Any]
     facts: dict[str, Any]
@@ -32,9 +32,9 @@ class FactsGiven(NamedTuple):
 def facts_given(name: str, cfg: Any, overlay: Mapping[str, Any] | None) -> FactsGiven:
     """Read what timm passes to a builder.
 
-    `input_size` and `num_classes` become keywords of the builder, where they differ from its own and
-    the caller does not set them; a negative number of classes says that the head of a checkpoint
-    does not fit.
+    `input_size` and `num_classes` become keywords of the builder, where they differ from its own
+    and the caller does not set them; a negative number of classes says that the head of a
+    checkpoint does not fit.
 
     Args:
         name: Of the model.
@@ -69,7 +69,8 @@ def facts_given(name: str, cfg: Any, overlay: Mapping[str, Any] | None) -> Facts
     for key in STRUCTURE:
         if key in changed:
             raise ValueError(
-                f"pretrained_cfg says {key}={changed[key]!r}, but {name} has {own[key]!r}; leave it out"
+                f"pretrained_cfg says {key}={changed[key]!r}, but {name} has {own[key]!r}; "
+                f"leave it out"
             )
     options = {}
     if changed.get("num_classes", -1) >= 0:
