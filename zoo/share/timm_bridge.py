@@ -14,7 +14,7 @@ from torch import nn
 
 from ..image_network import ImageNetwork
 from ..models import build_model, list_models, model_info, models
-from .timm_facts import SOURCES, facts_given, share_facts
+from .timm_facts import SOURCES, facts_given, own_facts, share_facts
 
 __all__ = ["register_with_timm"]
 
@@ -87,7 +87,7 @@ def _adapter(name: str) -> Callable[..., Any]:
         model = build_model(name, **options)
         share_facts(model, name, given.facts)
         if pretrained:
-            _load(model, given.facts, cache_dir=keywords.get("cache_dir"))
+            _load(model, name, given.facts, keywords.get("cache_dir"))
         return _features(model, name, chosen) if features_only else model
 
     build.__name__ = build.__qualname__ = name
@@ -96,11 +96,15 @@ def _adapter(name: str) -> Callable[..., Any]:
     return build
 
 
-def _load(model: Any, facts: dict[str, Any], cache_dir: Any) -> None:
-    """Load weights from where the facts say, by timm's own function, which adapts head and stem."""
+def _load(model: Any, name: str, facts: dict[str, Any], cache_dir: Any) -> None:
+    """Load weights from where the facts say, by timm's own function, which adapts head and stem.
+
+    What they do not say of the source is as in the model at its defaults.
+    """
     from timm.models import load_pretrained
 
-    cfg = {**model.default_cfg, **facts, "label_offset": facts.get("label_offset") or 0}
+    cfg = {**own_facts(name), **facts}
+    cfg["label_offset"] = cfg["label_offset"] or 0
     in_chans = model.default_cfg["input_size"][0]
     classes = model.num_classes
     load_pretrained(model, cfg, num_classes=classes, in_chans=in_chans, cache_dir=cache_dir)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ..models import model_info
 from ..registry import nearest
 
-__all__ = ["SOURCES", "FactsGiven", "facts_given", "share_facts"]
+__all__ = ["SOURCES", "FactsGiven", "facts_given", "own_facts", "share_facts"]
 
 SOURCES = ("state_dict", "file", "url", "hf_hub_id")
 """Where weights may come from, of which timm's `load_pretrained` takes one."""
@@ -45,7 +45,6 @@ def facts_given(name: str, cfg: Any, overlay: Mapping[str, Any] | None) -> Facts
         ValueError: a tag, an entry that timm does not know, or one that contradicts the model.
     """
     from timm.models import PretrainedCfg
-    from timm.models._registry import get_pretrained_cfg
 
     if isinstance(cfg, str):
         raise ValueError(f"{name} has no pretrained weights, so none with the tag {cfg!r}")
@@ -60,7 +59,7 @@ def facts_given(name: str, cfg: Any, overlay: Mapping[str, Any] | None) -> Facts
         raise ValueError(
             f"pretrained_cfg of {name} has no entry {unknown[0]!r}{nearest(unknown[0], blank)}"
         )
-    own = vars(get_pretrained_cfg(name) or PretrainedCfg())
+    own = own_facts(name)
     changed = {
         key: value
         for key, value in said.items()
@@ -85,6 +84,14 @@ def facts_given(name: str, cfg: Any, overlay: Mapping[str, Any] | None) -> Facts
         side = sides[0] if sides[0] == sides[-1] else tuple(sides)
         options |= {"in_chans": channels, "img_size": side}
     return FactsGiven(options, changed)
+
+
+def own_facts(name: str) -> dict[str, Any]:
+    """What timm knows of a registered model at its defaults; of one that reads no images, nothing."""
+    from timm.models import PretrainedCfg
+    from timm.models._registry import get_pretrained_cfg
+
+    return dict(vars(get_pretrained_cfg(name) or PretrainedCfg()))
 
 
 def share_facts(model: Any, name: str, facts: Mapping[str, Any]) -> None:
