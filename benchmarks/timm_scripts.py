@@ -12,7 +12,6 @@ the exit code, 0 where all went well; `--quick` runs a model of each class.
 import importlib.util
 import os
 import runpy
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -80,7 +79,8 @@ def pictures(folder: Path) -> None:
         (folder / part).mkdir(parents=True)
         for i in range(8):
             pixels = numbers.integers(0, 256, (40, 36, 3), np.uint8)
-            Image.fromarray(pixels).save(folder / part / f"{i}.png")
+            # Names of their own: inference.py indexes by them.
+            Image.fromarray(pixels).save(folder / part / f"{part[-3:]}{i}.png")
 
 
 def measure(quick: bool) -> Measurement:
@@ -94,7 +94,6 @@ def measure(quick: bool) -> Measurement:
     register_with_timm()
     torch.set_num_threads(1)
     root = Path(place).resolve()
-    sys.path.insert(0, str(root / "scripts"))
     rows, failed, said = [], 0, []
     for name in QUICK if quick else QUICK + MORE:
         row: dict[str, Any] = {"model": name}

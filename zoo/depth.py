@@ -66,7 +66,11 @@ def values(trunk: Trunk, state: tuple[object, ...], site: int) -> Tensor:
 
 
 def layer_order(
-    model: nn.Module, stages: Sequence[Blocks], head: str, *, coarse: bool = False
+    model: nn.Module,
+    stages: Sequence[Blocks],
+    head: str | tuple[str, ...],
+    *,
+    coarse: bool = False,
 ) -> Callable[[str], tuple[float, ...]]:
     """Order the parameters of a network by depth, as timm's `group_matcher` does.
 
@@ -76,7 +80,7 @@ def layer_order(
     Args:
         model: The network.
         stages: The blocks of its stages, in order.
-        head: Name of the classifier.
+        head: Name of the classifier, or of several.
         coarse: Whether a stage is one group, and not each of its blocks.
 
     Returns:
@@ -85,6 +89,7 @@ def layer_order(
     Raises:
         ValueError: from the function, for a name that the network does not have.
     """
+    heads = (head,) if isinstance(head, str) else head
     places: dict[nn.Module, tuple[float, ...]] = {}
     for i, blocks in enumerate(stages):
         for j, block in enumerate(blocks):
@@ -95,7 +100,7 @@ def layer_order(
         inside = [places[module] for module in child.modules() if module in places]
         for path, module in child.named_modules(prefix=name, remove_duplicate=False):
             above = order.get(path.rpartition(".")[0], before)
-            order[path] = (2.0,) if name == head else places.get(module, above)
+            order[path] = (2.0,) if name in heads else places.get(module, above)
         before = max([before, *inside])
     held: dict[int, list[str]] = {}
     for path, parameter in model.named_parameters(remove_duplicate=False):

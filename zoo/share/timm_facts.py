@@ -87,7 +87,7 @@ def facts_given(name: str, cfg: Any, overlay: Mapping[str, Any] | None) -> Facts
 
 
 def own_facts(name: str) -> dict[str, Any]:
-    """What timm knows of a registered model at its defaults; of one that reads no images, nothing."""
+    """What timm knows of a model at its defaults; nothing of one that reads no images."""
     from timm.models import PretrainedCfg
     from timm.models._registry import get_pretrained_cfg
 
