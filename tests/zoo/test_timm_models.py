@@ -1,4 +1,4 @@
-"""The laws of timm's own tests of its models (`tests/test_models.py`), on every image model.
+"""The laws of timm's own tests of its models, on every image model.
 
 Refused on purpose, here and by the models, each in one line or by torch itself: TorchScript;
 `features_only` by extractors that rebuild a model from its parts (`list`, `dict`, `fx`); a pool or
