@@ -6,9 +6,9 @@ whose folder the environment variable ARCHZOO_TIMM names:
     git clone https://github.com/huggingface/pytorch-image-models
 
 `inference.py` wants pandas, `onnx_export.py` onnx; where one is missing the cell says so. A cell is
-the exit code, 0 where all went well; `--quick` runs a model of each class. torch's exporter stops
-at the factorisation inside a Lipschitz network, which ONNX does not have: those cells are refusals.
-A deep network with a history in the ball takes the exporter minutes, and is not tried.
+the exit code, 0 where all went well; `--quick` runs a model of each class. torch's exporter to
+ONNX fails on the Lipschitz networks: those cells are refusals. It takes more than a minute for a
+deep network with a history in the ball, which is not tried.
 """
 
 import importlib.util

@@ -3,7 +3,7 @@
 Refused on purpose, here and by the models, each in one line or by torch itself: TorchScript;
 `features_only` by extractors that rebuild a model from its parts (`list`, `dict`, `fx`); a pool or
 a keyword that a model does not have; `global_pool=""` beside a head; another size of image than a
-Vision Transformer was built for; torch.fx over residuals that it cannot trace (`test_features`).
+Vision Transformer was built for; torch.fx where layers ask for sizes (`test_features`).
 """
 
 import itertools
