@@ -114,6 +114,8 @@ def _model(draw: random.Random, entry: Entry, side: int) -> dict[str, Any]:
     chosen |= draw_some(draw, (o for o in options.values() if o.name not in given), 0.35)
     if "residual" in options and draw.random() < 0.7:
         chosen["residual"] = _residual(draw, draw.choice(residuals.names()), entry)
+    if chosen.get("global_pool") == "":
+        del chosen["global_pool"]  # features that no head reads, and a run has classes
     return {key: value for key, value in chosen.items() if key not in _excluded(entry, chosen)}
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..zoo.axes.lowrank import make_method
 from ..zoo.models import build_model, models
+from ..zoo.network import image_sides
 from ..zoo.registry import Entry, Registry, listed
 from .callbacks import callbacks
 from .config import FACTS, RunConfig, TrainerConfig, options_of
@@ -96,7 +97,7 @@ def model_options(config: RunConfig, shape: tuple[int, ...], num_classes: int) -
             options[name] = value
             # A text shorter than the model's context is the one difference that means no mistake.
             known = facts.get(name)
-            mismatch = known is not None and value != known
+            mismatch = known is not None and not _agree(name, value, known)
             if mismatch and not (name == "context_length" and value > known):
                 raise ValueError(
                     f"model.{name}={value}, but data {config.data['name']} has {known}; "
@@ -137,7 +138,7 @@ def _check_numbers(config: Mapping[str, Any], prefix: str = "") -> None:
             raise ValueError(f"{prefix}seed must lie in [0, 2**32), got {value}")
 
 
-def data_facts(kind: str, shape: tuple[int, ...], num_classes: int) -> dict[str, int]:
+def data_facts(kind: str, shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
     """Return what data decides of a model, by the keywords of builders.
 
     Args:
@@ -153,8 +154,16 @@ def data_facts(kind: str, shape: tuple[int, ...], num_classes: int) -> dict[str,
     for size in shape:
         facts["in_features"] *= size
     if kind == "image":
-        facts |= {"in_chans": shape[0], "img_size": shape[1]}
+        channels, height, width = shape
+        facts |= {"in_chans": channels, "img_size": height if height == width else (height, width)}
     return facts
+
+
+def _agree(name: str, value: Any, known: Any) -> bool:
+    """Whether a keyword says what the data have; a side alone is a square."""
+    if name == "img_size":
+        return image_sides(value) == image_sides(known)
+    return value == known
 
 
 def _unset(name: str, value: Any) -> bool:

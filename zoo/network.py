@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..layers.decay import decay_exclusions
 from ..layers.lowrank import Controller
+from .depth import blocks_of, layer_order
 from .recipe import Recipe, record
 from .trunk import Trunk
 
@@ -14,10 +15,12 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "HeadBuilder",
+    "ImageSize",
     "Network",
     "check_rates",
     "check_sizes",
     "image_cfg",
+    "image_sides",
     "linear_head",
 ]
 
@@ -26,6 +29,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 HeadBuilder = Callable[[int, int], nn.Module]
+
+ImageSize = int | tuple[int, int]
+"""The side of a square image in pixels, or height and width."""
 
 
 class Network(nn.Module):
@@ -77,6 +83,11 @@ class Network(nn.Module):
     def pretrained_cfg(self) -> dict[str, Any]:
         """The same facts under timm's other name."""
         return self.default_cfg
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Length of what the head reads, under timm's other name."""
+        return self.num_features
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the features before pooling."""
@@ -131,6 +142,19 @@ class Network(nn.Module):
         """Names of parameters that weight decay must leave alone, for timm's optimisers."""
         return decay_exclusions(self)
 
+    def stages_of_blocks(self) -> list[list[list[nn.Module]]]:
+        """The modules of each block of each stage, in order; a trunk is one stage."""
+        return [blocks_of(module) for module in self.modules() if isinstance(module, Trunk)]
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], tuple[float, ...]]:
+        """Order parameters by depth, for timm's layer-wise learning rates; see `layer_order`.
+
+        Args:
+            coarse: Whether a stage is one group, and not each of its blocks.
+        """
+        head = self.default_cfg["classifier"]
+        return layer_order(self, self.stages_of_blocks(), head, coarse=coarse)
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each branch in the backward pass instead of keeping its activations."""
         for module in self.modules():
@@ -180,11 +204,25 @@ def check_rates(**rates: float) -> None:
             raise ValueError(f"{name} must lie in [0, 1), got {rate}")
 
 
-def image_cfg(in_chans: int, img_size: int, first_conv: str) -> dict[str, Any]:
+def image_sides(img_size: ImageSize) -> tuple[int, int]:
+    """Height and width of images.
+
+    Raises:
+        ValueError: a side below 1, or another number of sides than one or two.
+    """
+    sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    if len(sides) != 2:
+        raise ValueError(f"img_size must be a side, or height and width, got {img_size}")
+    if min(sides) < 1:
+        raise ValueError(f"img_size must be at least 1, got {img_size}")
+    return sides
+
+
+def image_cfg(in_chans: int, img_size: ImageSize, first_conv: str) -> dict[str, Any]:
     """Write timm's facts for an image model."""
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if in_chans == 3 else ((0.5,) * in_chans,) * 2
     return {
-        "input_size": (in_chans, img_size, img_size),
+        "input_size": (in_chans, *image_sides(img_size)),
         "mean": mean,
         "std": std,
         "interpolation": "bicubic",

@@ -1,6 +1,6 @@
 """Stages of a CNN: trunks of different shape, each with a residual of its own."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from torch import Tensor, nn
 
@@ -51,8 +51,10 @@ class Handover:
         return self.residual.close(self.state)
 
 
-def run_stages(h: Tensor, shortcuts: Iterable[Carry], stages: Iterable[nn.Module]) -> Tensor:
-    """Run trunks one after the other and close the last.
+def run_stages(
+    h: Tensor, shortcuts: Iterable[Carry], stages: Iterable[nn.Module]
+) -> Iterator[Tensor]:
+    """Run trunks one after the other, and yield what closes each.
 
     The first branch of a stage reads at the old resolution and writes at the new one; the shortcut
     carries what the residual keeps across.
@@ -60,10 +62,10 @@ def run_stages(h: Tensor, shortcuts: Iterable[Carry], stages: Iterable[nn.Module
     Args:
         h: The stem's output (B, D, H, W).
         shortcuts: One map for each stage, from the old shape to the new.
-        stages: A `Trunk` for each stage, at least one.
+        stages: A `Trunk` for each stage.
     """
     handover = Handover()
     for shortcut, stage in zip(shortcuts, stages, strict=True):
         handover.shortcut = shortcut
         h = stage(h, through=handover.through)
-    return h
+        yield h

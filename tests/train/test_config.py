@@ -109,6 +109,13 @@ def test_a_model_follows_its_data_where_it_is_not_told_otherwise():
 
     options = model_options(configure("model=vit_nano"), (1, 8, 8), 10)
     assert (options["in_chans"], options["img_size"], options["num_classes"]) == (1, 8, 10)
+    for given in ([], ["model.img_size=[8,4]"]):
+        options = model_options(configure("model=vit_nano", *given), (1, 8, 4), 10)
+        assert tuple(options["img_size"]) == (8, 4)
+    options = model_options(configure("model=vit_nano", "model.img_size=[8,8]"), (1, 8, 8), 10)
+    assert tuple(options["img_size"]) == (8, 8)
+    with pytest.raises(ValueError, match=r"img_size=\[4, 8\], but data digits has \(8, 4\)"):
+        model_options(configure("model=vit_nano", "model.img_size=[4,8]"), (1, 8, 4), 10)
     options = model_options(configure("model=mlp_nano"), (3, 4, 4), 5)
     assert (options["in_features"], options["num_classes"]) == (48, 5)
     options = model_options(configure("model=gpt_nano", "data=bytes"), (64,), 256)

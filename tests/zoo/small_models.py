@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from archzoo.zoo import create_model, list_models, model_info
+from archzoo.zoo.network import image_sides
 from torch import Tensor, nn
 
 # Token models run at this length: their context, of up to 1,024, would only cost time.
@@ -62,7 +63,7 @@ def example_shape(name: str, **options: Any) -> tuple[int, ...]:
     entry = model_info(name)
     value = {key: option.default for key, option in entry.options.items()} | options
     if entry.kind == "image":
-        return (value["in_chans"], value["img_size"], value["img_size"])
+        return (value["in_chans"], *image_sides(value["img_size"]))
     if entry.kind == "nodes":
         return (1 + CANDIDATES,)
     return (value["in_features"] if entry.kind == "features" else TOKENS,)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...layers.hyperbolic import BallCurvature, PoincareMLR
 from ..models import heads, register_model, use_named_head
-from ..network import Network
+from ..network import ImageSize, Network
 from .vit import VisionTransformer, vit_tiny
 
 __all__ = ["use_hyperbolic_head"]
@@ -84,7 +84,7 @@ def hyperbolic_vit_head(
 def hyperbolic_vit_head_nano(
     num_classes: int = 10,
     in_chans: int = 1,
-    img_size: int = 8,
+    img_size: ImageSize = 8,
     patch_size: int = 2,
     width: int = 64,
     depth: int = 4,

@@ -133,6 +133,10 @@ class LipschitzMLP(Network):
         """The constant of the logit vector (with head `lln`, √K times that of one logit)."""
         return self.body_lipschitz * product(self.head)
 
+    def stages_of_blocks(self) -> list[list[list[nn.Module]]]:
+        """The blocks, one stage."""
+        return [[[block] for block in self.blocks]]
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the features (B, width)."""
         if math.prod(x.shape[1:]) != self.in_features:

@@ -36,7 +36,8 @@ from ...layers.lipschitz import (
     SpaceToDepth,
 )
 from ..models import register_model
-from ..network import Network, check_sizes, image_cfg
+from ..network import ImageSize, check_sizes
+from ..staged_network import StagedNetwork
 from .lipschitz_mlp import WEIGHTS, LipschitzHead, Split, lipschitz_head, product, shares
 
 __all__ = ["LipschitzResNet"]
@@ -46,13 +47,13 @@ Downsample = Literal["unshuffle", "pool"]
 STEM = 2  # the stem's factor of resolution
 
 
-class LipschitzResNet(Network):
+class LipschitzResNet(StagedNetwork):
     """A stem, stages of blocks, pooling and a head with a known Lipschitz constant.
 
     Args:
         num_classes: Length of the logits; 0 for features.
         in_chans: Image channels.
-        img_size: Side of the square image in pixels; other sizes run too.
+        img_size: Side of the images in pixels, or height and width; other sizes run too.
         widths: Channels of each stage; the first a multiple of 4, all even for `orthogonal` and
             `aol`, and none less than the one before.
         depths: Blocks in each stage.
@@ -66,6 +67,8 @@ class LipschitzResNet(Network):
             convolution of norm below 1, `pool` takes twice the mean and adds zero channels.
         activation: Inside the blocks: slopes in [0, 1].
         head: `bounded`, a linear layer of norm below 1, or `lln`, rows of norm 1.
+        global_pool: `avg`, √(H W) times the mean over pixels, or `""`, the feature map where there
+            is no head.
 
     Shape:
         (B, in_chans, H, W) -> (B, num_classes).
@@ -81,7 +84,7 @@ class LipschitzResNet(Network):
         *,
         num_classes: int = 10,
         in_chans: int = 3,
-        img_size: int = 32,
+        img_size: ImageSize = 32,
         widths: tuple[int, ...] = (32, 64, 128),
         depths: tuple[int, ...] = (3, 3, 3),
         block: ConvBlockName = "ldlt",
@@ -92,9 +95,10 @@ class LipschitzResNet(Network):
         downsample: Downsample = "unshuffle",
         activation: str = "relu",
         head: LipschitzHead = "bounded",
+        global_pool: Literal["avg", ""] = "avg",
     ) -> None:
         """Build the stem, the stages and the head."""
-        check_sizes(1, in_chans=in_chans, img_size=img_size, hidden_depth=hidden_depth)
+        check_sizes(1, hidden_depth=hidden_depth)
         check_stages(tuple(widths), tuple(depths))
         if block not in BLOCKS:
             raise ValueError(f"block must be one of {', '.join(BLOCKS)}, got {block!r}")
@@ -106,7 +110,14 @@ class LipschitzResNet(Network):
         for name in sorted(set(changed) - TAKES[block]):
             if changed[name]:
                 raise ValueError(f"block={block!r} takes no {name}; leave it at its default")
-        super().__init__(**image_cfg(in_chans, img_size, "stem.0"))
+        super().__init__(
+            in_chans,
+            img_size,
+            (widths[0], *widths),
+            (STEM, *(STEM * 2**i for i in range(len(widths)))),
+            num_classes=num_classes,
+            global_pool=global_pool,
+        )
         total = sum(depths)
         first, *others = shares(lipschitz, split, total + 1)
         self.stem = nn.Sequential(
@@ -121,6 +132,7 @@ class LipschitzResNet(Network):
             stages.append(nn.Sequential(*parts))
             before, used = width, used + depth
         self.stages = nn.Sequential(*stages)
+        self.norm = nn.Identity()
         self.global_pool = GlobalScaledPool()
         self.num_features = before
         self.num_classes = num_classes
@@ -135,10 +147,6 @@ class LipschitzResNet(Network):
     def lipschitz(self) -> float:
         """The constant of the logit vector (with head `lln`, √K times that of one logit)."""
         return self.body_lipschitz * product(self.head)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last feature map (B, num_features, H', W')."""
-        return self.stages(self.stem(x))
 
     def pool(self, x: Tensor) -> Tensor:
         """Return √(H' W') times the mean over pixels (B, num_features)."""
@@ -228,7 +236,7 @@ def ldlt_resnet_small(
 @register_model(source=LDLT, kind="image", weights=WEIGHTS, extends=LipschitzResNet)
 def ldlt_resnet_tiny(
     in_chans: int = 1,
-    img_size: int = 28,
+    img_size: ImageSize = 28,
     widths: tuple[int, ...] = (16, 32, 64),
     depths: tuple[int, ...] = (2, 2, 2),
     **options: Any,
@@ -240,7 +248,7 @@ def ldlt_resnet_tiny(
 
 @register_model(source=LDLT, kind="image", weights=WEIGHTS, extends=LipschitzResNet)
 def ldlt_resnet_nano(
-    img_size: int = 16,
+    img_size: ImageSize = 16,
     widths: tuple[int, ...] = (8, 16),
     depths: tuple[int, ...] = (1, 1),
     **options: Any,

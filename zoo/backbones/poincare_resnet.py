@@ -11,6 +11,7 @@ midpoint and the head the distances to hyperplanes (`averaging="tangent"`, `head
 `init="identity"` are the released code's); the residual is a choice, and one that keeps a history
 is fed by pre-activated branches, since a ReLU of the stream would end it."""
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -20,20 +21,21 @@ from ...layers.residual import Site
 from ..axes.geometry import Geometry, GeometryName, HeadName, Init, make_geometry
 from ..axes.residuals import ResidualSpec, make_residual
 from ..models import register_model
-from ..network import Network, check_rates, check_sizes, image_cfg
+from ..network import ImageSize, check_rates, check_sizes
+from ..staged_network import StagedNetwork
 from ..stages import run_stages, strided
 from ..trunk import Trunk, drop_path_rates
 
 __all__ = ["BALL", "PoincareResNet", "poincare_resnet20"]
 
 
-class PoincareResNet(Network):
+class PoincareResNet(StagedNetwork):
     """A stem, stages of residual branches, global pooling and a head, all in one geometry.
 
     Args:
         num_classes: Length of the logits; 0 for features.
         in_chans: Image channels; a pixel is a tangent at the origin.
-        img_size: Side of the square image in pixels; other sizes run too.
+        img_size: Side of the images in pixels, or height and width; other sizes run too.
         widths: Channels of each stage.
         depths: Branches in each stage.
         geometry: `poincare`, or `euclidean` for the flat twin.
@@ -47,6 +49,7 @@ class PoincareResNet(Network):
         before
             a branch; None is `post` where the residual keeps only the stream.
         residual: The residual mechanism: a name, a mapping or a builder.
+        global_pool: `avg`, what `averaging` says, or `""`, the feature map where there is no head.
         drop_rate: Dropout before the head, in [0, 1).
         drop_path_rate: Stochastic depth of the last branch, in [0, 1).
 
@@ -63,7 +66,7 @@ class PoincareResNet(Network):
         *,
         num_classes: int = 10,
         in_chans: int = 3,
-        img_size: int = 32,
+        img_size: ImageSize = 32,
         widths: tuple[int, ...] = (8, 16, 32),
         depths: tuple[int, ...] = (3, 3, 3),
         geometry: GeometryName = "poincare",
@@ -74,11 +77,11 @@ class PoincareResNet(Network):
         head: HeadName = "mlr",
         activation: Literal["post", "pre"] | None = None,
         residual: ResidualSpec = "mobius",
+        global_pool: Literal["avg", ""] = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
         """Build the stem, the stages and the head."""
-        check_sizes(1, in_chans=in_chans, img_size=img_size)
         check_sizes(1, **{"each of widths": min(widths, default=1)})
         check_rates(drop_rate=drop_rate)
         if not widths or len(widths) != len(depths) or min(depths) < 1:
@@ -95,7 +98,14 @@ class PoincareResNet(Network):
             init=init,
             averaging=averaging,
         )
-        super().__init__(**image_cfg(in_chans, img_size, "stem.0"))
+        super().__init__(
+            in_chans,
+            img_size,
+            (widths[0], *widths),
+            (1, *(2**i for i in range(len(widths)))),
+            num_classes=num_classes,
+            global_pool=global_pool,
+        )
         self.shared = space.shared
         self.stem = space.normed_conv(in_chans, widths[0], 3)
         rates = drop_path_rates(drop_path_rate, sum(depths))
@@ -134,10 +144,10 @@ class PoincareResNet(Network):
         self.use_head(space.head(head))
         keep_one_ball(self)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last feature map (B, num_features, H', W'), tangents in the ball."""
+    def closings(self, h: Tensor) -> Iterator[Tensor]:
+        """Run the stages and yield what closes each, tangents in the ball."""
         carries = [strided(*pair) for pair in zip(self.shortcuts, self.strides, strict=True)]
-        return self.norm(run_stages(self.stem(x), carries, self.stages))
+        return run_stages(h, carries, self.stages)
 
     def pool(self, x: Tensor) -> Tensor:
         """Return one point for each image (B, num_features), as its tangent."""
@@ -176,7 +186,7 @@ def poincare_resnet56(depths: tuple[int, ...] = (9, 9, 9), **options: Any) -> Po
 @register_model(source=PAPER, kind="image", geometry=BALL, extends=PoincareResNet)
 def poincare_resnet_tiny(
     in_chans: int = 1,
-    img_size: int = 28,
+    img_size: ImageSize = 28,
     widths: tuple[int, ...] = (8, 16, 32),
     depths: tuple[int, ...] = (1, 1, 1),
     **options: Any,
@@ -188,7 +198,7 @@ def poincare_resnet_tiny(
 
 @register_model(source=PAPER, kind="image", geometry=BALL, extends=PoincareResNet)
 def poincare_resnet_nano(
-    img_size: int = 16,
+    img_size: ImageSize = 16,
     widths: tuple[int, ...] = (4, 8),
     depths: tuple[int, ...] = (2, 1),
     **options: Any,

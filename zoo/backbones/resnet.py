@@ -7,6 +7,7 @@ Differs from it: the residual is a choice, and the shortcut across a stage is av
 from stage to stage and still start equal to the plain network.
 """
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from ...layers.residual import Site
 from ..axes.residuals import ResidualSpec, make_residual
 from ..models import register_model
-from ..network import Network, check_rates, check_sizes, image_cfg
+from ..network import ImageSize, check_rates, check_sizes
+from ..staged_network import StagedNetwork
 from ..stages import run_stages
 from ..trunk import Trunk, drop_path_rates
 
@@ -55,7 +57,7 @@ def linear_shortcut(in_width: int, out_width: int, stride: int) -> nn.Module:
     return nn.Sequential(pool, mix)
 
 
-class ResNet(Network):
+class ResNet(StagedNetwork):
     """A stem, stages of residual branches, and a mean-pooled head.
 
     The first branch of a stage reads what closes the stage before, so the first site's query of an
@@ -64,12 +66,14 @@ class ResNet(Network):
     Args:
         num_classes: Length of the logits; 0 for features.
         in_chans: Image channels.
-        img_size: Side of the images in pixels; any size from 8 up runs, this one is reported.
+        img_size: Side of the images in pixels, or height and width; any size from 8 up runs, this
+            one is reported.
         stem: `cifar` is a 3×3 convolution; `imagenet` a 7×7 of stride 2 and a max pool.
         widths: Channels of each stage (of the 3×3 convolutions in a bottleneck).
         depths: Branches in each stage.
         bottleneck: Whether a branch is 1×1, 3×3, 1×1.
         residual: The residual mechanism: a name, a mapping or a builder.
+        global_pool: `avg`, the mean over pixels, or `""`, the feature map where there is no head.
         drop_rate: Dropout before the head, in [0, 1).
         drop_path_rate: Stochastic depth of the last branch, in [0, 1).
 
@@ -77,25 +81,27 @@ class ResNet(Network):
         (B, in_chans, H, W) -> (B, num_classes).
 
     Raises:
-        ValueError: widths and depths of different lengths, or an unknown stem or residual.
+        ValueError: widths and depths of different lengths, or an unknown stem, pool or residual.
     """
+
+    per_stage = ("stages", "shortcuts")
 
     def __init__(
         self,
         *,
         num_classes: int = 1000,
         in_chans: int = 3,
-        img_size: int = 224,
+        img_size: ImageSize = 224,
         stem: Literal["cifar", "imagenet"] = "imagenet",
         widths: tuple[int, ...] = (64, 128, 256, 512),
         depths: tuple[int, ...] = (2, 2, 2, 2),
         bottleneck: bool = False,
         residual: ResidualSpec = "add",
+        global_pool: Literal["avg", ""] = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
         """Build the stem, the stages and the head."""
-        check_sizes(1, in_chans=in_chans, img_size=img_size)
         check_sizes(1, **{"each of widths": min(widths, default=1)})
         check_rates(drop_rate=drop_rate)
         if not widths or len(widths) != len(depths) or min(depths) < 1:
@@ -105,7 +111,18 @@ class ResNet(Network):
             )
         if stem not in ("cifar", "imagenet"):
             raise ValueError(f"stem must be 'cifar' or 'imagenet', got {stem!r}")
-        super().__init__(**image_cfg(in_chans, img_size, "stem.0"))
+        rises = BOTTLENECK if bottleneck else 1
+        # The stem of the large images is tapped before its pool, which no norm stands behind.
+        before, after = (1, 1) if stem == "cifar" else (2, 4)
+        super().__init__(
+            in_chans,
+            img_size,
+            (widths[0], *(width * rises for width in widths)),
+            (before, *(after * 2**i for i in range(len(widths)))),
+            stem_end=0,
+            num_classes=num_classes,
+            global_pool=global_pool,
+        )
         self.stem = (
             nn.Sequential(conv(in_chans, widths[0], 3))
             if stem == "cifar"
@@ -117,7 +134,7 @@ class ResNet(Network):
         stages, shortcuts, in_width = [], [], widths[0]
         for i, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             stride = 1 if i == 0 else 2
-            out_width = width * (BOTTLENECK if bottleneck else 1)
+            out_width = width * rises
             shortcuts.append(linear_shortcut(in_width, out_width, stride))
             inputs = [in_width] + [out_width] * (depth - 1)
             branches = [
@@ -146,9 +163,9 @@ class ResNet(Network):
             stage.apply_branch_gain()
         self._set_head(num_classes)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last feature map (B, num_features, H', W')."""
-        return self.norm(run_stages(self.stem(x), self.shortcuts, self.stages))
+    def closings(self, h: Tensor) -> Iterator[Tensor]:
+        """Run the stages and yield what closes each."""
+        return run_stages(h, self.shortcuts, self.stages)
 
     def pool(self, x: Tensor) -> Tensor:
         """Return the mean over pixels (B, num_features)."""
@@ -158,7 +175,7 @@ class ResNet(Network):
 @register_model(source="arXiv:1603.05027", kind="image", extends=ResNet)
 def resnet20(
     num_classes: int = 10,
-    img_size: int = 32,
+    img_size: ImageSize = 32,
     stem: Literal["cifar", "imagenet"] = "cifar",
     widths: tuple[int, ...] = (16, 32, 64),
     depths: tuple[int, ...] = (3, 3, 3),

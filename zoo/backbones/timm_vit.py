@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from ...layers.decay import decay_exclusions
 from ...layers.residual import Add, Site, State
 from ..axes.residuals import ResidualSpec, make_residual
 from ..branch import output_weight_of
+from ..depth import blocks_of, layer_order
 from ..recipe import Recipe
 from ..trunk import Trunk
 
@@ -146,16 +146,9 @@ class Converted:
         self.blocks[0].grad_checkpointing = enable
 
     def group_matcher(self: Any, coarse: bool = False) -> Any:
-        """Order parameters as in the unconverted model, for layer-wise learning rates."""
-        stem = re.compile(super().group_matcher(coarse)["stem"])  # pyright: ignore
-
-        def order(name: str) -> tuple[float, ...]:
-            if stem.match(name):
-                return (0.0,)
-            site = re.match(r"blocks\.0\.(?:branches|norms)\.(\d+)\.", name)
-            return (1.0 + int(site[1]) // 2,) if site else (float("inf"),)
-
-        return order
+        """Order parameters as in the unconverted model; the residual stands with its last block."""
+        head = self.pretrained_cfg.get("classifier") or "head"
+        return layer_order(self, [blocks_of(self.blocks[0])], head, coarse=coarse)
 
     def __reduce__(self) -> Any:
         """Pickle and copy by the class that was converted: the subclass is made at run time."""

@@ -6,6 +6,8 @@ et al. 2024, arXiv:2309.16588.
 Differs from them: the residual is a choice; registers and the class token carry no position.
 """
 
+import math
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -14,69 +16,73 @@ from torch import Tensor, nn
 from ...layers.decay import exclude_from_decay
 from ...layers.residual import Site
 from ..axes.residuals import ResidualSpec, make_residual
+from ..depth import block_ends, handed_on
+from ..image_network import ImageNetwork
 from ..models import register_model
-from ..network import Network, check_rates, check_sizes, image_cfg
-from ..recipe import record
+from ..network import ImageSize, check_rates, check_sizes, image_sides
 from ..trunk import Trunk, drop_path_rates
 from .self_attention import SelfAttention
 
 __all__ = ["VisionTransformer", "vit_base", "vit_nano", "vit_small", "vit_tiny"]
 
 
-class VisionTransformer(Network):
+class VisionTransformer(ImageNetwork):
     """Patches, attention and MLP branches, and a class token or mean pool.
 
     Args:
         num_classes: Length of the logits; 0 for features.
         in_chans: Image channels.
-        img_size: Side of the square image in pixels; a multiple of patch_size.
+        img_size: Side of the images in pixels, or height and width; multiples of patch_size.
         patch_size: Side of a patch in pixels.
         width: Token width; a multiple of num_heads.
         depth: Blocks, each an attention and an MLP branch.
         num_heads: Attention heads.
         mlp_ratio: Hidden width of the MLP over `width`.
         registers: Extra learned tokens that no head reads.
-        global_pool: `token` reads the class token, `avg` the mean of the patch tokens.
+        global_pool: `token` reads the class token, `avg` the mean of the patch tokens; `""` gives
+            all tokens where there is no head.
         qk_norm: Whether queries and keys are layer-normed.
         residual: The residual mechanism: a name, a mapping or a builder.
         drop_rate: Dropout before the head and inside the MLPs, in [0, 1).
         drop_path_rate: Stochastic depth of the last branch, in [0, 1).
 
     Shape:
-        (B, in_chans, img_size, img_size) -> (B, num_classes).
+        (B, in_chans, H, W) -> (B, num_classes), at H and W of img_size.
 
     Raises:
         ValueError: sizes that do not divide, or an unknown residual or pool.
     """
+
+    pools = ("token", "avg", "")
 
     def __init__(
         self,
         *,
         num_classes: int = 1000,
         in_chans: int = 3,
-        img_size: int = 224,
+        img_size: ImageSize = 224,
         patch_size: int = 16,
         width: int = 192,
         depth: int = 12,
         num_heads: int = 3,
         mlp_ratio: float = 4.0,
         registers: int = 0,
-        global_pool: Literal["token", "avg"] = "token",
+        global_pool: Literal["token", "avg", ""] = "token",
         qk_norm: bool = False,
         residual: ResidualSpec = "add",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
         """Build the patch embedding, the trunk and the head."""
-        check_sizes(1, in_chans=in_chans, img_size=img_size, patch_size=patch_size)
-        check_sizes(1, width=width, depth=depth, num_heads=num_heads)
+        check_sizes(1, patch_size=patch_size, width=width, depth=depth, num_heads=num_heads)
         check_sizes(0, registers=registers)
         check_rates(drop_rate=drop_rate)
         check_sizes(1, **{"mlp_ratio · width": int(mlp_ratio * width)})
-        if img_size % patch_size:
+        sides = image_sides(img_size)
+        if any(side % patch_size for side in sides):
             raise ValueError(
                 f"patch_size={patch_size} does not divide img_size={img_size}; "
-                f"choose a patch_size among {_divisors(img_size)}"
+                f"choose a patch_size among {_divisors(math.gcd(*sides))}"
             )
         if width % num_heads:
             raise ValueError(
@@ -85,10 +91,10 @@ class VisionTransformer(Network):
         # timm takes seconds to import, so only a model that uses its layers pays.
         from timm.layers import Mlp, PatchEmbed
 
-        super().__init__(**image_cfg(in_chans, img_size, "patch_embed.proj"))
+        facts = {"num_classes": num_classes, "global_pool": global_pool, "fixed_input_size": True}
+        super().__init__(in_chans, sides, "patch_embed.proj", **facts)
         self.num_features = width
-        self.set_global_pool(global_pool)
-        self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, width)
+        self.patch_embed = PatchEmbed(sides, patch_size, in_chans, width)
         self.pos_embed = nn.Parameter(torch.empty(1, self.patch_embed.num_patches, width))
         # The class token exists under either pool, so that the pool can be changed later.
         self.prefix = nn.Parameter(torch.empty(1, 1 + registers, width))
@@ -106,6 +112,7 @@ class VisionTransformer(Network):
             drop_path_rates(drop_path_rate, len(branches)),
         )
         self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.num_prefix_tokens = 1 + registers
         self.head_drop = nn.Dropout(drop_rate)
         self._reset_parameters()
         self._set_head(num_classes)
@@ -121,22 +128,45 @@ class VisionTransformer(Network):
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.trunc_normal_(self.prefix, std=0.02)
 
-    def set_global_pool(self, global_pool: str) -> None:
-        """Choose `token` or `avg`."""
-        if global_pool not in ("token", "avg"):
-            raise ValueError(f"global_pool must be 'token' or 'avg', got {global_pool!r}")
-        self.global_pool = global_pool
-        record(self, global_pool=global_pool)
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """Each block; what enters the norm of the next is what it hands on."""
+        *between, last = block_ends(self.trunk)
+        seen = [
+            {"module": f"trunk.norms.{site}{view}", "hook_type": "forward_pre"}
+            for site in between
+            for view in [".value" if "value" in self.trunk.residual.views(site) else ""]
+        ]
+        facts = {"num_chs": self.num_features, "reduction": self.patch_embed.patch_size[0]}
+        return [{**facts, **one} for one in [*seen, {"module": "trunk"}]]
+
+    @property
+    def global_pool(self) -> str:
+        """The pool, under timm's name."""
+        return self.pool_type
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return class token, registers and patches (B, 1 + registers + patches, width)."""
+        x = self.patch_embed(x) + self.pos_embed
+        return torch.cat([self.prefix.expand(x.shape[0], -1, -1), x], dim=1)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the normed tokens (B, 1 + registers + patches, width)."""
-        x = self.patch_embed(x) + self.pos_embed
-        x = torch.cat([self.prefix.expand(x.shape[0], -1, -1), x], dim=1)
-        return self.norm(self.trunk(x))
+        return self.norm(self.trunk(self.embed(x)))
+
+    def depths(self, x: Tensor, taken: set[int]) -> Iterator[tuple[int, Tensor]]:
+        """Yield what the blocks hand on (B, 1 + registers + patches, width)."""
+        return handed_on(self.trunk, self.embed(x), taken)
+
+    def as_map(self, h: Tensor) -> Tensor:
+        """Arrange the patch tokens as (B, width, H, W)."""
+        patches = h[:, self.num_prefix_tokens :].mT.contiguous()
+        return patches.unflatten(2, self.patch_embed.grid_size)
 
     def pool(self, x: Tensor) -> Tensor:
         """Return the class token or the mean patch token (B, width)."""
-        pooled = x[:, 0] if self.global_pool == "token" else x[:, self.prefix.shape[1] :].mean(1)
+        patches = x[:, self.num_prefix_tokens :]
+        pooled = x[:, 0] if self.pool_type == "token" else patches.mean(1)
         return self.head_drop(pooled)
 
 
@@ -148,7 +178,7 @@ def _divisors(n: int) -> list[int]:
 def vit_nano(
     num_classes: int = 10,
     in_chans: int = 1,
-    img_size: int = 8,
+    img_size: ImageSize = 8,
     patch_size: int = 2,
     width: int = 64,
     depth: int = 4,

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ..models import build_model, model_info
+from ..network import image_sides
 from ..registry import Entry, type_name
 
 __all__ = ["INDICES", "Size", "describe", "example_shape", "facts_of", "measure", "residual_of"]
@@ -30,7 +31,7 @@ def example_shape(entry: Entry) -> tuple[int, ...]:
     """The shape of one sample at the model's default keywords: (C, H, W), (F,), (T,) or (2,)."""
     default = {name: option.default for name, option in entry.options.items()}
     if entry.kind == "image":
-        return (default["in_chans"], default["img_size"], default["img_size"])
+        return (default["in_chans"], *image_sides(default["img_size"]))
     if entry.kind == "nodes":
         return (2,)  # a node and one candidate
     return (default["in_features"] if entry.kind == "features" else default["context_length"],)

@@ -267,7 +267,9 @@ def test_timm_s_optimisers_leave_queries_alone_and_order_layers_by_block():
         assert scales(ours, branches[2 * i]) == scales(theirs, block.attn)
         assert scales(ours, branches[2 * i + 1]) == scales(theirs, block.mlp)
     assert scales(ours, model.patch_embed) == scales(theirs, plain.patch_embed)
+    assert scales(ours, model.norm) == scales(theirs, plain.norm)
     assert scales(ours, model.head) == scales(theirs, plain.head)
+    assert scales(ours, model.blocks[0].residual) == 2 * [max(scales(ours, branches[-1]))]
 
 
 def test_recomputation_is_per_branch_and_keeps_gradients():
