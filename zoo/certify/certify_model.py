@@ -29,7 +29,7 @@ from .inputs import check_weights, copied, given, samples_of, std_of
 from .local import with_local_radii
 from .lower_bound import steepest_pair
 from .projected_ascent import Norm
-from .recording import RefusedError, check_equal, graph_of
+from .recording import ForwardError, RefusedError, check_equal, graph_of, run_plainly
 from .verdict import accuracies, attacked, predictions, radii
 
 __all__ = ["EPS", "Method", "certified_function", "certify"]
@@ -88,7 +88,8 @@ def certify(
 
     Raises:
         ValueError: NaN weights, a number or shape out of range, no x where the input's shape is not
-            known, or layers of the ball that exchange other coordinates or balls than they read.
+            known, a forward that raises on the samples, or layers of the ball that exchange other
+            coordinates or balls than they read.
     """
     started = time.perf_counter()
     steps = (eps,) if isinstance(eps, (int, float)) else eps
@@ -191,14 +192,13 @@ def _plain(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
     """Return what the forward itself returns for samples, in the type that it computes in."""
     x = x.to(_dtype(model, x)) if x.is_floating_point() else x
     try:
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-            found = [model(batch) for batch in x.split(batch_size)]
-    except RuntimeError as error:
+        with torch.no_grad():
+            found = [run_plainly(model, batch) for batch in x.split(batch_size)]
+    except ForwardError as error:
         if x.is_floating_point():
             raise
-        line = str(error).splitlines()[0]
         raise ValueError(
-            f"x holds {x.dtype}, which the model cannot read ({line}); give floats"
+            f"x holds {x.dtype}, which the model cannot read ({error}); give floats"
         ) from error
     if not all(isinstance(part, Tensor) and part.dim() for part in found):
         return torch.zeros(len(x), 1)

@@ -237,6 +237,37 @@ def test_what_a_recording_cannot_see_is_refused_by_name(name):
     assert found and all(": " in reason and "\n" not in reason for reason in found)
 
 
+def raising(error: Exception, when=lambda x: True) -> nn.Module:
+    """A layer that raises on some tensors, behind another."""
+
+    def function(x: Tensor) -> Tensor:
+        if when(x):
+            raise error
+        return x
+
+    return nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU(), Call(function)))
+
+
+RAISED = [KeyError("scale"), ZeroDivisionError(), RuntimeError("one\ntwo"), StopIteration("end")]
+
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda e: type(e).__name__)
+def test_what_a_forward_raises_anyway_is_raised_with_the_path_of_its_module(error):
+    with pytest.raises(ValueError, match=rf"^1\.1: .* raises {type(error).__name__}") as found:
+        certify(raising(error), torch.randn(3, 4))
+    assert found.value.__cause__ is error and "\n" not in str(found.value)
+    with pytest.raises(ValueError, match=r"1\.1: .* on samples \(1, 4\)"):
+        certify(raising(error, lambda x: len(x) == 1), torch.randn(2, 4), attack=False)
+    with pytest.raises(ValueError, match="0: .* shapes cannot be multiplied"):
+        certify(raising(error), torch.randn(3, 5))
+
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda e: type(e).__name__)
+def test_what_only_a_recording_makes_a_forward_raise_is_a_refusal_with_its_name(error):
+    (reason,) = reasons(raising(error, lambda x: type(x) is not Tensor), 4)
+    assert reason.startswith(f"1.1: cannot be recorded, {type(error).__name__}")
+
+
 # What it sees.
 
 SEEN = {

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..graph import Graph
 from .memory import RecordingError
 from .one_sample import one_sample, same
+from .plain import ForwardError, place_of, run_plainly, told
 from .reach import RefusedError
 from .record import Recorder
 
@@ -40,6 +41,7 @@ def graph_of(model: nn.Module, x: Tensor) -> Graph:
     Raises:
         RefusedError: an operation without a rule, samples that reach one another, randomness, or a
             forward that does something else than was recorded.
+        ForwardError: the forward raises without a recording too.
     """
     generators = torch.get_rng_state(), random.getstate()
     try:
@@ -94,15 +96,15 @@ def _equal(one: Graph, other: Graph) -> bool:
 
 
 def _forward(model: nn.Module, x: Tensor, grad: bool) -> Tensor:
-    with torch.set_grad_enabled(grad), torch.compiler.set_stance("force_eager"):
-        return _tensor(model(x.clone())).detach()
+    with torch.set_grad_enabled(grad):
+        return _tensor(run_plainly(model, x.clone())).detach()
 
 
 def _with_gradients(model: nn.Module, x: Tensor) -> Tensor | None:
     """Run a forward with gradients; None where it only runs without, as in inference mode."""
     try:
         return _forward(model, x, True)
-    except RuntimeError:
+    except ForwardError:
         return None
 
 
@@ -138,10 +140,11 @@ def _recorded(model: nn.Module, x: Tensor, samples: int) -> Graph:
     except Exception as error:
         if recorder.refused:
             raise RefusedError(*recorder.refused) from error
-        place = recorder.place or "the model"
-        line = str(error).splitlines()[0] if str(error) else ""
+        # What the plain forward raises too is an error of the model, and raised here as such.
+        with torch.no_grad():
+            run_plainly(model, x[torch.arange(samples) % len(x)])
         raise RefusedError(
-            f"{place}: cannot be recorded, {type(error).__name__}: {line}"
+            f"{place_of(error, model)}: cannot be recorded, {told(error)}"
         ) from error
     if recorder.refused:
         raise RefusedError(*recorder.refused)
