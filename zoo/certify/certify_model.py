@@ -7,7 +7,7 @@ in their own precision, in the arithmetic of real numbers; the rounding of its f
 is bounded and taken off each margin. The rounding of activations in half precision is not covered.
 
 A recording shows that samples do not reach one another in the batches that were recorded, of one
-and of two samples; it is no proof for every batch size.
+and of three samples; it is no proof for every batch size.
 """
 
 # Shape letters: N samples, K classes.

@@ -256,8 +256,8 @@ def test_what_a_forward_raises_anyway_is_raised_with_the_path_of_its_module(erro
     with pytest.raises(ValueError, match=rf"^1\.1: .* raises {type(error).__name__}") as found:
         certify(raising(error), torch.randn(3, 4))
     assert found.value.__cause__ is error and "\n" not in str(found.value)
-    with pytest.raises(ValueError, match=r"1\.1: .* on samples \(1, 4\)"):
-        certify(raising(error, lambda x: len(x) == 1), torch.randn(2, 4), attack=False)
+    with pytest.raises(ValueError, match=r"1\.1: .* on samples \(3, 4\)"):
+        certify(raising(error, lambda x: len(x) == 3), torch.randn(2, 4), attack=False)
     with pytest.raises(ValueError, match="0: .* shapes cannot be multiplied"):
         certify(raising(error), torch.randn(3, 5))
 
@@ -266,6 +266,19 @@ def test_what_a_forward_raises_anyway_is_raised_with_the_path_of_its_module(erro
 def test_what_only_a_recording_makes_a_forward_raise_is_a_refusal_with_its_name(error):
     (reason,) = reasons(raising(error, lambda x: type(x) is not Tensor), 4)
     assert reason.startswith(f"1.1: cannot be recorded, {type(error).__name__}")
+
+
+class OddBatches(nn.Module):
+    """Does something else with batches of three samples."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 5 if len(x) == 3 else x
+
+
+def test_a_module_that_treats_three_samples_otherwise_is_refused():
+    model, x = nn.Sequential(nn.Linear(4, 4), OddBatches()), torch.randn(2, 4)
+    found = certify(model, x, attack=False)
+    assert found.lipschitz == math.inf and "batches of different sizes" in found.reasons[0]
 
 
 # What it sees.

@@ -23,7 +23,7 @@ from .record import Recorder
 
 __all__ = ["check_equal", "graph_of"]
 
-BATCHES = (2, 1)  # sizes that are recorded; all must give one graph
+BATCHES = (3, 1)  # sizes that are recorded; all must give one graph
 POINTS = 9  # that graphs of two batch sizes are compared on
 # Of the logits' size: rounding of a forward of some hundred layers in each type.
 AGREE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
