@@ -4,7 +4,8 @@ The model's own forward is recorded into a graph (`recording`), whose bound is p
 With the logits' differences bounded, each sample has a radius (`verdict`). A certificate is a
 statement about the recorded function: the weights exactly as stored, or as the forward forms them
 in their own precision, in the arithmetic of real numbers; the rounding of its float64 evaluation
-is bounded and taken off each margin. The rounding of activations in half precision is not covered.
+is bounded and taken off each margin. What this leaves out for a model, such as the rounding of
+activations to half precision, stands on its certificate (`limits`).
 
 A recording shows that samples do not reach one another in the batches that were recorded, of one
 and of three samples; it is no proof for every batch size.
@@ -26,6 +27,7 @@ from .bounds import Bounds, evaluation_error, measured
 from .certificate import Certificate, Counterexample
 from .graph import Graph
 from .inputs import check_weights, copied, given, samples_of, std_of
+from .limits import limits_of
 from .local import with_local_radii
 from .lower_bound import steepest_pair
 from .projected_ascent import Norm
@@ -136,6 +138,8 @@ def certify(
         "rigorous": lipschitz < math.inf and all(row.verified for row in rows),
         "per_block": rows,
         "body_lipschitz": bounds.body(),
+        "limits": limits_of(graph),
+        "kernels": graph.kernels,
     }
     if lipschitz == math.inf:
         facts["reasons"] = ("the model: the product of its bounds is beyond float64",)

@@ -151,6 +151,8 @@ class Graph:
         output_shape: Of one sample.
         stretches: Layers with a constant by construction.
         coarsest: The type of the fewest digits that the forward rounds a value to.
+        kernels: Families of compiled kernels that ran in the plain forward where the recording has
+            their definitions, and operators of other libraries than torch.
     """
 
     nodes: tuple[Node, ...]
@@ -159,6 +161,7 @@ class Graph:
     output_shape: tuple[int, ...]
     stretches: tuple[Stretch, ...] = ()
     coarsest: torch.dtype = torch.float64
+    kernels: tuple[str, ...] = ()
 
     @property
     def atoms(self) -> tuple[int, ...]:

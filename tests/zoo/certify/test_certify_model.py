@@ -321,6 +321,45 @@ def test_bfloat16_weights_are_certified_as_they_are_stored():
     assert certificate.lower_bound <= certificate.lipschitz
 
 
+LIMITED = {
+    "bfloat16 weights": lambda: nn.Sequential(nn.Linear(4, 3)).bfloat16(),
+    "float16 inside": lambda: nn.Sequential(nn.Linear(4, 3), Cast(torch.float16)),
+    "autocast": lambda: nn.Sequential(Autocast(nn.Linear(4, 3))),
+}
+
+
+class Cast(nn.Module):
+    """Rounds to a type and back."""
+
+    def __init__(self, dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x):
+        return x.to(self.dtype).float()
+
+
+class Autocast(nn.Sequential):
+    """Layers under autocast."""
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().forward(x).float()
+
+
+@pytest.mark.parametrize("name", LIMITED)
+def test_a_certificate_says_that_the_rounding_of_half_precision_is_not_covered(name, tmp_path):
+    certificate = certify(LIMITED[name](), torch.randn(3, 4), attack_steps=2)
+    half = "float16" if name.startswith("float16") else "bfloat16"
+    (limit,) = certificate.limits
+    assert certificate.rigorous and f"rounds activations to {half}" in limit
+    assert f"not covered: {limit}" in str(certificate).splitlines()
+    assert json.loads(certificate.save(tmp_path / "c.json").read_text())["limits"] == [limit]
+    for dtype in (torch.float32, torch.float64):
+        wide = certify(nn.Sequential(nn.Linear(4, 3)).to(dtype), torch.randn(3, 4, dtype=dtype))
+        assert wide.limits == () and "not covered" not in str(wide)
+
+
 def test_a_tampered_layer_loses_its_nominal_constant():
     block = LDLTBlock(8, [12], skip="identity", gain=3.0).eval()
     assert certify(sequence_of(block), torch.randn(6, 8)).lipschitz < 1 + 1e-6

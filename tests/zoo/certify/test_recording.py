@@ -5,6 +5,8 @@ import math
 
 import pytest
 import torch
+from archzoo.layers import fast_path
+from archzoo.layers.fast_path import kernel_takes
 from archzoo.layers.lipschitz import LDLTCircularConv2d, SLLBlock, SLLConv2d
 from archzoo.zoo import certify, create_model
 from archzoo.zoo.certify.bounds import Bounds
@@ -279,6 +281,29 @@ def test_a_module_that_treats_three_samples_otherwise_is_refused():
     model, x = nn.Sequential(nn.Linear(4, 4), OddBatches()), torch.randn(2, 4)
     found = certify(model, x, attack=False)
     assert found.lipschitz == math.inf and "batches of different sizes" in found.reasons[0]
+
+
+def test_operators_of_other_libraries_are_listed():
+    library = torch.library.Library("certify_test", "DEF")
+    library.define("rectify(Tensor x) -> Tensor")
+    library.impl("rectify", lambda x: x.relu(), "CompositeExplicitAutograd")
+    rectify = torch.ops.certify_test.rectify
+    # As a library does that has a kernel for plain tensors and a definition for all others.
+    model = Call(lambda x: rectify(x) if type(x) is Tensor else x.clamp_min(0.0))
+    found = certify(nn.Sequential(model, nn.Linear(4, 3)), torch.randn(3, 4), attack=False)
+    library._destroy()
+    assert found.kernels == ("certify_test::rectify",) == tuple(found.to_dict()["kernels"])
+    assert found.rigorous and "certify_test::rectify" in str(found)
+    plain = certify(nn.Sequential(nn.ReLU(), nn.Linear(4, 3)), torch.randn(3, 4), attack=False)
+    assert plain.kernels == () == plain.limits
+
+
+def test_compiled_kernels_that_stand_aside_in_a_recording_are_listed(monkeypatch):
+    monkeypatch.setattr(fast_path, "load_kernels", lambda family: True)
+    model = Call(lambda x: x.relu() if kernel_takes("delta", x) else x.clamp_min(0.0))
+    found = certify(nn.Sequential(model, nn.Linear(4, 3)), torch.randn(3, 4), attack=False)
+    assert found.kernels == ("archzoo_delta",)
+    assert len(found.limits) == 1 and "archzoo_delta" in found.limits[0]
 
 
 # What it sees.

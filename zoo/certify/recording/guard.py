@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ....layers.fast_path import kernels_taken
 from ..graph import Graph
 from .memory import RecordingError
 from .one_sample import one_sample, same
-from .plain import ForwardError, place_of, run_plainly, told
+from .plain import ForeignOperators, ForwardError, place_of, run_plainly, told
 from .reach import RefusedError
 from .record import Recorder
 
@@ -54,7 +55,8 @@ def graph_of(model: nn.Module, x: Tensor) -> Graph:
 def _guarded(model: nn.Module, x: Tensor) -> Graph:
     versions = _versions(model)
     generators = torch.get_rng_state(), random.getstate()
-    plain = _forward(model, x, False)
+    with kernels_taken() as families:
+        plain = _forward(model, x, False)
     again = _with_gradients(model, x)
     if not _close(plain, _forward(model, x, False) if again is None else again):
         raise RefusedError(
@@ -62,6 +64,8 @@ def _guarded(model: nn.Module, x: Tensor) -> Graph:
             "certificate is for a function"
         )
     graphs = [_recorded(model, x, samples) for samples in BATCHES]
+    with ForeignOperators() as foreign:
+        _forward(model, x, False)
     if not torch.equal(generators[0], torch.get_rng_state()) or generators[1] != random.getstate():
         raise RefusedError("the model: draws random numbers in evaluation mode")
     if versions != _versions(model):
@@ -73,7 +77,8 @@ def _guarded(model: nn.Module, x: Tensor) -> Graph:
         raise RefusedError("the model: treats batches of different sizes differently")
     with torch.no_grad():
         check_equal(graphs[0], graphs[0](x), plain)
-    return graphs[0]
+    kernels = {f"archzoo_{family}" for family in families} | foreign.names
+    return replace(graphs[0], kernels=tuple(sorted(kernels)))
 
 
 def _equal(one: Graph, other: Graph) -> bool:

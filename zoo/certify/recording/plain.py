@@ -1,12 +1,33 @@
-"""A model's plain forward, which no recording watches, and the place of an error in it."""
+"""A model's plain forward, which no recording watches: its errors and its foreign operators."""
 
 import traceback
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["ForwardError", "place_of", "run_plainly", "told"]
+__all__ = ["ForeignOperators", "ForwardError", "place_of", "run_plainly", "told"]
+
+
+TORCH = {"aten", "prim", "prims", "higher_order", "profiler", "mkldnn", "mkl", "quantized"}
+
+
+class ForeignOperators(TorchDispatchMode):
+    """Names of the operators inside that torch has not made, such as `library::operator`."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        """Start without any."""
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note the name of an operator, and run it."""
+        if func.namespace not in TORCH:
+            self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
 
 
 class ForwardError(ValueError):
