@@ -103,10 +103,13 @@ class Elementwise(Nonlinear):
     Attributes:
         low: Least slope of each value (n,).
         high: Greatest slope of each value (n,).
+        step: How far each value may be from what the forward computes: of a function that jumps a
+            little, the graph has the one without the jump.
     """
 
     low: Tensor
     high: Tensor
+    step: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
