@@ -1,4 +1,4 @@
-"""Bounds beside exact constants, of all linear pieces of small networks."""
+"""Bounds beside exact constants, of all linear pieces, and beside the inequality's optimum."""
 
 import copy
 import math
@@ -6,10 +6,13 @@ import math
 import pytest
 import torch
 from archzoo.zoo.certify.bounds import Bounds
+from archzoo.zoo.certify.bounds.dense import dense_segment
 from archzoo.zoo.certify.graph import Graph
 from archzoo.zoo.certify.recording import graph_of
 from torch import Tensor, nn
 
+from ...layers.lipschitz.proof.semidefinite import solver_lipschitz
+from ...tiers import tiered
 from .exact_constant import bends, cells, exact_lipschitz
 from .random_networks import BentGrammar, steepest
 
@@ -62,3 +65,13 @@ def test_the_walk_finds_every_cell_and_no_cell_that_is_empty():
     torch.manual_seed(0)
     planes = graph_of(nn.Sequential(nn.Linear(3, 7), nn.ReLU()), torch.zeros(2, 3))
     assert len(cells(planes)) == 1 + 7 + 21 + 35
+
+
+@pytest.mark.parametrize("seed", tiered(range(200), range(3, 200, 40)))
+def test_a_bound_is_within_a_thousandth_of_the_optimum_of_the_whole_inequality(seed):
+    pytest.importorskip("clarabel")
+    cvxpy = pytest.importorskip("cvxpy")
+    bounds = Bounds(network(seed)[1])
+    segment = dense_segment(bounds.simple, 0, bounds.simple.output)
+    found = bounds.lipschitz()
+    assert found <= 1.001 * solver_lipschitz(cvxpy, segment.block()) + 1e-12
