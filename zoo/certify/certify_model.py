@@ -201,9 +201,7 @@ def _plain(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
     except ForwardError as error:
         if x.is_floating_point():
             raise
-        raise ValueError(
-            f"x holds {x.dtype}, which the model cannot read ({error}); give floats"
-        ) from error
+        raise ValueError(f"x holds {x.dtype}, which the model cannot read: {error}") from error
     if not all(isinstance(part, Tensor) and part.dim() for part in found):
         return torch.zeros(len(x), 1)
     return torch.cat(found)
