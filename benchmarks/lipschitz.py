@@ -17,8 +17,10 @@ Parts, each a function (quick) -> rows and bars; one process, one thread:
 
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +33,9 @@ from harness import Bar, Measurement, main
 from lipschitz_speed import speed
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.layers.lipschitz.proof.semidefinite import solver_lipschitz  # noqa: E402
 
 Part = Callable[[bool], Measurement]
 
@@ -171,7 +176,8 @@ def residual_weights(
 
 CASES = [(8, (16,), 1.0), (8, (16, 16), 1.0), (16, (32, 32), 1.0), (16, (32, 32, 32), 1.0),
          (32, (64, 64), 0.5)]  # fmt: skip
-CLARABEL = 130  # order of the inequality above which Clarabel takes gigabytes; SCS (to 1e-6) there
+CLARABEL = 130  # order of the inequality above which Clarabel takes gigabytes; SCS there
+TOLERANCES = {"eps_abs": 1e-6, "eps_rel": 1e-6, "max_iters": 20_000}
 
 
 def solver(quick: bool) -> Measurement:
@@ -194,7 +200,10 @@ def solver(quick: bool) -> Measurement:
             found = lmi_lipschitz(skip, inner, taps)
             times.append(time.perf_counter() - started)
         started = time.perf_counter()
-        solved = semidefinite(cvxpy, inner, tap)
+        order = width + sum(hidden)
+        options = {} if order <= CLARABEL else {"solver": cvxpy.SCS, **TOLERANCES}
+        block = LMIBlock(skip, tuple(inner), taps, ())
+        solved = solver_lipschitz(cvxpy, block, **options)
         seconds = time.perf_counter() - started
         ours = statistics.median(times)
         product = 1 + math.prod(float(torch.linalg.matrix_norm(w, 2)) for w in (*inner, tap))
@@ -204,27 +213,6 @@ def solver(quick: bool) -> Measurement:
         bars.append(Bar(f"proved bound over the solver's optimum, {case}", found / solved, 1.01))
         bars.append(Bar(f"time over the solver's, {case}", ours / seconds, 0.1))
     return rows, bars
-
-
-def semidefinite(cvxpy: Any, inner: list[Tensor], tap: Tensor) -> float:
-    """Minimise L² over multipliers by Clarabel, or by SCS where that is too large for it."""
-    sizes = [inner[0].shape[1], *(len(c) for c in inner)]
-    starts = [sum(sizes[:k]) for k in range(len(sizes) + 1)]
-    eye = torch.eye(starts[-1], dtype=torch.float64)
-    select = [eye[a:b].numpy() for a, b in zip(starts, starts[1:], strict=False)]
-    out = select[0] + tap.numpy() @ select[-1]
-    square = cvxpy.Variable()
-    p = square * (select[0].T @ select[0]) - out.T @ out
-    for k, c in enumerate(inner, start=1):
-        weighted = cvxpy.diag(cvxpy.Variable(len(c), nonneg=True))
-        cross = select[k].T @ weighted @ (c.numpy() @ select[k - 1])
-        p = p + 2 * select[k].T @ weighted @ select[k] - cross - cross.T
-    problem = cvxpy.Problem(cvxpy.Minimize(square), [(p + p.T) / 2 >> 0])
-    if starts[-1] <= CLARABEL:
-        problem.solve(solver=cvxpy.CLARABEL)
-    else:
-        problem.solve(solver=cvxpy.SCS, eps_abs=1e-6, eps_rel=1e-6, max_iters=20_000)
-    return math.sqrt(float(square.value))
 
 
 def times(quick: bool) -> Measurement:

@@ -1,8 +1,10 @@
 """Which path may run: a hand-written gradient, a compiled kernel, or the definition."""
 
+import contextlib
 import functools
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +21,7 @@ __all__ = [
     "is_installed",
     "is_transformed",
     "kernel_takes",
+    "kernels_taken",
     "one_plain_dtype",
     "records_gradients",
     "through_definition",
@@ -26,6 +29,7 @@ __all__ = [
 
 
 _PLAIN = (Tensor, nn.Parameter)
+_TAKEN: ContextVar[set[str] | None] = ContextVar("kernels_taken", default=None)
 Answer = TypeVar("Answer")
 
 
@@ -94,7 +98,23 @@ def kernel_takes(family: str, *tensors: Tensor) -> bool:
     caller is the layout: a kernel checks sizes and strides, and throws where they are not what its
     loops assume.
     """
-    return one_plain_dtype(*tensors) and load_kernels(family)
+    if not (one_plain_dtype(*tensors) and load_kernels(family)):
+        return False
+    taken = _TAKEN.get()
+    if taken is not None:
+        taken.add(family)
+    return True
+
+
+@contextlib.contextmanager
+def kernels_taken() -> Iterator[set[str]]:
+    """Families whose compiled kernels are allowed to run inside, filled as the code runs."""
+    taken: set[str] = set()
+    token = _TAKEN.set(taken)
+    try:
+        yield taken
+    finally:
+        _TAKEN.reset(token)
 
 
 def differentiates_backward(*gradients: Tensor) -> bool:

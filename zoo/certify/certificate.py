@@ -60,6 +60,9 @@ class Certificate:
         lower_bound: The largest ratio found by search; None if none was made.
         per_block: The table: name, constant, method, verified.
         reasons: Why the bound is infinite.
+        limits: What the bound and the radii do not cover, a sentence each.
+        kernels: Compiled kernels that run in the plain forward where the recording has their
+            definitions, as `archzoo_FAMILY`, and operators of other libraries than torch.
         body_lipschitz: The bound up to the head, which pairwise radii are made of.
         slack: What was taken off each margin, in logits, for the rounding of the evaluation.
         norm: Of the radii, `l2` or `linf`.
@@ -86,6 +89,8 @@ class Certificate:
     lower_bound: float | None = None
     per_block: tuple[Row, ...] = ()
     reasons: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
+    kernels: tuple[str, ...] = ()
     body_lipschitz: float = math.inf
     slack: float = 0.0
     norm: str = "l2"
@@ -166,7 +171,7 @@ class Certificate:
             lines.append(
                 f"found by search  {self.lower_bound:.9g}  (tightness {self.tightness:.4f})"
             )
-        return lines
+        return lines + [f"not covered: {limit}" for limit in self.limits]
 
     def _blocks(self) -> list[str]:
         if not self.per_block:

@@ -4,10 +4,11 @@ The model's own forward is recorded into a graph (`recording`), whose bound is p
 With the logits' differences bounded, each sample has a radius (`verdict`). A certificate is a
 statement about the recorded function: the weights exactly as stored, or as the forward forms them
 in their own precision, in the arithmetic of real numbers; the rounding of its float64 evaluation
-is bounded and taken off each margin. The rounding of activations in half precision is not covered.
+is bounded and taken off each margin. What this leaves out for a model, such as the rounding of
+activations to half precision, stands on its certificate (`limits`).
 
 A recording shows that samples do not reach one another in the batches that were recorded, of one
-and of two samples; it is no proof for every batch size.
+and of three samples; it is no proof for every batch size.
 """
 
 # Shape letters: N samples, K classes.
@@ -26,10 +27,11 @@ from .bounds import Bounds, evaluation_error, measured
 from .certificate import Certificate, Counterexample
 from .graph import Graph
 from .inputs import check_weights, copied, given, samples_of, std_of
+from .limits import limits_of
 from .local import with_local_radii
 from .lower_bound import steepest_pair
 from .projected_ascent import Norm
-from .recording import RefusedError, check_equal, graph_of
+from .recording import ForwardError, RefusedError, check_equal, graph_of, run_plainly
 from .verdict import accuracies, attacked, predictions, radii
 
 __all__ = ["EPS", "Method", "certified_function", "certify"]
@@ -88,7 +90,8 @@ def certify(
 
     Raises:
         ValueError: NaN weights, a number or shape out of range, no x where the input's shape is not
-            known, or layers of the ball that exchange other coordinates or balls than they read.
+            known, a forward that raises on the samples, or layers of the ball that exchange other
+            coordinates or balls than they read.
     """
     started = time.perf_counter()
     steps = (eps,) if isinstance(eps, (int, float)) else eps
@@ -135,6 +138,8 @@ def certify(
         "rigorous": lipschitz < math.inf and all(row.verified for row in rows),
         "per_block": rows,
         "body_lipschitz": bounds.body(),
+        "limits": limits_of(graph),
+        "kernels": graph.kernels,
     }
     if lipschitz == math.inf:
         facts["reasons"] = ("the model: the product of its bounds is beyond float64",)
@@ -191,15 +196,12 @@ def _plain(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
     """Return what the forward itself returns for samples, in the type that it computes in."""
     x = x.to(_dtype(model, x)) if x.is_floating_point() else x
     try:
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-            found = [model(batch) for batch in x.split(batch_size)]
-    except RuntimeError as error:
+        with torch.no_grad():
+            found = [run_plainly(model, batch) for batch in x.split(batch_size)]
+    except ForwardError as error:
         if x.is_floating_point():
             raise
-        line = str(error).splitlines()[0]
-        raise ValueError(
-            f"x holds {x.dtype}, which the model cannot read ({line}); give floats"
-        ) from error
+        raise ValueError(f"x holds {x.dtype}, which the model cannot read: {error}") from error
     if not all(isinstance(part, Tensor) and part.dim() for part in found):
         return torch.zeros(len(x), 1)
     return torch.cat(found)

@@ -103,10 +103,13 @@ class Elementwise(Nonlinear):
     Attributes:
         low: Least slope of each value (n,).
         high: Greatest slope of each value (n,).
+        step: How far each value may be from what the forward computes: of a function that jumps a
+            little, the graph has the one without the jump.
     """
 
     low: Tensor
     high: Tensor
+    step: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +154,8 @@ class Graph:
         output_shape: Of one sample.
         stretches: Layers with a constant by construction.
         coarsest: The type of the fewest digits that the forward rounds a value to.
+        kernels: Families of compiled kernels that ran in the plain forward where the recording has
+            their definitions, and operators of other libraries than torch.
     """
 
     nodes: tuple[Node, ...]
@@ -159,6 +164,7 @@ class Graph:
     output_shape: tuple[int, ...]
     stretches: tuple[Stretch, ...] = ()
     coarsest: torch.dtype = torch.float64
+    kernels: tuple[str, ...] = ()
 
     @property
     def atoms(self) -> tuple[int, ...]:

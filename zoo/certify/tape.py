@@ -78,6 +78,7 @@ class Curve:
         operands: Fixed numbers for each element, of the argument's shape.
         rounding: Of the function, as a share of its input and output.
         parameters: The operation and its options, which tell two functions apart.
+        step: How far the operation may be from the function in each element.
     """
 
     argument: Argument
@@ -87,6 +88,7 @@ class Curve:
     operands: Mapping[str, Tensor] = field(default_factory=dict)
     rounding: float = 0.0
     parameters: tuple[object, ...] = ()
+    step: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -203,8 +205,9 @@ class Tape:
             whole = _all(reads[0], size)
             operands = {name: v.reshape(-1) for name, v in piece.operands.items()}
             piece = Curve(
-                whole, low, high, piece.function, operands, piece.rounding, piece.parameters
-            )
+                whole, low, high, piece.function, operands, piece.rounding,
+                piece.parameters, piece.step,
+            )  # fmt: skip
         elif isinstance(piece, Groups):
             reads = [self._collect(piece, name, place)]
             groups = len(piece.inputs)

@@ -78,6 +78,8 @@ class Grammar:
         seed: Of everything.
     """
 
+    activations = ACTIVATIONS
+
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.generator = torch.Generator().manual_seed(seed)
@@ -87,9 +89,8 @@ class Grammar:
 
     def network(self) -> tuple[nn.Module, tuple[int, ...]]:
         """Return a network and the shape of a sample."""
-        shape: tuple[int, ...]
-        shape = (3,) if self.random.random() < 0.5 else (2, self.random.choice((3, 4)), 4)
-        start, layers = shape, []
+        shape, layers = self.start(), []
+        start = shape
         for _ in range(self.random.randint(2, 5)):
             layer, shape = self.layer(shape, 2)
             layers.append(layer)
@@ -100,6 +101,10 @@ class Grammar:
         model = nn.Sequential(*layers)
         self.weights(model)
         return model.eval(), start
+
+    def start(self) -> tuple[int, ...]:
+        """Return the shape of a sample."""
+        return (3,) if self.random.random() < 0.5 else (2, self.random.choice((3, 4)), 4)
 
     def weights(self, model: nn.Module) -> None:
         with torch.no_grad():
@@ -125,7 +130,7 @@ class Grammar:
     def activation(self, shape: tuple[int, ...], depth: int) -> tuple[nn.Module, tuple[int, ...]]:
         if self.random.random() < 0.15:
             return MaxMin(), shape
-        return self.random.choice(ACTIVATIONS)(), shape
+        return self.random.choice(self.activations)(), shape
 
     def linear(self, shape: tuple[int, ...], depth: int) -> tuple[nn.Module, tuple[int, ...]]:
         if len(shape) == 1:
@@ -168,7 +173,7 @@ class Grammar:
             layer: nn.Module = nn.Linear(shape[0], shape[0])
         else:
             layer = nn.Conv2d(shape[0], shape[0], 3, padding=1)
-        return nn.Sequential(layer, self.random.choice(ACTIVATIONS)())
+        return nn.Sequential(layer, self.random.choice(self.activations)())
 
     def skip(self, shape: tuple[int, ...], depth: int) -> tuple[nn.Module, tuple[int, ...]]:
         count = self.random.choice((1, shape[0]))
@@ -205,15 +210,40 @@ class Grammar:
         return nn.Sequential(nn.Flatten(), inner), after
 
 
+class BentGrammar(Grammar):
+    """Networks of vectors whose functions are linear on either side of zero."""
+
+    activations = (
+        nn.ReLU, nn.ReLU, nn.PReLU, lambda: nn.LeakyReLU(0.2), lambda: nn.LeakyReLU(-0.5)
+    )  # fmt: skip
+
+    def start(self) -> tuple[int, ...]:
+        return (3,)
+
+    def activation(self, shape: tuple[int, ...], depth: int) -> tuple[nn.Module, tuple[int, ...]]:
+        return self.random.choice(self.activations)(), shape
+
+    def norm(self, shape: tuple[int, ...], depth: int) -> tuple[nn.Module, tuple[int, ...]]:
+        return nn.BatchNorm1d(shape[0]), shape
+
+    def own(self, shape: tuple[int, ...], depth: int) -> tuple[nn.Module, tuple[int, ...]]:
+        return Functional(self.random.randrange(3)), shape
+
+
 def steepest(model: nn.Module, shape: tuple[int, ...], seed: int, points: int = 24) -> float:
     """Return the largest norm of a Jacobian in float64, at points of several sizes."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(points, *shape, generator=generator, dtype=torch.float64)
     x = x * torch.logspace(-1, 1, points, dtype=torch.float64).view(-1, *[1] * len(shape))
-    x = x.requires_grad_()
+    return float(steepness(model, x).max())
+
+
+def steepness(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the norm of the Jacobian at each point."""
+    x = x.detach().requires_grad_()
     outputs = model(x)
     rows = [
         torch.autograd.grad(outputs[:, k].sum(), x, retain_graph=True)[0].flatten(1)
         for k in range(outputs.shape[1])
     ]
-    return float(torch.linalg.matrix_norm(torch.stack(rows, 1), 2).max())
+    return torch.linalg.matrix_norm(torch.stack(rows, 1), 2)

@@ -174,13 +174,34 @@ def test_no_slope_of_an_activation_lies_outside_its_interval(kind):
     (atom,) = (node for node in graph.nodes if isinstance(node, Elementwise))
     low, high = float(atom.low), float(atom.high)
     x = torch.linspace(-30, 30, 400_001, dtype=torch.float64)
-    y = kind().double()(x).detach()
+    y = atom.function(x).detach()
     steps = (y[1:] - y[:-1]) / (x[1:] - x[:-1])
-    # A difference of two values near 30 is off by 1e-14, over a step of 1.5e-4; the threshold of
-    # softplus makes a step of 2e-9 more.
-    slack = 1e-9 if kind is not nn.Softplus else 2e-5
-    assert low - slack <= float(steps.min()) and float(steps.max()) <= high + slack
+    # A difference of two values near 30 is off by 1e-14, over a step of 1.5e-4.
+    assert low - 1e-9 <= float(steps.min()) and float(steps.max()) <= high + 1e-9
     assert max(abs(low), abs(high)) <= 1.001 * float(steps.abs().max())
+    apart = (kind().double()(x).detach() - y).abs()
+    assert (apart <= atom.step + atom.rounding * (x.abs() + y.abs())).all()
+
+
+@pytest.mark.parametrize(("beta", "threshold"), [(1.0, 20.0), (0.5, 14.0), (4.0, 30.0)])
+def test_the_step_of_softplus_at_its_threshold_is_an_error_of_the_logits(beta, threshold):
+    model = nn.Sequential(nn.Softplus(beta, threshold), nn.Linear(3, 2)).double().eval()
+    nn.init.eye_(model[1].weight)
+    at = threshold / beta
+    x = torch.full((2, 3), at, dtype=torch.float64)
+    graph = graph_of(model, x)
+    above = x * (1 + 2.0**-40)  # on the other side of the step
+    drop = float((graph(above) - model(above).detach()).norm(dim=1).max())
+    assert drop == pytest.approx(math.sqrt(2) * math.log1p(math.exp(-threshold)) / beta, rel=1e-2)
+    # Samples far below the threshold know of the step too: an attack may cross it.
+    small = torch.zeros(1, 3, dtype=torch.float64)
+    assert certify(model, small, attack=False).slack >= 4 * drop
+
+
+def test_a_softplus_that_steps_down_visibly_is_refused():
+    for options in ((1.0, 5.0), (-1.0, 20.0)):
+        found = certify(nn.Sequential(nn.Softplus(*options), nn.Linear(3, 2)), torch.ones(2, 3))
+        assert found.lipschitz == math.inf and "threshold of at least 14" in found.reasons[0]
 
 
 LAYERS = {
@@ -319,6 +340,45 @@ def test_bfloat16_weights_are_certified_as_they_are_stored():
     assert certificate.rigorous and certificate.attack_violations == 0
     assert certificate.lipschitz < model.lipschitz * 1.05
     assert certificate.lower_bound <= certificate.lipschitz
+
+
+LIMITED = {
+    "bfloat16 weights": lambda: nn.Sequential(nn.Linear(4, 3)).bfloat16(),
+    "float16 inside": lambda: nn.Sequential(nn.Linear(4, 3), Cast(torch.float16)),
+    "autocast": lambda: nn.Sequential(Autocast(nn.Linear(4, 3))),
+}
+
+
+class Cast(nn.Module):
+    """Rounds to a type and back."""
+
+    def __init__(self, dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x):
+        return x.to(self.dtype).float()
+
+
+class Autocast(nn.Sequential):
+    """Layers under autocast."""
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().forward(x).float()
+
+
+@pytest.mark.parametrize("name", LIMITED)
+def test_a_certificate_says_that_the_rounding_of_half_precision_is_not_covered(name, tmp_path):
+    certificate = certify(LIMITED[name](), torch.randn(3, 4), attack_steps=2)
+    half = "float16" if name.startswith("float16") else "bfloat16"
+    (limit,) = certificate.limits
+    assert certificate.rigorous and f"rounds activations to {half}" in limit
+    assert f"not covered: {limit}" in str(certificate).splitlines()
+    assert json.loads(certificate.save(tmp_path / "c.json").read_text())["limits"] == [limit]
+    for dtype in (torch.float32, torch.float64):
+        wide = certify(nn.Sequential(nn.Linear(4, 3)).to(dtype), torch.randn(3, 4, dtype=dtype))
+        assert wide.limits == () and "not covered" not in str(wide)
 
 
 def test_a_tampered_layer_loses_its_nominal_constant():

@@ -5,6 +5,8 @@ import math
 
 import pytest
 import torch
+from archzoo.layers import fast_path
+from archzoo.layers.fast_path import kernel_takes
 from archzoo.layers.lipschitz import LDLTCircularConv2d, SLLBlock, SLLConv2d
 from archzoo.zoo import certify, create_model
 from archzoo.zoo.certify.bounds import Bounds
@@ -235,6 +237,73 @@ def caught(x: Tensor) -> Tensor:
 def test_what_a_recording_cannot_see_is_refused_by_name(name):
     found = reasons(copy.deepcopy(UNSEEN[name]), 4)
     assert found and all(": " in reason and "\n" not in reason for reason in found)
+
+
+def raising(error: Exception, when=lambda x: True) -> nn.Module:
+    """A layer that raises on some tensors, behind another."""
+
+    def function(x: Tensor) -> Tensor:
+        if when(x):
+            raise error
+        return x
+
+    return nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU(), Call(function)))
+
+
+RAISED = [KeyError("scale"), ZeroDivisionError(), RuntimeError("one\ntwo"), StopIteration("end")]
+
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda e: type(e).__name__)
+def test_what_a_forward_raises_anyway_is_raised_with_the_path_of_its_module(error):
+    with pytest.raises(ValueError, match=rf"^1\.1: .* raises {type(error).__name__}") as found:
+        certify(raising(error), torch.randn(3, 4))
+    assert found.value.__cause__ is error and "\n" not in str(found.value)
+    with pytest.raises(ValueError, match=r"1\.1: .* on samples \(3, 4\)"):
+        certify(raising(error, lambda x: len(x) == 3), torch.randn(2, 4), attack=False)
+    with pytest.raises(ValueError, match="0: .* shapes cannot be multiplied"):
+        certify(raising(error), torch.randn(3, 5))
+
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda e: type(e).__name__)
+def test_what_only_a_recording_makes_a_forward_raise_is_a_refusal_with_its_name(error):
+    (reason,) = reasons(raising(error, lambda x: type(x) is not Tensor), 4)
+    assert reason.startswith(f"1.1: cannot be recorded, {type(error).__name__}")
+
+
+class OddBatches(nn.Module):
+    """Does something else with batches of three samples."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 5 if len(x) == 3 else x
+
+
+def test_a_module_that_treats_three_samples_otherwise_is_refused():
+    model, x = nn.Sequential(nn.Linear(4, 4), OddBatches()), torch.randn(2, 4)
+    found = certify(model, x, attack=False)
+    assert found.lipschitz == math.inf and "batches of different sizes" in found.reasons[0]
+
+
+def test_operators_of_other_libraries_are_listed():
+    library = torch.library.Library("certify_test", "DEF")
+    library.define("rectify(Tensor x) -> Tensor")
+    library.impl("rectify", lambda x: x.relu(), "CompositeExplicitAutograd")
+    rectify = torch.ops.certify_test.rectify
+    # As a library does that has a kernel for plain tensors and a definition for all others.
+    model = Call(lambda x: rectify(x) if type(x) is Tensor else x.clamp_min(0.0))
+    found = certify(nn.Sequential(model, nn.Linear(4, 3)), torch.randn(3, 4), attack=False)
+    library._destroy()
+    assert found.kernels == ("certify_test::rectify",) == tuple(found.to_dict()["kernels"])
+    assert found.rigorous and "certify_test::rectify" in str(found)
+    plain = certify(nn.Sequential(nn.ReLU(), nn.Linear(4, 3)), torch.randn(3, 4), attack=False)
+    assert plain.kernels == () == plain.limits
+
+
+def test_compiled_kernels_that_stand_aside_in_a_recording_are_listed(monkeypatch):
+    monkeypatch.setattr(fast_path, "load_kernels", lambda family: True)
+    model = Call(lambda x: x.relu() if kernel_takes("delta", x) else x.clamp_min(0.0))
+    found = certify(nn.Sequential(model, nn.Linear(4, 3)), torch.randn(3, 4), attack=False)
+    assert found.kernels == ("archzoo_delta",)
+    assert len(found.limits) == 1 and "archzoo_delta" in found.limits[0]
 
 
 # What it sees.

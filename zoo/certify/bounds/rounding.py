@@ -1,10 +1,12 @@
 """How far the float64 evaluation of a graph may be from the function that it is.
 
+A function of the forward that jumps a little counts as far from the graph's as its jump.
+
 With e(v) the error of a node, |v| its largest norm on the samples seen and ‖|N|‖ the norm of the
 matrix of absolute values,
 
     affine      e(v) ≤ Σ_i ‖N_i‖ e(u_i) + γ (‖|N_i|‖ |u_i| + |b| + |v|)
-    others      e(s) ≤ L e(u) + share · (L |u| + |s|)
+    others      e(s) ≤ L e(u) + share · (L |u| + |s|) + √n step
 """
 
 # Shape letters: N samples.
@@ -14,13 +16,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ....layers.lipschitz.proof.norms import gamma, product_up, sum_up
+from ....layers.lipschitz.proof.norms import gamma, product_up, root_up, sum_up
 from ..graph import Affine, Elementwise, Graph, Joint
 from ..maps import ConvMap, MatrixMap
 from ..operators import Blocks, Operator
 from .paths import slope
 
-__all__ = ["evaluation_error", "measured"]
+__all__ = ["evaluation_error", "measured", "stepped"]
 
 SMALL = 512  # of a matrix whose norm is proved for the error too
 
@@ -61,10 +63,15 @@ def evaluation_error(graph: Graph, size: Sequence[float]) -> float:
             constant = slope(node) if isinstance(node, Elementwise) else node.lipschitz
             most = max(1.0, constant)
             lost = product_up(node.rounding, sum_up(product_up(most, size[node.source]), own))
-            error.append(sum_up(product_up(constant, error[node.source]), lost))
+            error.append(sum_up(product_up(constant, error[node.source]), lost, stepped(node)))
         else:
             error.append(0.0)
     return error[graph.output]
+
+
+def stepped(node: Elementwise | Joint) -> float:
+    """Bound how far a node's value is from what the forward computes of the same input."""
+    return product_up(node.step, root_up(node.size)) if isinstance(node, Elementwise) else 0.0
 
 
 def _norm(operator: Operator) -> float:

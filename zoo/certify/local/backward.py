@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ....layers.lipschitz.proof.norms import UNIT, gamma
+from ..bounds import stepped
 from ..bounds.paths import slope
 from ..graph import Affine, Elementwise, Graph, Joint
 from .adjoint_rounding import inexact
@@ -117,7 +118,7 @@ class LocalBounds:
         steepest = steepest * SLACK
         self.moved[number] = self.moved[node.source] * steepest
         lost = node.rounding * (most * self.size[node.source] + self.size[number])
-        self.error[number] = self.error[node.source] * steepest + lost * SLACK
+        self.error[number] = self.error[node.source] * steepest + lost * SLACK + stepped(node)
 
     def _affine(self, node: Affine) -> None:
         zero = torch.zeros(len(self.sound), dtype=torch.float64)

@@ -14,15 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ....layers.fast_path import kernels_taken
 from ..graph import Graph
 from .memory import RecordingError
 from .one_sample import one_sample, same
+from .plain import ForeignOperators, ForwardError, place_of, run_plainly, told
 from .reach import RefusedError
 from .record import Recorder
 
 __all__ = ["check_equal", "graph_of"]
 
-BATCHES = (2, 1)  # sizes that are recorded; all must give one graph
+BATCHES = (3, 1)  # sizes that are recorded; all must give one graph
 POINTS = 9  # that graphs of two batch sizes are compared on
 # Of the logits' size: rounding of a forward of some hundred layers in each type.
 AGREE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
@@ -40,6 +42,7 @@ def graph_of(model: nn.Module, x: Tensor) -> Graph:
     Raises:
         RefusedError: an operation without a rule, samples that reach one another, randomness, or a
             forward that does something else than was recorded.
+        ForwardError: the forward raises without a recording too.
     """
     generators = torch.get_rng_state(), random.getstate()
     try:
@@ -52,7 +55,8 @@ def graph_of(model: nn.Module, x: Tensor) -> Graph:
 def _guarded(model: nn.Module, x: Tensor) -> Graph:
     versions = _versions(model)
     generators = torch.get_rng_state(), random.getstate()
-    plain = _forward(model, x, False)
+    with kernels_taken() as families:
+        plain = _forward(model, x, False)
     again = _with_gradients(model, x)
     if not _close(plain, _forward(model, x, False) if again is None else again):
         raise RefusedError(
@@ -60,6 +64,8 @@ def _guarded(model: nn.Module, x: Tensor) -> Graph:
             "certificate is for a function"
         )
     graphs = [_recorded(model, x, samples) for samples in BATCHES]
+    with ForeignOperators() as foreign:
+        _forward(model, x, False)
     if not torch.equal(generators[0], torch.get_rng_state()) or generators[1] != random.getstate():
         raise RefusedError("the model: draws random numbers in evaluation mode")
     if versions != _versions(model):
@@ -71,7 +77,8 @@ def _guarded(model: nn.Module, x: Tensor) -> Graph:
         raise RefusedError("the model: treats batches of different sizes differently")
     with torch.no_grad():
         check_equal(graphs[0], graphs[0](x), plain)
-    return graphs[0]
+    kernels = {f"archzoo_{family}" for family in families} | foreign.names
+    return replace(graphs[0], kernels=tuple(sorted(kernels)))
 
 
 def _equal(one: Graph, other: Graph) -> bool:
@@ -94,15 +101,15 @@ def _equal(one: Graph, other: Graph) -> bool:
 
 
 def _forward(model: nn.Module, x: Tensor, grad: bool) -> Tensor:
-    with torch.set_grad_enabled(grad), torch.compiler.set_stance("force_eager"):
-        return _tensor(model(x.clone())).detach()
+    with torch.set_grad_enabled(grad):
+        return _tensor(run_plainly(model, x.clone())).detach()
 
 
 def _with_gradients(model: nn.Module, x: Tensor) -> Tensor | None:
     """Run a forward with gradients; None where it only runs without, as in inference mode."""
     try:
         return _forward(model, x, True)
-    except RuntimeError:
+    except ForwardError:
         return None
 
 
@@ -138,10 +145,11 @@ def _recorded(model: nn.Module, x: Tensor, samples: int) -> Graph:
     except Exception as error:
         if recorder.refused:
             raise RefusedError(*recorder.refused) from error
-        place = recorder.place or "the model"
-        line = str(error).splitlines()[0] if str(error) else ""
+        # What the plain forward raises too is an error of the model, and raised here as such.
+        with torch.no_grad():
+            run_plainly(model, x[torch.arange(samples) % len(x)])
         raise RefusedError(
-            f"{place}: cannot be recorded, {type(error).__name__}: {line}"
+            f"{place_of(error, model)}: cannot be recorded, {told(error)}"
         ) from error
     if recorder.refused:
         raise RefusedError(*recorder.refused)

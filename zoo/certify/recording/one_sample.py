@@ -135,7 +135,7 @@ def _graph(
                 Elementwise(
                     source=source, low=low[keep], high=high[keep],
                     function=_with(piece.function, operands),
-                    kind=_kind(entry), rounding=piece.rounding,
+                    kind=_kind(entry), rounding=piece.rounding, step=piece.step,
                     parameters=parameters, **own,
                 )
             )  # fmt: skip

@@ -5,6 +5,7 @@ A function with slopes in [m, l] acts on a difference as a diagonal matrix with 
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from .call import Call, operation, stop
 
 __all__ = ["FIXED"]
 
+STEP = 2.0**-24  # what a function may drop by, as a share of its value: a rounding of float32
 SMOOTH = 2.0**-46  # rounding of a transcendental function, as a share of its input and output
 
 # Extremes that are not closed forms are rounded outwards in the last digit given.
@@ -106,12 +108,24 @@ def parametric(call: Call) -> Piece:
 
 @operation("aten.softplus")
 def softplus(call: Call) -> Piece:
-    """Slopes of a logistic function; torch returns x above a threshold, which is off a little."""
+    """log(1 + exp(β x))/β, with the slopes of a logistic function.
+
+    Above its threshold torch returns x, which is a step down. The graph has the function without
+    the step, and the step counts as an error of it.
+    """
     beta, threshold = float(call["beta"]), float(call["threshold"])
-    if not (beta > 0 and threshold >= 1):
-        return stop(f"with beta={beta} and threshold={threshold} is no continuous function")
-    jump = math.log1p(math.exp(-threshold)) / threshold
-    return curve(call, 0.0, 1.0, rounding=SMOOTH + jump)
+    drop = math.log1p(math.exp(-threshold)) if threshold > 0 else math.inf
+    if not (beta > 0 and drop <= STEP * threshold):
+        return stop(
+            f"with beta={beta:g} and threshold={threshold:g} is no continuous function; give beta "
+            f"above 0 and a threshold of at least 14"
+        )
+
+    def function(u: Tensor, operands: Mapping[str, Tensor]) -> Tensor:
+        return torch.logaddexp(beta * u, torch.zeros_like(u)) / beta
+
+    found = curve(call, 0.0, 1.0, rounding=SMOOTH)
+    return replace(found, function=function, step=drop / beta * (1 + 2.0**-50))
 
 
 @operation("aten.threshold")

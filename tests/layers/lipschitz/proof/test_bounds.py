@@ -23,6 +23,8 @@ from archzoo.layers.lipschitz.proof.norms import (
 from torch import Tensor
 from torch.nn import functional as F
 
+from .semidefinite import solver_lipschitz
+
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
@@ -227,8 +229,9 @@ def test_the_search_comes_within_a_thousandth_of_a_solver(hidden):
     cvxpy = pytest.importorskip("cvxpy")
     inner, tap = kaiming(8, hidden)
     skip = torch.eye(8, dtype=torch.float64)
-    solved = solver_lipschitz(cvxpy, skip, inner, tap)
-    found = lmi_lipschitz(skip, inner, (*[None] * (len(hidden) - 1), tap))
+    taps = (*[None] * (len(hidden) - 1), tap)
+    solved = solver_lipschitz(cvxpy, LMIBlock(skip, tuple(inner), taps, ()))
+    found = lmi_lipschitz(skip, inner, taps)
     # The solver's own tolerance is 1e-8; the search ends within 2e-3 of the least L².
     assert solved * (1 - 1e-5) <= found <= 1.001 * solved
 
@@ -276,29 +279,6 @@ def test_weights_beyond_the_squares_of_float64_have_no_constant():
     inner, tap = kaiming(6, (8,))
     skip = torch.eye(6, dtype=torch.float64)
     assert lmi_lipschitz(skip, [1e160 * inner[0]], (tap,)) == math.inf
-
-
-def solver_lipschitz(cvxpy, skip, inner, tap) -> float:
-    """Minimise L² over multipliers as a semidefinite program."""
-    sizes = [skip.shape[1], *(len(c) for c in inner)]
-    starts = [sum(sizes[:k]) for k in range(len(sizes) + 1)]
-    total = starts[-1]
-    square = cvxpy.Variable()
-    select = [
-        torch.eye(total)[starts[k] : starts[k + 1]].double().numpy() for k in range(len(sizes))
-    ]
-    out = skip.numpy() @ select[0] + tap.numpy() @ select[-1]
-    p = square * (select[0].T @ select[0]) - out.T @ out
-    multipliers = []
-    for k, c in enumerate(inner, start=1):
-        multiplier = cvxpy.Variable(len(c), nonneg=True)
-        multipliers.append(multiplier)
-        weighted = cvxpy.diag(multiplier)
-        cross = select[k].T @ weighted @ (c.numpy() @ select[k - 1])
-        p = p + 2 * select[k].T @ weighted @ select[k] - cross - cross.T
-    problem = cvxpy.Problem(cvxpy.Minimize(square), [(p + p.T) / 2 >> 0])
-    problem.solve(solver=cvxpy.CLARABEL)
-    return math.sqrt(float(square.value))
 
 
 def sll(width: int, hidden: int, dtype: torch.dtype, seed: int = 0) -> LMIBlock:
