@@ -83,7 +83,7 @@ class Brackets:
         there = self.before**2 / self.excess_before
         fall = (there - here) / (low - self.before)
         pole = torch.where(fall > 0, low + here / fall, torch.inf)
-        far = torch.where(self.before > 0, pole, far).clamp_max(1e6).minimum(1e6 * low)
+        far = torch.where(self.before > 0, pole, far).minimum(1e6 * low)
         c = e * (far - low) / (low * low)
         b = 1 + far / r
         found = 2 * far / (b + (b * b - 4 * far * (1 / r - c)).clamp_min(0.0).sqrt())
