@@ -46,7 +46,8 @@ def test_a_radius_is_proved_and_close_to_the_largest(name, start):
     found, proved, asked = searched(MARGINS[name], start * ROOTS, torch.zeros_like(ROOTS))
     assert torch.equal(found.low, proved)
     ratio = found.low / ROOTS
-    assert (ratio < 1 + 1e-9).all() and (ratio > 1 - 2 * FINE).all()
+    # A bend that the model does not know costs more than FINE.
+    assert (ratio < 1 + 1e-9).all() and (ratio > 1 - 2.5 * FINE).all()
     assert asked.max() <= 16
 
 

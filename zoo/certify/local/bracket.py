@@ -17,9 +17,10 @@ from torch import Tensor
 
 __all__ = ["FINE", "Brackets"]
 
-FINE = 0.02  # share of a radius that is not looked for any further
+FINE = 0.02  # share of a radius that is not looked for any further, as far as the model holds
 TYPICAL = 0.02  # c/E of a network of some layers, until a second ball tells
 NEAR = 0.8  # ratio of two balls whose line is believed
+STEEP = 20  # of e between the two: beyond, something bends that did not before
 SMALL = 1e-9  # of e: below it there is no more than rounding
 
 
@@ -50,7 +51,7 @@ class Brackets:
     def left(self) -> Tensor:
         """Return the numbers of the samples that are not done."""
         done = torch.maximum(self.low, self.known) >= self.high * (1 - FINE)
-        done |= (self.before >= NEAR * self.low) & (self.low >= (1 - FINE) * self._root())
+        done |= self._near() & (self.low >= (1 - FINE) * self._root())
         return (~done | (self.low + self.known == 0)).nonzero().squeeze(1)
 
     def put(self, rows: Tensor, margins: Tensor) -> None:
@@ -66,11 +67,15 @@ class Brackets:
         # A straight line may have led far too far.
         self.share[lost] /= 2
         # The farther the model reaches, the more it promises too much.
-        near = self.before >= NEAR * self.low
-        wanted = self._root() * torch.where(near, 1 - FINE / 2, 1 - 1.5 * FINE)
+        wanted = self._root() * torch.where(self._near(), 1 - FINE / 2, 1 - 1.5 * FINE)
         wanted = torch.minimum(torch.maximum(wanted, low * (1 + FINE)), 4 * low)
         inside = torch.where(low > 0, low + 0.6 * (high - low), high * self.share)
         self.next = torch.where((wanted < high * (1 - FINE)) & (low > 0), wanted, inside)
+
+    def _near(self) -> Tensor:
+        """Whether two balls tell how the model goes on."""
+        near = self.before >= NEAR * self.low
+        return near & (self.excess <= STEEP * self.excess_before)
 
     def _root(self) -> Tensor:
         """Return where the model has lost all that a straight line leaves; infinity at first."""
