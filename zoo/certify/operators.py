@@ -189,8 +189,15 @@ class Blocks(Operator):
 
     def adjoint(self, rows: Tensor) -> Tensor:
         """Map rows (K, M) -> (K, N)."""
+        if self.plain and isinstance(self.base, MatrixMap):
+            return rows @ self.base.weight.reshape(self.rows, self.columns)
         groups = self.write.apply(rows.T).view(*self.outputs.shape, -1)
         return self.read.adjoint(self.base.adjoint(groups).reshape(self.inputs.numel(), -1).T)
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether it is its base: one group of all inputs and outputs in their order."""
+        return len(self.inputs) == 1 and self.read.identity and self.write.identity
 
     @cached_property
     def norm(self) -> float:

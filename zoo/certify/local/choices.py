@@ -58,7 +58,7 @@ class Choice(Relaxation):
         self.size = torch.maximum(bottom.abs(), top.abs()).norm(dim=1) * SLACK
         self.taken = torch.maximum(low.abs(), high.abs()).norm(dim=1) * SLACK
 
-    def pull(self, rows: Tensor) -> Pulled:
+    def pull(self, rows: Tensor, length: Tensor) -> Pulled:
         """Take rows on the outputs to rows on the inputs."""
         scaled = rows * self.slope[:, None]
         back = scaled.new_zeros(*scaled.shape[:2], self.inputs)
@@ -67,8 +67,8 @@ class Choice(Relaxation):
         shift = (rows @ middle[:, :, None])[..., 0]
         spread = (rows.abs() @ half[:, :, None])[..., 0] * SLACK
         seen = self.taken + 2 * norm_up(torch.maximum(self.low.abs(), self.high.abs()))
-        error = gamma(2 * rows.shape[2] + 16) * norm_up(rows) * seen[:, None]
-        return Pulled(back, shift, spread, error)
+        error = gamma(2 * rows.shape[2] + 16) * length * seen[:, None]
+        return Pulled(back, norm_up(back), shift, spread, error)
 
 
 def _without(node: Joint, values: Tensor, index: Tensor, instead: float) -> Tensor:

@@ -41,12 +41,11 @@ class _Constant(Relaxation):
         self.lost = node.rounding * (max(1.0, node.lipschitz) * reach.size + norm_up(self.value))
         self.size = (norm_up(self.value) + self.radius + self.lost) * SLACK
 
-    def pull(self, rows: Tensor) -> Pulled:
-        length = norm_up(rows)
+    def pull(self, rows: Tensor, length: Tensor) -> Pulled:
         shift = (rows @ self.value[:, :, None])[..., 0]
         error = length * (self.lost + gamma(rows.shape[2] + 8) * norm_up(self.value))[:, None]
         left = rows.new_zeros(len(shift), rows.shape[1], self.inputs)
-        return Pulled(left, shift, length * self.radius[:, None], error)
+        return Pulled(left, 0.0 * length, shift, length * self.radius[:, None], error)
 
     def stretch(self, rows: Tensor, pulled: Pulled) -> Tensor:
         return torch.minimum(super().stretch(rows, pulled), steepest(rows) * self.radius)

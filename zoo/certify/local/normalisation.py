@@ -66,24 +66,25 @@ class Normalisation(Relaxation):
         total = self.value.norm(dim=1) + self.steepest * reach.length
         self.size = (total + self.lost) * SLACK
 
-    def pull(self, rows: Tensor) -> Pulled:
+    def pull(self, rows: Tensor, length: Tensor) -> Pulled:
         """Take rows on the outputs to rows on the inputs."""
-        scaled = rows.unflatten(2, self.shape) * self.gain  # (N, K, T, I)
-        length = norm_up(scaled)
-        back = scaled - scaled.mean(3, keepdim=True) if self.centred else scaled
+        back = rows.unflatten(2, self.shape) * self.gain  # (N, K, T, I)
+        seen = norm_up(back)
+        if self.centred:
+            back = back - back.mean(3, keepdim=True)
         unit = self.unit[:, None]
         back = (back - (back * unit).sum(3, keepdim=True) * unit) * self.scale[:, None, :, None]
         back = back.flatten(2)
         shift = (rows @ self.value[:, :, None] - back @ self.middle[:, :, None])[..., 0]
-        spread = (length * self.remainder[:, None]).sum(2) * SLACK
-        error = (length * self.linear[:, None]).sum(2) * SLACK
-        error = error + norm_up(rows) * self.lost[:, None]
+        spread = (seen * self.remainder[:, None]).sum(2) * SLACK
+        error = (seen * self.linear[:, None]).sum(2) * SLACK + length * self.lost[:, None]
         digits = gamma(2 * rows.shape[2] + 16)
+        # J is no longer than 1/σ.
+        found = norm_up(seen * self.scale[:, None]) * SLACK
         error = error + digits * (
-            norm_up(rows) * norm_up(self.value)[:, None]
-            + norm_up(back) * norm_up(self.middle)[:, None]
+            length * norm_up(self.value)[:, None] + found * norm_up(self.middle)[:, None]
         )
-        return Pulled(back, shift, spread, error)
+        return Pulled(back, found, shift, spread, error)
 
     def stretch(self, rows: Tensor, pulled: Pulled) -> Tensor:
         """Bound the length of R times the remainder."""

@@ -2,7 +2,7 @@
 
     r = max {ε : min over ‖x − z‖ ≤ ε of f_y(z) − f_j(z) > 0 for all j ≠ y},
 
-found by bisection, all samples at once; every ε that is kept has been proved.
+looked for by `bracket`, many samples at once; every ε that is kept has been proved.
 """
 
 # Shape letters: N samples, K classes.
@@ -19,13 +19,14 @@ from ..graph import Graph
 from ..pgd import margin_loss
 from ..projected_ascent import Norm
 from .backward import WIDEST, LocalBounds
+from .bracket import Brackets
 from .perturbation import Ball
 
 __all__ = ["local_radii", "margins", "with_local_radii"]
 
 STEPS = 16  # at most
-FINE = 0.02  # share of a radius that is not looked for any further
-CHUNK = 64  # samples at once
+CHUNK = 32  # samples at once
+PILOT = 2  # samples whose radii tell where to begin with others
 FAR = 1e6  # times the size of a sample: nothing is looked for beyond
 
 
@@ -96,33 +97,31 @@ def local_radii(
         at_least: Radii that are known otherwise (N,): smaller ones are not looked for.
         widest: Values of a node up to which it is bounded by a walk of its own.
     """
-    found = []
-    for rows in torch.arange(len(x)).split(CHUNK):
+    found: list[Tensor] = []
+    numbers = torch.arange(len(x))
+    for rows in (numbers[:PILOT], *numbers[PILOT:].split(CHUNK)):
+        if not len(rows):
+            continue
         part, labels = x[rows], classes[rows]
         known = at_least[rows].double().nan_to_num(posinf=0.0)
-        low, high = torch.zeros_like(known), _first(graph, part, labels, norm)
-        high = torch.maximum(high, 2 * known)
-        grown = torch.ones(len(rows), dtype=torch.bool)
+        straight, margin = _straight(graph, part, labels, norm)
+        start = straight / 2
+        if found:
+            start = start.minimum(torch.cat(found).median())
+        brackets = Brackets(straight, margin, known, torch.where(start > 0, start, straight / 2))
         for _ in range(STEPS):
-            start = torch.maximum(low, known)
-            left = ((start < high * (1 - FINE)) | grown).nonzero().squeeze(1)
+            left = brackets.left()
             if not len(left):
                 break
-            # A ball that is proved at its first size is doubled until one is not; where none has
-            # been proved, a straight line along the gradient may have led far too far.
-            middle = torch.where(start > 0, (start + high) / 2, high / 4)
-            size = torch.where(grown, high, middle)[left]
+            size = brackets.next[left]
             lower = margins(graph, part[left], labels[left], size, norm=norm, widest=widest)
-            proved = lower.amin(1) > 0
-            low[left] = torch.where(proved, size, low[left])
-            high[left] = torch.where(proved, high[left] * (1.0 + grown[left]), size)
-            grown[left] &= proved
-        found.append(low)
+            brackets.put(left, lower.amin(1))
+        found.append(brackets.low)
     return torch.cat(found) if found else at_least.new_zeros(0)
 
 
-def _first(graph: Graph, x: Tensor, classes: Tensor, norm: Norm) -> Tensor:
-    """Return where a straight line along the gradient would meet the other class."""
+def _straight(graph: Graph, x: Tensor, classes: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+    """Return where a line along the gradient would meet the other class, and the margin."""
     z = x.double().clone().requires_grad_()
     with torch.enable_grad():
         margin = -margin_loss(graph(z), classes)
@@ -131,4 +130,4 @@ def _first(graph: Graph, x: Tensor, classes: Tensor, norm: Norm) -> Tensor:
     steep = flat.norm(dim=1) if norm == "l2" else flat.abs().sum(1)
     most = FAR * (1 + x.double().abs().flatten(1).amax(1))
     reach = (margin.detach() / steep).nan_to_num(torch.inf, torch.inf, 0.0)
-    return reach.clamp_min(1e-12).minimum(most)
+    return reach.clamp_min(1e-12).minimum(most), margin.detach()

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ....layers.lipschitz.proof.norms import gamma
 from ..graph import Joint
 
 __all__ = ["SLACK", "Pulled", "Reach", "Relaxation", "norm_up", "steepest", "value"]
 
 SLACK = 1 + 1e-9  # above the rounding of a sum of squares
+UNIT_32 = 2.0**-24  # half the distance from 1 to the next float32
 
 
 class Reach(NamedTuple):
@@ -45,9 +45,10 @@ class Reach(NamedTuple):
 
 
 class Pulled(NamedTuple):
-    """R' (N, K, n), c (N, K), w (N, K), and what c and w may be off by (N, K)."""
+    """R' (N, K, n), bounds of their lengths, c and w, and what these may be off by (N, K)."""
 
     rows: Tensor
+    length: Tensor
     shift: Tensor
     spread: Tensor
     error: Tensor
@@ -64,8 +65,8 @@ class Relaxation:
     size: Tensor
     steepest: Tensor
 
-    def pull(self, rows: Tensor) -> Pulled:
-        """Take rows (N or 1, K, T · O) on the outputs to rows on the inputs."""
+    def pull(self, rows: Tensor, length: Tensor) -> Pulled:
+        """Take rows (N or 1, K, T · O) of bounded lengths to rows on the inputs."""
         raise NotImplementedError
 
     def stretch(self, rows: Tensor, pulled: Pulled) -> Tensor:
@@ -77,22 +78,24 @@ def steepest(rows: Tensor) -> Tensor:
     """Bound the spectral norms of matrices (N, K, d).
 
     With G₀ = RᵀR/‖R‖² and G_{k+1} = G_k²/s, s its Frobenius norm, λ(G_k)² ≤ s λ(G_{k+1}); the last
-    one is at most 1. What each product loses is added.
+    one is at most 1. What each product loses in float32 is added.
     """
     whole = rows.flatten(1).norm(dim=1) * SLACK
-    scaled = rows / torch.where(whole > 0, whole, 1.0)[:, None, None]
+    scaled = (rows / torch.where(whole > 0, whole, 1.0)[:, None, None]).float()
     power = scaled @ scaled.mT if rows.shape[1] < rows.shape[2] else scaled.mT @ scaled
-    lost = gamma(4 * max(rows.shape[1], rows.shape[2]) + 64)
+    roundings = 4 * max(rows.shape[1], rows.shape[2]) + 64
+    lost = roundings * UNIT_32 / (1 - roundings * UNIT_32) if roundings < 2**22 else 1.0
     sizes = []
     for _ in range(4):
-        size = power.flatten(1).norm(dim=1) * SLACK + lost
+        size = torch.linalg.vector_norm(power, dim=(1, 2), dtype=torch.float64) * SLACK + lost
         sizes.append(size)
-        power = power / size[:, None, None]
+        power = power / size[:, None, None].float()
         power = power @ power
     bound = torch.ones_like(whole)
     for size in reversed(sizes[1:]):
         bound = (size * bound + 2 * lost).sqrt()
-    return (sizes[0] * bound + 2 * lost).sqrt() * whole * SLACK
+    # Never above the Frobenius norm.
+    return (sizes[0] * bound + 2 * lost).sqrt().clamp_max(1.0) * whole * SLACK
 
 
 def value(node: Joint, u: Tensor) -> Tensor:
@@ -103,4 +106,4 @@ def value(node: Joint, u: Tensor) -> Tensor:
 def norm_up(x: Tensor) -> Tensor:
     """Return the L2 norm over the last axis, rounded up."""
     # Squares of numbers below 1e-154 may vanish.
-    return (x.square().sum(-1).sqrt() + 1e-150) * SLACK
+    return (torch.linalg.vector_norm(x, dim=-1) + 1e-150) * SLACK

@@ -78,32 +78,34 @@ class Walk:
             length: Whether to bound the length of the rest of all rows together too.
         """
         digits = gamma(2 * len(self.graph.nodes) + 8)
-        waiting = {number: rows}
+        waiting = {number: (rows, norm_up(rows))}
         zero = rows.new_zeros(len(self.ball.centre), rows.shape[1])
         sums = _Sums(zero, zero, zero, zero[:, 0] if length else None)
         for at in range(number, -1, -1):
             if at not in waiting:
                 continue
-            own = waiting.pop(at)
+            own, size = waiting.pop(at)
             node = self.graph.nodes[at]
             # Sums of several parts have been rounded.
-            sums.add(zero, 0.0, digits * norm_up(own) * self.size[at][:, None])
+            sums.error = sums.error + digits * size * self.size[at][:, None]
             if isinstance(node, Affine):
-                self._through(node, own, waiting, sums)
+                self._through(node, own, size, waiting, sums)
             elif isinstance(node, Elementwise):
-                _put(waiting, node.source, self._bent(at, own, shared, sums))
+                _put(waiting, node.source, *self._bent(at, own, size, shared, sums))
             elif isinstance(node, Joint):
                 relaxation = self.atoms[at]
                 assert isinstance(relaxation, Relaxation)
-                pulled = relaxation.pull(own)
+                pulled = relaxation.pull(own, size)
                 sums.add(pulled.shift, pulled.spread, pulled.error)
                 if sums.length is not None:
                     sums.length = sums.length + relaxation.stretch(own, pulled)
-                _put(waiting, node.source, pulled.rows)
+                _put(waiting, node.source, pulled.rows, pulled.length)
             else:
-                _put(waiting, -1, own)
+                _put(waiting, -1, own, size)
         size = self.ball.centre.shape[1]
-        found = waiting.get(-1, rows.new_zeros(1, rows.shape[1], size))
+        found = rows.new_zeros(1, rows.shape[1], size)
+        if -1 in waiting:
+            found = waiting[-1][0]
         found = found.expand(len(self.ball.centre), -1, -1)
         value = (found @ self.ball.centre[:, :, None])[..., 0]
         error = gamma(2 * size + 16) * norm_up(found) * self.size[0][:, None]
@@ -113,9 +115,15 @@ class Walk:
         stretch = rest.norm(dim=1) if sums.length is None else sums.length + lost.norm(dim=1)
         return Found(found, sums.shift, rest, stretch[:, None] * SLACK)
 
-    def _through(self, node: Affine, rows: Tensor, waiting: dict[int, Tensor], sums: _Sums) -> None:
-        """Take rows through an affine node."""
-        length = norm_up(rows)
+    def _through(
+        self,
+        node: Affine,
+        rows: Tensor,
+        length: Tensor,
+        waiting: dict[int, tuple[Tensor, Tensor]],
+        sums: _Sums,
+    ) -> None:
+        """Take rows of bounded lengths through an affine node."""
         if node.constant is not None:
             size = float(node.constant.norm()) * SLACK
             sums.add(rows @ node.constant, 0.0, gamma(2 * node.size + 8) * length * size)
@@ -124,36 +132,50 @@ class Walk:
             lost = lost_by_adjoint(operator)
             if lost > 0.0:
                 sums.error = sums.error + lost * length * self.size[source][:, None]
-            _put(waiting, source, part)
+            # What loses nothing moves rows as they are.
+            _put(waiting, source, part, length if lost == 0.0 else None)
 
-    def _bent(self, number: int, rows: Tensor, shared: bool, sums: _Sums) -> Tensor:
-        """Take rows through a function of each element."""
+    def _bent(
+        self, number: int, rows: Tensor, length: Tensor, shared: bool, sums: _Sums
+    ) -> tuple[Tensor, Tensor]:
+        """Take rows of bounded lengths through a function of each element."""
         curve = self.atoms[number]
         assert isinstance(curve, Curve)
+        given = curve.shared if shared else curve.best
+        steep = torch.maximum(given.low_slope.abs(), given.high_slope.abs()).amax(1)
+        error = self._digits(given, length, steep, number)
+        through = length * steep[:, None] * SLACK
         if shared:
             a, b, _, top = curve.shared
             half = (top - b) / 2
             found = rows * a[:, None]
             spread = (rows.abs() @ half[:, :, None])[..., 0] * SLACK
             shift = (rows @ (b + half)[:, :, None])[..., 0]
-            sums.add(shift, spread, self._digits(rows, curve.shared, found, number))
+            sums.add(shift, spread, error)
             if sums.length is not None:
                 whole = steepest(rows) * half.norm(dim=1) * SLACK
                 sums.length = sums.length + torch.minimum(spread.norm(dim=1) * SLACK, whole)
-            return found
-        a, b, steep, top = (part[:, None] for part in curve.best)
+            return found, through
+        a, b, other, top = (part[:, None] for part in curve.best)
         up = rows > 0
-        found = rows * torch.where(up, a, steep)
         shift = (rows * torch.where(up, b, top)).sum(2)
-        sums.add(shift, 0.0, self._digits(rows, curve.best, found, number))
-        return found
+        sums.add(shift, 0.0, error)
+        return rows * torch.where(up, a, other), through
 
-    def _digits(self, rows: Tensor, given: Lines, found: Tensor, number: int) -> Tensor:
-        source = self.graph.nodes[number].sources[0]
+    def _digits(self, given: Lines, length: Tensor, steep: Tensor, number: int) -> Tensor:
+        node = self.graph.nodes[number]
         most = torch.maximum(given.low.abs(), given.high.abs()).norm(dim=1) * SLACK
-        error = gamma(2 * rows.shape[2] + 16) * norm_up(rows) * most[:, None]
-        return error + gamma(4) * norm_up(found) * self.size[source][:, None]
+        lost = gamma(2 * node.size + 16) * most + gamma(4) * steep * self.size[node.sources[0]]
+        return length * lost[:, None]
 
 
-def _put(waiting: dict[int, Tensor], number: int, rows: Tensor) -> None:
-    waiting[number] = waiting[number] + rows if number in waiting else rows
+def _put(
+    waiting: dict[int, tuple[Tensor, Tensor]],
+    number: int,
+    rows: Tensor,
+    length: Tensor | None = None,
+) -> None:
+    """Add rows to those that wait at a node, with a bound of their lengths (N or 1, K)."""
+    if number in waiting:
+        rows, length = waiting[number][0] + rows, None
+    waiting[number] = rows, norm_up(rows) if length is None else length
