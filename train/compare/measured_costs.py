@@ -73,7 +73,6 @@ def measure_sizes(candidate: Candidate) -> dict[str, int]:
     try:
         macs = count_macs(model, inputs[:1])
         stored = [*model.parameters(), *model.buffers()]
-        model.train()
         kept = saved_bytes(lambda: model(inputs), exclude=(*stored, inputs))
         candidate.step()  # what is made once, such as a cache, is there before
         model.zero_grad(set_to_none=True)

@@ -20,7 +20,7 @@ from ..staged_network import StagedNetwork
 from ..stages import run_stages
 from ..trunk import Trunk, drop_path_rates
 
-__all__ = ["ResNet", "resnet20"]
+__all__ = ["ResNet", "resnet20", "resnet_nano"]
 
 BOTTLENECK = 4  # a bottleneck's output is four times as wide as its middle convolution
 
