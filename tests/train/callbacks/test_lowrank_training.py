@@ -243,22 +243,25 @@ def test_a_run_from_before_low_rank_is_found_again():
     assert difference(new, {**new, "lowrank": {"name": "maestro"}}) is not None
 
 
-# What must be added to the command line of the default run, and what its refusal says of it.
+# What must be added to the command line, by method and model, and what its refusal says of it.
+STEPS_OF_ITS_OWN = ("optim=step_adamw", "use optim=step_adamw")
 ADDED = {
-    "switchlora": ("optim=step_adamw", "use optim=step_adamw"),
-    "trp": ("lowrank.min_kernel=1", "its kernel side 1 is below min_kernel=2"),
+    ("switchlora", "resnet_nano_block_attnres"): STEPS_OF_ITS_OWN,
+    ("switchlora", "vit_nano"): STEPS_OF_ITS_OWN,
+    ("trp", "vit_nano"): ("lowrank.min_kernel=1", "its kernel side 1 is below min_kernel=2"),
 }
 
 
+@pytest.mark.parametrize("model", ["resnet_nano_block_attnres", "vit_nano"])
 @pytest.mark.parametrize("method", methods.names())
-def test_the_default_run_takes_every_method_or_says_what_to_add(method):
-    added = []
-    if method in ADDED:
-        added, said = [ADDED[method][0]], ADDED[method][1]
+def test_the_default_run_takes_every_method_or_says_what_to_add(method, model):
+    added, given = [], [f"lowrank={method}", f"model={model}"]
+    if (method, model) in ADDED:
+        added, said = [ADDED[method, model][0]], ADDED[method, model][1]
         with pytest.raises(RunError, match=said) as caught:
-            check_run(configure(f"lowrank={method}", base=[]))
+            check_run(configure(*given, base=[]))
         assert "\n" not in str(caught.value)
-    check_run(configure(f"lowrank={method}", *added, base=[]))
+    check_run(configure(*given, *added, base=[]))
 
 
 @pytest.mark.parametrize("method", [name for name in methods.names() if name != "switchlora"])
