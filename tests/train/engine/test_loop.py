@@ -49,7 +49,7 @@ def test_the_default_run_trains_validates_and_saves_in_mixed_precision(tmp_path,
     quiet = ["trainer.progress=false", "logger=[csv]", f"trainer.amp={amp}"]
     metric = run(configure(*steps, *quiet, folder=tmp_path, base=[]))
     assert 0.0 <= metric <= 1.0
-    assert json.loads((tmp_path / "config.json").read_text())["name"] == "vit_nano_block_attnres"
+    assert json.loads((tmp_path / "config.json").read_text())["name"] == "resnet_nano_block_attnres"
     assert all(value.isfinite().all() for value in weights(tmp_path).values())
 
 
