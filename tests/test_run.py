@@ -58,6 +58,7 @@ def run(folder: Path, limit: float, *options: str, **files: str) -> subprocess.C
     )
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_a_process_that_dies_ends_the_run_with_the_name_of_its_test(tmp_path):
     pytest.importorskip("xdist")
@@ -67,6 +68,7 @@ def test_a_process_that_dies_ends_the_run_with_the_name_of_its_test(tmp_path):
     assert "a process died while running test_dies.py::test_dies" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_a_run_ends_at_its_limit_wherever_it_stands(tmp_path):
     result = run(tmp_path, 0.05, waits=WAITS)

@@ -208,6 +208,7 @@ def test_a_study_of_which_trials_failed_ends_with_its_summary(tmp_path, rates, e
     assert "of the sweep failed\n  optim.lr=-" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_study_of_a_grid_that_is_smaller_than_its_trials_ends_with_its_summary(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     grid = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.n_trials=6"]
@@ -246,6 +247,7 @@ def test_two_processes_train_the_model_that_one_trains(tmp_path, parallel):
         assert float(alone["loss"]) == pytest.approx(float(both["loss"]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_at_one_step_with_one_sentence(tmp_path):
     pair = start_pair(command(*LONG, "run_dir=run"), tmp_path)
     wait_for_checkpoint(tmp_path, *pair)
@@ -257,6 +259,7 @@ def test_a_signal_to_one_process_stops_both_at_one_step_with_one_sentence(tmp_pa
     assert_saved_where_it_stopped(tmp_path, said, "SIGTERM")
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_other_with_a_sentence_and_frees_the_folder(tmp_path):
     pair = start_pair(command(*LONG, "run_dir=run"), tmp_path)
     wait_for_checkpoint(tmp_path, *pair)
@@ -328,6 +331,7 @@ def test_the_environment_of_these_tests_is_a_users(tmp_path):
     assert os.path.samefile(told.stdout.strip(), Path(__file__).parents[2] / "train/__init__.py")
 
 
+@pytest.mark.slow
 def test_what_is_noticed_of_the_data_is_said_once_on_the_command_line(tmp_path):
     cells = "".join(f"{'NA' if i == 3 else i},{'pq'[i % 2]}\n" for i in range(60))
     (tmp_path / "t.csv").write_text(f"a,target\n{cells}")

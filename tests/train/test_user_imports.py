@@ -227,6 +227,7 @@ PARTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_every_command_finds_the_parts_of_a_run_again(tmp_path):
     (tmp_path / "my_parts.py").write_text(DATA + CALLBACK + MODEL)

@@ -75,6 +75,7 @@ def two_processes(place, jobs):
 FIFTY = ["trainer.device=cpu", "trainer.steps=50", "trainer.evaluate_every=25"]
 
 
+@pytest.mark.slow
 def test_two_processes_shrink_alike(tmp_path):
     jobs = {"maestro": [*chosen("maestro"), "callbacks=[ema]", *FIFTY]}
     two_processes(tmp_path, jobs)

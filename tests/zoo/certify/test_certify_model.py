@@ -20,6 +20,8 @@ from archzoo.zoo.certify.recording import graph_of
 from archzoo.zoo.models import models
 from torch import nn
 
+from ...tiers import tiered
+
 FLAT = {"geometry": "euclidean", "head": "linear"}
 TINY = {"width": 8, "depth": 2}
 
@@ -114,7 +116,13 @@ FIXED_WEIGHTS = [
 
 
 @pytest.mark.parametrize("residual", FIXED_WEIGHTS, ids=lambda r: str(getattr(r, "keywords", r)))
-@pytest.mark.parametrize("name", ["poincare_mlp_nano", "resnet_nano", "poincare_resnet_nano"])
+@pytest.mark.parametrize(
+    "name",
+    tiered(
+        ["poincare_mlp_nano", "resnet_nano", "poincare_resnet_nano"],
+        ["poincare_mlp_nano", "resnet_nano"],
+    ),
+)
 def test_no_search_exceeds_the_bound_over_a_mechanism(name, residual):
     options = dict(FLAT) if name.startswith("poincare") else {}
     options |= TINY if "mlp" in name else {"widths": (4, 8), "depths": (2, 2)}
