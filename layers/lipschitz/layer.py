@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.fx._symbolic_trace import is_fx_symbolic_tracing
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from ..autocast import without_autocast
 from ..fast_path import is_transformed
@@ -118,7 +120,17 @@ class LipschitzLayer(nn.Module):
 
         Args:
             key: Whatever else the map depends on, such as the image size.
+
+        Raises:
+            ValueError: a layer in training mode that `torch.fx` traces, which would take its
+                weights for constants: parameters that are trained, and change nothing.
         """
+        # `make_fx`, whose mode this is, records the map; `torch.fx` runs it.
+        if self.training and is_fx_symbolic_tracing() and get_proxy_mode() is None:
+            raise ValueError(
+                f"torch.fx takes the weights of {type(self).__name__} for constants, so that they "
+                f"would not train; trace in evaluation mode, or use torch.export"
+            )
         if not self.training and torch.jit.is_tracing():
             with untraced():
                 return self.weights(key)

@@ -370,6 +370,22 @@ def test_a_trace_holds_the_weights_as_constants():
         assert torch.equal(traced(x), module(x))
 
 
+@cases
+def test_a_layer_that_trains_is_no_constant_of_a_symbolic_trace(name):
+    module, _ = build(name)
+    # What asks for the sizes of its input is refused by torch itself, and before.
+    with pytest.raises((ValueError, torch.fx.proxy.TraceError, TypeError)):
+        torch.fx.symbolic_trace(nn.Sequential(module.train()))
+
+
+def test_the_refusal_of_a_symbolic_trace_names_the_way_out():
+    module, x = build("aol")
+    with pytest.raises(ValueError, match="would not train; trace in evaluation mode, or use"):
+        torch.fx.symbolic_trace(nn.Sequential(module.train()))
+    module.eval()
+    assert torch.equal(torch.fx.symbolic_trace(nn.Sequential(module))(x), module(x))
+
+
 def test_circular_weights_belong_to_their_image_size():
     module = OrthogonalConv2d(4).eval()
     small, large = torch.randn(1, 4, 5, 5), torch.randn(1, 4, 7, 7)
