@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ....layers.lipschitz.proof.norms import gamma, product_up, root_up, sum_up
-from ..graph import Affine, Graph
+from ..graph import Affine, Elementwise, Graph
 from ..maps import ConvMap, MatrixMap
 from ..operators import Blocks, Gather, Operator
 from .dense import dense_segment, order
@@ -27,6 +27,7 @@ __all__ = ["Bounds", "Row"]
 
 WIDEST = 1024  # order of the matrix inequality that is still solved
 WIDEST_IMAGES = 384  # the same where convolutions would become matrices
+WIDEST_CONSTRUCTED = 256  # the same where every function has multipliers of its layer's own
 
 
 class Row(NamedTuple):
@@ -66,6 +67,7 @@ class Bounds:
         """Simplify the graph."""
         self.simple = simplified(self.graph)
         self.hints = {(hint.start, hint.end): hint for hint in self.simple.stretches}
+        self.hinted = {n for ends in self.hints for n in between(self.simple, *ends)}
 
     def lipschitz(self) -> float:
         """Return the bound of the network."""
@@ -135,7 +137,14 @@ class Bounds:
             for number in inside[1:]
             for _, op in getattr(self.simple.nodes[number], "terms", ())
         )
-        return order(self.simple, start, end) <= (WIDEST_IMAGES if images else WIDEST)
+        functions = {n for n in inside[1:] if isinstance(self.simple.nodes[n], Elementwise)}
+        if images:
+            widest = WIDEST_IMAGES
+        elif functions and functions <= self.hinted:
+            widest = WIDEST_CONSTRUCTED
+        else:
+            widest = WIDEST
+        return order(self.simple, start, end) <= widest
 
     def _edge(self, start: int, end: int, kind: str) -> Edge:
         if (start, end, kind) not in self.edges:
