@@ -64,6 +64,7 @@ class Probe(Callback):
         assert run.best_step in (6, 12)
 
 
+@pytest.mark.long
 def test_a_run_does_all_that_the_protocol_promises(tmp_path, monkeypatch, capsys):
     probe = Probe()
     entries = {**callbacks._entries}

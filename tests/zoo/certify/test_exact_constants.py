@@ -40,6 +40,7 @@ def check(seeds: range, most: int) -> None:
     assert checked >= len(seeds) / 8
 
 
+@pytest.mark.long
 def test_no_bound_is_below_the_exact_constant():
     check(range(FAST), FEW)
 

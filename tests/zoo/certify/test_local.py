@@ -75,6 +75,7 @@ def check_networks(seeds: range) -> None:
     assert checked >= 0.9 * len(seeds)
 
 
+@pytest.mark.long
 def test_bounds_hold_at_every_point_of_a_ball():
     check_networks(range(FAST))
 

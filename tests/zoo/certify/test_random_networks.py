@@ -38,6 +38,7 @@ def check(seeds: range) -> None:
     assert not refused  # every network of the grammar has a bound
 
 
+@pytest.mark.long
 def test_no_point_is_steeper_than_the_bound():
     check(range(FAST))
 

@@ -150,6 +150,7 @@ def test_costs_are_those_of_the_model_that_is_then_made(scheme: Any, metric: Any
     assert costs.of(ranks) == count(small)
 
 
+@pytest.mark.long
 def test_latency_is_measured_for_every_layer_and_lies_between_the_measured_ranks() -> None:
     controller = factorize(network(), scheme="spatial", targets=["stages.1.*"])
     costs = costs_of(controller, "latency", images())
