@@ -66,7 +66,8 @@ def test_a_sweep_as_json_is_the_folder_and_the_result_of_every_point(tmp_path):
     done = call([sys.executable, "-m", "archzoo.train.commands", *words], tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert [one["folder"] for one in found] == [str(tmp_path / "sweep" / seed) for seed in "01"]
+    points = [f"{seed}-seed={seed}" for seed in "01"]
+    assert [one["folder"] for one in found] == [str(tmp_path / "sweep" / name) for name in points]
     for one in found:
         recorded = json.loads((tmp_path / one["folder"] / "result.json").read_text())
         assert one["test"] == recorded["test"]
