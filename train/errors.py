@@ -1,6 +1,6 @@
 """The errors that end a run or a command with a sentence instead of a traceback."""
 
-__all__ = ["RunError", "RunStopped", "UsageError"]
+__all__ = ["RunError", "RunStopped", "UsageError", "check_at_least_one"]
 
 
 class RunError(Exception):
@@ -27,3 +27,14 @@ class RunStopped(RunError):
     """
 
     exit_code = 75
+
+
+def check_at_least_one(**values: int | None) -> None:
+    """Refuse counts below 1 by their names; None is one that is not given.
+
+    Raises:
+        RunError: a value is below 1.
+    """
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise RunError(f"{name} must be at least 1, got {value}")

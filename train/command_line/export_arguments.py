@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from ...layers.lowrank import Scheme
 from ...zoo.transform.costs import METRICS
-from ..errors import RunError, UsageError
+from ..errors import RunError, UsageError, check_at_least_one
 
 __all__ = ["ExportConfig", "budget_of", "named_ranks"]
 
@@ -84,10 +84,8 @@ class ExportConfig:
             share = getattr(self, name)
             if share is not None and not 0.0 < share <= 1.0:
                 raise RunError(f"{name} must be a share of the dense model in (0, 1], got {share}")
-        for name in ("search_samples", "batch_size", "latency_batch", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise RunError(f"{name} must be at least 1, got {value}")
+        counts = ("search_samples", "batch_size", "latency_batch", "threads")
+        check_at_least_one(**{name: getattr(self, name) for name in counts})
         if self.statistics is not None and self.statistics < 0:
             raise RunError(f"statistics must be at least 0 samples, got {self.statistics}")
         named_ranks(self.ranks)

@@ -23,7 +23,7 @@ from ..command_line.answer import Answer
 from ..command_line.arguments import takes
 from ..command_line.finished_run import finished_run
 from ..engine.saved.run_folder import RunFolder
-from ..errors import RunError
+from ..errors import RunError, check_at_least_one
 from ..measures.pixels import pixel_batches
 
 __all__ = ["CertifyConfig", "certify", "measure"]
@@ -78,10 +78,8 @@ class CertifyConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("samples", "steps", "restarts", "batch_size", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise RunError(f"{name} must be at least 1, got {value}")
+        counts = ("samples", "steps", "restarts", "batch_size", "threads")
+        check_at_least_one(**{name: getattr(self, name) for name in counts})
         if not self.eps or not all(0 <= radius < float("inf") for radius in self.eps):
             raise RunError(f"eps must name radii of at least 0, in 1/255, got {list(self.eps)}")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..command_line.answer import Answer
-from ..errors import RunError, UsageError
+from ..errors import RunError, UsageError, check_at_least_one
 from ..user_imports import import_parts
 
 __all__ = ["compare"]
@@ -64,10 +64,9 @@ def compare(
     Raises:
         RunError: a value out of range, data that is missing, or a run that was stopped.
     """
-    for name, value in {"batch_size": batch_size, "seeds": seeds, "tokens": tokens}.items():
-        _at_least_one(name, value)
-    for name, value in {"train": train, "threads": threads}.items():
-        _at_least_one(name, value)
+    check_at_least_one(
+        batch_size=batch_size, seeds=seeds, tokens=tokens, train=train, threads=threads
+    )
     if not 0 < seconds < float("inf"):
         raise RunError(f"seconds must be above 0, got {seconds}")
     if train is not None and (data is None or out is None):
@@ -111,11 +110,6 @@ def compare(
             text += f"\n{Path(out) / 'report.html'}"
     failed = None if comparison.rows else "no combination can be built; the reasons stand above"
     return Answer(found, text, failed)
-
-
-def _at_least_one(name: str, value: int | None) -> None:
-    if value is not None and value < 1:
-        raise RunError(f"{name} must be at least 1, got {value}")
 
 
 def _machine(device: Any) -> dict[str, Any]:

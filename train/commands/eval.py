@@ -20,7 +20,7 @@ import torch
 from ..command_line.answer import Answer
 from ..command_line.table import aligned
 from ..engine.process import choose_device
-from ..errors import RunError
+from ..errors import RunError, check_at_least_one
 from ..measures.corruptions import CORRUPTIONS, SEVERITIES, strength
 from ..subject.evaluation import class_figures, corrupted_figures, fold_figures
 from ..subject.given_data import ModelOnData, model_on_data
@@ -82,9 +82,7 @@ def eval_(
         RunError: no such model or data, or the two do not fit.
     """
     started = time.perf_counter()
-    for key, value in {"batch_size": batch_size, "threads": threads}.items():
-        if value is not None and value < 1:
-            raise RunError(f"{key} must be at least 1, got {value}")
+    check_at_least_one(batch_size=batch_size, threads=threads)
     names = _corruptions(corruptions, severity)
     if threads is not None:
         torch.set_num_threads(threads)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..command_line.answer import Answer
-from ..errors import RunError, UsageError
+from ..errors import RunError, UsageError, check_at_least_one
 from ..subject.given_model import find_model
 from ..subject.prediction import predict as predictions
 
@@ -44,9 +44,7 @@ def predict(
     """
     if not files:
         raise UsageError("there is no file to predict; write archzoo predict MODEL FILE…")
-    for key, value in {"top": top, "batch_size": batch_size, "threads": threads}.items():
-        if value is not None and value < 1:
-            raise RunError(f"{key} must be at least 1, got {value}")
+    check_at_least_one(top=top, batch_size=batch_size, threads=threads)
     place = find_model(model, imports)
     if not place.trained:
         raise RunError(

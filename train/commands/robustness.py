@@ -25,7 +25,7 @@ from ..command_line.finished_run import finished_run
 from ..data import Splits
 from ..engine.process import choose_device
 from ..engine.saved.run_folder import RunFolder
-from ..errors import RunError
+from ..errors import RunError, check_at_least_one
 from ..measures.foreign_images import OutSet, out_sets
 from ..measures.ood import scores, separation
 from ..measures.pixels import FromPixels, pixel_batches
@@ -89,10 +89,8 @@ class RobustnessConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("steps", "restarts", "samples", "batch_size", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise RunError(f"{name} must be at least 1, got {value}")
+        counts = ("steps", "restarts", "samples", "batch_size", "threads")
+        check_at_least_one(**{name: getattr(self, name) for name in counts})
         if not self.eps or not all(0 <= radius < float("inf") for radius in self.eps):
             raise RunError(f"eps must name radii of at least 0, in 1/255, got {list(self.eps)}")
         if not self.temperature > 0:
