@@ -2,7 +2,8 @@
 
 A script calls `main(name, measure)`. `measure(quick)` returns rows, bars and, where there is more
 to say, sentences. They go to `build/benchmarks/NAME.json` with the machine they were measured on;
-with `--keep` to `benchmarks/results/NAME.json`, which is tracked and holds what the pages quote.
+with `--keep` to `benchmarks/results/NAME.json`, which is tracked and holds what the pages quote; a
+run that could not judge what the kept file judges, as where a peer is missing, does not replace it.
 With `--check` a bar that falls short makes the exit code 1 and is the last line; so does having no
 bar to judge, as where no peer is installed.
 """
@@ -12,6 +13,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import statistics
 import sys
 import time
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from archzoo.zoo.share import replacing
 
 RESULTS = Path(__file__).parent / "results"
 UNTRACKED = RESULTS.parents[1] / "build" / "benchmarks"
@@ -73,17 +76,37 @@ def main(name: str, measure: Callable[[bool], Measurement]) -> None:
     folder = RESULTS if arguments.keep else UNTRACKED
     folder.mkdir(parents=True, exist_ok=True)
     suffix = "-quick" if arguments.quick else ""
-    (folder / f"{name}{suffix}.json").write_text(json.dumps(record, indent=2) + "\n")
+    file = folder / f"{name}{suffix}.json"
+    lost = unjudged(file, bars) if arguments.keep else []
+    if lost:
+        file = UNTRACKED / file.name
+        file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as whole:
+        whole.write_text(json.dumps(record, indent=2) + "\n")
     print(table(rows))
     for note in itertools.chain(*notes):
         print(note)
     missed = [bar for bar in bars if not bar.met]
     for bar in [bar for bar in bars if bar.met] + missed:
         print(bar)
+    if lost:
+        sys.exit(
+            f"{name}: not kept, because {len(lost)} bars of the kept file were not judged, such as "
+            f"{lost[0]!r}; install the peers, or delete the kept file first. This run is in {file}"
+        )
     if arguments.check and missed:
         sys.exit(1)
     if arguments.check and not bars:
         sys.exit(f'{name}: no bar could be judged; pip install -e ".[peers]", and see --help')
+
+
+def unjudged(kept: Path, bars: Sequence[Bar]) -> list[str]:
+    """The bars of a kept file that a run did not judge; figures within a name may differ."""
+    if not kept.is_file():
+        return []
+    judged = {re.sub(r"[\d.]+", "", bar.what) for bar in bars}
+    told = [bar["what"] for bar in json.loads(kept.read_text())["bars"]]
+    return [what for what in told if re.sub(r"[\d.]+", "", what) not in judged]
 
 
 def interleaved(
