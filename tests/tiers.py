@@ -1,11 +1,12 @@
-"""Cases of a law in two tiers: the usual ones in `make test`, all others in `make slow`."""
+"""Cases of a law in two tiers, `make test` and `make slow`, and which of them this run has."""
 
+import functools
 from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 import pytest
 
-__all__ = ["tiered"]
+__all__ = ["selected", "tiered"]
 
 
 def tiered(cases: Iterable[Any], usual: Container[Any] | Callable[..., bool]) -> list[Any]:
@@ -24,7 +25,15 @@ def tiered(cases: Iterable[Any], usual: Container[Any] | Callable[..., bool]) ->
     return found
 
 
+def selected(request: pytest.FixtureRequest, argument: str) -> set[Any]:
+    """The values of one parameter over all tests of a module that this run has selected."""
+    here = [item for item in request.session.items if item.path == request.path]
+    called = [item.callspec.params for item in here if isinstance(item, pytest.Function)
+              and hasattr(item, "callspec")]  # fmt: skip
+    return {params[argument] for params in called if argument in params}
+
+
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ",".join(f"{key}={each}" for key, each in value.items())
-    return str(value)
+    return _text(value.keywords) if isinstance(value, functools.partial) else str(value)

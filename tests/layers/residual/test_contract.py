@@ -11,6 +11,7 @@ from archzoo.layers.residual import Add, Context, Residual, Scaled, Site
 from archzoo.zoo.axes.residuals import residuals
 from torch.func import functional_call
 
+from ...tiers import tiered
 from .laws import LAWS
 from .laws.sources import reads_and_the_close_see_every_source_if_it_says_so_and_only_then
 from .laws.verbs import it_starts_equal_to_add_if_it_says_so_and_only_then
@@ -77,8 +78,10 @@ def test_zero_branches_leave_the_stream_bitwise(name):
     torch.testing.assert_close(residual.close(state), residual.close(residual.open(x)), **BITWISE)
 
 
+# In one direction of all inputs and outputs, or every derivative by itself.
+@pytest.mark.parametrize("fast", tiered([True, False], [True]))
 @every
-def test_the_gradient_of_a_stack_is_its_gradient(name):
+def test_the_gradient_of_a_stack_is_its_gradient(name, fast):
     sites = [Site("attention", 0), Site("mlp", 0), Site("attention", 1)]
     residual = trained(build(name, sites=sites, width=3))
     names = [key for key, _ in residual.named_parameters()]
@@ -96,7 +99,8 @@ def test_the_gradient_of_a_stack_is_its_gradient(name):
         return functional_call(Whole(), values, (x, weights))
 
     inputs = [normal(2, 3, seed=1), branch_weights(3, 3), *residual.parameters()]
-    assert torch.autograd.gradcheck(function, [t.detach().requires_grad_() for t in inputs])
+    inputs = [t.detach().requires_grad_() for t in inputs]
+    assert torch.autograd.gradcheck(function, inputs, fast_mode=fast)
 
 
 @pytest.mark.parametrize("dropped", [False, True])

@@ -7,6 +7,7 @@ import pytest
 from archzoo.train.engine.saved.checkpoint_file import read_newest
 from archzoo.train.engine.saved.folder_lock import is_locked
 
+from ...tiers import selected, tiered
 from ..command_line import TORCHRUN, call
 
 pytestmark = pytest.mark.processes
@@ -26,13 +27,17 @@ SENTENCES = {
 }
 SHARDED = ("data", "callback", "checkpoint")
 BEFORE = ("model", "fold")
+RUNS = [(f, f"{f}-ddp") for f in SENTENCES] + [(f, f"{f}-fsdp") for f in SHARDED]
+# One fault of each place where the processes may part.
+USUAL = ("data-ddp", "callback-ddp", "nan-ddp", "checkpoint-fsdp", "model-ddp", "end-ddp")
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
-    """Do all runs in one pair of processes and return what each process was told."""
+def told(request, tmp_path_factory):
+    """Do the runs in one pair of processes and return what each process was told."""
     place = tmp_path_factory.mktemp("faults")
-    jobs = [(fault, "ddp") for fault in SENTENCES] + [(fault, "fsdp") for fault in SHARDED]
+    runs = selected(request, "run")
+    jobs = [tuple(run.rsplit("-", 1)) for _, run in RUNS if run in runs]
     jobs += [("time", "fsdp"), ("none", "ddp")]
     script = Path(__file__).with_name("faults.py")
     done = call([*TORCHRUN, str(script), json.dumps(jobs)], place, timeout=250)
@@ -46,10 +51,7 @@ def told(tmp_path_factory):
     return place, read
 
 
-CASES = pytest.mark.parametrize(
-    ("fault", "run"),
-    [(f, f"{f}-ddp") for f in SENTENCES] + [(f, f"{f}-fsdp") for f in SHARDED],
-)
+CASES = pytest.mark.parametrize(("fault", "run"), tiered(RUNS, lambda _, run: run in USUAL))
 
 
 @CASES

@@ -13,6 +13,7 @@ from archzoo.train.engine.saved.run_folder import RunFolder
 from archzoo.train.errors import RunError
 from archzoo.train.sweep import record_failure
 
+from ...tiers import tiered
 from ..small_runs import equal_weights, train
 
 # TensorBoard writes in a thread of its own, which dies of the refusal before the run hears of it.
@@ -58,7 +59,10 @@ def test_the_files_of_a_run_are_of_many_sizes(whole):
     assert sizes["metrics.csv"] < 2_000 < sizes["model.safetensors"] < sizes["last.pt"]
 
 
-@pytest.mark.parametrize("size", [0, 100, 400, 1_000, 1_500, 3_000, 20_000, 30_000, 60_000])
+SIZES = [0, 100, 400, 1_000, 1_500, 3_000, 20_000, 30_000, 60_000]
+
+
+@pytest.mark.parametrize("size", tiered(SIZES, [0, 1_500, 30_000]))
 def test_a_full_disk_is_one_line_and_the_run_goes_on_where_there_is_room(whole, tmp_path, size):
     with no_file_above(size), pytest.raises(RunError) as caught:
         train(tmp_path, *LOGGED)

@@ -14,6 +14,7 @@ from archzoo.zoo.certify.rules.call import OPERATIONS
 from archzoo.zoo.certify.rules.layers import LAYERS as LAYER_RULES
 from torch import Tensor, nn
 
+from ...tiers import selected, tiered
 from ..small_models import build as created
 from ..small_models import example, on_meta
 
@@ -61,6 +62,8 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
 SMALL = {"resnet_nano": {"img_size": 8, "widths": (4, 8), "depths": (1, 1)}}
 NANO = [name for name in list_models() if name.endswith("_nano")]
 MODELS = [*LAYERS, *NANO]
+# Convolutions take most of the time of the searches.
+SLOW = ("circular", *(name for name in NANO if "resnet" in name or "vit" in name))
 
 
 def build(name: str) -> tuple[nn.Module, Tensor | None]:
@@ -109,17 +112,22 @@ def facts(certificate: Certificate) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def first() -> dict[str, Any]:
+def first(request) -> dict[str, Any]:
     """Certificates in one order, which the tests ask for in others."""
-    return {name: certified(name) for name in MODELS}
+    names = selected(request, "name")
+    return {name: certified(name) for name in MODELS if name in names}
 
 
-@pytest.mark.parametrize("name", sorted(MODELS, reverse=True))
+CASES = tiered(MODELS, lambda name: name not in SLOW)
+every = pytest.mark.parametrize("name", CASES)
+
+
+@pytest.mark.parametrize("name", CASES[::-1])
 def test_a_certificate_does_not_depend_on_what_was_certified_before(name, first):
     assert certified(name) == first[name]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@every
 def test_certifying_twice_or_training_between_copies_gives_the_same(name, first):
     model, x = build(name)
     torch.randn(7)  # the state of the global generator is no argument
@@ -128,7 +136,7 @@ def test_certifying_twice_or_training_between_copies_gives_the_same(name, first)
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", MODELS)
+@every
 def test_certify_leaves_the_model_and_the_generator_as_they_were(name, training):
     model, x = build(name)
     model.train(training)

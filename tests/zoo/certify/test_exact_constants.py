@@ -16,7 +16,7 @@ from ...tiers import tiered
 from .exact_constant import bends, cells, exact_lipschitz
 from .random_networks import BentGrammar, steepest
 
-FAST, SLOW, CHUNK = 100, 2000, 100
+FAST, SLOW, CHUNK = 50, 2000, 100
 FEW, MOST = 6, 14  # functions of a network: in the usual suite, and in the slow one
 
 
