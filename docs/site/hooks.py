@@ -25,6 +25,8 @@ OUTSIDE = {
 }
 # Links that leave docs/ and have no page.
 ELSEWHERE = ("CITATION.cff",)
+# What the theme would fetch to search pages that are read from a file, and what does it here.
+FETCHED, OURS = "https://unpkg.com/iframe-worker/shim", "site/worker.js"
 
 
 def on_startup(**_: Any) -> None:
@@ -46,17 +48,35 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that lie outside docs/, and those of the API."""
     for page, path in OUTSIDE.items():
         files.append(File.generated(config, page, content=within_site((ROOT / path).read_text())))
-    for page in api_pages(config.nav):
+    shown: set[str] = set()
+    for page in [name for name in titles(config.nav) if name.startswith("api/")]:
         package = page.removeprefix("api/").removesuffix(".md")
-        files.append(File.generated(config, page, content=api_page(package)))
+        files.append(File.generated(config, page, content=api_page(package, shown)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead links to files outside docs/ to their pages, and draw the drawing."""
+    """Lead links to pages by their titles, and draw the drawing."""
     for name, path in OUTSIDE.items():
         markdown = markdown.replace(f"](../{path}", f"]({name}")
+    for name, title in titles(config.nav).items():
+        named = rf"\[(docs/)?{re.escape(name)}\](?=\({re.escape(name)})"
+        markdown = re.sub(named, f"[{title}]", markdown)
     return re.sub(r"```mermaid\n(.*?)```", lambda found: rooms(found[1]), markdown, flags=re.S)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Search without the network, on a page that is read from a file too."""
+    up = "../" * page.url.count("/")
+    return output.replace(FETCHED, up + OURS)
+
+
+def titles(nav: Any) -> dict[str, str]:
+    """The pages that the navigation names, with their titles there."""
+    if isinstance(nav, Mapping):
+        found = {page: title for title, page in nav.items() if isinstance(page, str)}
+        return found | titles([part for part in nav.values() if not isinstance(part, str)])
+    return {page: title for part in nav for page, title in titles(part).items()}
 
 
 def within_site(markdown: str) -> str:
@@ -67,14 +87,6 @@ def within_site(markdown: str) -> str:
     for path in ELSEWHERE:
         markdown = markdown.replace(f"[{path}]({path})", f"`{path}`")
     return markdown
-
-
-def api_pages(nav: Any) -> list[str]:
-    """The pages of the API that the navigation names."""
-    if isinstance(nav, str):
-        return [nav] if nav.startswith("api/") else []
-    parts = nav.values() if isinstance(nav, Mapping) else nav
-    return [page for part in parts for page in api_pages(part)]
 
 
 def handed_out(package: str) -> dict[str, str]:
@@ -96,13 +108,15 @@ def handed_out(package: str) -> dict[str, str]:
     return {name: found[name][0] for name in sorted(chosen, key=str.lower)}
 
 
-def api_page(package: str) -> str:
-    """The page of a package: its docstring, then everything that it hands out."""
+def api_page(package: str, shown: set[str]) -> str:
+    """The page of a package: its docstring, then what it hands out and no page before it shows."""
     tree = ast.parse(Path(SOURCE, *package.split("."), "__init__.py").read_text())
     parts = [f"# archzoo.{package}", ast.get_docstring(tree) or ""]
     for name, path in handed_out(package).items():
-        options = f"    options:\n      heading: {name}\n      toc_label: {name}"
-        parts.append(f"::: {path}\n{options}")
+        if path not in shown:
+            options = f"    options:\n      heading: {name}\n      toc_label: {name}"
+            parts.append(f"::: {path}\n{options}")
+    shown.update(handed_out(package).values())
     return "\n\n".join(parts) + "\n"
 
 

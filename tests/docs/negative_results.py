@@ -24,10 +24,10 @@ def residuals_on_bytes() -> list[Finding]:
             "2026-11-24",
             "Deep Delta Learning does not beat plain addition in a small GPT",
             f"`delta` {bits('delta')} and `delta_cc` {bits('delta_cc')} bits per byte, `add` "
-            f"{bits('add')}: {found['delta']['against add']} and "
-            f"{found['delta_cc']['against add']} (0.69 M parameters, three seeds). The gains that "
-            "the paper reports are not reproduced at this size. Both have their best learning "
-            "rate at an edge of the grid, so a wider grid could do better.",
+            f"{bits('add')}: {rounded(found['delta']['against add'])} and "
+            f"{rounded(found['delta_cc']['against add'])} (0.69 M parameters, three "
+            "seeds). The gains that the paper reports are not reproduced at this size. Both have "
+            "their best learning rate at an edge of the grid, so a wider grid could do better.",
             "residual_bytes_gpt",
         ),
         Finding(
@@ -129,8 +129,8 @@ def certificates() -> list[Finding]:
             "2026-11-29",
             "A proved bound can be twenty times the constant of a small ReLU network",
             f"In the median the bound is {exact['figure']:.4f} of the constant counted piece by "
-            f"piece, over {exact['notes'].partition(', seconds')[0]}: diagonal multipliers prove "
-            "no less there.",
+            f"piece, over {rounded(exact['notes'].partition(', seconds')[0])}: diagonal "
+            "multipliers prove no less there.",
             "certify_exact",
         ),
     ]
