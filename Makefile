@@ -41,7 +41,7 @@ check: $(VENV)/installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: $(VENV)/documented
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/installed
 	for script in $(BENCHMARKS); do $(BIN)/python benchmarks/$$script.py --check || exit 1; done

@@ -111,7 +111,7 @@ def certificates() -> list[Finding]:
         Finding(
             "2026-11-29",
             "LDLT networks gain less over SLL on tables than their authors report",
-            f"{min(gains):.1f} to {max(gains):.1f} points of certified accuracy for the dense "
+            f"{min(gains):.2f} to {max(gains):.2f} points of certified accuracy for the dense "
             "network and n = 2, over 27 tables and three seeds; the authors' 3 to 13 points are "
             "over 121 sets. On clean accuracy Friedman's test among the six Lipschitz networks "
             f"does not tell them apart (p = {at('clean', 'SLL')['p, Lipschitz']:.2f}).",
