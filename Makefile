@@ -4,6 +4,7 @@
 # make avx2    the suite as a processor without AVX-512 runs it
 # make slow    what the suite leaves out; make slow PART=layers/lowrank runs one folder or file of it
 # make check   style and types
+# make docs    the site, in build/site: open build/site/index.html, no network is needed
 # make bench   every bar, against the peers of .[peers] where the script names some
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 BENCHMARKS := start_up train_loop parity residual residual_bytes_gpt hyperbolic hyperbolic_parity \
   lipschitz certify certify_exact lowrank lowrank_speed compare_digits
 
-.PHONY: train quick test avx2 slow check bench clean
+.PHONY: train quick test avx2 slow check docs bench clean
 
 train: $(VENV)/installed
 	$(BIN)/archzoo train
@@ -39,6 +40,9 @@ check: $(VENV)/installed
 	mkdir -p .typing && ln -sfn .. .typing/archzoo
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+docs: $(VENV)/documented
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(VENV)/installed
 	for script in $(BENCHMARKS); do $(BIN)/python benchmarks/$$script.py --check || exit 1; done
 
@@ -49,6 +53,10 @@ $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	touch $@
+
+$(VENV)/documented: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
 	touch $@
 
 clean:

@@ -1,4 +1,7 @@
-"""The page of everything that has a name, `python -m tests.reference`: docs/reference.md."""
+"""The page of everything that has a name, docs/reference.md.
+
+`python -m tests.reference` writes it, and the written parts of the other pages (`docs/written.py`).
+"""
 
 import json
 import re
@@ -87,4 +90,7 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+    from .docs.written import write_parts
+
     PAGE.write_text(page())
+    write_parts()

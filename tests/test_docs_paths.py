@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+ROOT_PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+PAGES = [*ROOT_PAGES, *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
 FOLDERS = ("layers", "zoo", "train", "conf", "tests", "benchmarks", "docs")
 PLACE = re.compile(rf"(?<![\w/.])(?:{'|'.join(FOLDERS)})/[\w/.*-]*|(?<![\w/.])[\w-]+/[\w/-]+\.py\b")
 MODULE = re.compile(r"\barchzoo(?:\.\w+)+")
@@ -67,8 +68,9 @@ def test_a_name_that_is_gone_is_found():
     assert not is_there("archzoo.gone")
 
 
-def test_the_layout_in_the_readme_lists_the_folders_that_there_are():
-    layout = re.search(r"## Layout\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+def test_the_layout_lists_the_folders_that_there_are():
+    page = (ROOT / "docs/architecture.md").read_text()
+    layout = re.search(r"## Layout\n\n```\n(.*?)```", page, re.S)
     assert layout is not None
     told, inside = {}, ""
     for line in layout[1].splitlines():

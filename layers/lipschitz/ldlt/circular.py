@@ -153,7 +153,8 @@ class LDLTCircularConv2d(LipschitzLayer):
         skip: `identity` (A = L I, one inner layer only) or `learned` (a circular convolution).
         wiring: Of a learned skip, as in `LDLTBlock`: `skip_first` (None is this) or `chain_first`.
         activation: A name of `ACTIVATIONS`, or a module of such a class.
-        gain, skip_gain: As in `LDLTBlock`.
+        gain: As in `LDLTBlock`.
+        skip_gain: As in `LDLTBlock`.
 
     Shape:
         (B, channels, H, W) -> (B, out_channels, H, W).

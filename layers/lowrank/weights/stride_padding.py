@@ -19,7 +19,7 @@ Pair: TypeAlias = int | tuple[int, int]
 class Movement(NamedTuple):
     """Stride, margins and dilation, each as (vertical, horizontal).
 
-    Args:
+    Attributes:
         stride: Pixels from one output to the next.
         margins: Pixels added ((above, below), (left, right)).
         dilation: Pixels from one entry of the kernel to the next.

@@ -2,7 +2,11 @@
 
 Sources v_0 (the embedding) and v_1, …, v_{l-1} (branch outputs, never running sums); a learned
 pseudo-query w_l and key gain γ_l per site; h_l is the mixture (`mix`) of the sources under the
-query γ_l ⊙ w_l. Block AttnRes sums the outputs inside blocks of S consecutive branches and
+query γ_l ⊙ w_l:
+
+    h_l = Σ_i a_i v_i,   a = softmax_i ⟨γ_l ⊙ w_l, v_i / rms(v_i)⟩
+
+Block AttnRes sums the outputs inside blocks of S consecutive branches and
 mixes the block sums: inside a block the running sum is the last source, and the next block starts
 a new one. S = 1 is the full form, bit for bit.
 

@@ -1,0 +1,118 @@
+"""Negative results of low rank, and bars of time and memory that were missed."""
+
+from .finding import Finding
+from .kept import dense_accuracy, mean, result, rows
+
+__all__ = ["low_rank", "missed_bars"]
+
+
+def missed_bars() -> list[Finding]:
+    """What was to be met and was not."""
+
+    def missed(name: str, about: str = "") -> str:
+        bars = [bar for bar in result(name)["bars"] if not bar["met"] and about in bar["what"]]
+        told = [f"{bar['what']} {bar['figure']:.4g} (bar {bar['limit']:g})" for bar in bars]
+        return f"{len(bars)} of {len(result(name)['bars'])}: " + "; ".join(told) + "."
+
+    return [
+        Finding(
+            "2026-11-25",
+            "Three speed bars of the residuals are missed on a second machine",
+            "Of the bars that one quiet machine met, another missed "
+            f"{missed('residual_other_machine')} How much of it is the machine and how much the "
+            "code between was not separated.",
+            "residual_other_machine",
+            "residual",
+        ),
+        Finding(
+            "2026-11-25",
+            "LDLT blocks of two inner layers cost two and a half Sandwich layers",
+            f"Missed bars {missed('lipschitz')} The map from parameters to weights runs in "
+            "float64, and at batch 256 a step is mostly that.",
+            "lipschitz",
+        ),
+        Finding(
+            "2026-11-25",
+            "SLTrain saves memory and no time",
+            f"Missed bars {missed('lowrank_speed')} W was formed twice then; what it costs "
+            "since few rows are multiplied without W is on the page of low rank, and still more "
+            "than a dense step.",
+            "lowrank_speed",
+        ),
+        Finding(
+            "2026-11-25",
+            "Maestro recovers a matrix of rank 3 less exactly than asked in 6,000 steps",
+            f"Missed bars {missed('lowrank', 'T5')} 8,000 steps leave 2.1e-3.",
+            "lowrank",
+        ),
+    ]
+
+
+def low_rank() -> list[Finding]:
+    """What low rank did not give."""
+    found = {row["method"]: row for row in rows("lowrank_bytes_gpt")}
+    dense = dense_accuracy()
+
+    def bits(name: str) -> str:
+        return f"{found[name]['bits/byte']:.3f} ± {found[name]['standard error']:.3f}"
+
+    def below(method: str) -> str:
+        exported = [row["exported, %"] for row in rows("lowrank_fashion_mnist", method=method)]
+        return f"{dense - mean(exported):.2f}"
+
+    def times(method: str, key: str) -> str:
+        return f"{mean([row[key] for row in rows('lowrank_fashion_mnist', method=method)]):.2f}"
+
+    old = rows("lowrank_fashion_mnist", method="Maestro as published")
+    return [
+        Finding(
+            "2026-11-25",
+            "No low-rank training reaches full rank",
+            f"Full rank {bits('full rank')} bits per byte; SLTrain {bits('SLTrain')}, SwitchLoRA "
+            f"{bits('SwitchLoRA')}, SST {bits('SST')}, ReLoRA {bits('ReLoRA')} (GPT of two "
+            "blocks, rank 12 of 96, three seeds, a grid of learning rates each).",
+            "lowrank_bytes_gpt",
+        ),
+        Finding(
+            "2026-11-25",
+            "LOST and CoLA do not beat plain low rank there",
+            f"LOST {bits('LOST, linear')} without activation and {bits('LOST, SiLU')} with SiLU, "
+            f"CoLA {bits('CoLA')}, low rank with a spectral start "
+            f"{bits('low rank, spectral init')}, refactorised {bits('low rank, refactorised')}. "
+            "Their papers place both beside full rank; the run here is a thousand times shorter.",
+            "lowrank_bytes_gpt",
+        ),
+        Finding(
+            "2026-11-25",
+            "Low rank that starts at zero trains nothing",
+            f"{bits('low rank, zero init')} bits per byte at every rate of the grid: in branches "
+            "without biases every gradient is exactly zero.",
+            "lowrank_bytes_gpt",
+        ),
+        Finding(
+            "2026-11-25",
+            "Maestro compresses a ResNet-20 less well than TRP",
+            "At 29 % of the convolution parameters Maestro as published loses "
+            f"{below('Maestro as published')} points, with warm-up and budget "
+            f"{below('Maestro with a budget')}, without sampled prefixes "
+            f"{below('Maestro with a budget, without sampling')}, TRP {below('TRP')} "
+            "(Fashion-MNIST, four epochs, two seeds). Sampling is what costs most.",
+            "lowrank_fashion_mnist",
+        ),
+        Finding(
+            "2026-11-25",
+            "Batch norms of sampled prefixes are of no use to the exported model",
+            "Without statistics estimated anew Maestro's exports have "
+            f"{old[0]['old statistics, %']:.0f} and {old[1]['old statistics, %']:.0f} % in place "
+            f"of {old[0]['exported, %']:.1f} and {old[1]['exported, %']:.1f} %.",
+            "lowrank_fashion_mnist",
+        ),
+        Finding(
+            "2026-11-25",
+            "Fewer multiply-accumulates are not less time",
+            f"TRP's spatial factors leave {times('TRP', 'MACs')} of the MACs and "
+            f"{times('TRP', 'latency at 64')} of the time at batch 64, "
+            f"{times('TRP', 'latency at 1')} at batch 1 (one thread).",
+            "lowrank_fashion_mnist",
+        ),
+    ]

@@ -1,0 +1,24 @@
+"""Every part of the pages that a script writes: `python -m tests.reference` writes them all."""
+
+from collections.abc import Callable
+
+from .family_figures import FAMILY_FIGURES
+from .figures import FIGURES
+from .marked import marked_pages, with_parts
+from .mechanisms import EQUATIONS
+from .negative_results import negative_results
+
+__all__ = ["PARTS", "write_parts"]
+
+PARTS: dict[str, Callable[[], str]] = {
+    **FIGURES,
+    **FAMILY_FIGURES,
+    **EQUATIONS,
+    "negative_results": negative_results,
+}
+
+
+def write_parts() -> None:
+    """Write every part anew, on every page that holds one."""
+    for page in marked_pages():
+        page.write_text(with_parts(page, PARTS))
