@@ -25,7 +25,12 @@ from .small_runs import configure, equal_weights, store_schemas, train
 
 LAUNCHER = importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher")
 NEEDS_LAUNCHER = pytest.mark.skipif(LAUNCHER is None, reason="needs the extra slurm")
-SWEEP = ["hydra.sweep.dir=sweep", "queue=local"]
+
+
+def sweep(*overrides: str) -> list[str]:
+    """A sweep as jobs of this machine."""
+    program, *rest = command(*overrides, "hydra.sweep.dir=sweep", "queue=local")
+    return [program, *rest[:2], "-m", *rest[2:]]
 
 
 class Uncompleted(Exception):
@@ -131,7 +136,7 @@ def test_a_job_of_a_queue_goes_on_when_it_is_queued_again(tmp_path):
 @pytest.mark.slow
 @pytest.mark.processes
 def test_points_are_jobs_that_end_or_fail_alone(tmp_path):
-    told = call(command(*SWEEP, "seed=0,1", "optim.lr=0.01,-1", "trainer.steps=2"), tmp_path)
+    told = call(sweep("seed=0,1", "optim.lr=0.01,-1", "trainer.steps=2"), tmp_path)
     assert told.returncode == 1, told.stdout + told.stderr
     assert "sweep: 2 of 4 points ended, in sweep" in told.stdout
     assert "2 points of the sweep failed" in told.stderr
@@ -145,8 +150,8 @@ def test_points_are_jobs_that_end_or_fail_alone(tmp_path):
 @pytest.mark.processes
 def test_a_job_that_its_queue_stops_goes_on_with_its_point(tmp_path):
     long = ["trainer.steps=4000", "trainer.evaluate_every=200", "trainer.log_every=100"]
-    sweep = subprocess.Popen(
-        command(*SWEEP, *long, "seed=0"),
+    process = subprocess.Popen(
+        sweep(*long, "seed=0"),
         cwd=tmp_path,
         env=environment(tmp_path / "path"),
         stdout=subprocess.PIPE,
@@ -156,13 +161,13 @@ def test_a_job_that_its_queue_stops_goes_on_with_its_point(tmp_path):
     point = tmp_path / "sweep" / "0"
     until = time.monotonic() + 100
     while not (point / "checkpoints" / "last.pt").exists():
-        assert sweep.poll() is None, sweep.communicate()
+        assert process.poll() is None, process.communicate()
         assert time.monotonic() < until, "no checkpoint after 100 s"
         time.sleep(0.01)
     first = json.loads((point / "run.lock").read_text())["pid"]
     os.kill(first, signal.SIGUSR2)
-    told = sweep.communicate(timeout=200)[0]
-    assert sweep.returncode == 0, told
+    told = process.communicate(timeout=200)[0]
+    assert process.returncode == 0, told
     assert "sweep: 1 of 1 points ended" in told
     logs = "".join(log.read_text() for log in (tmp_path / "sweep" / ".submitit").rglob("*.out"))
     assert logs.count("going on from step") == 1

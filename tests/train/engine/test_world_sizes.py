@@ -15,20 +15,24 @@ from archzoo.train.engine.checkpoint import generator_states, seed_generators
 from archzoo.train.errors import RunError
 
 from ...tiers import tiered
+from ..callbacks.test_lowrank_training import chosen
 from ..command_line import TORCHRUN, call
-from ..small_runs import rows, train, weights
+from ..small_runs import rows, train
 
+CLOSE = 1e-9  # a dozen steps of float64, whose roundings are 1e-16
+ROUGH = {"fsdp, muon": 5e-3}
+"""Muon orthogonalises in bfloat16, and of a sharded matrix in another order of its products."""
 PARTS = ((2, 5), (1, 4), (3, None))
 """Processes, and how many of the twelve steps they do."""
 
 RUNS = {
     "ddp, adamw, ema": ["callbacks=[ema]", "callbacks.ema.decay=0.9", "trainer.clip_grad=1"],
     "ddp, muon": ["optim=muon"],
-    "ddp, step_adamw": ["optim=step_adamw"],
-    "ddp, low rank": ["lowrank=trp", "optim=sgd", "trainer.accumulate=2"],
+    "ddp, maestro": [*chosen("maestro"), "trainer.accumulate=2"],
+    "ddp, switchlora, step_adamw": chosen("switchlora"),
     "fsdp, adamw, ema": ["trainer.parallel=fsdp", "callbacks=[ema]", "callbacks.ema.decay=0.9"],
     "fsdp, muon": ["trainer.parallel=fsdp", "optim=muon"],
-    "fsdp, step_adamw": ["trainer.parallel=fsdp", "optim=step_adamw"],
+    "fsdp, switchlora, step_adamw": ["trainer.parallel=fsdp", *chosen("switchlora")],
     "fsdp, sgd": ["trainer.parallel=fsdp", "optim=sgd", "trainer.clip_grad=1"],
 }
 COMMON = [
@@ -53,7 +57,7 @@ def test_each_sample_that_is_left_comes_once_on_any_number_of_processes(worlds, 
     parts = []
     for world, start, stop in zip(worlds, cuts, cuts[1:], strict=False):
         shares = [given(rank, world, start, stop) for rank in range(world)]
-        parts += [sorted(key for share in each for key in share) for each in zip(*shares, strict=True)]
+        parts += [sorted(sum(each, [])) for each in zip(*shares, strict=True)]
     assert parts == [sorted(keys) for keys in whole]
     assert max(Counter(key for keys in parts for key in keys).values()) == 1
 
@@ -90,7 +94,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for world, steps in (*PARTS, (1, None)):
         parts = (world, steps) in PARTS
         jobs = [("parts" if parts else "whole", steps, [*COMMON, *more]) for more in RUNS.values()]
-        named = [(f"{kind}-{i}", n, overrides) for i, (kind, n, overrides) in enumerate(jobs)]
+        # Not beside each other, where resume=auto finds runs that differ in trainer.parallel alone.
+        named = [(f"{i}/{kind}/run", n, overrides) for i, (kind, n, overrides) in enumerate(jobs)]
         launch = [*TORCHRUN[:-1], f"--nproc-per-node={world}"]
         done = call([*launch, script, json.dumps(named)], place, timeout=280)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -105,12 +110,14 @@ CASES = pytest.mark.parametrize("run", range(len(RUNS)), ids=list(RUNS))
 @pytest.mark.timeout(900)
 @CASES
 def test_a_run_on_two_one_and_three_processes_is_the_run_of_one(place, run):
-    whole, parts = place / f"whole-{run}", place / f"parts-{run}"
+    whole, parts = place / f"{run}/whole/run", place / f"{run}/parts/run"
     logged = [
         {int(row["step"]): float(row["loss"]) for row in rows(folder) if row["split"] == "train"}
         for folder in (whole, parts)
     ]
-    print(f"\n{list(RUNS)[run]}")
+    name = list(RUNS)[run]
+    close = ROUGH.get(name, CLOSE)
+    print(f"\n{name}")
     on = {1: 2, 6: 1, 10: 3}
     world = 0
     for step in logged[0]:
@@ -119,20 +126,17 @@ def test_a_run_on_two_one_and_three_processes_is_the_run_of_one(place, run):
         print(f"step {step:2} on {world}: loss {alone:.12f} alone, {parted - alone:+.1e} in parts")
     assert logged[0].keys() == logged[1].keys() == set(range(1, 13))
     for step, loss in logged[0].items():
-        assert logged[1][step] == pytest.approx(loss, rel=1e-9), step
+        assert logged[1][step] == pytest.approx(loss, rel=close), step
     results = [json.loads((folder / "result.json").read_text()) for folder in (whole, parts)]
     for fold in ("validation", "test"):
-        assert results[0][fold] == pytest.approx(results[1][fold], rel=1e-9)
+        assert results[0][fold] == pytest.approx(results[1][fold], rel=close)
     state = [
         torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
         for folder in (whole, parts)
     ]
     worst = farthest(*state)
     print(f"farthest entry of weights, averages and the optimiser's state: {worst:.1e}")
-    assert worst < 1e-9
-    one, two = weights(whole), weights(parts)
-    assert all(value.dtype == torch.float64 for value in one.values())
-    assert one.keys() == two.keys()
+    assert worst < close
 
 
 @pytest.mark.slow
@@ -140,7 +144,7 @@ def test_a_run_on_two_one_and_three_processes_is_the_run_of_one(place, run):
 @CASES
 def test_a_run_on_other_numbers_of_processes_takes_each_sample_once(place, run):
     def given(kind, worlds):
-        files = [f for world in worlds for f in place.glob(f"{kind}-{run}-{world}-*.json")]
+        files = [f for world in worlds for f in place.glob(f"{run}/{kind}/run-{world}-*.json")]
         assert len(files) == sum(worlds)
         return Counter(tuple(key) for file in files for key in json.loads(file.read_text()))
 
@@ -154,8 +158,8 @@ def farthest(one: object, other: object) -> float:
     if isinstance(one, torch.Tensor):
         return float((one.double() - other.double()).abs().max()) if one.numel() else 0.0
     if isinstance(one, dict):
-        # A process's own generators and sums are no part of the run.
-        own = ("generators", "window", "config")
+        # Of a process, digests of all this, and which checkpoints there were.
+        own = ("generators", "window", "config", "digest", "logged", "best_steps")
         assert one.keys() == other.keys()
         return max((farthest(one[k], other[k]) for k in one if k not in own), default=0.0)
     if isinstance(one, (list, tuple)):
