@@ -64,7 +64,7 @@ def queue_again(stopped: RunStopped) -> RunError | None:
     signalled = f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"
     if "SUBMITIT_EXECUTOR" not in os.environ or stopped.by != signalled:
         return None
-    from submitit.core.utils import UncompletedJobError
+    from submitit.core.utils import UncompletedJobError  # type: ignore[import-not-found]
 
     try:
         signal.raise_signal(signal.Signals[signalled])
