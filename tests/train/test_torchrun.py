@@ -19,7 +19,7 @@ from .small_runs import equal_weights, rows
 from .test_command_line import assert_saved_where_it_stopped, wait_for_checkpoint
 
 LAUNCH = [sys.executable, "-m", "archzoo.train.torchrun"]
-LONG = ["trainer.steps=800", "trainer.evaluate_every=100", "trainer.log_every=50"]
+LONG = ["trainer.steps=1600", "trainer.evaluate_every=200", "trainer.log_every=100"]
 SCRIPT = ["--nproc-per-node=2", "script.py"]
 
 
