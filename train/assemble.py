@@ -1,10 +1,8 @@
 """The parts of a run, made from its config: data, model, callbacks, loggers, trainer."""
 
-import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..zoo.models import build_model
@@ -14,6 +12,7 @@ from .callbacks import Callback, LowRankTraining, callbacks
 from .check import model_options
 from .config import RunConfig, options_of
 from .data import Splits, check_folds, check_shares, data_sets
+from .engine.checkpoint import seed_generators
 from .engine.console import say
 from .engine.half_precision import refuse_unset_gradients
 from .engine.loggers import loggers
@@ -40,7 +39,7 @@ def assemble(config: RunConfig, folder: RunFolder, world: World) -> Trainer:
     fresh = config.init is not None and not folder.checkpoints()
     place = initial_place(config.init) if config.init is not None and fresh else None
     splits = _read_data(config, world)
-    _seed(config.seed)
+    seed_generators(config.seed)
     try:
         trainer = _make_trainer(config, splits, folder, world, place)
     except ValueError as error:
@@ -72,7 +71,7 @@ def _make_trainer(
         for name, options in (config.logger.items() if world.leader else ())
     ]
     schedule = vars(config.schedule)
-    _seed(config.seed + world.rank)  # dropout differs between processes
+    seed_generators(config.seed + world.rank)  # dropout differs between processes
     return Trainer(
         model,
         splits,
@@ -126,13 +125,6 @@ def _read_data(config: RunConfig, world: World) -> Splits:
         return splits
     except (ValueError, OSError) as error:  # the latter names its file
         raise RunError(str(error)) from error
-
-
-def _seed(seed: int) -> None:
-    """Seed every global generator; the loop draws from torch's, a callback may from the others."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 def _prepare_torch(config: RunConfig) -> None:

@@ -59,11 +59,6 @@ def check_run(config: RunConfig) -> None:
                     f"trainer.parallel=fsdp cannot; set lowrank.shrink_every=0, or use "
                     f"trainer.parallel=ddp"
                 )
-        if config.trainer.parallel == "fsdp" and "muon" in config.optim.name:
-            raise ValueError(
-                f"optim.name={config.optim.name} needs whole matrices, which trainer.parallel=fsdp "
-                f"cuts; use optim=adamw"
-            )
         _check_named("callbacks", config.callbacks, callbacks)
         _check_named("logger", config.logger, loggers)
         for name, options in config.callbacks.items():

@@ -24,9 +24,18 @@ class RunStopped(RunError):
 
     Its exit code is that of sysexits.h for what is worth trying again (EX_TEMPFAIL), so that a
     script can tell it from a failure.
+
+    Args:
+        text: The message.
+        by: The name of the signal that it was, where the process knows.
     """
 
     exit_code = 75
+
+    def __init__(self, text: str, by: str | None = None) -> None:
+        """Keep both."""
+        super().__init__(text)
+        self.by = by
 
 
 def check_at_least_one(**values: int | None) -> None:

@@ -28,6 +28,11 @@ FLAGS = (
     *("-cd", "--config-dir", "--experimental-rerun", "-i", "--info"),
 )
 """Flags of Hydra's command line; argparse takes a long one by its beginning, too."""
+EXTRAS = {
+    "hydra/launcher": ("slurm", "submitit_local", "submitit_slurm"),
+    "hydra/sweeper": ("sweep", "optuna"),
+}
+"""Groups of Hydra's own, each with the extra that brings further choices."""
 
 
 def explain_overrides(arguments: Sequence[str]) -> None:
@@ -146,6 +151,9 @@ def _missing(error: MissingConfigException) -> str:
     wanted = error.missing_cfg_file
     if isinstance(wanted, str) and "/" in wanted:
         group, _, choice = wanted.rpartition("/")
+        extra, *brought = EXTRAS.get(group, ("",))
+        if choice in brought:
+            return f'{group}={choice} is not installed; pip install "archzoo[{extra}]"'
         # Hydra names no options where several are chosen at once, as in callbacks=[ema,sample].
         known = error.options or choices(group)
         return f"{group}={choice}: no such choice{nearest(choice, known)}"

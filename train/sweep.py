@@ -2,8 +2,12 @@
 
 import contextlib
 import functools
+import json
 import math
+import os
 import re
+import signal
+import socket
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -15,7 +19,8 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from .errors import RunError
+from ..zoo.share.atomic_write import replacing
+from .errors import RunError, RunStopped
 
 __all__ = [
     "FAILURE",
@@ -23,10 +28,13 @@ __all__ = [
     "forget_failure",
     "number_of_trials",
     "point_name",
+    "queue_again",
     "record_failure",
 ]
 
 FAILURE = "error.txt"
+POINTS = ".points"
+"""Where in its folder a sweep's points leave word that end in another process."""
 LONGEST = 120  # bytes of a point's folder; a file system takes 255
 
 
@@ -42,6 +50,27 @@ def record_failure(folder: Path, error: RunError) -> None:
 def forget_failure(folder: Path) -> None:
     """Remove the error of an earlier try."""
     (folder / FAILURE).unlink(missing_ok=True)
+
+
+def queue_again(stopped: RunStopped) -> RunError | None:
+    """Have submitit queue the job of a point again that its signal before the end has stopped.
+
+    submitit listens to that signal itself, but ends the job wherever it is; now the step is saved.
+
+    Returns:
+        Why it is not queued again, or None for a stop that submitit has no part in. Where it is
+        queued again this process ends.
+    """
+    signalled = f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"
+    if "SUBMITIT_EXECUTOR" not in os.environ or stopped.by != signalled:
+        return None
+    from submitit.core.utils import UncompletedJobError  # type: ignore[import-not-found]
+
+    try:
+        signal.raise_signal(signal.Signals[signalled])
+    except UncompletedJobError as error:
+        return RunError(f"{stopped}. {error} See hydra.launcher.max_num_timeout")
+    return None
 
 
 def number_of_trials(sweeper: DictConfig, overrides: Sequence[str]) -> int | None:
@@ -87,17 +116,25 @@ def _varied(config: DictConfig) -> set[str]:
 
 
 class SweepSummary(Callback):
-    """Counts the points of a sweep and ends it with exit code 1 if any failed."""
+    """Counts the points of a sweep and ends it with exit code 1 if any failed.
+
+    A launcher may run points in other processes, and on other machines. There this callback is a
+    copy, which leaves word of its point in the folder of the sweep.
+    """
 
     def __init__(self) -> None:
         """Nothing has run."""
         self.points: list[tuple[tuple[str, ...], Path]] = []
         self.failed: list[tuple[tuple[str, ...], Path]] = []
         self.trials: int | None = None
+        self.process = _this_process()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the folder of the sweep, for what a sweeper stores there before the first point."""
-        Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        folder = Path(config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in (folder / POINTS).glob("*.json"):  # of an earlier sweep
+            file.unlink()
         self.trials = number_of_trials(config.hydra.sweeper, config.hydra.overrides.task)
         named = functools.partial(point_name, varied=_varied(config))
         OmegaConf.register_new_resolver("point", named, replace=True)
@@ -105,10 +142,14 @@ class SweepSummary(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Note what a point was and where it ran."""
         if job_return.hydra_cfg is not None and job_return.hydra_cfg.hydra.mode == RunMode.MULTIRUN:
-            folder = Path(job_return.hydra_cfg.hydra.runtime.output_dir)
-            point = (tuple(job_return.overrides or ()), folder)
+            hydra = job_return.hydra_cfg.hydra
+            point = (tuple(job_return.overrides or ()), Path(hydra.runtime.output_dir))
+            failed = job_return.status == JobStatus.COMPLETED and job_return.return_value is None
+            if self.process != _this_process():
+                _leave_word(Path(hydra.sweep.dir), hydra.job.num, *point, failed)
+                return
             self.points.append(point)
-            if job_return.status == JobStatus.COMPLETED and job_return.return_value is None:
+            if failed:
                 self.failed.append(point)
             # Optuna's sweeper looks for its best trial after the last one; where all have failed it
             # finds none and raises, before this callback has its word.
@@ -117,6 +158,11 @@ class SweepSummary(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Say how many points ended and which did not."""
+        for file in sorted((Path(config.hydra.sweep.dir) / POINTS).glob("*.json")):
+            word = json.loads(file.read_text())
+            point = (tuple(word["overrides"]), Path(word["folder"]))
+            self.points.append(point)
+            self.failed += [point] if word["failed"] else []
         common = set.intersection(*(set(what) for what, _ in self.points)) if self.points else set()
         ended = len(self.points) - len(self.failed)
         print(f"sweep: {ended} of {len(self.points)} points ended, in {config.hydra.sweep.dir}")
@@ -129,3 +175,18 @@ class SweepSummary(Callback):
                 lines.append(f"{own}: {why or 'the disk is full, and what it said is above'}")
             points = f"{len(self.failed)} point{'s' * (len(self.failed) > 1)}"
             sys.exit(f"archzoo train: {points} of the sweep failed\n  " + "\n  ".join(lines))
+
+
+def _this_process() -> tuple[str, int]:
+    return socket.gethostname(), os.getpid()
+
+
+def _leave_word(
+    sweep: Path, number: int, overrides: Sequence[str], folder: Path, failed: bool
+) -> None:
+    """Write down how a point ended, for the process that summarises the sweep."""
+    file = sweep / POINTS / f"{number:06}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    word = {"overrides": overrides, "folder": str(folder), "failed": failed}
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(word))

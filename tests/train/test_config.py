@@ -42,6 +42,8 @@ def test_no_file_of_conf_repeats_a_signature(group):
 
 @pytest.mark.parametrize(("group", "choice"), FILES + STORED)
 def test_every_choice_composes_and_passes_the_checks(group, choice):
+    if group == "queue":
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs the extra slurm")
     several = group in ("callbacks", "logger")
     override = f"{group}=[{choice}]" if several else f"{group}={choice}"
     if group == "experiment":
@@ -239,7 +241,6 @@ IMPOSSIBLE = [
     (["trainer.amp=fp8"], "trainer.amp must be one of off, bf16, fp16, got 'fp8'"),
     (["trainer.label_smoothing=1.0"], r"trainer.label_smoothing must lie in \[0, 1\), got 1.0"),
     (["trainer.cutmix=1", "data=tabular"], "trainer.cutmix cuts images, but the data gives feat"),
-    (["optim=muon", "trainer.parallel=fsdp"], "optim.name=muon needs whole matrices"),
     (["schedule.warmup=2"], r"schedule.warmup must lie in \[0, 1\], got 2.0"),
     (["schedule.name=cosin"], "schedule.name must be one of"),
     (["optim.name=adamm"], "optim.name: no optimiser 'adamm'; did you mean"),

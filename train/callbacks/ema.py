@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ...zoo.network import Network
-from ..errors import RunError
+from ..engine.named_states import load_model_state, model_state
+from ..engine.process import is_sharded, parallelize
+from ..engine.saved.best_weights import same_model
 from .hooks import Callback, TrainingRun, callbacks
 
 __all__ = ["EMA"]
@@ -32,15 +34,20 @@ class EMA(Callback):
         self.average: Any = None
 
     def start(self, run: TrainingRun) -> None:
-        """Copy the model."""
+        """Copy the model; of a sharded one each process averages its shards."""
         from timm.utils import ModelEmaV3
 
-        if run.config.parallel == "fsdp":
-            raise RunError(
-                "callbacks.ema does not average sharded weights; use callbacks=[none] or "
-                "trainer.parallel=ddp"
-            )
-        self.average = ModelEmaV3(run.model, decay=self.decay, use_warmup=self.warmup)
+        sharded = is_sharded(run.model)
+        # A sharded model refuses to be copied, and no list may mix its shards with whole buffers.
+        self.average = ModelEmaV3(
+            same_model(run.model).to(run.world.device) if sharded else run.model,
+            decay=self.decay,
+            use_warmup=self.warmup,
+            foreach=not sharded,
+        )
+        if sharded:
+            parallelize(self.average.module, run.world, "fsdp")
+            self.average.set(run.model)
         if run.model.lowrank is not None:
             run.model.lowrank.twins.append(self.average.module)  # ranks follow the model's
 
@@ -54,8 +61,8 @@ class EMA(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averaged weights."""
-        return self.average.module.state_dict()
+        return model_state(self.average.module)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the averaged weights back."""
-        self.average.module.load_state_dict(state)
+        load_model_state(self.average.module, state)

@@ -32,7 +32,7 @@ from ..errors import RunError, RunStopped
 from ..given_length import take_back_the_other
 from ..override_errors import explain_overrides
 from ..schemas import register_schemas
-from ..sweep import forget_failure, record_failure
+from ..sweep import forget_failure, queue_again, record_failure
 from ..user_imports import import_given
 
 __all__ = ["train"]
@@ -45,7 +45,7 @@ def train(*overrides: str) -> None:
     """Compose, check and train; what is wrong with the overrides is said in one line.
 
     With `--json` what a run says goes to stderr, and stdout has its folder and its result, or those
-    of all points of a sweep as a list.
+    of all points of a sweep as a list, but for points that a launcher ran in other processes.
 
     Args:
         overrides: `key=value` pairs of Hydra's grammar, Hydra's own flags, and `--json`.
@@ -85,7 +85,7 @@ def _through_hydra(ended: list[dict[str, Any]]) -> None:
         """Run one point and return its validation metric.
 
         A point of a sweep that fails leaves its error in its folder and has no metric; the others
-        go on. One that was asked to stop ends the sweep.
+        go on. One that was asked to stop ends the sweep, or is queued again where it had a queue.
         """
         from ..run import metric_of, run_to_end  # imports that a misspelt key does not need
 
@@ -97,8 +97,9 @@ def _through_hydra(ended: list[dict[str, Any]]) -> None:
         try:
             one = run_to_end(run_config(node), _given_keys(task.overrides.task), sweep=sweep)
         except RunError as error:
-            if sweep and not isinstance(error, RunStopped):
-                record_failure(Path(node.run_dir), error)
+            failure = queue_again(error) if isinstance(error, RunStopped) else error
+            if sweep and failure is not None:
+                record_failure(Path(node.run_dir), failure)
                 return None
             exit_with(NAME, error)
         if one.folder.writes:

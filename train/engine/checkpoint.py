@@ -1,7 +1,7 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped, in one file.
 
 It is the same file whatever wrote it (`named_states`), so a run may go on with another number of
-processes.
+processes. What each of these has of its own is kept in a list, by rank.
 """
 
 import random
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.counter_random import counter_key
 from ..errors import RunError
 from .loggers import CSVLogger
 from .named_states import load_states, model_state, optimizer_state
@@ -20,7 +21,14 @@ from .run_state import RunState
 from .saved.checkpoint_file import read_newest, write_checkpoint
 from .saved.resume import decisive
 
-__all__ = ["generator_states", "load_run", "own_sum", "restore_generators", "save_run"]
+__all__ = [
+    "generator_states",
+    "load_run",
+    "own_sum",
+    "restore_generators",
+    "save_run",
+    "seed_generators",
+]
 
 
 def save_run(run: RunState) -> None:
@@ -77,9 +85,12 @@ def load_run(run: RunState, path: Path) -> list[str]:
     keep = run.config.keep_checkpoints
     run.best_weights.prune(state.get("best_steps", ()), keep, run.step)
     run.window = [own_sum(state["window"][0], run.world), state["window"][1]]
-    # With another number of processes there is no state to go back to: dropout draws anew.
     if len(state["generators"]) == run.world.size:
         restore_generators(state["generators"][run.world.rank])
+    else:
+        # Of another number of processes there is no state to go back to. The step is in the seed,
+        # so that dropout does not draw again what it drew at the beginning.
+        seed_generators(counter_key(torch.initial_seed(), run.step) % 2**32)
     first = run.step + run.reported
     for logger in run.loggers:
         run.folder.guard(lambda each=logger: each.resume(first))
@@ -107,6 +118,13 @@ def own_sum(sums: list[float] | Tensor, world: World) -> Tensor:
 
 def _names(called: list[str]) -> str:
     return ", ".join(called) or "(none)"
+
+
+def seed_generators(seed: int) -> None:
+    """Seed every global generator; the loop draws from torch's, a callback may from the others."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def generator_states() -> dict[str, Any]:

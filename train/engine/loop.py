@@ -158,7 +158,8 @@ class Trainer(RunState):
         if stop:
             self.world.share(None)  # `torchrun` kills the leader that still writes once one is gone
             raise RunStopped(
-                f"stopped by {stop} after step {self.step}; go on with resume={self.folder.path}"
+                f"stopped by {stop} after step {self.step}; go on with resume={self.folder.path}",
+                by=stop,
             )
         self._report()
 

@@ -37,11 +37,14 @@ def better(metrics: Mapping[str, float], best: Mapping[str, float]) -> bool:
 def cross_entropy(
     logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, reduction: str = "mean"
 ) -> Tensor:
-    """Cross-entropy in nats of logits (B, …, C) against class indices (B, …) or shares (B, C)."""
+    """Cross-entropy in nats of logits (B, …, C) against class indices (B, …) or shares (B, C).
+
+    It is computed in float32, or in float64 where the logits are.
+    """
     if targets.dim() < logits.dim():
         logits, targets = logits.flatten(0, -2), targets.flatten()
     return F.cross_entropy(
-        logits.float(),
+        logits.to(torch.promote_types(logits.dtype, torch.float32)),
         targets,
         label_smoothing=label_smoothing,
         ignore_index=IGNORE,

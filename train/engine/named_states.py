@@ -14,7 +14,7 @@ from torch import nn
 from ..errors import RunError
 from .process import is_sharded
 
-__all__ = ["load_states", "model_state", "optimizer_state"]
+__all__ = ["load_model_state", "load_states", "model_state", "optimizer_state"]
 
 
 def model_state(model: nn.Module) -> dict[str, Any]:
@@ -26,6 +26,21 @@ def model_state(model: nn.Module) -> dict[str, Any]:
 
     whole = sharded.StateDictOptions(full_state_dict=True, cpu_offload=True)
     return sharded.get_model_state_dict(model, options=whole)
+
+
+def load_model_state(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Load the whole state dict of a model, of which each process keeps its shards.
+
+    Raises:
+        RuntimeError: it is of another model.
+    """
+    if not is_sharded(model):
+        model.load_state_dict(state)
+        return
+    from torch.distributed.checkpoint import state_dict as sharded
+
+    whole = sharded.StateDictOptions(full_state_dict=True)
+    sharded.set_model_state_dict(model, dict(state), options=whole)
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -65,10 +80,9 @@ def load_states(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[
             for name, p in model.named_parameters():
                 if name not in known["state"]:
                     optimizer.state.pop(p, None)
-            whole = sharded.StateDictOptions(full_state_dict=True)
-            sharded.set_model_state_dict(model, state["model"], options=whole)
+            load_model_state(model, state["model"])
         else:
-            model.load_state_dict(state["model"])
+            load_model_state(model, state["model"])
             optimizer.load_state_dict(known)
     except (LookupError, RuntimeError, ValueError) as error:
         said = textwrap.shorten(str(error), 200, placeholder=" …")

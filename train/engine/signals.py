@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Iterator
 
+import torch.distributed as dist
+
 __all__ = ["STOPPING", "StopRequest", "stop_request"]
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-"""Ctrl-C, a scheduler's end, a terminal that closes, and a scheduler's warning before its end."""
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Ctrl-C, a scheduler's end, a terminal that closes, and a scheduler's or submitit's warning."""
 
 
 class StopRequest:
@@ -37,7 +39,9 @@ class StopRequest:
 def stop_request(minutes: float | None = None) -> Iterator[StopRequest]:
     """Catch the stopping signals inside the block; a second one acts at once, as it would outside.
 
-    Signals reach the main thread only, so in another thread nothing is caught.
+    Under `torchrun` it does not: SLURM signals every process of a job and `torchrun` passes on what
+    it got, so that two signals are one wish. Signals reach the main thread only, so in another
+    thread nothing is caught.
 
     Args:
         minutes: As in `StopRequest`.
@@ -49,9 +53,10 @@ def stop_request(minutes: float | None = None) -> Iterator[StopRequest]:
     before = {number: signal.getsignal(number) for number in STOPPING}
 
     def note(number: int, _frame: object) -> None:
-        request.received = signal.Signals(number).name
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        request.received = request.received or signal.Signals(number).name
+        if not dist.is_torchelastic_launched():
+            for each, handler in before.items():
+                signal.signal(each, handler)
 
     for number in before:
         signal.signal(number, note)

@@ -2,13 +2,16 @@
 
 import copy
 import dataclasses
+import errno
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from archzoo.train.engine import loop
+from archzoo.train.engine.saved import folder_lock
 from archzoo.train.engine.saved.best_weights import BestWeights
 from archzoo.train.engine.saved.checkpoint_file import (
     checkpoints,
@@ -23,6 +26,7 @@ from archzoo.train.errors import RunError, RunStopped
 from archzoo.train.run import run
 from archzoo.zoo.share.content_digest import sealed, unsealed
 
+from ...tiers import tiered
 from ..small_runs import configure, equal_weights, train
 from .test_loop import Stop, rows, stop_after
 
@@ -170,6 +174,19 @@ def test_what_a_dead_process_wrote_into_the_lock_keeps_nobody_out(tmp_path):
     lock.release()
 
 
+def test_a_file_system_without_locks_is_named_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "neighbour").mkdir()
+    (tmp_path / "neighbour" / "run.lock").touch()
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(folder_lock.fcntl, "flock", refuse)
+    with pytest.raises(RunError, match=r"cannot lock .*run\.lock: .*No locks available; have its"):
+        FolderLock(tmp_path / "run")
+    assert is_locked(tmp_path / "neighbour")
+
+
 def test_a_run_that_cannot_start_leaves_no_folder(tmp_path):
     with pytest.raises(RunError, match="mnist was not found"):
         train(tmp_path / "run", "model=resnet_nano", "data=mnist", f"data.root={tmp_path}")
@@ -305,6 +322,29 @@ def test_a_run_stops_at_its_time_and_saves(tmp_path):
         train(tmp_path, "trainer.max_time=0")
     train(tmp_path, "resume=auto", "trainer.max_time=5")
     assert RunStopped.exit_code == 75
+
+
+@pytest.mark.parametrize("name", tiered(["SIGUSR1", "SIGTERM", "SIGUSR2"], ["SIGUSR1"]))
+def test_a_run_that_was_told_to_stop_ends_by_the_same_call_as_if_it_had_not(
+    tmp_path, monkeypatch, name
+):
+    step = loop.Trainer._train_step
+
+    def signalled(self, data):
+        if self.step == 7:
+            signal.raise_signal(getattr(signal, name))
+        return step(self, data)
+
+    same = ["resume=auto", "model.drop_rate=0.2", "callbacks=[ema]"]
+    train(tmp_path / "whole", *same)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "_train_step", signalled)
+        with pytest.raises(RunStopped, match=f"stopped by {name} after step 8") as stopped:
+            train(tmp_path / "job", *same)
+    assert stopped.value.by == name
+    assert not (tmp_path / "job" / "result.json").exists()
+    train(tmp_path / "job", *same)
+    assert equal_weights(tmp_path / "job", tmp_path / "whole")
 
 
 # Files that are damaged or gone.

@@ -15,7 +15,7 @@ from ..process import is_sharded
 from .resume import conflict, decisive
 from .run_folder import RunFolder
 
-__all__ = ["BestWeights"]
+__all__ = ["BestWeights", "same_model"]
 
 
 class BestWeights:
@@ -45,7 +45,7 @@ class BestWeights:
             state = model_state(model)
             if not self.folder.writes:
                 return
-            whole = _same_model(model)
+            whole = same_model(model)
             whole.load_state_dict(state)
         about = self._about(step)
         self.folder.guard(lambda: save_weights(whole, self.file(step), about))
@@ -79,7 +79,7 @@ class BestWeights:
         why = conflict(json.loads(about.get("config", "{}")), self.folder.running)
         if why is not None:
             raise ValueError(f"{self.file(step)} is of another run: {why}")
-        best = _same_model(model).to(device)
+        best = same_model(model).to(device)
         load_weights(best, self.file(step))
         return best
 
@@ -87,7 +87,12 @@ class BestWeights:
         return {"best of step": str(step), "config": json.dumps(decisive(self.folder.running))}
 
 
-def _same_model(model: Network) -> Network:
+def same_model(model: Network) -> Network:
+    """Build a model anew by its recipe, with weights of its own, whole on the CPU.
+
+    Raises:
+        RunError: it has no recipe.
+    """
     if model.recipe is None:
         raise RunError("the trainer needs a model made by create_model")
     name, options = model.recipe

@@ -1,7 +1,8 @@
 """The lock of a run's folder: one process writes to it, and a dead one does not keep it.
 
 The lock is the kernel's on the file `run.lock`, so it ends with the process that holds it, however
-that ends. What stands in the file says who that is, for the message of whoever comes second.
+that ends; other machines see it where their file system carries `flock`. What stands in the file
+says who that is, for the message of whoever comes second.
 """
 
 import contextlib
@@ -78,6 +79,12 @@ class FolderLock:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as error:  # such as ENOLCK, of a network's file system without them
+            os.close(self.file)
+            raise RunError(
+                f"cannot lock {self.path}: {error}; have its file system mounted with locks "
+                f"(flock), or name a run_dir on another"
+            ) from error
         # A lock on a file that its last owner has removed since keeps nobody out.
         if self.path.exists() and os.path.samestat(os.stat(self.path), os.fstat(self.file)):
             return True
@@ -102,7 +109,7 @@ def is_locked(folder: Path) -> bool:
         return True  # nobody can tell, so nobody goes on with it
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError:  # it is locked, or there are no locks to tell by
         return True
     finally:
         os.close(file)
