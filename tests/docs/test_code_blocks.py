@@ -20,7 +20,7 @@ WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
 WITH_SHELL = [page for page in PAGES if blocks(page, "sh")]
 NOT_RUN = [block for page in PAGES for block in blocks(page, "python") if block.reason]
 # Programs that are not ours; what is given to them is not read.
-OTHERS = {"git", "mkdir", "pip", "pytest"}
+OTHERS = {"flock", "git", "mkdir", "pip", "pytest"}
 
 
 def name(page: Path) -> str:
