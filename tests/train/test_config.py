@@ -139,7 +139,6 @@ BAD = {
     "sed=3": "sed: there is no key 'sed'; did you mean 'seed'",
     "model.drop_rate=four": "model.drop_rate: value 'four'.* could not be converted to Float",
     "trainer.batch_size=1.5": "trainer.batch_size: value '1.5'",
-    "trainer.compile=perhaps": "trainer.compile: value 'perhaps' is not a valid bool",
 }
 
 
@@ -237,6 +236,11 @@ IMPOSSIBLE = [
     (["trainer.epochs=3"], "give one of trainer.epochs and trainer.steps, got epochs=3.0, steps"),
     (["trainer.batch_size=0"], "trainer.batch_size must be at least 1, got 0"),
     (["trainer.amp=fp8"], "trainer.amp must be one of off, bf16, fp16, got 'fp8'"),
+    (["trainer.compile=perhaps"], "trainer.compile must be true, false or blocks, got 'perhaps'"),
+    (
+        ["model=poincare_embedding_nano", "data=tree", "trainer.grad_checkpointing=true"],
+        "NodeEmbedding has no blocks whose activations could be computed again; leave",
+    ),
     (["trainer.label_smoothing=1.0"], r"trainer.label_smoothing must lie in \[0, 1\), got 1.0"),
     (["trainer.cutmix=1", "data=tabular"], "trainer.cutmix cuts images, but the data gives feat"),
     (["optim=muon", "trainer.parallel=fsdp"], "optim.name=muon needs whole matrices"),
