@@ -1,8 +1,8 @@
 """Start-up and step time of a model that is compiled whole, in blocks, or not at all.
 
-Each case runs in a process of its own, without the compiler's caches: seconds until the first forward
-and backward pass is done, then the median of further ones. The compiler is torch's default for a CPU,
-which calls a C++ compiler.
+Each case runs in a process of its own, without the compiler's caches: seconds until the first
+forward and backward pass is done, then the median of further ones. The compiler is torch's default
+for a CPU, which calls a C++ compiler.
 
     python benchmarks/compile_blocks.py --check
 """
@@ -37,7 +37,8 @@ name, options, how = json.loads(sys.argv[1])
 torch.manual_seed(0)
 model = create_model(name, **options)
 kind = model_info(name).kind
-x = torch.randint(256, (4, 64)) if kind == "tokens" else torch.randn(4, *model.default_cfg["input_size"])
+size = model.default_cfg["input_size"] if kind != "tokens" else ()
+x = torch.randn(4, *size) if size else torch.randint(256, (4, 64))
 if how == "whole":
     model.compile()
 elif how == "blocks":

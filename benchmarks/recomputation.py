@@ -1,8 +1,8 @@
 """Gradient checkpointing under every residual: peak memory and the time of a training step.
 
-A small Vision Transformer of 12 blocks, float32, on a CPU. Peak memory is what torch's allocator adds
-in a forward and backward pass, gradients and the residual's state included. Times are medians over
-pairs of steps in turn.
+A small Vision Transformer of 12 blocks, float32, on a CPU. Peak memory is what torch's allocator
+adds in a forward and backward pass, gradients and the residual's state included. Times are medians
+over pairs of steps in turn.
 
     python benchmarks/recomputation.py --check
 """
@@ -46,10 +46,9 @@ def measure(quick: bool) -> Measurement:
 
         peaks = {}
         for enable in (False, True):
-            once = step(enable)
-            once()
+            step(enable)()  # what is made once, such as a cache, is there before
             model.zero_grad(set_to_none=True)
-            peaks[enable] = peak_bytes(once, x.device)
+            peaks[enable] = peak_bytes(step(enable), x.device)
         seconds = interleaved({"plain": step(False), "recomputed": step(True)}, 1 if quick else 5)
         ratio = peaks[True] / peaks[False]
         rows.append(

@@ -266,7 +266,12 @@ RECOMPUTED = [name for name in SMALL if model_info(name).kind != "nodes"]
 @pytest.mark.parametrize(
     ("name", "drawn"),
     tiered(
-        [(name, drawn) for name in RECOMPUTED for drawn in (False, True) if rates(name) or not drawn],
+        [
+            (name, drawn)
+            for name in RECOMPUTED
+            for drawn in (False, True)
+            if rates(name) or not drawn
+        ],
         lambda name, drawn: name in KINDS,
     ),
 )

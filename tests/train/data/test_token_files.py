@@ -30,7 +30,9 @@ def build(root, **options):
 def places(splits):
     """Files and tokens of every fold."""
     return {
-        fold: [(span.shard.path.stem, span.start, span.stop) for span in getattr(splits, fold).spans]
+        fold: [
+            (span.shard.path.stem, span.start, span.stop) for span in getattr(splits, fold).spans
+        ]
         for fold in FOLDS
     }
 
@@ -83,7 +85,7 @@ def test_another_content_is_told_by_its_digest_and_another_place_is_not(tmp_path
 
 
 WRONG = {
-    "nothing": ({}, {}, r"found no file \*.npy or \*.bin .*; give data.root=…, and archzoo tokeni"),
+    "nothing": ({}, {}, r"not found in .*: there is no file \*.npy or \*.bin; archzoo tokenize"),
     "vocabulary": ({"a": 500}, {"vocab_size": None}, "holds no tokens.json; give data.vocab_size"),
     "no vocabulary": ({"a": 500}, {"vocab_size": 0}, "vocab_size must be at least 1, got 0"),
     "held out": ({"a": 500}, {"held_out": 0.5}, r"held_out must lie in \(0, 0.5\), got 0.5"),
@@ -134,7 +136,9 @@ def tokens(tmp_path, capsys):
 @pytest.mark.parametrize("order", ["shuffled", "random", "sequential"])
 def test_a_run_that_goes_on_reads_what_it_would_have_read(order, tokens, tmp_path, monkeypatch):
     def train(name, *more):
-        return run(configure(tokens, f"data.order={order}", *more, folder=tmp_path / name, base=GPT))
+        return run(
+            configure(tokens, f"data.order={order}", *more, folder=tmp_path / name, base=GPT)
+        )
 
     train("whole")
     from archzoo.train.data.shards import ShardFold

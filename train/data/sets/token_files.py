@@ -1,7 +1,7 @@
 """Tokens of files that need not fit into memory: a text of any size, in any vocabulary.
 
-A step reads the windows of its batch and nothing else. What it reads is a function of the seed and of
-the step's number, so a run that goes on needs no more than its position.
+A step reads the windows of its batch and nothing else. What it reads is a function of the seed and
+of the step's number, so a run that goes on needs no more than its position.
 """
 
 import hashlib
@@ -112,8 +112,9 @@ def _files(place: Path) -> list[Path]:
     )
     if not found:
         raise ValueError(
-            f"token_files found no file {' or '.join('*' + s for s in SUFFIXES)} in "
-            f"{place.absolute()}; give data.root=…, and archzoo tokenize writes some"
+            f"token_files was not found in {place.absolute()}: there is no file "
+            f"{' or '.join('*' + s for s in SUFFIXES)}; archzoo tokenize writes some, or give "
+            f"data.root=…"
         )
     return found
 

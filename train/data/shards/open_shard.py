@@ -3,8 +3,8 @@
 Three formats, told apart by their content:
 
     .npy    NumPy's: type and number of tokens stand in the file
-    .bin    of llm.c: 256 numbers of four bytes, the first three of them a magic number, a version and
-            the number of tokens; then the tokens
+    .bin    of llm.c: 256 numbers of four bytes, the first three of them a magic number, a version
+            and the number of tokens; then the tokens
     .bin    of nanoGPT: the tokens and nothing else, so their type must be given
 
 Source of the second: karpathy/llm.c, `dev/data/data_common.py`.
@@ -97,6 +97,7 @@ def _mapped_npy(path: Path) -> np.ndarray:
         said = str(error).splitlines()[0]
         raise ValueError(f"{path} is no whole .npy file: {said}; write it again") from error
     if not isinstance(tokens, np.memmap):
+        tokens.close()
         raise ValueError(f"{path} is no .npy file but another of NumPy's; write one array into it")
     kind = tokens.dtype
     if tokens.ndim != 1 or kind.kind not in "iu" or kind == np.dtype("uint64"):
@@ -116,12 +117,14 @@ def _mapped_bin(path: Path, dtype: str | None, size: int) -> np.ndarray:
         count, offset = int(head[2]), _HEADER
         return np.memmap(path, known, "r", offset, (count,)) if count else np.empty(0, known)
     if dtype is None:
-        raise ValueError(f"{path} does not say its type; give data.dtype, one of {', '.join(TYPES)}")
+        raise ValueError(
+            f"{path} does not say its type; give data.dtype, one of {', '.join(TYPES)}"
+        )
     width = np.dtype(dtype).itemsize
     if size % width:
         raise ValueError(
-            f"{path} has {size} bytes, which are no whole number of {dtype} tokens: it was cut off, "
-            f"or data.dtype is another; write it again"
+            f"{path} has {size} bytes, which are no whole number of {dtype} tokens: it was cut "
+            f"off, or data.dtype is another; write it again"
         )
     return np.memmap(path, np.dtype(dtype).newbyteorder("<"), "r")
 

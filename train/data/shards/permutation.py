@@ -1,9 +1,9 @@
 """A permutation of many places that is computed place by place, and kept nowhere.
 
 Shuffling a list of the windows of a terabyte takes gigabytes and minutes. A Feistel network is a
-bijection of pairs of half-words whatever its round function is, so one whose round function is a hash
-of a key permutes the numbers below a power of four. Numbers beyond the size are sent through it again
-until they land below (cycle walking), which is a permutation of the size.
+bijection of pairs of half-words whatever its round function is, so one whose round function is a
+hash of a key permutes the numbers below a power of four. Numbers beyond the size are sent through
+it again until they land below (cycle walking), which is a permutation of the size.
 
 Source: Black, Rogaway 2002, "Ciphers with arbitrary finite domains", CT-RSA, methods 2 and 3.
 Differs from it: four rounds of splitmix64 serve to shuffle, and hide nothing.

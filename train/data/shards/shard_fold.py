@@ -35,8 +35,8 @@ class Span(NamedTuple):
 class ShardFold:
     """Windows of T tokens with the next tokens as targets; none reaches past the end of a span.
 
-    A window is a function of its key alone, so a run that goes on, with whatever number of workers or
-    processes, reads what it would have read. The orders of a round of n tokens:
+    A window is a function of its key alone, so a run that goes on, with whatever number of workers
+    or processes, reads what it would have read. The orders of a round:
 
         shuffled    windows one after another from an offset that every round draws anew, permuted:
                     nearly every token is a target once
@@ -56,7 +56,8 @@ class ShardFold:
             into memory.
 
     Raises:
-        ValueError: no window, or length < 1; later, a token outside the vocabulary, by file and place.
+        ValueError: no window, or length < 1; later, a token outside the vocabulary, by file and
+            place.
     """
 
     orders_itself = True

@@ -38,8 +38,8 @@ def write_shards(
         The files.
 
     Raises:
-        ValueError: a token outside the vocabulary, by its place; no token at all; a folder with such
-            files, or of another vocabulary; a number out of range.
+        ValueError: a token outside the vocabulary, by its place; no token at all; a folder with
+            such files, or of another vocabulary; a number out of range.
     """
     if not 1 <= vocab_size <= 2**32 or shard_size < 1:
         raise ValueError(

@@ -39,8 +39,8 @@ def test_a_target_is_the_token_after_its_input_in_the_same_file(spans, order):
     assert torch.equal(targets[counted], inputs[counted] + 1)
     ends = np.cumsum(SIZES)
     assert np.array_equal(
-        np.searchsorted(ends, inputs[counted], side="right"),
-        np.searchsorted(ends, targets[counted], side="right"),
+        np.searchsorted(ends, inputs[counted].numpy(), side="right"),
+        np.searchsorted(ends, targets[counted].numpy(), side="right"),
     )
 
 
