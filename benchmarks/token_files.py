@@ -1,10 +1,10 @@
 """A token file larger than the memory it is given: read, trained on, killed and gone on with.
 
 The processes that train may hold so much private memory (`RLIMIT_DATA`) and no more, and the file
-is some times as large; it is two-byte tokens, drawn once and written again and again. Under the same
-limit NumPy cannot read it into memory, which is the control. Then what reading costs: batches of
-windows of a mapped file against the same windows of the same tokens in memory, and of a file that
-the system keeps no page of.
+is some times as large; it is two-byte tokens, drawn once and written again and again. Under the
+same limit NumPy cannot read it into memory, which is the control. Then what reading costs: batches
+of windows of a mapped file against windows of the same tokens in memory, and of a file that the
+system keeps no page of.
 
     python benchmarks/token_files.py --check
 """

@@ -179,7 +179,8 @@ UNREADABLE = {
     "trainer=3": "trainer=3: no such choice; known: .*debug",
     "model=7": "model=7: no such choice; known: .*mlp",
     "schedule={a:1}": "schedule={'a': 1}: no such choice; known: constant, cosine",
-    "trainer.compile=7": "trainer.compile: value 7 must be true or false",
+    "trainer.deterministic=7": "trainer.deterministic: value 7 must be true or false",
+    "trainer.compile=7": "trainer.compile: value '7' .*; write true or false or text",
     "~optim.lrr": "~optim.lrr: there is no optim.lrr to take away; leave it out",
 }
 NOWHERE = {

@@ -120,7 +120,7 @@ class ShardFold:
         else:
             if self.order == "shuffled":
                 indices = permuted(rounds, indices, self._size)
-            which = torch.searchsorted(self._windows_before, indices, right=True) - 1
+            which = torch.searchsorted(self._windows_before, indices.contiguous(), right=True) - 1
             offsets = (indices - self._windows_before[which]) * self.length
             if self.order == "shuffled":
                 offsets = offsets + counter_hash(rounds, which) % self.length
