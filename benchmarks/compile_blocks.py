@@ -22,8 +22,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "GPT, 12 blocks": ("gpt_nano", {"depth": 12}),
     "GPT, 24 blocks": ("gpt_nano", {"depth": 24}),
     "GPT, 12 blocks, block_attnres": ("gpt_nano", {"depth": 12, "residual": "block_attnres"}),
-    "ViT, 12 blocks": ("vit_nano", {"depth": 12}),
-    "resnet20": ("resnet20", {}),
 }
 QUICK = ("GPT, 12 blocks",)
 

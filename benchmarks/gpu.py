@@ -160,8 +160,12 @@ def main() -> None:
         if not arguments.only or name in arguments.only:
             session.run(name, seconds, work)
     for name in dict.fromkeys(row["section"] for row in session.rows):
-        rows = [dict(row) for row in session.rows if row["section"] == name]
-        print(table([{k: v for k, v in row.items() if k != "section"} for row in rows]), "\n")
+        rows = [row for row in session.rows if row["section"] == name]
+        shown = [{k: v for k, v in row.items() if k not in ("section", "refused")} for row in rows]
+        print(table(shown), "\n")
+        for row in rows:
+            if "refused" in row:
+                print(f"{row['case']}, {row['model']}: {row['refused']}")
     failed = [f"{one['section']}, {one['check']}" for one in session.checks if one["met"] is False]
     print(f"{file}: {len(session.checks)} checks, {len(failed)} failed")
     if failed:

@@ -29,6 +29,7 @@ from harness import Bar, Measurement, interleaved, main, median_ratio
 ROOT = Path(__file__).parents[1]
 LIMIT = 1.5 * 2**30  # bytes of private memory; torch alone takes half of it to start
 STEPS = 60
+VOCABULARY = 4096
 BATCH, LENGTH = 32, 1024
 
 # Trains under a limit, and says the largest private memory that the system lent the process.
@@ -60,8 +61,8 @@ print(json.dumps({"private": most}))
 
 
 def write_tiled(path: Path, size: int) -> None:
-    """Write two-byte tokens below 50,257 to a size in bytes."""
-    tile = np.random.default_rng(0).integers(0, 50257, 2**25, dtype=np.uint16)
+    """Write two-byte tokens to a size in bytes."""
+    tile = np.random.default_rng(0).integers(0, VOCABULARY, 2**25, dtype=np.uint16)
     with open(path, "wb") as file:
         for _ in range(size // tile.nbytes):
             tile.tofile(file)
@@ -97,7 +98,7 @@ def training(file: Path, folder: Path) -> list[str]:
     """The words of a short training of a small GPT on the file."""
     return [
         *("train", "model=gpt_nano", "model.width=16", "data=token_files", f"data.root={file}"),
-        *("data.dtype=uint16", "data.vocab_size=50257", "data.context_length=128"),
+        *("data.dtype=uint16", f"data.vocab_size={VOCABULARY}", "data.context_length=128"),
         *("data.evaluated_tokens=4096", "trainer.epochs=null", f"trainer.steps={STEPS}"),
         *("trainer.batch_size=8", "trainer.checkpoint_every=10", "trainer.evaluate_every=60"),
         *("trainer.threads=1", "trainer.progress=false", "callbacks=[none]", "logger=[none]"),

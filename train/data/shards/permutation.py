@@ -1,13 +1,18 @@
 """A permutation of many places that is computed place by place, and kept nowhere.
 
-Shuffling a list of the windows of a terabyte takes gigabytes and minutes. A Feistel network is a
-bijection of pairs of half-words whatever its round function is, so one whose round function is a
-hash of a key permutes the numbers below a power of four. Numbers beyond the size are sent through
-it again until they land below (cycle walking), which is a permutation of the size.
+Shuffling a list of the windows of a terabyte takes gigabytes and minutes. Here a place is written as
+a pair (left, right) of digits below a and b, where a · b is hardly more than the size, and in turn
+
+    left <- (left + hash(key, right)) mod a,    right <- (right + hash(key, left)) mod b
+
+Each step can be undone, whatever the hash is. A pair beyond the size is sent through it again until
+it lands below (cycle walking), which leaves a permutation of the size.
 
 Source: Black, Rogaway 2002, "Ciphers with arbitrary finite domains", CT-RSA, methods 2 and 3.
-Differs from it: four rounds of splitmix64 serve to shuffle, and hide nothing.
+Differs from it: four steps of splitmix64 serve to shuffle, and hide nothing.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -16,7 +21,7 @@ from ..counter_random import counter_hash
 
 __all__ = ["permuted"]
 
-ROUNDS = 4
+STEPS = 4
 
 
 def permuted(keys: Tensor, places: Tensor, size: int) -> Tensor:
@@ -30,17 +35,21 @@ def permuted(keys: Tensor, places: Tensor, size: int) -> Tensor:
     Returns:
         int64 in [0, size), shape (N,).
     """
-    half = max(1, -(-(size - 1).bit_length() // 2))
-    found = _feistel(keys, places, half)
+    a = math.isqrt(size)
+    b = -(-size // a)
+    steps = torch.arange(STEPS).repeat_interleave(len(keys))
+    mixed = counter_hash(keys.repeat(STEPS), steps).view(STEPS, -1)
+    found = _mixed(mixed, places, a, b)
     while (outside := found >= size).any():
-        found = torch.where(outside, _feistel(keys, found, half), found)
+        found[outside] = _mixed(mixed[:, outside], found[outside], a, b)
     return found
 
 
-def _feistel(keys: Tensor, words: Tensor, half: int) -> Tensor:
-    mask = (1 << half) - 1
-    left, right = words >> half, words & mask
-    for i in range(ROUNDS):
-        mixed = counter_hash(counter_hash(keys, torch.full_like(keys, i)), right)
-        left, right = right, left ^ (mixed & mask)
-    return (left << half) | right
+def _mixed(keys: Tensor, places: Tensor, a: int, b: int) -> Tensor:
+    left, right = places // b, places % b
+    for i, key in enumerate(keys):
+        if i % 2 == 0:
+            left = (left + counter_hash(key, right) % a) % a
+        else:
+            right = (right + counter_hash(key, left) % b) % b
+    return left * b + right
