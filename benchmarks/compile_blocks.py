@@ -21,7 +21,6 @@ ROOT = Path(__file__).parents[1]
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "GPT, 12 blocks": ("gpt_nano", {"depth": 12}),
     "GPT, 24 blocks": ("gpt_nano", {"depth": 24}),
-    "GPT, 12 blocks, block_attnres": ("gpt_nano", {"depth": 12, "residual": "block_attnres"}),
 }
 QUICK = ("GPT, 12 blocks",)
 

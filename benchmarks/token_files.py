@@ -108,7 +108,7 @@ def training(file: Path, folder: Path) -> list[str]:
 
 def larger_than_memory(quick: bool, place: Path) -> tuple[list[dict[str, Any]], list[Bar]]:
     """Train whole, and killed and gone on with, under the limit."""
-    size = (2 if quick else 8) * 2**30
+    size = (2 if quick else 4) * 2**30
     file = place / "tokens.bin"
     write_tiled(file, size)
     control = child(place, "read", str(file))
@@ -185,7 +185,7 @@ def reading(quick: bool, place: Path) -> tuple[list[dict[str, Any]], list[Bar]]:
         candidates[name] = lambda name=name: timed(name, cold=True)
     for once in candidates.values():
         once()
-    found = interleaved(candidates, 5 if quick else 15)
+    found = interleaved(candidates, 5 if quick else 11)
     file.unlink()
     rows = []
     for name, seconds in found.items():
