@@ -194,7 +194,7 @@ def reading(quick: bool, place: Path) -> tuple[list[dict[str, Any]], list[Bar]]:
             {"what": name, "tokens/s": 1.0 / float(np.median(seconds)), "of in memory": speed}
         )
     speed = median_ratio(found[in_memory], found["mapped, shuffled"])
-    return rows, [Bar("tokens/s, mapped over in memory", speed, 0.5, at_most=False)]
+    return rows, [Bar("tokens/s, mapped over in memory", speed, 0.4, at_most=False)]
 
 
 COLD = ", no page of the file in memory"
