@@ -1,7 +1,7 @@
 """A permutation of many places that is computed place by place, and kept nowhere.
 
-Shuffling a list of the windows of a terabyte takes gigabytes and minutes. Here a place is written as
-a pair (left, right) of digits below a and b, where a · b is hardly more than the size, and in turn
+Shuffling a list of the windows of a terabyte takes gigabytes and minutes. Here a place is written
+as a pair (left, right) of digits below a and b, where a · b hardly exceeds the size, and in turn
 
     left <- (left + hash(key, right)) mod a,    right <- (right + hash(key, left)) mod b
 
