@@ -64,7 +64,9 @@ def check_run(config: RunConfig) -> None:
         for name, options in config.callbacks.items():
             callbacks.build(name, **(options or {}))  # settings out of range, before the training
         with torch.device("meta"):
-            build_model(model.name, **_trial_options(config, data))
+            trial = build_model(model.name, **_trial_options(config, data))
+        if config.trainer.grad_checkpointing:
+            trial.set_grad_checkpointing()
     except ValueError as error:
         raise RunError(str(error)) from error
 
@@ -206,6 +208,11 @@ def _check_trainer(config: TrainerConfig, kind: str) -> None:
         value = getattr(config, name)
         if value not in allowed:
             raise ValueError(f"trainer.{name} must be one of {', '.join(allowed)}, got {value!r}")
+    if config.compile not in (True, False, "blocks"):
+        raise ValueError(
+            f"trainer.compile must be true, false or blocks, got {config.compile!r}; blocks "
+            f"compiles each branch by itself"
+        )
     if config.cutmix and kind != "image":
         raise ValueError(f"trainer.cutmix cuts images, but the data gives {kind}; set it to 0")
     if config.mixup and kind in ("tokens", "nodes"):

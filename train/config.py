@@ -65,7 +65,7 @@ class TrainerConfig:
     mixup: float = 0.0  # alpha of the Beta distribution; 0 is off
     cutmix: float = 0.0
     amp: str = "off"  # off, bf16 or fp16
-    compile: bool = False
+    compile: bool | str = False  # true compiles the model whole, `blocks` each branch by itself
     channels_last: bool = False
     grad_checkpointing: bool = False
     deterministic: bool = False

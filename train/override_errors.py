@@ -191,6 +191,10 @@ def _mismatch(error: BaseException) -> str:
         parent = cause.parent_node
         known = [str(k) for k in parent] if isinstance(parent, DictConfig) else []
         return unknown_key(key, known)
+    if union := re.search(r" is incompatible with type hint 'Union\[(.*)\]'", reason):
+        kinds = {"bool": "true or false", "str": "text", "int": "a whole number"}
+        wanted = " or ".join(kinds.get(kind, kind) for kind in union[1].split(", "))
+        return f"{key}: {reason[0].lower()}{reason[1 : union.start()]} does not fit; write {wanted}"
     if reason.endswith("is not Optional"):
         default = cause.child_node
         return f"{key}: null is no value of it; write one, or leave {key} out for {default}"

@@ -1,23 +1,17 @@
 """The trunk: any branches over any residual. Every backbone runs through it."""
 
-import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
-from ..layers.hyperbolic import MidpointBatchNorm
-from ..layers.residual import Context, Past, Read, Residual, State, frozen_routing
-from ..layers.residual.stream import routing_is_frozen
+from ..layers.residual import Context, Past, Read, Residual, State
 from .branch import output_weight_of, value_weights_of, views_of
+from .recomputation import recomputed, recomputes
 
 __all__ = ["Trunk", "drop_path_rates"]
-
-BatchNorm = _BatchNorm | MidpointBatchNorm
 
 
 def drop_path_rates(last: float, length: int) -> list[float]:
@@ -115,8 +109,8 @@ class Trunk(nn.Module):
             h: What closed the stage before.
             carry: The linear map of the change; it brings what the write may look at along.
         """
-        if self._recomputes():
-            return self._checkpointed(self._enter, 0, state, h, carry)
+        if recomputes(self):
+            return self._recomputed(self._enter, 0, state, h, carry)
         return self._enter(state, h, carry)
 
     def _enter(self, state: State, h: Tensor, carry: Callable[[Tensor], Tensor]) -> State:
@@ -155,22 +149,12 @@ class Trunk(nn.Module):
 
     def recomputed_step(self, state: State, site: int, extras: tuple[Any, ...] = ()) -> State:
         """Run one branch, and again in the backward pass if `grad_checkpointing` asks for it."""
-        if self._recomputes():
-            return self._checkpointed(self.step, site, state, site, extras)
+        if recomputes(self):
+            return self._recomputed(self.step, site, state, site, extras)
         return self.step(state, site, extras)
 
-    def _recomputes(self) -> bool:
-        return self.grad_checkpointing and self.training and torch.is_grad_enabled()
-
-    def _checkpointed(self, function: Callable[..., State], site: int, *given: Any) -> State:
-        parts = (self.norms[site], self.branches[site])
-        found = [m for part in parts for m in part.modules() if isinstance(m, BatchNorm)]
-        options: dict[str, Any] = {}
-        # A compiled graph recomputes values only; there the running statistics move once anyway.
-        if not torch.compiler.is_compiling():
-            frozen = routing_is_frozen()
-            options["context_fn"] = lambda: (contextlib.nullcontext(), _again(found, frozen))
-        return checkpoint(function, *given, use_reentrant=False, **options)
+    def _recomputed(self, function: Callable[..., State], site: int, *given: Any) -> State:
+        return recomputed(function, (self.norms[site], self.branches[site]), *given)
 
     def forward(
         self,
@@ -232,23 +216,6 @@ class Trunk(nn.Module):
                     f"{type(self.residual).__name__} cannot train from there: it needs the "
                     f"direction of the branch output; initialise that weight to small normals"
                 )
-
-
-@contextlib.contextmanager
-def _again(norms: Sequence[BatchNorm], frozen: bool) -> Iterator[None]:
-    """Compute what the forward did, in whatever thread, but move no running statistics.
-
-    Batch norms normalise by the batch as in training; routing is frozen where it was.
-    """
-    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        with frozen_routing(frozen):
-            yield
-    finally:
-        for norm, momentum, count in before:
-            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 @torch.fx.wrap

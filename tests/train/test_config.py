@@ -141,7 +141,6 @@ BAD = {
     "sed=3": "sed: there is no key 'sed'; did you mean 'seed'",
     "model.drop_rate=four": "model.drop_rate: value 'four'.* could not be converted to Float",
     "trainer.batch_size=1.5": "trainer.batch_size: value '1.5'",
-    "trainer.compile=perhaps": "trainer.compile: value 'perhaps' is not a valid bool",
 }
 
 
@@ -182,7 +181,8 @@ UNREADABLE = {
     "trainer=3": "trainer=3: no such choice; known: .*debug",
     "model=7": "model=7: no such choice; known: .*mlp",
     "schedule={a:1}": "schedule={'a': 1}: no such choice; known: constant, cosine",
-    "trainer.compile=7": "trainer.compile: value 7 must be true or false",
+    "trainer.deterministic=7": "trainer.deterministic: value 7 must be true or false",
+    "trainer.compile=7": "trainer.compile: value '7' .*; write true or false or text",
     "~optim.lrr": "~optim.lrr: there is no optim.lrr to take away; leave it out",
 }
 NOWHERE = {
@@ -239,6 +239,11 @@ IMPOSSIBLE = [
     (["trainer.epochs=3"], "give one of trainer.epochs and trainer.steps, got epochs=3.0, steps"),
     (["trainer.batch_size=0"], "trainer.batch_size must be at least 1, got 0"),
     (["trainer.amp=fp8"], "trainer.amp must be one of off, bf16, fp16, got 'fp8'"),
+    (["trainer.compile=perhaps"], "trainer.compile must be true, false or blocks, got 'perhaps'"),
+    (
+        ["model=poincare_embedding_nano", "data=tree", "trainer.grad_checkpointing=true"],
+        "NodeEmbedding has no blocks whose activations could be computed again; leave",
+    ),
     (["trainer.label_smoothing=1.0"], r"trainer.label_smoothing must lie in \[0, 1\), got 1.0"),
     (["trainer.cutmix=1", "data=tabular"], "trainer.cutmix cuts images, but the data gives feat"),
     (["schedule.warmup=2"], r"schedule.warmup must lie in \[0, 1\], got 2.0"),

@@ -12,13 +12,14 @@ from archzoo.layers.lipschitz import AOLConv2d
 from archzoo.layers.residual import AttnRes
 from archzoo.zoo import create_model, model_info, residuals
 from archzoo.zoo.backbones.vit import VisionTransformer
+from archzoo.zoo.trunk import Trunk
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from ..close import assert_close_in_scale
 from ..tiers import tiered
 from .small_models import (
     ALL,
-    BACKBONES,
     CANDIDATES,
     HEADED,
     KINDS,
@@ -37,7 +38,6 @@ every = pytest.mark.parametrize("name", ALL)
 kinds = pytest.mark.parametrize("name", KINDS)
 headed = pytest.mark.parametrize("name", HEADED)
 headed_kinds = pytest.mark.parametrize("name", [n for n in KINDS if n in HEADED])
-backbone_kinds = pytest.mark.parametrize("name", [n for n in KINDS if n in BACKBONES])
 # Depth may break what holds for a few layers.
 small = pytest.mark.parametrize("name", tiered(SMALL, KINDS))
 nano = pytest.mark.parametrize("name", NANO)
@@ -250,17 +250,41 @@ def test_saving_and_loading_changes_no_bit(name, tmp_path):
     torch.testing.assert_close(loaded(x), model(x), **BITWISE)
 
 
-@pytest.mark.parametrize("drop_path_rate", [0.0, 0.5])
-@backbone_kinds
-def test_recomputing_activations_gives_the_same_gradients_and_statistics(name, drop_path_rate):
+def blocks(model):
+    """What a model runs one after another, of its last trunk."""
+    last = [m for m in model.modules() if hasattr(m, "grad_checkpointing")][-1]
+    return last.branches if isinstance(last, Trunk) else last
+
+
+def rates(name):
+    """Every rate of a model whose draws must be the same again."""
+    return {o: 0.5 for o in ("drop_path_rate", "drop_rate") if o in model_info(name).options}
+
+
+# All but a table of points, which has no activations to speak of.
+RECOMPUTED = [name for name in SMALL if model_info(name).kind != "nodes"]
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn"),
+    tiered(
+        [
+            (name, drawn)
+            for name in RECOMPUTED
+            for drawn in (False, True)
+            if rates(name) or not drawn
+        ],
+        lambda name, drawn: name in KINDS,
+    ),
+)
+def test_recomputing_activations_gives_the_same_gradients_and_statistics(name, drawn):
     x = example(name)
     results = []
     for enable in (False, True):
-        model = trained(build(name, drop_path_rate=drop_path_rate))
+        model = trained(build(name, **(rates(name) if drawn else {})))
         model.set_grad_checkpointing(enable)
         calls = []
-        last = [m for m in model.modules() if hasattr(m, "grad_checkpointing")][-1].branches[-1]
-        last.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        blocks(model)[-1].register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         torch.manual_seed(5)
         results.append((gradients(model, x), dict(model.named_buffers())))
         assert len(calls) == 1 + enable
@@ -272,17 +296,26 @@ def test_recomputing_activations_gives_the_same_gradients_and_statistics(name, d
             )
 
 
-@nano
+@pytest.mark.parametrize("name", [n for n in KINDS if n in RECOMPUTED])
 def test_recomputation_can_be_switched_off_again_and_rests_in_evaluation(name):
     model = build(name).eval()
     model.set_grad_checkpointing()
     calls = []
-    trunk = [m for m in model.modules() if hasattr(m, "grad_checkpointing")][-1]
-    trunk.branches[-1].register_forward_pre_hook(lambda *_: calls.append(1))
+    blocks(model)[-1].register_forward_pre_hook(lambda *_: calls.append(1))
     gradients(model, example(name))
     model.train().set_grad_checkpointing(False)
     gradients(model, example(name))
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("name", [n for n in SMALL if n not in RECOMPUTED])
+def test_a_table_has_nothing_to_recompute_and_says_so(name):
+    model = on_meta(name)
+    model.set_grad_checkpointing(False)
+    with pytest.raises(ValueError, match="has no blocks whose activations could be computed again"):
+        model.set_grad_checkpointing()
+    with pytest.raises(ValueError, match="has no blocks to compile; compile the model as a whole"):
+        model.compile_blocks()
 
 
 # The product of backbones and residuals, on the smallest backbones.
@@ -380,6 +413,46 @@ def test_the_compiler_takes_recomputation(name):
     model = trained(build(name, residual="block_attnres"))
     model.set_grad_checkpointing()
     parity(model, example(name), "aot_eager")
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize(
+    ("name", "recomputed"),
+    tiered(
+        itertools.product(RECOMPUTED, (False, True)),
+        lambda name, recomputed: (name, recomputed) in [("gpt_nano", False), ("resnet_nano", True)],
+    ),
+)
+def test_blocks_compiled_by_themselves_compute_the_same(name, recomputed):
+    plain = settled(trained(build(name)), example(name, 8, seed=1))
+    plain.set_grad_checkpointing(recomputed)
+    blocks, x = copy.deepcopy(plain), example(name)
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the compiler about itself
+        blocks.compile_blocks(backend="aot_eager", fullgraph=True)
+        expected, found = gradients(plain, x), gradients(blocks, x)
+        states = plain.state_dict(), blocks.state_dict()
+        logits = plain.eval()(x), blocks.eval()(x)
+    for key, value in expected.items():
+        assert_close_in_scale(found[key], value, 1e-4, key)
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, rtol=1e-5, atol=1e-6)
+    assert_close_in_scale(logits[1], logits[0], 3e-5)
+    torch._dynamo.reset()
+
+
+@pytest.mark.compiles
+def test_branches_of_one_kind_are_compiled_once():
+    counter = CompileCounter()
+    torch._dynamo.reset()
+    model = build("gpt_nano", depth=12)
+    model.compile_blocks(backend=counter)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the compiler about itself
+        model(example("gpt_nano"))
+    assert counter.frame_count == 2  # an attention and an MLP, of 24 branches
+    torch._dynamo.reset()
 
 
 # Every mechanism over a network of one trunk and one of stages; every backbone over two of them.

@@ -40,7 +40,7 @@ from ..command_line.arguments import takes
 from ..command_line.export_arguments import ExportConfig, budget_of, named_ranks
 from ..command_line.finished_run import FinishedRun, finished_run
 from ..command_line.table import aligned
-from ..data import Batches, Fold, loader
+from ..data import Batches, Fold, loader, needs_shuffling
 from ..engine.metrics import cross_entropy, evaluate
 from ..engine.saved.folder_lock import is_locked
 from ..engine.saved.run_folder import RunFolder
@@ -184,7 +184,8 @@ def _batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Shuffled whole batches of the training fold, augmented as in training."""
     size = min(batch_size, len(fold))
-    cut = Batches(len(fold), size, seed=config.seed, shuffle=True, drop_last=True)
+    shuffle = needs_shuffling(fold)
+    cut = Batches(len(fold), size, seed=config.seed, shuffle=shuffle, drop_last=True)
     return itertools.islice(iter(loader(fold, cut)), max(1, min(samples, len(fold)) // size))
 
 

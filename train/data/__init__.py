@@ -14,4 +14,7 @@ from .loader import Batches as Batches
 from .loader import check_folds as check_folds
 from .loader import check_shares as check_shares
 from .loader import loader as loader
+from .loader import needs_shuffling as needs_shuffling
 from .relations import RelationFold as RelationFold
+from .shards import ShardFold as ShardFold
+from .shards import write_shards as write_shards

@@ -2,14 +2,28 @@
 
 import fnmatch
 import hashlib
+import itertools
 import os
 import sysconfig
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-__all__ = ["read_folder", "read_standard_library", "split_files", "split_texts"]
+__all__ = [
+    "FEW",
+    "FOLDS",
+    "cuts",
+    "files_of",
+    "fold_of",
+    "read_folder",
+    "read_standard_library",
+    "split_files",
+    "split_texts",
+]
 
 FOLDS = ("train", "validation", "test")
+
+FEW = 20
+"""Files too few to deal whole: on average less than one would test."""
 
 # Neither tests nor other people's packages nor files that the build wrote belong to the text.
 _OUTSIDE = frozenset(
@@ -32,6 +46,15 @@ def read_folder(folder: Path, pattern: str, *, outside: Collection[str] = ()) ->
     Raises:
         ValueError: no file matches, or one cannot be read.
     """
+    return {name: _read(path) for name, path in files_of(folder, pattern, outside).items()}
+
+
+def files_of(folder: Path, pattern: str, outside: Collection[str] = ()) -> dict[str, Path]:
+    """The files that `read_folder` reads, by path relative to the folder, sorted.
+
+    Raises:
+        ValueError: no file matches.
+    """
     paths: list[Path] = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [n for n in folders if n not in outside and not n.startswith(".")]
@@ -39,8 +62,7 @@ def read_folder(folder: Path, pattern: str, *, outside: Collection[str] = ()) ->
         paths += [Path(parent, name) for name in fnmatch.filter(shown, pattern)]
     if not paths:
         raise ValueError(f"{folder} holds no file named {pattern!r}; give data.pattern=…")
-    contents = {path.relative_to(folder).as_posix(): _read(path) for path in paths}
-    return dict(sorted(contents.items()))
+    return dict(sorted((path.relative_to(folder).as_posix(), path) for path in paths))
 
 
 def _read(path: Path) -> bytes:
@@ -74,10 +96,17 @@ def split_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """
     parts: dict[str, list[bytes]] = {fold: [] for fold in FOLDS}
     for path, content in files.items():
-        digest = hashlib.sha256(path.encode() + b"\0" + content).digest()
-        twentieth = int.from_bytes(digest[:8], "big") * 20 >> 64
-        parts[{0: "test", 1: "validation"}.get(twentieth, "train")].append(content)
+        parts[fold_of(path, [content])].append(content)
     return {fold: b"".join(contents) for fold, contents in parts.items()}
+
+
+def fold_of(path: str, content: Iterable[bytes]) -> str:
+    """The fold that a file is dealt to, from its relative path and its content in parts."""
+    digest = hashlib.sha256(path.encode() + b"\0")
+    for part in content:
+        digest.update(part)
+    twentieth = int.from_bytes(digest.digest()[:8], "big") * 20 >> 64
+    return {0: "test", 1: "validation"}.get(twentieth, "train")
 
 
 def split_texts(files: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -91,8 +120,12 @@ def split_texts(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """
     parts: dict[str, list[bytes]] = {fold: [] for fold in FOLDS}
     for content in files.values():
-        first, second = len(content) * 18 // 20, len(content) * 19 // 20
-        cuts = (content[:first], content[first:second], content[second:])
-        for fold, cut in zip(FOLDS, cuts, strict=True):
-            parts[fold].append(cut)
+        for fold, (start, stop) in cuts(len(content)).items():
+            parts[fold].append(content[start:stop])
     return {fold: b"".join(contents) for fold, contents in parts.items()}
+
+
+def cuts(size: int) -> dict[str, tuple[int, int]]:
+    """Where a text of a size is cut: the first place of each fold, and the one after its last."""
+    places = (0, size * 18 // 20, size * 19 // 20, size)
+    return dict(zip(FOLDS, itertools.pairwise(places), strict=True))

@@ -22,6 +22,9 @@ class Fold(Protocol):
 
     A key is `(round, index)`. The round changes every epoch; together with the index it is the
     only source of randomness, so a sample does not depend on the batch, worker or rank.
+
+    A fold whose attribute `orders_itself` is true is asked for the indices in order, and draws or
+    permutes what is behind them itself: one that is too large for a list of its indices.
     """
 
     def __len__(self) -> int:

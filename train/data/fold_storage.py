@@ -15,12 +15,13 @@ from .counter_random import counter_hash, counter_uniform, seeded
 from .data_set import Key
 from .decode_image import decode_image
 
-__all__ = ["ArrayFold", "Augment", "FileFold", "TokenFold"]
+__all__ = ["ArrayFold", "Augment", "FileFold", "TokenFold", "rounds_and_indices"]
 
 Augment = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def _unzip(keys: list[Key]) -> tuple[Tensor, Tensor]:
+def rounds_and_indices(keys: list[Key]) -> tuple[Tensor, Tensor]:
+    """Rounds (N,) and indices (N,) of keys, both int64."""
     pairs = torch.tensor(keys, dtype=torch.int64).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
 
@@ -60,7 +61,7 @@ class ArrayFold:
 
     def __getitems__(self, keys: list[Key]) -> tuple[Tensor, Tensor]:
         """Fetch a batch: inputs (N, …), targets (N,)."""
-        rounds, indices = _unzip(keys)
+        rounds, indices = rounds_and_indices(keys)
         inputs = self.inputs[indices]
         if self.augment is not None:
             inputs = self.augment(inputs, rounds, indices)
@@ -107,7 +108,7 @@ class FileFold:
 
     def __getitems__(self, keys: list[Key]) -> tuple[Tensor, Tensor]:
         """Decode a batch: images (N, C, H, W), targets (N,)."""
-        rounds, indices = _unzip(keys)
+        rounds, indices = rounds_and_indices(keys)
         images = []
         for seed, index in zip(counter_hash(rounds, indices).tolist(), indices, strict=True):
             image = decode_image(self.root / os.fsdecode(self.paths[int(index)]))
@@ -158,7 +159,7 @@ class TokenFold:
 
     def __getitems__(self, keys: list[Key]) -> tuple[Tensor, Tensor]:
         """Cut a batch of windows: inputs (N, T), targets (N, T), both int64."""
-        rounds, indices = _unzip(keys)
+        rounds, indices = rounds_and_indices(keys)
         starts = indices * self.length
         if self.shifted:
             # One shift per round, whatever the index. The text begins at 1, after `before`.

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from .counter_random import counter_key
 from .data_set import Fold, Key, Splits
 
-__all__ = ["Batches", "check_folds", "check_shares", "loader"]
+__all__ = ["Batches", "check_folds", "check_shares", "loader", "needs_shuffling"]
 
 
 class Batches:
@@ -95,6 +95,11 @@ class Batches:
         for i in range(self.start, self.total):
             batch = order[self._cuts[i] : self._cuts[i + 1]]
             yield [(key, index) for index in batch[self.rank :: self.world]]
+
+
+def needs_shuffling(fold: Fold) -> bool:
+    """Whether the order of a training epoch is to be drawn for a fold, which does not itself."""
+    return not getattr(fold, "orders_itself", False)
 
 
 def check_shares(batch_size: int, world: int) -> None:

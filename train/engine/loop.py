@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from ...zoo.network import Network
 from ..callbacks import Callback
 from ..config import TrainerConfig
-from ..data import Batches, Fold, Splits, check_folds, loader
+from ..data import Batches, Fold, Splits, check_folds, loader, needs_shuffling
 from ..errors import RunStopped
 from .checkpoint import save_run
 from .console import Console, describe
@@ -63,7 +63,7 @@ class Trainer(RunState):
         """Prepare everything that a checkpoint may be loaded into."""
         check_folds(splits, config.batch_size, config.accumulate, world.size)
         if config.compile:
-            model.compile()
+            model.compile_blocks() if config.compile == "blocks" else model.compile()
         wrapped = parallelize(model, world, config.parallel)
         made = optimizer(model)  # of the parameters as sharding leaves them
         super().__init__(model, made, config, callbacks, loggers, folder, world, wrapped)
@@ -232,7 +232,7 @@ class Trainer(RunState):
             self.config.batch_size,
             seed=self.seed,
             epoch=epoch or 0,
-            shuffle=epoch is not None,
+            shuffle=epoch is not None and needs_shuffling(fold),
             rank=self.world.rank,
             world=self.world.size,
             start=start,

@@ -32,6 +32,7 @@ from ...layers.lipschitz import (
 )
 from ..models import register_model
 from ..network import HeadBuilder, Network, check_sizes
+from ..recomputation import RecomputedSequential
 
 __all__ = [
     "WEIGHTS",
@@ -117,7 +118,7 @@ class LipschitzMLP(Network):
         settings["sll"] = {"hidden": hidden}
         if block != "aol":
             settings.setdefault(block, {})["activation"] = activation
-        self.blocks = nn.Sequential(
+        self.blocks = RecomputedSequential(
             *(make(width, lipschitz=share, **settings.get(block, {})) for share in others)
         )
         self.num_classes = num_classes

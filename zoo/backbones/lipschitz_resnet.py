@@ -37,6 +37,7 @@ from ...layers.lipschitz import (
 )
 from ..models import register_model
 from ..network import ImageSize, check_sizes
+from ..recomputation import RecomputedSequential
 from ..staged_network import StagedNetwork
 from .lipschitz_mlp import WEIGHTS, LipschitzHead, Split, lipschitz_head, product, shares
 
@@ -129,7 +130,7 @@ class LipschitzResNet(StagedNetwork):
             parts: list[nn.Module] = [] if i == 0 else change(downsample, before, width)
             for share in others[used : used + depth]:
                 parts.append(BLOCKS[block](width, lipschitz=share, total=total, **settings))
-            stages.append(nn.Sequential(*parts))
+            stages.append(RecomputedSequential(*parts))
             before, used = width, used + depth
         self.stages = nn.Sequential(*stages)
         self.norm = nn.Identity()

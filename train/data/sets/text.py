@@ -10,15 +10,11 @@ from typing import Any
 
 import torch
 
-from ..corpus import read_folder, read_standard_library, split_files, split_texts
+from ..corpus import FEW, read_folder, read_standard_library, split_files, split_texts
 from ..data_set import Splits, data_sets
 from ..fold_storage import TokenFold
 
 __all__ = ["bytes"]
-
-
-FEW = 20
-"""Files too few to deal whole: on average less than one would test."""
 
 
 # A builder's name is the data set's name, so this one shadows the built-in, here only: nothing
