@@ -3,10 +3,15 @@
 The layer of `norm` between space parts: centre at the midpoint M of the batch, scale distances from
 there by s, and move to a learned point β. `transport` says along which way points come to β:
 
-    geodesic   along that from M to β, as `norm.MidpointBatchNorm` does
+    geodesic   along that from M to β, as `norm` has it
     origin     M to the origin and from there to β:  out = β ⊕ k ((−M) ⊕ x),  k = sinh(sρ)/sinh(ρ)
 
-which differ by a rotation around β. `scale` is √(γ/(σ² + ε)) by the mean squared distance σ², or
+which differ by a rotation around β. In velocities both are k(ω − M) + qM + pb with three numbers
+of each point (the first in `norm`):
+
+    q = −k u,    p = cosh(sρ) + k (⟨ω − M, b⟩ − u⟨M, b⟩)/(1 + B₀),    u = (X − M₀ + δ)/(1 + M₀)
+
+ `scale` is √(γ/(σ² + ε)) by the mean squared distance σ², or
 γ/(mean distance + ε). `origin` with `mean` is the layer of Bdeir et al.
 
 A norm of space parts that is none of points is torch's own: `nn.BatchNorm2d`, `nn.LayerNorm` and
@@ -21,21 +26,19 @@ of each image.
 
 # Shape letters: B batch, D channels (axis `dim`), ... pixels.
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ...decay import exclude_from_decay
 from ..curvature import BallCurvature, curvature_of
-from ..maths.ball import Curvature, check_curvature, in_float32, root
+from ..maths.ball import Curvature, check_curvature, in_float32, root, squared_norm
 from ..maths.coordinates import LIMIT, cap
-from ..maths.radial import length, sinhc
+from ..maths.radial import cosh_of_square, length, sinhc
 from ..maths.shape_checks import check_axis, check_one_number, check_shape
-from ..midpoint import MidpointStatistics, excess_and_delay, midpoint_statistics, squared_angle
-from ..norm import midpoint_transform
+from ..midpoint import MidpointStatistics, nearer_excess, squared_angle
 from ..running_midpoint import RunningMidpoint, follow
-from .space_points import boost, relative_to
 
 __all__ = ["LorentzBatchNorm", "lorentz_batch_norm"]
 
@@ -77,9 +80,96 @@ def lorentz_batch_norm(
     check_one_number("variance", variance)
     check_shape("mean", mean, "D")
     check_axis("s", s, dim, len(mean), least=2)
-    return _batch_norm(
-        *(s, mean, variance, curvature, statistics, eps, dim), transport=transport, scale=scale
-    )
+    return _batch_norm(s, mean, variance, curvature, statistics, eps, dim, transport, scale)
+
+
+class _Seen(NamedTuple):
+    """Points ω (B, D, P) as seen from M: numbers of each point, (B, 1, P), and d = ω − C.
+
+    C = νM is the mean of the velocities, or M itself where that is given, so that d' = ω − M is
+    d + (ν − 1)M.
+    """
+
+    apart: Tensor  # d
+    mean: Tensor  # M (D,)
+    further: Tensor  # ν − 1
+    across: Tensor  # ⟨d', b⟩
+    excess: Tensor  # cosh ρ − 1
+    later: Tensor  # X − M₀
+    angle: Tensor  # ρ²
+
+
+def _seen(velocity: Tensor, target: Tensor, given: Tensor | None) -> _Seen:
+    """See points from M, or from their midpoint, with few passes over them."""
+    centre = velocity.sum((0, 2)) / max(1, velocity[:, 0].numel()) if given is None else given
+    d = velocity - centre[:, None]
+    along, across = (torch.stack([centre, target]) @ d).unsqueeze(2).unbind(1)
+    square, base = squared_norm(d, 1), centre.square().sum()
+    time, centre_time = (1 + square + 2 * along + base).sqrt(), (1 + base).sqrt()
+    further = torch.zeros_like(base)
+    if given is None:
+        later = (square + 2 * along) / (time + centre_time)
+        excess = nearer_excess(square, later, time * centre_time, along + base)
+        excess = excess.sum() / max(1, excess.numel())
+        longer = excess * (2 + excess / centre_time.square())
+        further = longer / (1 + (1 + longer).sqrt())
+        # All products with d' and M from those with d and C.
+        share = further / (1 + further)
+        square = square + share * (2 * along + share * base)
+        across = across + share * (centre @ target)
+        along = (along + share * base) / (1 + further)
+        centre = centre / (1 + further)
+        base = base / (1 + further).square()
+    mean_time = (1 + base).sqrt()
+    later = (square + 2 * along) / (time + mean_time)
+    excess = nearer_excess(square, later, time * mean_time, along + base)
+    return _Seen(d, centre, further, across, excess, later, squared_angle(excess))
+
+
+def _normed(
+    velocity: Tensor,
+    target: Tensor,
+    variance: Tensor,
+    curvature: Curvature,
+    given: MidpointStatistics | None,
+    eps: float,
+    transport: Transport,
+    scale: Spread,
+) -> tuple[Tensor, MidpointStatistics]:
+    """Velocities (B, D, …) of the normed points, and what they were normed by.
+
+    They are kd' + qM + pb with three numbers of each point.
+    """
+    flat = velocity.mT[None] if velocity.dim() == 2 else velocity.flatten(2)
+    seen = _seen(flat, target, None if given is None else given.mean.flatten())
+    if given is not None:
+        spread = given.spread
+    elif scale == "rms":
+        spread = seen.angle.sum() / max(1, seen.angle.numel())
+    else:
+        spread = (length(seen.angle).sum() / max(1, seen.angle.numel())).square()
+    if scale == "rms":
+        factor = (variance / (spread / curvature + eps)).sqrt()
+    else:
+        factor = variance / (length(spread / curvature) + eps)
+    scaled, held = cap(factor.square() * seen.angle, LIMIT)
+    k = held * factor * sinhc(scaled) / sinhc(seen.angle)
+    time, target_time = ((1 + x.square().sum()).sqrt() for x in (seen.mean, target))
+    both = seen.mean @ target
+    if transport == "geodesic":
+        between = time * target_time - both
+        delay = target_time * seen.later - seen.across
+        q = -k * (delay + seen.excess) / (1 + between)
+        p = cosh_of_square(scaled) + k * (seen.excess * between - delay) / (1 + between)
+    else:
+        back = (seen.later + seen.excess) / (1 + time)
+        q = -k * back
+        p = cosh_of_square(scaled) + k * (seen.across - back * both) / (1 + target_time)
+    columns = torch.stack([seen.mean, target], 1).expand(len(flat), -1, -1)
+    rows = torch.cat([q + seen.further * k, p], 1)
+    out = torch.baddbmm(k * seen.apart, columns, rows)
+    out = out[0].mT if velocity.dim() == 2 else out.view_as(velocity)
+    return out, MidpointStatistics(seen.mean, spread)
 
 
 @in_float32
@@ -91,39 +181,13 @@ def _batch_norm(
     statistics: MidpointStatistics | None,
     eps: float,
     dim: int,
-    *,
     transport: Transport,
     scale: Spread,
 ) -> Tensor:
     size = root(curvature)
-    if statistics is None:
-        statistics = batch_statistics(size * s, dim, scale)
-    shape = [1] * s.dim()
-    shape[dim] = -1
-    centre, target = (x.reshape(shape) for x in (statistics.mean, mean))
-    spread = statistics.spread / curvature
-    if scale == "rms":
-        factor = (variance / (spread + eps)).sqrt()
-    else:
-        factor = variance / (length(spread) + eps)
-    if transport == "geodesic":
-        return midpoint_transform(size * s, centre, size * target, factor, dim=dim) / size
-    apart = relative_to(s, centre / size, curvature, dim=dim)
-    # sinh ρ of the points around the origin is √c‖·‖.
-    excess, _ = excess_and_delay(size * s, centre, dim)
-    square = squared_angle(excess)
-    scaled, held = cap(factor.square() * square, LIMIT)
-    return boost(held * factor * sinhc(scaled) / sinhc(square) * apart, target, curvature, dim=dim)
-
-
-def batch_statistics(velocity: Tensor, dim: int, scale: Spread) -> MidpointStatistics:
-    """Return the midpoint of velocities, and the mean of ρ² or the square of the mean of ρ."""
-    found = midpoint_statistics(velocity, dim=dim)
-    if scale == "rms":
-        return found
-    excess, _ = excess_and_delay(velocity, found.mean, dim)
-    angle = length(squared_angle(excess))
-    return MidpointStatistics(found.mean, (angle.sum() / max(1, angle.numel())).square())
+    velocity = (size * s).movedim(dim, 1)
+    given = (velocity, size * mean, variance, curvature, statistics, eps, transport, scale)
+    return _normed(*given)[0].movedim(1, dim) / size
 
 
 class LorentzBatchNorm(RunningMidpoint):
@@ -213,16 +277,11 @@ def _normalised(s: Tensor, layer: LorentzBatchNorm) -> Tensor:
     velocity = (root(curvature) * s).movedim(layer.dim, 1)
     given = layer.statistics(velocity, curvature)
     running = layer.following(velocity)
-    if given is None:
-        given = batch_statistics(velocity, 1, layer.scale)
-    if running is not None:
-        flat = MidpointStatistics(given.mean.flatten(), given.spread)
-        follow(running, flat, curvature)
-    return lorentz_batch_norm(
-        *(s, layer.mean.to(s.dtype), layer.log_variance.to(s.dtype).exp(), curvature),
-        statistics=given,
-        eps=layer.eps,
-        dim=layer.dim,
-        transport=layer.transport,
-        scale=layer.scale,
+    mean, variance = layer.mean.to(s.dtype), layer.log_variance.to(s.dtype).exp()
+    out, used = _normed(
+        *(velocity, root(curvature) * mean, variance, curvature),
+        *(given, layer.eps, layer.transport, layer.scale),
     )
+    if running is not None:
+        follow(running, used, curvature)
+    return out.movedim(1, layer.dim) / root(curvature)

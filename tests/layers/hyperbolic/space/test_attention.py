@@ -12,6 +12,7 @@ from archzoo.layers.hyperbolic import (
     hyperbolic_attention,
     lift,
     lorentz,
+    poincare,
 )
 from archzoo.layers.hyperbolic import space_points as points
 from torch import Tensor
@@ -227,6 +228,19 @@ def test_a_decoder_may_keep_its_keys_and_values_lifted():
         kept_v = torch.cat([kept_v, lift(v[:, :, now], C)], 2)
         found = attend_lifted(covector(q[:, :, now], C), kept_k, kept_v, C)
         torch.testing.assert_close(found, whole[:, :, now], rtol=0, atol=1e-12)
+
+
+def test_it_is_the_attention_of_the_ball_by_distances_and_gyromidpoints():
+    q, k, v = (draw(B, H, T, D, seed=seed, size=0.6) for seed in range(3))
+    balls = [poincare.expmap0(t, C) for t in (q, k, v)]
+    far = poincare.distance(balls[0][..., :, None, :], balls[1][..., None, :, :], C)
+    weights = (-far / D**0.5).softmax(-1)[..., None]
+    expected = poincare.midpoint(
+        balls[2][..., None, :, :].expand(-1, -1, T, -1, -1), C, weights, over=3
+    )
+    spaces = [points.from_tangent(t, C) for t in (q, k, v)]
+    found = points.to_ball(hyperbolic_attention(*spaces, C, score="distance"), C)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
 
 
 @pytest.mark.parametrize("path", PATHS)
