@@ -1,4 +1,4 @@
-"""Hyperbolic geometry: pure functions on the ball and the hyperboloid, and layers over tangents."""
+"""Hyperbolic geometry: pure functions of points, and layers over tangents and space parts."""
 
 from . import lorentz, poincare
 from .activation import PointActivation, poincare_relu, tangent_activation
@@ -16,18 +16,40 @@ from .maths.coordinates import (
     velocity_to_ball,
     velocity_to_tangent,
 )
+from .maths.space_parts import covector, drop, lift
 from .midpoint import MidpointPool, midpoint_pool, velocity_midpoint
 from .mobius_addition import mobius_add_tangents
 from .norm import MidpointBatchNorm, midpoint_batch_norm
+from .space import space_points
+from .space.attention import HyperbolicAttention, attend_lifted, hyperbolic_attention
+from .space.gated_linear import GatedLorentzLinear, gated_linear
+from .space.hyperplane_linear import HyperplaneLinear, hyperplane_linear
+from .space.link_prediction import LinkPrediction
+from .space.lorentz_conv import LorentzConv2d, lorentz_conv2d
+from .space.lorentz_head import LorentzMLR, LorentzPrototypes, lorentz_mlr, prototype_logits
+from .space.lorentz_linear import LorentzLinear, lorentz_linear
+from .space.lorentz_norm import LorentzBatchNorm, lorentz_batch_norm
+from .space.recentring import Centre, centre_of
+from .space.tangent_norm import TangentNorm, tangent_norm
 from .to_ball import ClipTangent, FromBall, ToBall, clip_tangent
 
 __all__ = [
     "MARGINS",
     "BallCurvature",
+    "Centre",
     "ChangeBall",
     "ClipTangent",
     "Coordinates",
     "FromBall",
+    "GatedLorentzLinear",
+    "HyperbolicAttention",
+    "HyperplaneLinear",
+    "LinkPrediction",
+    "LorentzBatchNorm",
+    "LorentzConv2d",
+    "LorentzLinear",
+    "LorentzMLR",
+    "LorentzPrototypes",
     "MidpointBatchNorm",
     "MidpointPool",
     "PoincareConv2d",
@@ -35,18 +57,31 @@ __all__ = [
     "PoincareLinear",
     "PoincareMLR",
     "PointActivation",
+    "TangentNorm",
     "ToBall",
+    "attend_lifted",
     "ball_to_velocity",
+    "centre_of",
     "check_curvature",
     "check_geometry",
     "check_one_ball",
     "check_points",
     "clip_tangent",
+    "covector",
     "curvature_of",
     "default_margin",
     "distance_logits",
+    "drop",
+    "gated_linear",
+    "hyperbolic_attention",
+    "hyperplane_linear",
     "keep_one_ball",
+    "lift",
     "lorentz",
+    "lorentz_batch_norm",
+    "lorentz_conv2d",
+    "lorentz_linear",
+    "lorentz_mlr",
     "midpoint_batch_norm",
     "midpoint_pool",
     "mobius_add_tangents",
@@ -56,7 +91,10 @@ __all__ = [
     "poincare_mlr",
     "poincare_relu",
     "project",
+    "prototype_logits",
+    "space_points",
     "tangent_activation",
+    "tangent_norm",
     "tangent_to_velocity",
     "velocity_midpoint",
     "velocity_to_ball",

@@ -29,6 +29,7 @@ from .maths.radial import asinhc
 from .maths.shape_checks import check_axis, check_shape
 
 __all__ = [
+    "Axes",
     "MidpointPool",
     "MidpointStatistics",
     "excess_and_delay",

@@ -1,0 +1,1 @@
+"""Space parts of the hyperboloid: pure functions of points, and layers over them."""

@@ -1,0 +1,173 @@
+"""Logits from space parts: distances to hyperplanes, and to points of the hyperboloid.
+
+    mlr       v_k = (2‖z_k‖/√c) asinh(√c cosh(2√c r_k)⟨ẑ_k, s⟩ − sinh(2√c r_k) X)
+    distance  v_k = ⟨s, p_k⟩ − X h(p_k) = ⟨x, p_k⟩_L + r x₀
+
+The first is `poincare_mlr` of the same hyperplanes, and that of Bdeir et al.; a logit is 2‖z_k‖
+times a distance, and thus 2‖z_k‖-Lipschitz in s. The second has the softmax of −d_L²/2 with
+the squared Lorentz distance d_L² = −2r² − 2⟨x, p⟩_L, and needs one matrix product of D + 1 columns:
+a table of embeddings can be its own head, and no parameter lies on a manifold. In flat space they
+are 2⟨z, s⟩ − 4‖z‖r and s·p − ‖p‖²/2.
+
+Source: Bdeir et al. 2024, arXiv:2303.15919, eq. 9 (mlr); Law et al. 2019 (distance).
+Differs from them: from space parts.
+"""
+
+# Shape letters: D inputs, K classes.
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...decay import exclude_from_decay
+from ..curvature import BallCurvature, curvature_of
+from ..maths.ball import Curvature, check_curvature, in_float32, root
+from ..maths.hyperplanes import hyperplanes
+from ..maths.shape_checks import check_one_number, check_parameters, check_shape
+from ..maths.space_parts import covector, lift, scaled_time
+
+__all__ = ["LorentzMLR", "LorentzPrototypes", "lorentz_mlr", "prototype_logits"]
+
+
+@in_float32
+def lorentz_mlr(s: Tensor, weight: Tensor, offset: Tensor | None, curvature: Curvature) -> Tensor:
+    """Map space parts (…, D) to logits (…, K).
+
+    Args:
+        s: Space parts.
+        weight: z (K, D), normals of the hyperplanes.
+        offset: r (K,), how far along its normal a hyperplane lies; None is 0.
+        curvature: c.
+
+    Raises:
+        ValueError: a curvature that is not one positive number, a dtype other than a float's, or
+            another shape.
+    """
+    check_curvature(curvature)
+    check_one_number("curvature", curvature)
+    check_parameters(weight, offset, "K", "D")
+    check_shape("s", s, "…", weight.shape[1])
+    # Hyperplanes are prepared for tangents, half as long as space parts.
+    planes = hyperplanes(weight, offset, curvature, 0.5)
+    sine = F.linear(s, planes.direction) - scaled_time(s, curvature) * planes.shift
+    return planes.stretch / root(curvature) * sine.asinh()
+
+
+@in_float32
+def prototype_logits(s: Tensor, prototypes: Tensor, curvature: Curvature) -> Tensor:
+    """Map space parts (…, D) to logits (…, K), the softmax of half the squared Lorentz distances.
+
+    Args:
+        s: Space parts.
+        prototypes: p (K, D), space parts.
+        curvature: c.
+
+    Raises:
+        ValueError: a curvature that is not one positive number, a dtype other than a float's, or
+            another shape.
+    """
+    check_curvature(curvature)
+    check_one_number("curvature", curvature)
+    check_shape("prototypes", prototypes, "K", "D")
+    check_shape("s", s, "…", prototypes.shape[1])
+    return F.linear(covector(s, curvature), lift(prototypes, curvature))
+
+
+class LorentzMLR(nn.Module):
+    """The classifier of hyperplanes, from space parts to logits.
+
+    Args:
+        in_features: D, at least 1.
+        out_features: K, at least 1.
+        curvature: c, or a shared `BallCurvature`.
+        bias: Whether hyperplanes may leave the origin (r is learned).
+
+    Shape:
+        (…, D) -> (…, K).
+
+    Raises:
+        ValueError: a size below 1, or a curvature that is not positive.
+    """
+
+    matrix_parameters = ("weight",)
+    output = "logits"
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        curvature: float | BallCurvature = 1.0,
+        bias: bool = True,
+    ) -> None:
+        """Make z and r."""
+        super().__init__()
+        _check_sizes(in_features, out_features)
+        self.in_features, self.out_features = in_features, out_features
+        self.curvature = curvature_of(curvature)
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.offset = nn.Parameter(torch.empty(out_features)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw z from N(0, 1/(2DK)), as HNN++ does, and zero r."""
+        nn.init.normal_(self.weight, std=(2 * self.in_features * self.out_features) ** -0.5)
+        if self.offset is not None:
+            nn.init.zeros_(self.offset)
+
+    def forward(self, s: Tensor) -> Tensor:
+        """Return the logits."""
+        return lorentz_mlr(s, self.weight, self.offset, self.curvature())
+
+    def extra_repr(self) -> str:
+        """Show the sizes."""
+        return f"{self.in_features}, {self.out_features}, bias={self.offset is not None}"
+
+
+class LorentzPrototypes(nn.Module):
+    """The classifier of one point for each class, from space parts to logits.
+
+    Args:
+        in_features: D, at least 1.
+        out_features: K, at least 1.
+        curvature: c, or a shared `BallCurvature`.
+
+    Shape:
+        (…, D) -> (…, K).
+
+    Raises:
+        ValueError: a size below 1, or a curvature that is not positive.
+    """
+
+    matrix_parameters = ("weight",)
+    output = "logits"
+
+    def __init__(
+        self, in_features: int, out_features: int, *, curvature: float | BallCurvature = 1.0
+    ) -> None:
+        """Make the points."""
+        super().__init__()
+        _check_sizes(in_features, out_features)
+        self.in_features, self.out_features = in_features, out_features
+        self.curvature = curvature_of(curvature)
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        exclude_from_decay(self, "weight")
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw points from N(0, 1/D), at a distance of about 1 from the origin."""
+        nn.init.normal_(self.weight, std=self.in_features**-0.5)
+
+    def forward(self, s: Tensor) -> Tensor:
+        """Return the logits."""
+        return prototype_logits(s, self.weight, self.curvature())
+
+    def extra_repr(self) -> str:
+        """Show the sizes."""
+        return f"{self.in_features}, {self.out_features}"
+
+
+def _check_sizes(in_features: int, out_features: int) -> None:
+    for name, size in {"in_features": in_features, "out_features": out_features}.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")

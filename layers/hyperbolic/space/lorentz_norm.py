@@ -1,0 +1,287 @@
+"""Midpoint batch normalisation of space parts.
+
+The layer of `norm` between space parts: centre at the midpoint M of the batch, scale distances from
+there by s, and move to a learned point β. `transport` says along which way points come to β:
+
+    geodesic   along that from M to β, as `norm` has it
+    origin     M to the origin and from there to β:  out = β ⊕ k ((−M) ⊕ x),  k = sinh(sρ)/sinh(ρ)
+
+which differ by a rotation around β. In velocities both are k(ω − M) + qM + pb with three numbers
+of each point (the first in `norm`):
+
+    q = −k u,    p = cosh(sρ) + k (⟨ω − M, b⟩ − u⟨M, b⟩)/(1 + B₀),    u = (X − M₀ + δ)/(1 + M₀)
+
+ `scale` is √(γ/(σ² + ε)) by the mean squared distance σ², or
+γ/(mean distance + ε). `origin` with `mean` is the layer of Bdeir et al.
+
+A norm of space parts that is none of points is torch's own: `nn.BatchNorm2d`, `nn.LayerNorm` and
+`nn.RMSNorm` on space parts are norms of the hyperboloid in public code too, and have the Euclidean
+ones as their limit. Those that put ‖s‖ at √D put points at asinh(√(cD)) radii.
+
+Source: van Spengler et al. 2023, arXiv:2303.14027, §3.3; Bdeir et al. 2024, arXiv:2303.15919,
+§4.2.
+Differs from them: the midpoint is that of all points, where Bdeir et al. take the midpoint of those
+of each image.
+"""
+
+# Shape letters: B batch, D channels (axis `dim`), ... pixels.
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...decay import exclude_from_decay
+from ..curvature import BallCurvature, curvature_of
+from ..maths.ball import Curvature, check_curvature, in_float32, root, squared_norm
+from ..maths.coordinates import LIMIT, cap
+from ..maths.radial import cosh_of_square, length, sinhc
+from ..maths.shape_checks import check_axis, check_one_number, check_shape
+from ..midpoint import MidpointStatistics, nearer_excess, squared_angle
+from ..running_midpoint import RunningMidpoint, follow
+
+__all__ = ["LorentzBatchNorm", "lorentz_batch_norm"]
+
+Transport = Literal["geodesic", "origin"]
+Spread = Literal["rms", "mean"]
+
+
+def lorentz_batch_norm(
+    s: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    curvature: Curvature,
+    *,
+    statistics: MidpointStatistics | None = None,
+    eps: float = 1e-6,
+    dim: int = 1,
+    transport: Transport = "geodesic",
+    scale: Spread = "rms",
+) -> Tensor:
+    """Normalise space parts (B, …, D, …) to the mean β and the spread γ.
+
+    Args:
+        s: Space parts.
+        mean: β (D,), a space part.
+        variance: γ, a positive scalar.
+        curvature: c.
+        statistics: What to normalise by; None is the batch's own.
+        eps: Added to σ², or to the mean distance.
+        dim: The axis of D.
+        transport: As above.
+        scale: As above.
+
+    Raises:
+        ValueError: a curvature that is not one positive number, a dtype other than a float's, or
+            another shape.
+    """
+    check_curvature(curvature)
+    check_one_number("curvature", curvature)
+    check_one_number("variance", variance)
+    check_shape("mean", mean, "D")
+    check_axis("s", s, dim, len(mean), least=2)
+    return _batch_norm(s, mean, variance, curvature, statistics, eps, dim, transport, scale)
+
+
+class _Seen(NamedTuple):
+    """Points ω (B, D, P) as seen from M: numbers of each point, (B, 1, P), and d = ω − C.
+
+    C = νM is the mean of the velocities, or M itself where that is given, so that d' = ω − M is
+    d + (ν − 1)M.
+    """
+
+    apart: Tensor  # d
+    mean: Tensor  # M (D,)
+    further: Tensor  # ν − 1
+    across: Tensor  # ⟨d', b⟩
+    excess: Tensor  # cosh ρ − 1
+    later: Tensor  # X − M₀
+    angle: Tensor  # ρ²
+
+
+def _seen(velocity: Tensor, target: Tensor, given: Tensor | None) -> _Seen:
+    """See points from M, or from their midpoint, with few passes over them."""
+    centre = velocity.sum((0, 2)) / max(1, velocity[:, 0].numel()) if given is None else given
+    d = velocity - centre[:, None]
+    along, across = (torch.stack([centre, target]) @ d).unsqueeze(2).unbind(1)
+    square, base = squared_norm(d, 1), centre.square().sum()
+    time, centre_time = (1 + square + 2 * along + base).sqrt(), (1 + base).sqrt()
+    further = torch.zeros_like(base)
+    if given is None:
+        later = (square + 2 * along) / (time + centre_time)
+        excess = nearer_excess(square, later, time * centre_time, along + base)
+        excess = excess.sum() / max(1, excess.numel())
+        longer = excess * (2 + excess / centre_time.square())
+        further = longer / (1 + (1 + longer).sqrt())
+        # All products with d' and M from those with d and C.
+        share = further / (1 + further)
+        square = square + share * (2 * along + share * base)
+        across = across + share * (centre @ target)
+        along = (along + share * base) / (1 + further)
+        centre = centre / (1 + further)
+        base = base / (1 + further).square()
+    mean_time = (1 + base).sqrt()
+    later = (square + 2 * along) / (time + mean_time)
+    excess = nearer_excess(square, later, time * mean_time, along + base)
+    return _Seen(d, centre, further, across, excess, later, squared_angle(excess))
+
+
+def _normed(
+    velocity: Tensor,
+    target: Tensor,
+    variance: Tensor,
+    curvature: Curvature,
+    given: MidpointStatistics | None,
+    eps: float,
+    transport: Transport,
+    scale: Spread,
+) -> tuple[Tensor, MidpointStatistics]:
+    """Velocities (B, D, …) of the normed points, and what they were normed by.
+
+    They are kd' + qM + pb with three numbers of each point.
+    """
+    flat = velocity.mT[None] if velocity.dim() == 2 else velocity.flatten(2)
+    seen = _seen(flat, target, None if given is None else given.mean.flatten())
+    if given is not None:
+        spread = given.spread
+    elif scale == "rms":
+        spread = seen.angle.sum() / max(1, seen.angle.numel())
+    else:
+        spread = (length(seen.angle).sum() / max(1, seen.angle.numel())).square()
+    if scale == "rms":
+        factor = (variance / (spread / curvature + eps)).sqrt()
+    else:
+        factor = variance / (length(spread / curvature) + eps)
+    scaled, held = cap(factor.square() * seen.angle, LIMIT)
+    k = held * factor * sinhc(scaled) / sinhc(seen.angle)
+    time, target_time = ((1 + x.square().sum()).sqrt() for x in (seen.mean, target))
+    both = seen.mean @ target
+    if transport == "geodesic":
+        between = time * target_time - both
+        delay = target_time * seen.later - seen.across
+        q = -k * (delay + seen.excess) / (1 + between)
+        p = cosh_of_square(scaled) + k * (seen.excess * between - delay) / (1 + between)
+    else:
+        back = (seen.later + seen.excess) / (1 + time)
+        q = -k * back
+        p = cosh_of_square(scaled) + k * (seen.across - back * both) / (1 + target_time)
+    columns = torch.stack([seen.mean, target], 1).expand(len(flat), -1, -1)
+    rows = torch.cat([q + seen.further * k, p], 1)
+    out = torch.baddbmm(k * seen.apart, columns, rows)
+    out = out[0].mT if velocity.dim() == 2 else out.view_as(velocity)
+    return out, MidpointStatistics(seen.mean, spread)
+
+
+@in_float32
+def _batch_norm(
+    s: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    curvature: Curvature,
+    statistics: MidpointStatistics | None,
+    eps: float,
+    dim: int,
+    transport: Transport,
+    scale: Spread,
+) -> Tensor:
+    size = root(curvature)
+    velocity = (size * s).movedim(dim, 1)
+    given = (velocity, size * mean, variance, curvature, statistics, eps, transport, scale)
+    return _normed(*given)[0].movedim(1, dim) / size
+
+
+class LorentzBatchNorm(RunningMidpoint):
+    """Batch normalisation of the hyperboloid, space parts in and out.
+
+    Args:
+        num_features: D, at least 1.
+        curvature: c, or a shared `BallCurvature`.
+        eps: Added to σ² or to the mean distance, above 0.
+        momentum: Weight of a new batch in the running statistics, in [0, 1]; None averages all
+            batches alike.
+        track_running_stats: Whether evaluation uses running statistics.
+        synchronised: Whether the processes of a distributed run normalise together; with
+            `scale="rms"` only.
+        dim: The axis of D.
+        transport: As in `lorentz_batch_norm`.
+        scale: As in `lorentz_batch_norm`.
+
+    Shape:
+        (B, D), (B, D, H, W) or any with D on `dim` -> the same.
+
+    Raises:
+        ValueError: a size or number out of range, or an unknown option; at the call, another
+            shape.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        curvature: float | BallCurvature = 1.0,
+        eps: float = 1e-6,
+        momentum: float | None = 0.1,
+        track_running_stats: bool = True,
+        synchronised: bool = False,
+        dim: int = 1,
+        transport: Transport = "geodesic",
+        scale: Spread = "rms",
+    ) -> None:
+        """Make β at the origin, γ = 1 and the statistics of points at a mean distance of 1."""
+        if num_features < 1:
+            raise ValueError(f"num_features must be at least 1, got {num_features}")
+        if not eps > 0:
+            raise ValueError(f"eps must be above 0, got {eps}")
+        if transport not in ("geodesic", "origin"):
+            raise ValueError(f"transport must be 'geodesic' or 'origin', got {transport!r}")
+        if scale not in ("rms", "mean"):
+            raise ValueError(f"scale must be 'rms' or 'mean', got {scale!r}")
+        if synchronised and scale == "mean":
+            raise ValueError("synchronised=True needs scale='rms', got scale='mean'")
+        super().__init__(num_features, momentum, track_running_stats, synchronised)
+        self.num_features = num_features
+        self.curvature = curvature_of(curvature)
+        self.eps, self.dim = eps, dim
+        self.transport: Transport = transport
+        self.scale: Spread = scale
+        self.mean = nn.Parameter(torch.empty(num_features))
+        self.log_variance = nn.Parameter(torch.empty(()))
+        exclude_from_decay(self, "mean", "log_variance")
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Put β at the origin, γ at 1, and forget the statistics."""
+        nn.init.zeros_(self.mean)
+        nn.init.zeros_(self.log_variance)
+        self.reset_running_stats()
+
+    def forward(self, s: Tensor) -> Tensor:
+        """Normalise by the batch in training, by the running statistics in evaluation."""
+        check_axis("s", s, self.dim, self.num_features, least=2)
+        return _normalised(s, self)
+
+    def extra_repr(self) -> str:
+        """Show the sizes."""
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, "
+            f"transport={self.transport!r}, scale={self.scale!r}"
+        )
+
+
+@in_float32
+def _normalised(s: Tensor, layer: LorentzBatchNorm) -> Tensor:
+    """What a layer makes of s; in training the layer learns from the batch."""
+    curvature = layer.curvature()
+    if isinstance(curvature, Tensor):
+        curvature = curvature.to(s.dtype)
+    velocity = (root(curvature) * s).movedim(layer.dim, 1)
+    given = layer.statistics(velocity, curvature)
+    running = layer.following(velocity)
+    mean, variance = layer.mean.to(s.dtype), layer.log_variance.to(s.dtype).exp()
+    out, used = _normed(
+        *(velocity, root(curvature) * mean, variance, curvature),
+        *(given, layer.eps, layer.transport, layer.scale),
+    )
+    if running is not None:
+        follow(running, used, curvature)
+    return out.movedim(1, layer.dim) / root(curvature)
