@@ -58,7 +58,7 @@ class FourierConv2d(nn.Module):
             "back_rows": back,
         }
         for name, part in parts.items():
-            self.register_buffer(name, part.to(conv.weight))
+            self.register_buffer(name, part.to(conv.weight).contiguous())
         self.register_buffer("bias", None if conv.bias is None else conv.bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
