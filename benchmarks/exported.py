@@ -2,14 +2,15 @@
 
 Each model, as if trained, is written by `export_model`; a child that imports torch alone, or ONNX
 Runtime and numpy alone (`run_exported.py`), loads the file and compares its outputs with those of
-the model here, at batches of 1, 3 and 8. Milliseconds are medians of rounds in turns, one thread each:
-eager in this process, the files in theirs.
+the model here, at batches of 1, 3 and 8. Milliseconds are medians of rounds in turns, one thread
+each: eager in this process, the files in theirs.
 
     python benchmarks/exported.py --check          needs pip install "archzoo[export]"
 """
 
 import contextlib
 import functools
+import json
 import os
 import statistics
 import subprocess
@@ -20,7 +21,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import json
 import numpy as np
 import torch
 from archzoo.train.subject.exported_files import AXES, random_inputs
@@ -155,7 +155,11 @@ def measure(quick: bool) -> Measurement:
     torch.set_num_threads(1)
     rows = [measure_one(family, 3 if quick else 15) for family in (QUICK if quick else FAMILIES)]
     bars = [
-        Bar(f"{row['family']}, {runtime}: difference / largest output", row[f"{runtime} difference"], LIMIT)
+        Bar(
+            f"{row['family']}, {runtime}: difference / largest output",
+            row[f"{runtime} difference"],
+            LIMIT,
+        )
         for row in rows
         for runtime in FORMATS
     ]

@@ -15,7 +15,7 @@ __all__ = ["FourierConv2d", "through_fourier"]
 
 
 class FourierConv2d(nn.Module):
-    """The same map as a circular `nn.Conv2d` with `padding="same"` and a kernel of the image's size.
+    """The map of a circular `nn.Conv2d` with `padding="same"` and a kernel of the image's size.
 
     Args:
         conv: That convolution; its kernel's sides are the image's.

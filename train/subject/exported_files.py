@@ -109,8 +109,8 @@ def table_of_files(found: Mapping[str, Any], out: str) -> str:
     ]
     times = [("milliseconds at batch", *(str(row["batch"]) for row in found["milliseconds"]))]
     runtimes = [key for key in found["milliseconds"][0] if key != "batch"]
-    times += [
-        (name, *(f"{row[name]:.3g}" for row in found["milliseconds"])) for name in runtimes
+    times += [(name, *(f"{row[name]:.3g}" for row in found["milliseconds"])) for name in runtimes]
+    files = [
+        str(path) for path in sorted(Path(out).glob("*.*")) if path.suffix in (".pt2", ".onnx")
     ]
-    files = [str(path) for path in sorted(Path(out).glob("*.*")) if path.suffix in (".pt2", ".onnx")]
     return "\n".join([*aligned(rows, 1), "", *aligned(times, 1), "", *files])

@@ -57,7 +57,7 @@ class KeyValueCache:
         self._windows: dict[str, Tensor] = {}
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that is kept, by name: `key_0`, `value_0`, … (B, heads, T, head_dim), `window_0`, …"""
+        """All that is kept, by name: `key_0`, `value_0`, … (B, heads, T, head_dim), `window_0` …"""
         named = {}
         for branch, (key, value) in self._pairs.items():
             named |= {f"key_{branch}": key, f"value_{branch}": value}

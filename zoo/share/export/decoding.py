@@ -3,9 +3,10 @@
     logits, *cache = decoder(tokens, position, *cache)
 
 One graph serves a prompt over an empty cache and every token after it. The cache is a list of
-tensors, a key and a value (B, heads, past, head_dim) for each attention and, for residuals that look
-along the tokens, a window (B, taps, …) each. Keys are rotated by their own position, so who keeps the
-newest of them only, as `GPT.generate` does beyond the context length, goes on counting positions.
+tensors, a key and a value (B, heads, past, head_dim) for each attention and, for residuals that
+look along the tokens, a window (B, taps, …) each. Keys are rotated by their own position, so who
+keeps the newest of them only, as `GPT.generate` does beyond the context length, goes on counting
+positions.
 """
 
 import torch
@@ -44,7 +45,7 @@ class Decoder(nn.Module):
         self.names = tuple(self.form.tensors())
 
     def empty(self, batch: int, past: int = 0) -> tuple[Tensor, ...]:
-        """Return the cache before the first token, zeros; or of the shape that some tokens leave."""
+        """Return a cache of zeros: before the first token, or of the shape that some leave."""
         return tuple(
             x.new_zeros(batch, *x.shape[1:])
             if name.startswith("window")

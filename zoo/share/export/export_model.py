@@ -79,6 +79,8 @@ def export_model(
     place.mkdir(parents=True, exist_ok=True)
     facts: dict[str, Any] = {**(about or {}), "formats": list(formats), "tolerance": tolerance}
     with evaluating(model), torch.no_grad(), contextlib.ExitStack() as written:
+        # Entered first, so that it takes its place last: where it is, the others are.
+        summary = written.enter_context(replacing(place / "export.json"))
         program = export_program(model, sample, dynamic=dynamic)
         opened = _write(written, place, "model", program, formats, ["input"], ["output"], facts)
         rows = _compared(model, opened, sample)
@@ -90,8 +92,7 @@ def export_model(
         facts["parity"] = rows
         facts["milliseconds"] = _times(model, opened, sample, seconds)
         facts["versions"] = _versions(formats)
-        text = json.dumps(facts, indent=2, allow_nan=False) + "\n"
-        written.enter_context(replacing(place / "export.json")).write_text(text)
+        summary.write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n")
     return facts
 
 

@@ -27,7 +27,8 @@ def check_extra() -> None:
     missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
-            f'ONNX needs {", ".join(missing)}, which is not installed; pip install "archzoo[export]"'
+            f"ONNX needs {', '.join(missing)}, which is not installed; "
+            f'pip install "archzoo[export]"'
         )
 
 

@@ -11,7 +11,15 @@ from torch import Tensor
 from ...transform.interleaved_times import interleaved_times
 from .decoding import Decoder
 
-__all__ = ["Runner", "check_parity", "decoded", "difference", "measured", "onnx_runner", "pt2_runner"]
+__all__ = [
+    "Runner",
+    "check_parity",
+    "decoded",
+    "difference",
+    "measured",
+    "onnx_runner",
+    "pt2_runner",
+]
 
 Runner = Callable[..., tuple[Tensor, ...]]
 """Inputs in, all outputs out."""
@@ -92,8 +100,8 @@ def check_parity(name: str, rows: Sequence[Mapping[str, Any]], tolerance: float)
     worst = max(rows, key=lambda row: _order(row["relative"]))
     if not worst["relative"] <= tolerance:  # also where it is no number
         raise ValueError(
-            f"{name} as {worst['runtime']} differs from the model by {worst['relative']:.2g} of its "
-            f"largest output (absolute {worst['absolute']:.2g}, batch {worst['batch']}), and "
+            f"{name} as {worst['runtime']} differs from the model by {worst['relative']:.2g} of "
+            f"its largest output (absolute {worst['absolute']:.2g}, batch {worst['batch']}), and "
             f"tolerance={tolerance:g}; nothing was written"
         )
 
@@ -104,8 +112,7 @@ def measured(runners: Mapping[str, Runner], sample: Tensor, seconds: float) -> d
         works = [lambda run=run: run(sample) for run in runners.values()]
         clocks = interleaved_times(works, seconds=seconds)
     return {
-        name: 1000 * statistics.median(clock)
-        for name, clock in zip(runners, clocks, strict=True)
+        name: 1000 * statistics.median(clock) for name, clock in zip(runners, clocks, strict=True)
     }
 
 

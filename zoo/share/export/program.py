@@ -18,6 +18,8 @@ Axes = Mapping[int, str]
 
 BATCH: Axes = {0: "batch"}
 
+LONGEST = 300  # letters of a message that are shown
+
 REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError)
 """What torch raises of a graph that it cannot make: its own errors are all of these."""
 
@@ -25,8 +27,8 @@ REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedE
 def export_program(model: nn.Module, sample: Tensor, *, dynamic: Axes = BATCH) -> ExportedProgram:
     """Graph of a model in evaluation, which runs where this library is not installed.
 
-    The model is `deployed` first. Nothing of the sample is kept but its shape and dtype, and no path
-    of this machine.
+    The model is `deployed` first. Nothing of the sample is kept but its shape and dtype, and no
+    path of this machine.
 
     Args:
         model: Of the zoo, or any other that takes one tensor; left as it is.
@@ -104,5 +106,5 @@ def stopped_by(module: nn.Module, error: BaseException) -> str:
         trace = trace.tb_next
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{place}{lines[0] if lines else type(error).__name__}"
+    said = " ".join(str(error).split()) or type(error).__name__
+    return f"{place}{said[:LONGEST]}"
