@@ -91,8 +91,9 @@ def through_fourier(module: nn.Module) -> nn.Module:
     for name, child in list(module._modules.items()):
         if child is not None:
             setattr(module, name, through_fourier(child))
-    circular = isinstance(module, nn.Conv2d) and module.padding_mode == "circular"
-    return FourierConv2d(module) if circular and _saves(module) else module
+    if isinstance(module, nn.Conv2d) and module.padding_mode == "circular" and _saves(module):
+        return FourierConv2d(module)
+    return module
 
 
 def _saves(conv: nn.Conv2d) -> bool:

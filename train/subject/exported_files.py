@@ -11,7 +11,7 @@ from ...zoo.inspect.describe import INDICES, example_shape
 from ...zoo.models import models
 from ...zoo.network import Network
 from ...zoo.share.create import create_model
-from ...zoo.share.export import FORMATS, export_model
+from ...zoo.share.export import FORMATS, Format, export_model
 from ..command_line.table import aligned
 from ..errors import RunError
 from .given_data import kind_of, model_on_data
@@ -92,7 +92,7 @@ def export_files(
     Raises:
         RunError: as `export_model`, or the disk refused.
     """
-    wanted = [name for name in FORMATS if name in formats]
+    wanted: list[Format] = [name for name in FORMATS if name in formats]
     dynamic = AXES.get(kind_of(model), {0: "batch"})
     try:
         return export_model(model, inputs, out, formats=wanted, dynamic=dynamic, **how)
