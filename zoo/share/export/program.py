@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from .deployed import deployed
 
-__all__ = ["BATCH", "Axes", "export_program", "stopped_by", "traced"]
+__all__ = ["BATCH", "REFUSALS", "Axes", "export_program", "stopped_by", "traced"]
 
 Axes = Mapping[int, str]
 """Names of the axes whose length may differ from the sample's."""
@@ -24,7 +24,9 @@ REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedE
 """What torch raises of a graph that it cannot make: its own errors are all of these."""
 
 
-def export_program(model: nn.Module, sample: Tensor, *, dynamic: Axes = BATCH) -> ExportedProgram:
+def export_program(
+    model: nn.Module, sample: Tensor, *, dynamic: Axes = BATCH, least: int = 1
+) -> ExportedProgram:
     """Graph of a model in evaluation, which runs where this library is not installed.
 
     The model is `deployed` first. Nothing of the sample is kept but its shape and dtype, and no
@@ -34,12 +36,14 @@ def export_program(model: nn.Module, sample: Tensor, *, dynamic: Axes = BATCH) -
         model: Of the zoo, or any other that takes one tensor; left as it is.
         sample: Inputs as the model reads them.
         dynamic: Which axes may have another length later, and their names.
+        least: Their shortest length. For ONNX it is 2: its exporter asks of every operation whether
+            the length might be 1, which takes half its time; the file runs at 1 all the same.
 
     Raises:
         ValueError: a graph that torch cannot make; the message names the module or the operator.
     """
     twin = deployed(model, sample)
-    return traced(twin, (like(sample, dynamic),), [dynamic])
+    return traced(twin, (like(sample, dynamic),), [dynamic], least)
 
 
 def like(sample: Tensor, dynamic: Axes) -> Tensor:
@@ -52,7 +56,7 @@ def like(sample: Tensor, dynamic: Axes) -> Tensor:
 
 
 def traced(
-    module: nn.Module, inputs: tuple[Tensor, ...], dynamic: Sequence[Axes]
+    module: nn.Module, inputs: tuple[Tensor, ...], dynamic: Sequence[Axes], least: int = 1
 ) -> ExportedProgram:
     """Trace a module as it is.
 
@@ -60,13 +64,14 @@ def traced(
         module: In evaluation mode.
         inputs: Two entries at least along every axis that may change.
         dynamic: Of each input, the axes that may change.
+        least: As in `export_program`.
 
     Raises:
         ValueError: as `export_program`.
     """
     names = {name for axes in dynamic for name in axes.values()}
-    # A cache is empty before the first token; all else has one entry at least.
-    sizes = {name: torch.export.Dim(name, min=0 if name == "past" else 1) for name in names}
+    # A cache is empty before the first token.
+    sizes = {name: torch.export.Dim(name, min=0 if name == "past" else least) for name in names}
     shapes = tuple({axis: sizes[name] for axis, name in axes.items()} for axes in dynamic)
     try:
         with torch.no_grad(), warnings.catch_warnings():
