@@ -1,10 +1,9 @@
 """A model written as files for other runtimes, which are run and compared before they are kept."""
 
 import contextlib
-import functools
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -82,8 +81,8 @@ def export_model(
     with evaluating(model), torch.no_grad(), contextlib.ExitStack() as written:
         # Entered first, so that it takes its place last: where it is, the others are.
         summary = written.enter_context(replacing(place / "export.json"))
-        trace = functools.partial(export_program, model, sample, dynamic=dynamic)
-        opened = _write(written, place, "model", trace, formats, ["input"], ["output"], facts)
+        program = export_program(model, sample, dynamic=dynamic)
+        opened = _write(written, place, "model", program, formats, ["input"], ["output"], facts)
         rows = _compared(model, opened, sample)
         facts["input"] = _described(sample, dynamic)
         facts["output"] = _described(model(sample[:1]), dynamic)
@@ -101,7 +100,7 @@ def _write(
     written: contextlib.ExitStack,
     place: Path,
     name: str,
-    trace: Callable[..., ExportedProgram],
+    program: ExportedProgram,
     formats: Sequence[Format],
     inputs: Sequence[str],
     outputs: Sequence[str],
@@ -112,11 +111,11 @@ def _write(
     if "pt2" in formats:
         path = written.enter_context(replacing(place / f"{name}.pt2"))
         with open(path, "wb") as file:
-            torch.export.save(trace(), file)
+            torch.export.save(program, file)
         opened["pt2"] = pt2_runner(path)
     if "onnx" in formats:
         path = written.enter_context(replacing(place / f"{name}.onnx"))
-        facts["opset"] = write_onnx(trace(least=2), path, inputs, outputs)
+        facts["opset"] = write_onnx(program, path, inputs, outputs)
         opened["onnx"] = onnx_runner(path)
     return opened
 
@@ -144,7 +143,7 @@ def _decoder(
     program, step = export_decoder(model)
     inputs = ["tokens", "position", *step.names]
     outputs = ["logits", *(f"new_{name}" for name in step.names)]
-    opened = _write(written, place, "decoder", lambda **_: program, formats, inputs, outputs, facts)
+    opened = _write(written, place, "decoder", program, formats, inputs, outputs, facts)
     facts["decoder"] = {
         "inputs": inputs,
         "outputs": outputs,

@@ -48,7 +48,7 @@ def export_onnx(
         OSError: the disk refused; what was at `path` is untouched.
     """
     check_extra()
-    program = export_program(model, sample, dynamic=dynamic, least=2)
+    program = export_program(model, sample, dynamic=dynamic)
     with replacing(Path(path)) as temporary:
         write_onnx(program, temporary, ["input"], ["output"])
     return Path(path)

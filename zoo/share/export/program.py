@@ -24,9 +24,7 @@ REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedE
 """What torch raises of a graph that it cannot make: its own errors are all of these."""
 
 
-def export_program(
-    model: nn.Module, sample: Tensor, *, dynamic: Axes = BATCH, least: int = 1
-) -> ExportedProgram:
+def export_program(model: nn.Module, sample: Tensor, *, dynamic: Axes = BATCH) -> ExportedProgram:
     """Graph of a model in evaluation, which runs where this library is not installed.
 
     The model is `deployed` first. Nothing of the sample is kept but its shape and dtype, and no
@@ -36,14 +34,12 @@ def export_program(
         model: Of the zoo, or any other that takes one tensor; left as it is.
         sample: Inputs as the model reads them.
         dynamic: Which axes may have another length later, and their names.
-        least: Their shortest length. For ONNX it is 2: its exporter asks of every operation whether
-            the length might be 1, which takes half its time; the file runs at 1 all the same.
 
     Raises:
         ValueError: a graph that torch cannot make; the message names the module or the operator.
     """
     twin = deployed(model, sample)
-    return traced(twin, (like(sample, dynamic),), [dynamic], least)
+    return traced(twin, (like(sample, dynamic),), [dynamic])
 
 
 def like(sample: Tensor, dynamic: Axes) -> Tensor:
@@ -56,7 +52,7 @@ def like(sample: Tensor, dynamic: Axes) -> Tensor:
 
 
 def traced(
-    module: nn.Module, inputs: tuple[Tensor, ...], dynamic: Sequence[Axes], least: int = 1
+    module: nn.Module, inputs: tuple[Tensor, ...], dynamic: Sequence[Axes]
 ) -> ExportedProgram:
     """Trace a module as it is.
 
@@ -64,14 +60,13 @@ def traced(
         module: In evaluation mode.
         inputs: Two entries at least along every axis that may change.
         dynamic: Of each input, the axes that may change.
-        least: As in `export_program`.
 
     Raises:
         ValueError: as `export_program`.
     """
     names = {name for axes in dynamic for name in axes.values()}
-    # A cache is empty before the first token.
-    sizes = {name: torch.export.Dim(name, min=0 if name == "past" else least) for name in names}
+    # A cache is empty before the first token; all else has one entry at least.
+    sizes = {name: torch.export.Dim(name, min=0 if name == "past" else 1) for name in names}
     shapes = tuple({axis: sizes[name] for axis, name in axes.items()} for axes in dynamic)
     try:
         with torch.no_grad(), warnings.catch_warnings():
