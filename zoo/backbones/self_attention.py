@@ -228,7 +228,8 @@ class CausalAttention(Attention):
             key, value = cache.extend(self.branch, key, value)
         past = key.shape[-2] - length
         mask, causal = None, False
-        if cache is not None and torch.compiler.is_exporting():
+        limited = cache is not None or self.window is not None
+        if limited and torch.compiler.is_exporting():
             # Lengths are symbols, and one graph serves them all.
             mask = self._reach(length, past, key)
         else:

@@ -36,6 +36,10 @@ def deployed(model: Model, *inputs: Tensor) -> Model:
     formed = [name for name, _, structure in structures(plain) if _is_formed(name, structure)]
     if formed:
         merge(plain, names=formed)
+    for module in plain.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.dtype == torch.int32:  # ONNX scatters by indices of 64 bits alone
+                setattr(module, name, buffer.long())
     return export_plain(plain, through_fourier).eval().requires_grad_(False)  # type: ignore[return-value]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...transform.interleaved_times import interleaved_times
 from .decoding import Decoder
+from .program import LONGEST
 
 __all__ = [
     "Runner",
@@ -43,15 +44,22 @@ def onnx_runner(path: Path, threads: int | None = None) -> Runner:
     Args:
         path: The file.
         threads: Of the session; None is as many as torch has.
+
+    Raises:
+        ValueError: an operator that ONNX Runtime does not have, or not for such types.
     """
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as raised
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        path.read_bytes(), options, providers=["CPUExecutionProvider"]
-    )
+    try:
+        session = onnxruntime.InferenceSession(
+            path.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
+    except (raised.InvalidGraph, raised.NotImplemented, raised.Fail) as error:
+        raise ValueError(f"ONNX Runtime refuses the file: {str(error)[:LONGEST]}") from error
     names = [each.name for each in session.get_inputs()]
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:

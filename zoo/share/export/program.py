@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from .deployed import deployed
 
-__all__ = ["BATCH", "REFUSALS", "Axes", "export_program", "stopped_by", "traced"]
+__all__ = ["BATCH", "LONGEST", "REFUSALS", "Axes", "export_program", "stopped_by", "traced"]
 
 Axes = Mapping[int, str]
 """Names of the axes whose length may differ from the sample's."""
