@@ -20,7 +20,11 @@ ALLOWED = {
 OUTSIDE = {
     # The last two on CUDA only, where they are installed.
     "layers": {"torch", "einops", "geoopt", "fla", "triton"},
-    "zoo": {"torch", "einops", "timm", "safetensors", "huggingface_hub", "matplotlib"},
+    # The last runs what was exported, where the extra `export` is installed.
+    "zoo": {
+        *("torch", "einops", "timm", "safetensors", "huggingface_hub", "matplotlib"),
+        "onnxruntime",
+    },
     "train": None,
     "conf": set(),
 }

@@ -24,6 +24,9 @@ from .models import list_models as list_models
 from .models import model_info as model_info
 from .models import register_model as register_model
 from .share.create import create_model as create_model
+from .share.export import export_model as export_model
+from .share.export import export_onnx as export_onnx
+from .share.export import export_program as export_program
 from .share.save_load import push_to_hub as push_to_hub
 from .share.save_load import save_model as save_model
 from .share.timm_bridge import register_with_timm as register_with_timm

@@ -5,6 +5,8 @@ from .aol import AOLLinear as AOLLinear
 from .contraction_linear import ContractionConv1x1 as ContractionConv1x1
 from .contraction_linear import ContractionLinear as ContractionLinear
 from .export_plain import export_plain as export_plain
+from .fourier_conv import FourierConv2d as FourierConv2d
+from .fourier_conv import through_fourier as through_fourier
 from .heads import NormalizedLinear as NormalizedLinear
 from .heads import margin_logits as margin_logits
 from .heads import margin_radius as margin_radius

@@ -5,21 +5,26 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 from ...layers.lowrank import Scheme
+from ...zoo.share.export import TOLERANCE
 from ...zoo.transform.costs import METRICS
 from ..errors import RunError, UsageError, check_at_least_one
 
 __all__ = ["ExportConfig", "budget_of", "named_ranks"]
+
+FormatName = Literal["folder", "pt2", "onnx"]
 
 BUDGETS = (*METRICS, "energy", "threshold", "ranks")
 
 
 @dataclass
 class ExportConfig:
-    """How to export a finished run. One of the first six keys says how small.
+    """How to export a model. A run is cut to a budget, by one of the first six keys, or kept whole.
 
     Args:
-        run: The run folder.
+        run: The run folder; without a budget also the folder of a saved model, hf-hub:OWNER/NAME,
+            or a registered name, whose weights are then untrained.
         out: The folder to write; made where it is missing.
+        format: What to write: folder, a model folder; pt2, for torch.export; onnx; or several.
         parameters: Budget: share of the dense model's parameters, in (0, 1].
         macs: Budget: share of its multiply-accumulates.
         latency: Budget: share of its measured time, at batch `latency_batch`.
@@ -39,17 +44,23 @@ class ExportConfig:
         batch_size: Of samples.
         threads: CPU threads of torch; null leaves torch's choice.
         seed: Of the choice of training samples.
+        data: Data set whose test fold pt2 and onnx are compared on, with its keys as
+            data.KEY=value; null is the run's, or random numbers where none is known.
+        samples: How many of them; they are compared at a batch of 1 and 3 as well.
+        tolerance: Share of its largest output by which an exported model may differ.
+        decoder: Whether a language model is written with its cache too, as decoder.pt2 and .onnx.
         root: Where the run's data lies now, if it has moved.
         other_data: Whether the data may differ from those that the run recorded.
         imports: Your own modules; null is those that the run recorded.
 
     Raises:
-        RunError: a value out of range, or not exactly one budget.
+        RunError: a value out of range, several budgets, or none for a folder alone.
     """
 
     run: str
     out: str
     _: KW_ONLY
+    format: tuple[FormatName, ...] = ("folder",)
     parameters: float | None = None
     macs: float | None = None
     latency: float | None = None
@@ -69,6 +80,10 @@ class ExportConfig:
     batch_size: int = 250
     threads: int | None = None
     seed: int = 0
+    data: str | dict[str, Any] | None = None
+    samples: int = 8
+    tolerance: float = TOLERANCE
+    decoder: bool = True
     root: str | None = None
     other_data: bool = False
     imports: list[str] | None = None
@@ -76,18 +91,22 @@ class ExportConfig:
     def __post_init__(self) -> None:
         """Check the ranges, and that there is one budget."""
         given = list(budget_of(self))
-        if len(given) != 1:
+        whole = any(name != "folder" for name in self.format)
+        if len(given) > 1 or not (given or whole):
             raise UsageError(
-                f"give exactly one of {', '.join(BUDGETS)}, got {', '.join(given) or 'none'}"
+                f"give exactly one of {', '.join(BUDGETS)}, got {', '.join(given) or 'none'}; "
+                f"format=pt2 or format=onnx needs none"
             )
         for name in METRICS:
             share = getattr(self, name)
             if share is not None and not 0.0 < share <= 1.0:
                 raise RunError(f"{name} must be a share of the dense model in (0, 1], got {share}")
-        counts = ("search_samples", "batch_size", "latency_batch", "threads")
+        counts = ("search_samples", "batch_size", "latency_batch", "samples", "threads")
         check_at_least_one(**{name: getattr(self, name) for name in counts})
         if self.statistics is not None and self.statistics < 0:
             raise RunError(f"statistics must be at least 0 samples, got {self.statistics}")
+        if not self.tolerance > 0:
+            raise RunError(f"tolerance must be above 0, got {self.tolerance}")
         named_ranks(self.ranks)
 
 

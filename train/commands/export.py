@@ -1,11 +1,20 @@
-"""Export a trained model at fixed ranks.
+"""Export a model: to torch.export, to ONNX, or at fixed ranks.
 
-Chooses ranks for a budget, cuts the model to them, estimates batch norms anew on the training
+format=pt2 and format=onnx write files that run without archzoo, with plain weights. They are loaded
+again and compared with the model on real samples before they are kept; where outputs differ,
+nothing is written and the exit code is 1:
+
+    archzoo export RUN OUT format=onnx
+    archzoo export gpt_nano OUT format=[pt2,onnx]        with decoder.*, one step with the cache
+    archzoo export hf-hub:OWNER/NAME OUT format=pt2 data=cifar10 data.root=DIR
+
+A budget chooses ranks for a run, cuts the model to them, estimates batch norms anew on the training
 fold, evaluates the test fold, and measures parameters, MACs and CPU latency beside the dense model.
 Writes a model folder, which `create_model("local-dir:DIR")` rebuilds, with an export.json. Latency
 is that of `plain_layers(model)`, whose two convolutions have their kernels ready:
 
     archzoo export RUN OUT parameters=0.3                at most 30 % of the dense model's
+    archzoo export RUN OUT parameters=0.3 format=[folder,onnx]
     archzoo export RUN OUT latency=0.8 scheme=spatial
     archzoo export RUN OUT energy=0.02 validation=true   a share of Σ σ² of every weight
 """
@@ -30,6 +39,7 @@ from ...layers.lowrank import (
     reestimate_batch_norm,
     structures,
 )
+from ...zoo.network import Network
 from ...zoo.share.save_load import save_model
 from ...zoo.transform.compress import factorize, fixed_ranks, ranks_by
 from ...zoo.transform.costs import METRICS, Metric, costs_of, count_macs, latencies
@@ -45,6 +55,7 @@ from ..engine.metrics import cross_entropy, evaluate
 from ..engine.saved.folder_lock import is_locked
 from ..engine.saved.run_folder import RunFolder
 from ..errors import RunError
+from ..subject.exported_files import export_files, table_of_files, whole_model
 
 __all__ = ["export", "exported", "table"]
 
@@ -55,27 +66,41 @@ COUNTED = ("parameters", "convolution parameters", "MACs")
 
 @takes(ExportConfig)
 def export(**options: Any) -> Answer:
-    """Export a run to a folder, and say what it costs and how well it does.
+    """Export a model to a folder, and say what it costs and how well it does.
 
     Args:
         options: Fields of `ExportConfig`.
     """
     config = ExportConfig(**options)
     found = exported(config)
-    return Answer(found, f"{table(found)}\n\n{Path(config.out) / 'export.json'}")
+    parts = [table(found)] if "ranks" in found else []
+    parts += [table_of_files(found, config.out)] if "parity" in found else []
+    return Answer(found, "\n\n".join([*parts, str(Path(config.out) / "export.json")]))
 
 
 def exported(config: ExportConfig) -> dict[str, Any]:
-    """Cut the best model of a run to fixed ranks, write it, and return what export.json holds.
+    """Write a model, cut to fixed ranks where there is a budget; return what export.json holds.
 
     Raises:
-        RunError: the run has not ended, its data is missing, the budget cannot be met, or `out`
-            is the folder of a run.
+        RunError: the run has not ended, its data is missing, the budget cannot be met, the model
+            has no such format or differs in it, or `out` is the folder of a run.
     """
     if RunFolder(Path(config.out)).holds_run() or is_locked(Path(config.out)):
         raise RunError(f"out={config.out} holds a run, which an export would overwrite")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if not budget_of(config):
+        model, inputs, about = whole_model(
+            config.run,
+            data=config.data,
+            samples=config.samples,
+            seed=config.seed,
+            root=config.root,
+            other_data=config.other_data,
+            imports=config.imports,
+        )
+        name = type(model).__name__ if model.recipe is None else model.recipe.name
+        return _write(config, model, inputs, {"model": name, "run": config.run, **about})
     run = finished_run(
         config.run,
         config.root,
@@ -121,10 +146,7 @@ def exported(config: ExportConfig) -> dict[str, Any]:
         for name, factors in controller.factors().items()
     ]
     found["torch"], found["threads"] = torch.__version__, torch.get_num_threads()
-    folder = RunFolder(Path(config.out))
-    folder.guard(lambda: save_model(model, folder.path))
-    folder.write_text("export.json", json.dumps(found, indent=2) + "\n")
-    return found
+    return _write(config, model, _sample(run.splits.test, config.samples), found)
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -153,6 +175,26 @@ def table(found: Mapping[str, Any]) -> str:
     head = f"{found['model']} on {found['data']}, {found['scheme']} factors"
     left = f", {len(dense)} of {len(found['ranks'])} weights stay dense" if dense else ""
     return "\n".join([head + left, "", *lines])
+
+
+def _write(
+    config: ExportConfig, model: Network, inputs: Tensor, found: dict[str, Any]
+) -> dict[str, Any]:
+    """Write a model in every format, and what was found of it; files that differ stop it first."""
+    how = {"decoder": config.decoder, "tolerance": config.tolerance}
+    how["seconds"] = config.latency_seconds
+    files = [name for name in config.format if name != "folder"]
+    if files:
+        found = export_files(model, inputs, config.out, files, about=found, **how)
+    folder = RunFolder(Path(config.out))
+    if "folder" in config.format:
+        try:
+            folder.guard(lambda: save_model(model, folder.path))
+        except ValueError as error:
+            raise RunError(str(error)) from error
+    if not files:
+        folder.write_text("export.json", json.dumps(found, indent=2) + "\n")
+    return found
 
 
 def _choose(config: ExportConfig, run: FinishedRun, controller: Controller) -> dict[str, int]:

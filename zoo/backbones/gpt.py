@@ -136,17 +136,17 @@ class GPT(Network):
         Raises:
             ValueError: more tokens at once than the cache holds, or a cache in training mode.
         """
-        if cache is not None and x.shape[1] > cache.limit:
+        if cache is not None and cache.limit is not None and x.shape[1] > cache.limit:
             raise ValueError(f"the cache holds {cache.limit} tokens, got {x.shape[1]} at once")
         if cache is not None and self.training:
             raise ValueError("a cache is for eval mode: recomputed activations would fill it twice")
         start = 0 if cache is None else cache.position
-        positions = torch.arange(start, start + x.shape[1], device=x.device)
+        positions = start + torch.arange(x.shape[1], device=x.device)
         attention = (rotation(positions, self.head_dim), cache)
         extras = [attention if site.attends else () for site in self.trunk.residual.sites]
         features = self.norm(self.trunk(self.embedding(x), extras, cache))
         if cache is not None:
-            cache.position += x.shape[1]
+            cache.position = start + x.shape[1]  # not in place: it may be an input of a graph
         return features
 
     @torch.no_grad()

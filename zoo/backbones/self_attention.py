@@ -46,22 +46,43 @@ class KeyValueCache:
     Residuals that look along the tokens keep their short windows here too.
 
     Only the newest `limit` positions are kept: beyond the context length, generation sees a
-    sliding window.
+    sliding window. None keeps all.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int | None) -> None:
         """Start empty."""
         self.limit = limit
-        self.position = 0
+        self.position: int | Tensor = 0
         self._pairs: dict[int, tuple[Tensor, Tensor]] = {}
         self._windows: dict[str, Tensor] = {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is kept, by name: `key_0`, `value_0`, … (B, heads, T, head_dim), `window_0` …"""
+        named = {}
+        for branch, (key, value) in self._pairs.items():
+            named |= {f"key_{branch}": key, f"value_{branch}": value}
+        return named | {f"window_{i}": x for i, x in enumerate(self._windows.values())}
+
+    def replaced(self, position: int | Tensor, tensors: Sequence[Tensor]) -> "KeyValueCache":
+        """Return a cache of as many tokens as `position`, with other tensors in the order of these.
+
+        Args:
+            position: Of the next token.
+            tensors: As `tensors` names them.
+        """
+        cache, values = KeyValueCache(self.limit), iter(tensors)
+        cache.position = position
+        cache._pairs = {branch: (next(values), next(values)) for branch in self._pairs}
+        cache._windows = {name: next(values) for name in self._windows}
+        return cache
 
     def extend(self, branch: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append keys and values (B, heads, T, head_dim) of a branch and return all of them."""
         if branch in self._pairs:
             old_key, old_value = self._pairs[branch]
             key, value = torch.cat([old_key, key], -2), torch.cat([old_value, value], -2)
-        key, value = key[..., -self.limit :, :], value[..., -self.limit :, :]
+        if self.limit is not None:
+            key, value = key[..., -self.limit :, :], value[..., -self.limit :, :]
         self._pairs[branch] = (key, value)
         return key, value
 
@@ -206,18 +227,28 @@ class CausalAttention(Attention):
         if cache is not None:
             key, value = cache.extend(self.branch, key, value)
         past = key.shape[-2] - length
-        if self.window is not None and past >= self.window:  # out of the first query's reach
-            key, value = (x[..., past - self.window + 1 :, :] for x in (key, value))
-            past = self.window - 1
-        narrow = self.window is not None and self.window < past + length
-        mask = None
-        if length > 1 and (past > 0 or narrow):
-            mask = torch.ones(length, past + length, dtype=torch.bool, device=key.device).tril(past)
-            if self.window is not None:
-                mask = mask.triu(past - self.window + 1)
-        causal = length > 1 and mask is None
+        mask, causal = None, False
+        limited = cache is not None or self.window is not None
+        if limited and torch.compiler.is_exporting():
+            # Lengths are symbols, and one graph serves them all.
+            mask = self._reach(length, past, key)
+        else:
+            if self.window is not None and past >= self.window:  # out of the first query's reach
+                key, value = (x[..., past - self.window + 1 :, :] for x in (key, value))
+                past = self.window - 1
+            narrow = self.window is not None and self.window < past + length
+            if length > 1 and (past > 0 or narrow):
+                mask = self._reach(length, past, key)
+            causal = length > 1 and mask is None
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
         return self.proj(join_heads(y))
+
+    def _reach(self, length: int, past: int, like: Tensor) -> Tensor:
+        """Which of all keys each of the newest queries sees, (length, past + length)."""
+        keys = torch.arange(past + length, device=like.device)
+        queries = keys[past:, None]
+        seen = keys <= queries
+        return seen if self.window is None else seen & (keys > queries - self.window)
 
 
 def _norm_in(dtype: torch.dtype, norm: nn.RMSNorm, x: Tensor) -> Tensor:

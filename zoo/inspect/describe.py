@@ -1,5 +1,6 @@
 """Sizes and facts of a model, read off the model itself."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +28,14 @@ class Size:
     macs: int
 
 
-def example_shape(entry: Entry) -> tuple[int, ...]:
-    """The shape of one sample at the model's default keywords: (C, H, W), (F,), (T,) or (2,)."""
-    default = {name: option.default for name, option in entry.options.items()}
+def example_shape(entry: Entry, changed: Mapping[str, Any] | None = None) -> tuple[int, ...]:
+    """The shape of one sample: (C, H, W), (F,), (T,) or (2,).
+
+    Args:
+        entry: Of the model.
+        changed: Keywords whose values are not the defaults.
+    """
+    default = {name: option.default for name, option in entry.options.items()} | dict(changed or {})
     if entry.kind == "image":
         return (default["in_chans"], *image_sides(default["img_size"]))
     if entry.kind == "nodes":

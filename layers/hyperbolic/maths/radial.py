@@ -133,6 +133,10 @@ def _slope(square: Tensor, coefficients: Sequence[float], twice: Tensor) -> Tens
 def _even(
     square: Tensor, coefficients: Sequence[float], closed: Callable[[Tensor], Tensor]
 ) -> Tensor:
+    # A graph for inference has no gradients, and a third of a network's operations are these.
+    if torch.compiler.is_exporting() and not torch.is_grad_enabled():
+        radius = _radius(square)
+        return closed(radius) / radius
     # Either branch sees harmless numbers where the other is taken: 0 · inf would be a NaN gradient.
     near, radius = square.clamp_max(SERIES_BELOW), square.clamp_min(SERIES_BELOW).sqrt()
     last = _terms(square)

@@ -1,5 +1,6 @@
 """archzoo export: a finished run becomes a smaller model in a folder."""
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from archzoo.train.engine.saved.folder_lock import FolderLock
 from archzoo.train.errors import RunError
 from archzoo.zoo.share.create import create_model
 
+from ...close import assert_close_in_scale
+from ...tiers import tiered
 from ..engine.test_full_disk import no_file_above
 from ..small_runs import train
 
@@ -131,6 +134,10 @@ def test_the_command_prints_a_table_and_names_its_file(
     ("given", "named"),
     [
         ([], "give exactly one of parameters, macs, latency, energy, threshold, ranks, got none"),
+        (["format=folder"], "got none; format=pt2 or format=onnx needs none"),
+        (["format=tflite"], "format must be a list of folder or pt2 or onnx"),
+        (["format=pt2", "tolerance=0"], "tolerance must be above 0, got 0"),
+        (["format=pt2", "samples=0"], "samples must be at least 1, got 0"),
         (["energy=0.1", "macs=0.5"], "exactly one of .* got macs, energy"),
         (["parameters=1.5"], r"parameters must be a share of the dense model in \(0, 1\], got 1.5"),
         (["energy=0.1", "search=luck"], "search must be loss or spectrum, got 'luck'"),
@@ -163,3 +170,39 @@ def test_a_budget_out_of_reach_or_a_run_without_an_end_is_one_line(
         exported(config(tmp_path, tmp_path, energy=0.1))
     with pytest.raises(RunError, match="energy must be a share"):
         exported(config(runs["dense"], tmp_path, energy=1.0))
+
+
+@pytest.mark.compiles
+def test_a_run_without_a_budget_becomes_a_program_compared_on_its_test_fold(
+    runs: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    main(["export", str(runs["trp"]), str(tmp_path), "format=[folder,pt2]", "latency_seconds=0"])
+    told = capsys.readouterr().out
+    assert "of the largest output" in told and str(tmp_path / "model.pt2") in told
+    found = json.loads((tmp_path / "export.json").read_text())
+    assert found["samples"] == "test fold of digits" and found["model"] == "resnet_nano"
+    assert [row["batch"] for row in found["parity"]] == [1, 3, 8]
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    model = create_model(f"local-dir:{tmp_path}").eval()
+    x = torch.randn(5, *found["input"]["shape"][1:])
+    assert_close_in_scale(program(x), model(x).detach(), 1e-5)
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("name", tiered(["mlp_nano", "gpt_nano"], ["mlp_nano"]))
+def test_a_registered_name_is_exported_with_random_inputs(name: str, tmp_path: Path) -> None:
+    found = exported(ExportConfig(name, str(tmp_path), format=("pt2",), latency_seconds=0.0))
+    assert found["samples"] == "random numbers"
+    assert (tmp_path / "decoder.pt2").is_file() == name.startswith("gpt")
+
+
+@pytest.mark.compiles
+def test_a_model_cut_to_a_budget_is_compared_before_anything_is_written(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: Any
+) -> None:
+    whole = importlib.import_module("archzoo.zoo.share.export.export_model")
+    monkeypatch.setattr(whole, "pt2_runner", lambda path: lambda x: (x.flatten(1)[:, :10],))
+    settings = {"parameters": 0.6, "format": ("folder", "pt2")}
+    with pytest.raises(RunError, match="as pt2 differs from the model by .* and tolerance=0.0001"):
+        exported(config(runs["trp"], tmp_path, **settings))
+    assert not list(tmp_path.glob("model.*"))

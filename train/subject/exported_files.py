@@ -1,0 +1,116 @@
+"""A model from anywhere, written as files that run without this library."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...zoo.inspect.describe import INDICES, example_shape
+from ...zoo.models import models
+from ...zoo.network import Network
+from ...zoo.share.create import create_model
+from ...zoo.share.export import FORMATS, Format, export_model
+from ..command_line.table import aligned
+from ..errors import RunError
+from .given_data import kind_of, model_on_data
+from .given_model import find_model
+
+__all__ = ["export_files", "random_inputs", "table_of_files", "whole_model"]
+
+AXES = {"tokens": {0: "batch", 1: "tokens"}}
+"""Axes of any length, by what a model reads; of all others the batch."""
+
+
+def whole_model(
+    text: str,
+    *,
+    data: str | dict[str, Any] | None,
+    samples: int,
+    seed: int,
+    root: str | None,
+    other_data: bool,
+    imports: Sequence[str] | None,
+) -> tuple[Network, Tensor, dict[str, Any]]:
+    """Load a model as it is, and inputs for it.
+
+    Args:
+        text: As in `find_model`.
+        data: Name of a data set, or a mapping with `name`; None is the run's, or random numbers.
+        samples: How many inputs.
+        seed: Of random numbers, and of the weights of a registered name.
+        root: Where the data lies, if it has moved.
+        other_data: As in `model_on_data`.
+        imports: As in `find_model`.
+
+    Returns:
+        The model, its inputs, and where they are from.
+
+    Raises:
+        RunError: no such model, or data that are missing or do not fit.
+    """
+    place = find_model(text, imports)
+    given = {} if data is None else {"name": data} if isinstance(data, str) else dict(data)
+    name = given.pop("name", None)
+    if root is not None:
+        given["root"] = root
+    if name is None and place.data is None:
+        if place.trained:
+            model = place.load()
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                model = create_model(place.address).eval()
+        return model, random_inputs(model, samples, seed), {"samples": "random numbers"}
+    subject = model_on_data(place, name, given, other_data=other_data, seed=seed)
+    assert isinstance(subject.model, Network)
+    inputs, _ = next(subject.batches("test", samples))
+    return subject.model, inputs, {"samples": f"test fold of {subject.data}"}
+
+
+def random_inputs(model: nn.Module, count: int, seed: int = 0) -> Tensor:
+    """Standard normals, or indices below the length of the table, of the shape a model reads."""
+    recipe: Any = getattr(model, "recipe", None)
+    if recipe is None:
+        raise RunError("nothing says what the model reads; name data for it with data=NAME")
+    entry = models[recipe.name]
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, *example_shape(entry, recipe.options))
+    if entry.kind not in INDICES:
+        return torch.randn(shape, generator=generator)
+    key = "vocab_size" if entry.kind == "tokens" else "num_nodes"
+    size = recipe.options.get(key, entry.options[key].default)
+    return torch.randint(size, shape, generator=generator)
+
+
+def export_files(
+    model: nn.Module, inputs: Tensor, out: str, formats: Sequence[str], **how: Any
+) -> dict[str, Any]:
+    """Write a model by `export_model`, with axes of any length where the model has them.
+
+    Raises:
+        RunError: as `export_model`, or the disk refused.
+    """
+    wanted: list[Format] = [name for name in FORMATS if name in formats]
+    dynamic = AXES.get(kind_of(model), {0: "batch"})
+    try:
+        return export_model(model, inputs, out, formats=wanted, dynamic=dynamic, **how)
+    except (ValueError, OSError) as error:
+        raise RunError(" ".join(str(error).split())) from error
+
+
+def table_of_files(found: Mapping[str, Any], out: str) -> str:
+    """Write differences and times for a reader."""
+    rows = [("runtime", "batch", "largest difference", "of the largest output")]
+    rows += [
+        (row["runtime"], str(row["batch"]), f"{row['absolute']:.2g}", f"{row['relative']:.2g}")
+        for row in found["parity"]
+    ]
+    times = [("milliseconds at batch", *(str(row["batch"]) for row in found["milliseconds"]))]
+    runtimes = [key for key in found["milliseconds"][0] if key != "batch"]
+    times += [(name, *(f"{row[name]:.3g}" for row in found["milliseconds"])) for name in runtimes]
+    files = [
+        str(path) for path in sorted(Path(out).glob("*.*")) if path.suffix in (".pt2", ".onnx")
+    ]
+    return "\n".join([*aligned(rows, 1), "", *aligned(times, 1), "", *files])
