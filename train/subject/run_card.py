@@ -1,7 +1,6 @@
 """The card of a run's best model, read off the run: for `push_to_hub` and weights that ship."""
 
 import json
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,11 +16,8 @@ from .given_model import find_run
 
 __all__ = ["command_of", "data_of", "run_card"]
 
-OF_THIS_MACHINE = ("run_dir", "resume", "logger", "trainer.progress")
+OF_THIS_MACHINE = ("run_dir", "resume", "logger", "trainer.progress", "trainer.max_time")
 """Keys of a command that decide none of a run's numbers."""
-
-PROGRAM = re.compile(r"(^|/)archzoo(-train)?$|/train/(commands/)?__main__\.py$")
-"""What the trainer is started by on a command line."""
 
 
 def run_card(run: str) -> WeightsCard:
@@ -71,9 +67,7 @@ def _arguments(path: Path) -> list[str] | None:
         program, *words = map(str, json.loads(path.read_bytes())["command"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RunError(f"{path} is damaged: {error}; name another run") from error
-    if not PROGRAM.search(program):
-        return None
-    return words[1:] if words[:1] == ["train"] else words
+    return words if program == "archzoo train" else None
 
 
 def data_of(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

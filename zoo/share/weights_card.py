@@ -10,7 +10,7 @@ from typing import Any
 from .atomic_write import replacing
 from .content_digest import sealed, unsealed
 
-__all__ = ["CARD", "WeightsCard", "read_card", "write_card"]
+__all__ = ["CARD", "WeightsCard", "read_card", "shown", "write_card"]
 
 CARD = "card.json"
 

@@ -29,8 +29,7 @@ def test_a_card_of_bytes_has_bits_and_one_of_a_table_its_name(text, rows):
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        (["/v/bin/archzoo", "train", "seed=3"], "archzoo train seed=3"),
-        (["/s/archzoo/train/__main__.py", "seed=3"], "archzoo train seed=3"),
+        (["archzoo train", "seed=3", "run_dir=/a"], "archzoo train seed=3"),
         (["/s/pytest/__main__.py", "tests"], ""),
     ],
 )
