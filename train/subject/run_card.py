@@ -19,6 +19,9 @@ __all__ = ["command_of", "data_of", "run_card"]
 OF_THIS_MACHINE = ("run_dir", "resume", "logger", "trainer.progress", "trainer.max_time")
 """Keys of a command that decide none of a run's numbers."""
 
+IMPLIED = ("trainer.epochs=null", "trainer.steps=null")
+"""What the command line adds where the other of the two is given."""
+
 
 def run_card(run: str) -> WeightsCard:
     """Read what is known of a run's best model: data, command, seed and figures.
@@ -90,7 +93,7 @@ def command_of(arguments: Sequence[str]) -> str:
     kept = []
     for word in arguments:
         key = word.partition("=")[0]
-        if key in OF_THIS_MACHINE or key.startswith("hydra."):
+        if word in IMPLIED or key in OF_THIS_MACHINE or key.startswith("hydra."):
             continue
         if key.removeprefix("data.") in WHERE - {"download"}:
             word = f"{key}=DIR"

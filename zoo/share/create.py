@@ -32,7 +32,7 @@ def create_model(name: str, *, pretrained: bool | str = False, **overrides: Any)
     scheme, _, place = name.partition(":")
     if place and pretrained:
         raise ValueError(f"{name} names its weights itself; leave pretrained={pretrained!r} out")
-    if scheme == PRETRAINED.removesuffix(":"):
+    if name.startswith(PRETRAINED):
         model, _, tag = place.partition("/")
         return load_pretrained(model, tag or True, **overrides)
     if scheme == "local-dir":
@@ -41,8 +41,8 @@ def create_model(name: str, *, pretrained: bool | str = False, **overrides: Any)
         return load_from_hub(place, **overrides)
     if place or "/" in name:
         raise ValueError(
-            f"{name!r} is no model name; write local-dir:{name} for a folder "
-            f"or hf-hub:{name} for the Hugging Face hub"
+            f"{name!r} is no model name; write local-dir:{name} for a folder, "
+            f"hf-hub:{name} for the Hugging Face hub, or pretrained:{name} for weights of ours"
         )
     if pretrained:
         return load_pretrained(name, pretrained, **overrides)

@@ -46,6 +46,7 @@ def test_a_command_tells_nothing_of_the_machine():
     words += [
         "logger=[csv]",
         "trainer.progress=false",
+        "trainer.steps=null",
         "hydra.run.dir=x",
         "lowrank.rank=2",
         "~recipe",
