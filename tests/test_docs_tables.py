@@ -7,6 +7,7 @@ import pytest
 from archzoo.zoo import residuals
 from archzoo.zoo.axes.lowrank import methods
 
+from . import weights_page
 from .reference import PAGE, ROOT, linked, page
 
 TABLES = {
@@ -29,6 +30,12 @@ def rows(path: Path, head: str) -> list[list[str]]:
 
 def test_the_page_of_names_is_what_the_registries_say():
     assert PAGE.read_text() == page(), "write it anew with python -m tests.reference"
+
+
+def test_the_page_of_weights_is_what_the_cards_say_and_was_found_again():
+    told = weights_page.PAGE.read_text()
+    assert told == weights_page.page(), "write it anew with python -m tests.weights_page"
+    assert "not measured" not in told, "measure with python benchmarks/pretrained.py --keep"
 
 
 @pytest.mark.parametrize("place", TABLES)

@@ -44,3 +44,11 @@ def test_every_config_file_is_shipped():
     shipped = {path for pattern in patterns for path in conf.glob(pattern)}
     data = {p for p in conf.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
     assert data and data <= shipped
+
+
+def test_all_pretrained_weights_are_shipped():
+    zoo = ROOT / "zoo"
+    patterns = [one for one in TABLE["package-data"]["archzoo.zoo"] if "pretrained" in one]
+    shipped = {path for pattern in patterns for path in zoo.glob(pattern)}
+    assert shipped == {path for path in (zoo / "pretrained").rglob("*") if path.is_file()}
+    assert shipped

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("layers", "zoo", "train", "conf")
-SHIPPED = (".py", ".yaml", ".typed", ".cpp", ".h")
+SHIPPED = (".py", ".yaml", ".typed", ".cpp", ".h", ".json", ".safetensors")
 
 
 def run(arguments, cwd, **environment):

@@ -15,6 +15,7 @@ from ..zoo.models import build_model, models
 from ..zoo.network import Network
 from ..zoo.recipe import first_difference
 from ..zoo.share.content_digest import content_digest
+from ..zoo.share.pretrained import PRETRAINED
 from ..zoo.share.save_load import build_empty
 from ..zoo.share.transfer_weights import take_weights
 from .errors import RunError
@@ -25,7 +26,7 @@ __all__ = ["build_from", "initial_place", "whole_place"]
 
 def whole_place(init: str) -> str:
     """Return the same place for a reader in any folder: a path from the root on."""
-    if init.startswith("hf-hub:") or init in models:
+    if init.startswith(("hf-hub:", PRETRAINED)) or init in models:
         return init
     return str(Path(init.removeprefix("local-dir:")).absolute())
 
@@ -43,7 +44,7 @@ def initial_place(init: str) -> ModelPlace:
     if not place.trained:
         raise RunError(
             f"init={init} is a registered name, which has no weights; name a run, the folder of a "
-            f"saved model, or hf-hub:OWNER/NAME"
+            f"saved model, hf-hub:OWNER/NAME or pretrained:NAME"
         )
     return place
 

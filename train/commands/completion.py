@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from ...zoo.models import models
+from ...zoo.share.pretrained import weights_cards
 from ..command_line.answer import Answer
 from ..command_line.known_commands import command, names, summary
 from ..config import RunConfig
 from ..override_errors import choices, groups
 from ..schemas import register_schemas
-from .list import KINDS
+from .list import KINDS, PRETRAINED_WEIGHTS
 
 __all__ = ["completion", "words_of"]
 
@@ -71,9 +72,9 @@ def words_of(name: str) -> list[str]:
         return [*_train_words(), "-m", "--json", "--help", "--cfg"]
     named = {
         "model": models.names(),
-        "name": [each for registry in KINDS.values() for each in registry.names()],
+        "name": [*weights_cards(), *(n for registry in KINDS.values() for n in registry.names())],
     }
-    words = [*KINDS] if name == "list" else []
+    words = [*KINDS, PRETRAINED_WEIGHTS] if name == "list" else []
     for parameter in inspect.signature(command(name)).parameters.values():
         values = _values(parameter.annotation)
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:

@@ -2,13 +2,15 @@
 
 Prints accuracy, top-5 accuracy, negative log-likelihood, calibration error and the accuracy of
 every class; for text bits per byte; for images, if asked, accuracy under corruptions. A run is
-measured on its own test fold unless other data are named:
+measured on its own test fold, and pretrained weights on that of their card, unless other data are
+named:
 
     archzoo eval runs/RUN
     archzoo eval runs/RUN split=validation --json
     archzoo eval runs/RUN corruptions=true severity=[1,3,5]
     archzoo eval my-model data=cifar10 data.root=DIR
     archzoo eval hf-hub:OWNER/NAME data=tabular data.table=wine
+    archzoo eval pretrained:vit_nano_block_attnres
 """
 
 import time
@@ -17,6 +19,7 @@ from typing import Any, Literal
 
 import torch
 
+from ...zoo.share.pretrained import PRETRAINED
 from ..command_line.answer import Answer
 from ..command_line.table import aligned
 from ..engine.process import choose_device
@@ -61,9 +64,10 @@ def eval_(
     """Measure a model on a fold of a data set.
 
     Args:
-        model: The folder of a run or of a saved model, hf-hub:OWNER/NAME, or a registered name,
-            whose weights are then untrained.
-        data: A data set by name, with its keys as data.KEY=value; null is that of the run.
+        model: The folder of a run or of a saved model, hf-hub:OWNER/NAME, pretrained:NAME or
+            pretrained:NAME/TAG, or a registered name, whose weights are then untrained.
+        data: A data set by name, with its keys as data.KEY=value; null is that of the run or of the
+            pretrained weights.
         split: The fold; that of training comes augmented.
         corruptions: Whether to measure images under corruptions too, or a list of which.
         severity: Of the corruptions, from 1 to 5.
@@ -133,7 +137,9 @@ def _corruptions(wanted: bool | list[str], severity: tuple[int, ...]) -> list[st
 
 
 def _reported(place: ModelPlace, subject: ModelOnData, split: str) -> float | None:
-    """The accuracy that the run itself reported of this fold."""
+    """The accuracy that the run itself, or the card of the weights, reported of this fold."""
+    if place.card is not None and subject.own and split == "test":
+        return place.card.metrics.get("accuracy")
     if place.run is None or not subject.own or split == "train":
         return None
     result = place.run.read_result(place.config)
@@ -143,7 +149,8 @@ def _reported(place: ModelPlace, subject: ModelOnData, split: str) -> float | No
 def _text(found: Mapping[str, Any]) -> str:
     """Write what was found for a reader."""
     told = found["reported"]
-    said = "" if told is None else f"; the run reported {100 * told:.2f} %"
+    who = "the card says" if found["from"].startswith(PRETRAINED) else "the run reported"
+    said = "" if told is None else f"; {who} {100 * told:.2f} %"
     untrained = "" if found["trained"] else "; its weights are untrained"
     lines = [
         f"{found['model']} on {found['data']}, {found['samples']:,} samples of the "

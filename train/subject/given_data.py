@@ -21,7 +21,15 @@ from ..measures.corruptions import corrupt
 from ..measures.pixels import FromPixels, pixel_batches
 from .given_model import ModelPlace
 
-__all__ = ["SPLITS", "ModelOnData", "check_fit", "conventions_of", "kind_of", "model_on_data"]
+__all__ = [
+    "SPLITS",
+    "WHERE",
+    "ModelOnData",
+    "check_fit",
+    "conventions_of",
+    "kind_of",
+    "model_on_data",
+]
 
 SPLITS = ("train", "validation", "test")
 

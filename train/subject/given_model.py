@@ -1,4 +1,4 @@
-"""A model by where it is: the folder of a run, a saved model, the hub, or a registered name."""
+"""A model by where it is: a run, a saved model, the hub, pretrained weights, or a name."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,10 @@ from ...zoo.models import build_model, models
 from ...zoo.network import Network
 from ...zoo.registry import nearest
 from ...zoo.share.create import create_model
+from ...zoo.share.pretrained import PRETRAINED, card_of
 from ...zoo.share.save_load import CONFIG, WEIGHTS
+from ...zoo.share.timm_weights import TIMM_TAG
+from ...zoo.share.weights_card import WeightsCard
 from ..check import data_facts
 from ..data import Splits
 from ..engine.saved.run_folder import RunFolder
@@ -33,8 +36,9 @@ class ModelPlace:
         address: What `create_model` takes.
         run: The folder of its run, if it is of one.
         config: The resolved config of that run.
-        data: Name of the data set of that run.
+        data: Name of the data set of that run, or of pretrained weights.
         data_options: Keywords of that data set.
+        card: Of pretrained weights.
     """
 
     text: str
@@ -43,6 +47,7 @@ class ModelPlace:
     config: Mapping[str, Any] = field(default_factory=dict)
     data: str | None = None
     data_options: Mapping[str, Any] = field(default_factory=dict)
+    card: WeightsCard | None = None
 
     @property
     def trained(self) -> bool:
@@ -83,7 +88,8 @@ def find_model(text: str, imports: Sequence[str] | None = None) -> ModelPlace:
 
     Args:
         text: The folder of a run that has ended; the folder of a saved model, or one of its two
-            files; `local-dir:FOLDER`; `hf-hub:OWNER/NAME`; or a registered name.
+            files; `local-dir:FOLDER`; `hf-hub:OWNER/NAME`; `pretrained:NAME/TAG`, or
+            `pretrained:NAME` for the first of its weights; or a registered name.
         imports: Modules with parts of the user's own; None is those that a run recorded.
 
     Raises:
@@ -92,6 +98,8 @@ def find_model(text: str, imports: Sequence[str] | None = None) -> ModelPlace:
     if text.startswith("hf-hub:"):
         import_parts(imports or ())
         return ModelPlace(text, text)
+    if text.startswith(PRETRAINED):
+        return _pretrained(text)
     path = Path(text.removeprefix("local-dir:"))
     if path.name in (CONFIG, WEIGHTS) and path.is_file():
         path = path.parent
@@ -109,6 +117,24 @@ def find_model(text: str, imports: Sequence[str] | None = None) -> ModelPlace:
         )
     how = f"; there is no such folder, and no model of that name{nearest(text, models.names())}"
     raise RunError(f"{text} is no model{how}")
+
+
+def _pretrained(text: str) -> ModelPlace:
+    """Find pretrained weights, and the data that their card is of.
+
+    Raises:
+        RunError: there are none of that name.
+    """
+    name, _, tag = text.removeprefix(PRETRAINED).partition("/")
+    if tag == TIMM_TAG:
+        return ModelPlace(text, text)
+    try:
+        card = card_of(name, tag or True)
+    except ValueError as error:
+        raise RunError(f"{text}: {error}") from error
+    options = dict(card.data)
+    data = options.pop("name", None)
+    return ModelPlace(text, f"{PRETRAINED}{card.name}", None, {}, data, options, card)
 
 
 def find_run(run: str, imports: Sequence[str] | None = None) -> ModelPlace:

@@ -23,12 +23,17 @@ from ..recipe import Recipe, first_difference
 from ..user_modules import missing_modules, modules_of
 from .atomic_write import replacing
 from .content_digest import DIGEST, content_digest
+from .model_card import README, hub_readme, plain_card
 from .transfer_weights import take_weights
+from .weights_card import WeightsCard
 
 __all__ = [
     "CONFIG",
+    "COPY",
+    "RESHAPING",
     "WEIGHTS",
     "build_empty",
+    "hub_folder",
     "load_from_hub",
     "load_model",
     "load_weights",
@@ -342,20 +347,36 @@ def load_from_hub(repository: str, **overrides: Any) -> Any:
         repository: `OWNER/NAME`, or `OWNER/NAME@REVISION`.
         overrides: As in `load_model`.
     """
+    return load_model(hub_folder(repository), **overrides)
+
+
+def hub_folder(repository: str) -> Path:
+    """Download what `save_model` wrote from a hub repository, and return the folder.
+
+    Args:
+        repository: `OWNER/NAME`, or `OWNER/NAME@REVISION`.
+
+    Raises:
+        OSError: the hub cannot be reached.
+    """
     from huggingface_hub import snapshot_download
 
     name, _, revision = repository.partition("@")
-    folder = snapshot_download(name, revision=revision or None, allow_patterns=[CONFIG, WEIGHTS])
-    return load_model(folder, **overrides)
+    revised = revision or None
+    return Path(snapshot_download(name, revision=revised, allow_patterns=[CONFIG, WEIGHTS]))
 
 
-def push_to_hub(model: nn.Module, repository: str, *, private: bool = False) -> str:
-    """Upload a model to the Hugging Face hub and return the commit's address.
+def push_to_hub(
+    model: nn.Module, repository: str, *, private: bool = False, card: WeightsCard | None = None
+) -> str:
+    """Upload a model with a model card to the Hugging Face hub; return the commit's address.
 
     Args:
         model: As in `save_model`.
         repository: `OWNER/NAME`; made where it is missing.
         private: Whether a new repository is private.
+        card: Facts of its training, as `archzoo.train.subject.run_card` reads them off a run; None
+            writes what the model says of itself, and leaves a README.md that is there as it is.
 
     Raises:
         ValueError: as `save_model`; nothing is made on the hub then.
@@ -367,6 +388,9 @@ def push_to_hub(model: nn.Module, repository: str, *, private: bool = False) -> 
     api = HfApi()
     with tempfile.TemporaryDirectory() as folder:
         save_model(model, folder)  # first, so that a refusal leaves no empty repository behind
+        text = hub_readme(card or plain_card(model), repository)
         api.create_repo(repository, private=private, exist_ok=True)
+        if card is not None or not api.file_exists(repository, README):
+            Path(folder, README).write_text(text)
         commit = api.upload_folder(repo_id=repository, folder_path=folder)
     return str(commit)

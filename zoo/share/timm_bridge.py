@@ -1,7 +1,8 @@
 """Make every model of the zoo available to timm's `create_model` and to its scripts.
 
 What timm passes to a builder is honoured or refused in one line: `features_only`, `pretrained_cfg`
-and `pretrained_cfg_overlay`, `pretrained=True` where these say from where, and every keyword.
+and `pretrained_cfg_overlay`, `pretrained=True` with the weights that these say or else our own
+(`pretrained`), whose tag may follow the name as in `vit_nano.digits`, and every keyword.
 """
 
 import sys
@@ -14,6 +15,7 @@ from torch import nn
 
 from ..image_network import ImageNetwork
 from ..models import build_model, list_models, model_info, models
+from .pretrained import card_of, load_pretrained
 from .timm_facts import SOURCES, facts_given, own_facts, share_facts
 
 __all__ = ["register_with_timm"]
@@ -66,13 +68,10 @@ def _adapter(name: str) -> Callable[..., Any]:
         features_only: bool = False,
         **keywords: Any,
     ) -> nn.Module:
-        given = facts_given(name, pretrained_cfg, pretrained_cfg_overlay)
+        tag = pretrained_cfg if isinstance(pretrained_cfg, str) else None
+        given = facts_given(name, None if tag else pretrained_cfg, pretrained_cfg_overlay)
         source = any(given.facts.get(key) is not None for key in SOURCES)
-        if pretrained and not source:
-            raise ValueError(
-                f"{name} has no pretrained weights; use pretrained=False, or say where they are, "
-                f"such as pretrained_cfg_overlay={{'file': 'weights.safetensors'}}"
-            )
+        ours = None if source or not (pretrained or tag) else _our_tag(name, tag)
         chosen: dict[str, Any] = {}
         if features_only:
             chosen = {key: keywords.pop(key, None) for key in ("out_indices", "feature_cls")}
@@ -84,9 +83,12 @@ def _adapter(name: str) -> Callable[..., Any]:
             if key not in known and (key in TIMM_ONLY or empty):
                 continue
             options[key] = value
-        model = build_model(name, **options)
+        if ours is not None and pretrained:
+            model = load_pretrained(name, ours, **options)
+        else:
+            model = build_model(name, **options)
         share_facts(model, name, given.facts)
-        if pretrained:
+        if pretrained and ours is None:
             _load(model, name, given.facts, keywords.get("cache_dir"))
         return _features(model, name, chosen) if features_only else model
 
@@ -94,6 +96,21 @@ def _adapter(name: str) -> Callable[..., Any]:
     build.__module__ = MODULE
     build.__doc__ = models[name].summary
     return build
+
+
+def _our_tag(name: str, tag: str | None) -> str:
+    """Return the tag of the weights that are meant.
+
+    Raises:
+        ValueError: there are none, or none of that tag.
+    """
+    try:
+        return card_of(name, tag or True).tag
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; or say where they are, such as "
+            f"pretrained_cfg_overlay={{'file': 'weights.safetensors'}}"
+        ) from error
 
 
 def _load(model: Any, name: str, facts: dict[str, Any], cache_dir: Any) -> None:

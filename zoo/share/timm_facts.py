@@ -38,16 +38,14 @@ def facts_given(name: str, cfg: Any, overlay: Mapping[str, Any] | None) -> Facts
 
     Args:
         name: Of the model.
-        cfg: timm's `PretrainedCfg`, a mapping, a tag or None.
+        cfg: timm's `PretrainedCfg`, a mapping or None.
         overlay: What replaces entries of it.
 
     Raises:
-        ValueError: a tag, an entry that timm does not know, or one that contradicts the model.
+        ValueError: an entry that timm does not know, or one that contradicts the model.
     """
     from timm.models import PretrainedCfg
 
-    if isinstance(cfg, str):
-        raise ValueError(f"{name} has no pretrained weights, so none with the tag {cfg!r}")
     blank = {one.name: one.default for one in dataclasses.fields(PretrainedCfg)}
     if isinstance(cfg, PretrainedCfg):
         said = {key: value for key, value in vars(cfg).items() if value != blank[key]}

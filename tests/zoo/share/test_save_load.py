@@ -276,12 +276,15 @@ def test_a_hub_model_is_downloaded_and_rebuilt(saved, monkeypatch, place, revisi
     assert asked == [("someone/thing", {"revision": revision, "allow_patterns": FILES})]
 
 
-def test_pushing_uploads_the_two_files(monkeypatch):
+def test_pushing_uploads_the_two_files_and_a_card(monkeypatch):
     model, calls = trained(build("mlp_nano", depth=3)), []
 
     class Api:
         def create_repo(self, repo_id, **options):
             calls.append(("create", repo_id, options))
+
+        def file_exists(self, repo_id, name):
+            return False
 
         def upload_folder(self, *, repo_id, folder_path):
             files = sorted(path.name for path in Path(folder_path).iterdir())
@@ -293,7 +296,7 @@ def test_pushing_uploads_the_two_files(monkeypatch):
     assert push_to_hub(model, "someone/thing", private=True) == "commit address"
     assert calls == [
         ("create", "someone/thing", {"private": True, "exist_ok": True}),
-        ("upload", "someone/thing", FILES),
+        ("upload", "someone/thing", ["README.md", *FILES]),
     ]
 
 
