@@ -13,10 +13,12 @@ from archzoo.train.override_errors import explain_overrides
 from hydra import compose, initialize_config_module
 
 from ..reference import ROOT
+from ..tiers import tiered
 from ..train.small_runs import store_schemas
 from .code_blocks import PAGES, blocks, unresolved
 
-WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
+NAMED = {page.name: page for page in PAGES}
+WITH_PYTHON = {name: page for name, page in NAMED.items() if blocks(page, "python")}
 WITH_SHELL = [page for page in PAGES if blocks(page, "sh")]
 NOT_RUN = [block for page in PAGES for block in blocks(page, "python") if block.reason]
 # Programs that are not ours; what is given to them is not read.
@@ -28,13 +30,14 @@ def name(page: Path) -> str:
     return page.name
 
 
+# The exports of docs/export.md take as long as all other pages together.
 @pytest.mark.long
-@pytest.mark.parametrize("page", WITH_PYTHON, ids=name)
+@pytest.mark.parametrize("page", tiered(WITH_PYTHON, lambda page: page != "export.md"))
 def test_every_python_block_of_a_page_runs_after_those_before_it(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     namespace: dict[str, object] = {"__name__": "__page__"}
-    for block in blocks(page, "python"):
+    for block in blocks(NAMED[page], "python"):
         if block.reason is None:
             # Lines are those of the page, so that a traceback leads to it.
             exec(compile("\n" * (block.line - 1) + block.text, block.place, "exec"), namespace)

@@ -49,7 +49,7 @@ def onnx_runner(path: Path, threads: int | None = None) -> Runner:
         ValueError: an operator that ONNX Runtime does not have, or not for such types.
     """
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as raised
+    from onnxruntime.capi import onnxruntime_pybind11_state as raised  # pyright: ignore
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
