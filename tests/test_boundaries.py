@@ -20,11 +20,7 @@ ALLOWED = {
 OUTSIDE = {
     # The last two on CUDA only, where they are installed.
     "layers": {"torch", "einops", "geoopt", "fla", "triton"},
-    # The last runs what was exported, where the extra `export` is installed.
-    "zoo": {
-        *("torch", "einops", "timm", "safetensors", "huggingface_hub", "matplotlib"),
-        "onnxruntime",
-    },
+    "zoo": {"torch", "einops", "timm", "safetensors", "huggingface_hub", "matplotlib"},
     "train": None,
     "conf": set(),
 }

@@ -1,6 +1,7 @@
 """What is exported computes what the model does, and needs nothing of this library."""
 
 import importlib
+import importlib.util
 import itertools
 import json
 import subprocess
@@ -23,6 +24,9 @@ from ..small_models import KINDS, NANO, build, example, settled, trained
 
 pytestmark = [pytest.mark.compiles, pytest.mark.long]
 
+needs_onnx = pytest.mark.skipif(
+    importlib.util.find_spec("onnxruntime") is None, reason="the extra export is not installed"
+)
 TOKENS = {0: "batch", 1: "tokens"}
 CONSTRUCTED = ("ldlt_mlp_nano", "sandwich_mlp_nano", "aol_mlp_nano")
 
@@ -41,6 +45,7 @@ def written(model: nn.Module, x: torch.Tensor, folder: Path, **how):
     return found
 
 
+@needs_onnx
 @pytest.mark.parametrize("name", tiered(KINDS, ["ldlt_mlp_nano"]))
 def test_every_kind_of_model_is_written_in_both_formats_and_computes_the_same(name, tmp_path):
     found = written(model_of(name), example(name, 4), tmp_path)
@@ -52,6 +57,7 @@ def test_every_kind_of_model_is_written_in_both_formats_and_computes_the_same(na
     assert {path.name for path in tmp_path.iterdir()} >= {"model.pt2", "model.onnx", "export.json"}
 
 
+@needs_onnx
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "residual"), [*itertools.product(NANO, residuals.names())])
 def test_every_residual_of_every_backbone_is_written(name, residual, tmp_path):
@@ -62,6 +68,7 @@ def test_every_residual_of_every_backbone_is_written(name, residual, tmp_path):
     written(model, example(name, 4), tmp_path, decoder=False)
 
 
+@needs_onnx
 @pytest.mark.slow
 @pytest.mark.parametrize("method", methods.names())
 @pytest.mark.parametrize("name", ["resnet_nano", "vit_nano", "ldlt_mlp_nano"])
@@ -116,6 +123,7 @@ def test_a_sample_of_one_leaves_the_batch_open():
         assert_close_in_scale(program(x), model(x), 1e-5)
 
 
+@needs_onnx
 @pytest.mark.parametrize("name", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_missing_package_is_named_with_what_installs_it(name, monkeypatch, tmp_path):
     find = onnx_file.importlib.util.find_spec
@@ -142,6 +150,7 @@ CACHED = [
 ]
 
 
+@needs_onnx
 @pytest.mark.parametrize("runtime", tiered(["pt2", "onnx"], ["pt2"]))
 @pytest.mark.parametrize("window", tiered([None, 3], [None]))
 @pytest.mark.parametrize("residual", tiered(CACHED, ["block_attnres"]))
@@ -161,6 +170,7 @@ def test_a_decoder_fed_piece_by_piece_says_what_the_model_says_of_the_whole(
 # Without this library.
 
 
+@needs_onnx
 @pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.parametrize("runtime", ["pt2", "onnx"])
@@ -181,6 +191,7 @@ def test_a_file_runs_in_a_process_that_has_no_archzoo(runtime, tmp_path):
     assert max(found["batches"].values()) <= 1e-4
 
 
+@needs_onnx
 def test_a_file_says_nothing_of_this_machine(tmp_path):
     model, x = model_of("mlp_nano"), example("mlp_nano")
     path = export_onnx(model, x, tmp_path / "model.onnx")

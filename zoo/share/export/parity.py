@@ -1,5 +1,6 @@
 """An exported model beside the one it was made of: differences of outputs, and times."""
 
+import importlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -48,9 +49,8 @@ def onnx_runner(path: Path, threads: int | None = None) -> Runner:
     Raises:
         ValueError: an operator that ONNX Runtime does not have, or not for such types.
     """
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as raised  # pyright: ignore
-
+    onnxruntime: Any = importlib.import_module("onnxruntime")
+    raised: Any = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
     options.log_severity_level = 3
