@@ -11,7 +11,7 @@ from ..registry import Entry, type_name
 
 __all__ = ["INDICES", "Size", "describe", "example_shape", "facts_of", "measure", "residual_of"]
 
-INDICES = ("tokens", "nodes")
+INDICES = ("tokens", "nodes", "graph")
 """Kinds of models that look their inputs up."""
 
 
@@ -28,12 +28,14 @@ class Size:
 
 
 def example_shape(entry: Entry) -> tuple[int, ...]:
-    """The shape of one sample at the model's default keywords: (C, H, W), (F,), (T,) or (2,)."""
+    """The shape of one sample at the model's default keywords: (C, H, W), (F,), (T,), (2,) or ()."""
     default = {name: option.default for name, option in entry.options.items()}
     if entry.kind == "image":
         return (default["in_chans"], *image_sides(default["img_size"]))
     if entry.kind == "nodes":
         return (2,)  # a node and one candidate
+    if entry.kind == "graph":
+        return ()  # the number of a node
     return (default["in_features"] if entry.kind == "features" else default["context_length"],)
 
 
@@ -88,7 +90,7 @@ def describe(name: str) -> str:
     facts, entry = facts_of(name), model_info(name)
     shown = {
         "source": facts["source"],
-        "reads": f"{facts['reads']} {'×'.join(map(str, facts['shape']))}",
+        "reads": f"{facts['reads']} {'×'.join(map(str, facts['shape']))}".rstrip(),
         "parameters": f"{facts['parameters']:,}",
         "MACs": f"{facts['MACs']:,} for one sample (matrix products and convolutions)",
         **{key: facts[key] for key in ("residual", "geometry", "weights")},
