@@ -37,8 +37,8 @@ def neighbours_of(edges: Tensor, num_nodes: int, normalise: Normalise) -> Neighb
     """Tabulate Â.
 
     Args:
-        edges: Undirected, each once, int64 (E, 2). An edge of a node to itself counts as none: every
-            node has one self-loop.
+        edges: Undirected, each once, int64 (E, 2). An edge of a node to itself counts as none:
+            every node has one self-loop.
         num_nodes: N.
         normalise: Which Â.
 

@@ -26,7 +26,7 @@ class Reconstruction(Callback):
     """
 
     def start(self, run: TrainingRun) -> None:
-        """Refuse a model without distances of nodes, or data without relations, before anything is trained."""
+        """Refuse, before training, a model without distances or data without relations."""
         relations = isinstance(run.splits.validation, RelationFold)
         if not relations or not hasattr(run.model, "distances"):
             raise RunError(

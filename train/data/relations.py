@@ -159,7 +159,8 @@ def hold_out(
         draw: Another number deals the relations otherwise, at least 0.
 
     Raises:
-        ValueError: a share outside (0, 1), a draw below 0, or a share that leaves some node without a relation.
+        ValueError: a share outside (0, 1), a draw below 0, or a share that leaves some node
+            without a relation.
     """
     if not 0.0 < share < 1.0:
         raise ValueError(f"held_out must lie in [0, 1), got {share}")

@@ -1,7 +1,7 @@
 """How well links are told from pairs that are none, and how well nodes are classified.
 
     auc                  probability that a true pair scores above a false one, ties counting half
-    average_precision    Σ_n (r_n − r_{n−1}) p_n over falling thresholds, for precision p and recall r
+    average_precision    Σ_n (r_n − r_{n−1}) p_n over falling thresholds; precision p, recall r
     f1                   2 p r / (p + r) of the second of two classes
     macro_f1             mean of that over the classes, of more than two
 

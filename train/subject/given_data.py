@@ -242,8 +242,9 @@ def _check_graph(model: nn.Module, splits: Splits) -> None:
         return
     if not torch.equal(own.cpu(), splits.graph.edges):
         raise ValueError(
-            "the model holds another graph than the data give to train on, so it may know the links "
-            "that it is asked for; give the data and the split of its run, or say other_data=true"
+            "the model holds another graph than the data give to train on, so it may know the "
+            "links that it is asked for; give the data and the split of its run, or say "
+            "other_data=true"
         )
 
 

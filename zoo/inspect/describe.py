@@ -28,7 +28,7 @@ class Size:
 
 
 def example_shape(entry: Entry) -> tuple[int, ...]:
-    """The shape of one sample at the model's default keywords: (C, H, W), (F,), (T,), (2,) or ()."""
+    """The shape of one sample at the model's default keywords; () is the number of a node."""
     default = {name: option.default for name, option in entry.options.items()}
     if entry.kind == "image":
         return (default["in_chans"], *image_sides(default["img_size"]))

@@ -118,7 +118,7 @@ def test_a_certificate_is_none_with_its_reason(num_classes):
 @pytest.mark.parametrize(
     ("options", "x", "message"),
     [
-        ({"num_classes": None}, PAIRS[:, 0], r"reads a node and its candidates .* got shape \(2,\)"),
+        ({"num_classes": None}, PAIRS[:, 0], r"a node and its candidates .* got shape \(2,\)"),
         ({"num_classes": None}, PAIRS[:, :1], r"reads a node and its candidates .*\(2, 1\)"),
         ({"num_classes": 2}, PAIRS, r"reads nodes \(B,\), got shape \(2, 3\)"),
     ],

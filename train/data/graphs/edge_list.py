@@ -4,8 +4,8 @@ An edge list holds two node numbers a line, apart by blanks, a tab or a comma, p
 Nodes are numbered from 0. Lines that begin with # or % are comments; one that says `# 34 nodes`
 tells how many nodes there are. A file NAME.tsv.gz may have beside it NAME.labels.txt, a label a
 line, and NAME.features.tsv, a row of numbers a line, both in the order of the nodes. In a folder of
-its own a graph is edges.tsv, labels.txt and features.tsv. Each may end in .tsv, .csv or .txt, and in
-.gz after that.
+its own a graph is edges.tsv, labels.txt and features.tsv. Each may end in .tsv, .csv or .txt, and
+in .gz after that.
 """
 
 # Shape letters: N nodes, E edges, F features.

@@ -78,8 +78,8 @@ def node_splits(
     """
     if len(labels) < FEWEST or len(classes) < 2:
         raise ValueError(
-            f"the graph has {len(labels)} nodes and {len(classes)} classes; at least {FEWEST} nodes "
-            f"and 2 classes are needed"
+            f"the graph has {len(labels)} nodes and {len(classes)} classes; at least {FEWEST} "
+            f"nodes and 2 classes are needed"
         )
     rest, test = held_out(labels, split)
     train, validation = split_off(labels[rest], max(1, len(rest) // 8))

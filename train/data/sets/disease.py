@@ -75,7 +75,8 @@ def ill_nodes(parents: Tensor, features: Tensor, rate: float, signal: float, see
     logit = math.log(rate / (1 - rate)) + signal * features.double().sum(1) / (
         features.shape[1] ** 0.5
     )
-    caught = (_uniform(seed, torch.arange(len(features)), 1, ILLNESS)[:, 0] < logit.sigmoid()).tolist()
+    chance = _uniform(seed, torch.arange(len(features)), 1, ILLNESS)[:, 0]
+    caught = (chance < logit.sigmoid()).tolist()
     ill = [True]
     for node, parent in enumerate(parents.tolist(), 1):
         ill.append(parent == 0 or (ill[parent] and caught[node]))
@@ -136,9 +137,8 @@ def disease(
         ValueError: a number out of range.
     """
     edges, x, ill, about = _outbreak(branching, depth, rate, features, signal, seed)
-    return node_splits(
-        ill.long(), ("healthy", "ill"), Graph(edges, len(x), x), split=split, passes=passes, about=about
-    )
+    classes, known = ("healthy", "ill"), Graph(edges, len(x), x)
+    return node_splits(ill.long(), classes, known, split=split, passes=passes, about=about)
 
 
 @data_sets.register(kind="nodes", source=SOURCE)
