@@ -29,7 +29,7 @@ READS = {
     "nodes": ("nodes",),
     "graph": ("graph", "nodes"),
 }
-"""What each kind of model can read: a table model flattens an image, one of a graph has two tasks."""
+"""What each kind of model can read; a table model flattens an image, a graph has two tasks."""
 
 
 def check_run(config: RunConfig) -> None:
