@@ -88,7 +88,8 @@ class GCN(Network):
             if choice not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {choice!r}")
         super().__init__(num_nodes=num_nodes)
-        self.num_nodes, self.num_features, self.normalise = num_nodes, width, normalise
+        self.num_nodes, self.num_features = num_nodes, width
+        self.normalise: Normalise = normalise
         # Loops at node 0 stand for edges that are not known yet, and count as none.
         self.register_buffer("edges", torch.zeros(num_edges, 2, dtype=torch.int64))
         known = torch.zeros(num_nodes, in_features) if in_features else None
