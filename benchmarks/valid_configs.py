@@ -65,7 +65,14 @@ def _data(draw: random.Random, kind: str, files: Path) -> tuple[list[str], int, 
         path = draw.choice([f"data.path={files}/text.txt", f"data.path={files}/texts"])
         length = draw.choice([4, 8, 16])
         return ["data=bytes", path, f"data.context_length={length}"], 0, draw.choice([1, 4, 8])
-    if kind == "nodes":
+    if kind == "graph" and draw.random() < 0.5:
+        name = draw.choice(["karate", "disease"])
+        options = ["data.depth=3"] if name == "disease" else ["data.passes=3"]
+        return [f"data={name}", *options, f"data.split={draw.randrange(5)}"], 0, 8
+    if kind == "graph" and draw.random() < 0.5:
+        name = draw.choice(["karate_links", "disease_links"])
+        return [f"data={name}", f"data.negatives={draw.choice([1, 5])}"], 0, 8
+    if kind in ("nodes", "graph"):
         name = draw.choice(["tree", "random_tree", "wordnet"])
         sizes = {
             "tree": [f"data.branching={draw.choice([2, 3])}", f"data.depth={draw.choice([3, 4])}"],

@@ -52,13 +52,15 @@ def assemble(config: RunConfig, folder: RunFolder, world: World) -> Trainer:
 def _make_trainer(
     config: RunConfig, splits: Splits, folder: RunFolder, world: World, place: ModelPlace | None
 ) -> Trainer:
-    options = model_options(config, splits.shape, splits.num_classes)
+    options = model_options(config, splits.shape, splits.num_classes, splits.graph)
     if place is None:
         model = build_model(config.model["name"], **options)
     else:
         classes = splits.about.get("classes")
         model, facts = _from_weights(place, config.model["name"], options, classes, world)
         folder.write_text("init.json", sealed(facts))
+    if splits.graph is not None:
+        model.follow_graph(splits.graph.edges, splits.graph.features)
     model = model.to(world.device)
     model.follow_data(**splits.conventions())
     if world.device.type == "cpu" and len(splits.shape) == 3:

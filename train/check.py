@@ -14,7 +14,7 @@ from ..zoo.network import image_sides
 from ..zoo.registry import Entry, Registry, listed
 from .callbacks import callbacks
 from .config import FACTS, RunConfig, TrainerConfig, options_of
-from .data import data_sets
+from .data import Graph, data_sets
 from .engine.loggers import loggers
 from .engine.optim import check_optimizer, make_optimizer
 from .engine.schedule import SCHEDULES
@@ -27,8 +27,9 @@ READS = {
     "features": ("features", "image"),
     "tokens": ("tokens",),
     "nodes": ("nodes",),
+    "graph": ("graph", "nodes"),
 }
-"""What each kind of model can read; a table model flattens an image."""
+"""What each kind of model can read; a table model flattens an image, a graph has two tasks."""
 
 
 def check_run(config: RunConfig) -> None:
@@ -71,13 +72,16 @@ def check_run(config: RunConfig) -> None:
         raise RunError(str(error)) from error
 
 
-def model_options(config: RunConfig, shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
+def model_options(
+    config: RunConfig, shape: tuple[int, ...], num_classes: int, graph: Graph | None = None
+) -> dict[str, Any]:
     """Fill in what the data decides and refuse what contradicts it.
 
     Args:
         config: The run.
-        shape: Of one sample: (C, H, W), (F,), (T,) or (1 + candidates,).
+        shape: Of one sample: (C, H, W), (F,), (T,), (1 + candidates,) or ().
         num_classes: Of the data; the vocabulary for tokens, the number of nodes.
+        graph: That the samples are nodes of, where it is known.
 
     Returns:
         Keywords for `build_model`.
@@ -87,17 +91,18 @@ def model_options(config: RunConfig, shape: tuple[int, ...], num_classes: int) -
     """
     entry = models[config.model["name"]]
     kind = data_sets[config.data["name"]].kind
-    facts = data_facts(kind, shape, num_classes)
+    facts = data_facts(kind, shape, num_classes, graph)
     options = {}
     for name, value in options_of(config.model).items():
         if not _unset(name, value):
             options[name] = value
             # A text shorter than the model's context is the one difference that means no mistake.
             known = facts.get(name)
-            mismatch = known is not None and not _agree(name, value, known)
+            mismatch = name in facts and not _agree(name, value, known)
             if mismatch and not (name == "context_length" and value > known):
+                has = "none" if known is None else known
                 raise ValueError(
-                    f"model.{name}={value}, but data {config.data['name']} has {known}; "
+                    f"model.{name}={value}, but data {config.data['name']} has {has}; "
                     f"leave model.{name} out to follow the data"
                 )
         elif name in facts:
@@ -116,6 +121,7 @@ def _trial_options(config: RunConfig, data: Entry) -> dict[str, Any]:
         "features": (8,),
         "tokens": (known.get("context_length") or 64,),
         "nodes": (1 + (known.get("negatives") or 1),),
+        "graph": (),
     }[data.kind]
     given = {k: v for k, v in options_of(config.model).items() if not _unset(k, v)}
     facts = data_facts(data.kind, shape, 256)
@@ -135,18 +141,24 @@ def _check_numbers(config: Mapping[str, Any], prefix: str = "") -> None:
             raise ValueError(f"{prefix}seed must lie in [0, 2**32), got {value}")
 
 
-def data_facts(kind: str, shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
+def data_facts(
+    kind: str, shape: tuple[int, ...], num_classes: int, graph: Graph | None = None
+) -> dict[str, Any]:
     """Return what data decides of a model, by the keywords of builders.
 
     Args:
         kind: Of the data.
         shape: Of one sample.
         num_classes: Of the data; the vocabulary for tokens, the number of nodes.
+        graph: That the samples are nodes of, where it is known.
     """
     if kind == "tokens":
         return {"vocab_size": num_classes, "context_length": shape[0]}
     if kind == "nodes":
-        return {"num_nodes": num_classes}
+        # Candidates are no classes: a model that can tell classes apart predicts links instead.
+        return {"num_nodes": num_classes, "num_classes": None, **_sizes(graph)}
+    if kind == "graph":
+        return {"num_classes": num_classes, **_sizes(graph)}
     facts = {"num_classes": num_classes, "in_features": 1}
     for size in shape:
         facts["in_features"] *= size
@@ -154,6 +166,10 @@ def data_facts(kind: str, shape: tuple[int, ...], num_classes: int) -> dict[str,
         channels, height, width = shape
         facts |= {"in_chans": channels, "img_size": height if height == width else (height, width)}
     return facts
+
+
+def _sizes(graph: Graph | None) -> dict[str, int]:
+    return {} if graph is None else graph.sizes()
 
 
 def _agree(name: str, value: Any, known: Any) -> bool:
@@ -215,7 +231,7 @@ def _check_trainer(config: TrainerConfig, kind: str) -> None:
         )
     if config.cutmix and kind != "image":
         raise ValueError(f"trainer.cutmix cuts images, but the data gives {kind}; set it to 0")
-    if config.mixup and kind in ("tokens", "nodes"):
+    if config.mixup and kind in ("tokens", "nodes", "graph"):
         raise ValueError(f"trainer.mixup cannot mix {kind}; set it to 0")
 
 

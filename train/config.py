@@ -24,7 +24,7 @@ __all__ = [
 
 FACTS = (
     *("num_classes", "in_chans", "img_size", "in_features", "vocab_size", "context_length"),
-    "num_nodes",
+    *("num_nodes", "num_edges"),
 )
 """Keywords of a model that follow from the data where the user does not set them."""
 

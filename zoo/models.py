@@ -43,7 +43,8 @@ def register_model(
 
     Args:
         source: Where it comes from, such as `arXiv:2603.15031`, `Nesterov (1983)` or an address.
-        kind: What the model reads: `image`, `features`, `tokens` or `nodes`.
+        kind: What the model reads: `image`, `features`, `tokens`, `nodes` or `graph`; a model of
+            a `graph` reads `nodes` too.
         geometry: The space its features live in.
         weights: What its weight matrices are made of.
         extends: The class or builder that receives the builder's `**options`.

@@ -81,6 +81,22 @@ class Network(nn.Module):
         self.default_cfg |= conventions
 
     @property
+    def logits_are_odds(self) -> bool:
+        """Whether each logit of a sample is the log-odds of that one candidate.
+
+        The loss is then binary for each candidate; else the logits are of one choice among all.
+        """
+        return False
+
+    def follow_graph(self, edges: Tensor, features: Tensor | None = None) -> None:
+        """Take over the graph whose nodes the samples are; a model that looks at none has no use.
+
+        Args:
+            edges: Of the training fold, undirected, each once, int64 (E, 2).
+            features: Of the nodes, (N, F).
+        """
+
+    @property
     def pretrained_cfg(self) -> dict[str, Any]:
         """The same facts under timm's other name."""
         return self.default_cfg

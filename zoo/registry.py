@@ -45,7 +45,7 @@ class Entry:
         build: The builder.
         source: Where the thing comes from, in words: `arXiv:2603.15031`, `Nesterov (1983)`, the
             address of a page, a licence.
-        kind: What goes in or comes out: `image`, `features`, `tokens` or `nodes`.
+        kind: What goes in or comes out: `image`, `features`, `tokens`, `nodes` or `graph`.
         options: The builder's keywords, in order.
         about: Further facts given at registration.
     """

@@ -52,10 +52,18 @@ ADDITIVE = [name for name in NANO if model_info(name).options["residual"].defaul
 
 
 def build(name: str, seed: int = 0, **options: Any) -> Any:
-    """Return a model whose parameters follow from the seed."""
+    """Return a model whose parameters follow from the seed, and whose graph is a ring."""
+    entry = model_info(name)
+    if entry.kind == "graph":
+        nodes = options.get("num_nodes", entry.options["num_nodes"].default)
+        options = {"num_edges": nodes, **options}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return create_model(name, **options)
+        model = create_model(name, **options)
+    if entry.kind == "graph":
+        around = torch.arange(model.num_nodes)
+        model.follow_graph(torch.stack([around, (around + 1) % model.num_nodes], 1))
+    return model
 
 
 def example_shape(name: str, **options: Any) -> tuple[int, ...]:
@@ -66,6 +74,8 @@ def example_shape(name: str, **options: Any) -> tuple[int, ...]:
         return (value["in_chans"], *image_sides(value["img_size"]))
     if entry.kind == "nodes":
         return (1 + CANDIDATES,)
+    if entry.kind == "graph":
+        return ()
     return (value["in_features"] if entry.kind == "features" else TOKENS,)
 
 
@@ -81,7 +91,8 @@ def example(
     """Return inputs for a model built with these options: ids, or standard normals."""
     g = torch.Generator().manual_seed(seed)
     shape = (batch, *example_shape(name, **options))
-    count = {"tokens": "vocab_size", "nodes": "num_nodes"}.get(model_info(name).kind)
+    counts = {"tokens": "vocab_size", "nodes": "num_nodes", "graph": "num_nodes"}
+    count = counts.get(model_info(name).kind)
     if count is not None:
         ids = options.get(count, model_info(name).options[count].default)
         return torch.randint(ids, shape, generator=g).to(device)

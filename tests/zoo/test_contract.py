@@ -62,7 +62,7 @@ def gradients(model, x):
 
 
 def test_there_are_models_of_every_size_and_kind():
-    assert {model_info(name).kind for name in NANO} == {"image", "features", "tokens"}
+    assert {model_info(name).kind for name in NANO} == {"image", "features", "tokens", "graph"}
     assert set(NANO) < set(SMALL) < set(ALL)
 
 
@@ -139,6 +139,8 @@ def test_the_default_configuration_tells_the_truth(name):
         assert isinstance(first, nn.Conv2d | PoincareConv2d | AOLConv2d)
         assert first.in_channels == cfg["input_size"][0]
         assert len(cfg["mean"]) == len(cfg["std"]) == cfg["input_size"][0]
+    elif model_info(name).kind == "graph":
+        assert "input_size" not in cfg
     else:
         assert len(cfg["input_size"]) == 1
 

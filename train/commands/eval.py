@@ -1,9 +1,9 @@
 """Measure a model on any data set: accuracy, likelihood, calibration, class by class, corrupted.
 
 Prints accuracy, top-5 accuracy, negative log-likelihood, calibration error and the accuracy of
-every class; for text bits per byte; for images, if asked, accuracy under corruptions. A run is
-measured on its own test fold, and pretrained weights on that of their card, unless other data are
-named:
+every class; for text bits per byte; for links and nodes of a graph AUC, average precision and F1;
+for images, if asked, accuracy under corruptions. A run is measured on its own test fold, and
+pretrained weights on that of their card, unless other data are named:
 
     archzoo eval runs/RUN
     archzoo eval runs/RUN split=validation --json
@@ -40,6 +40,10 @@ NAMES = {
     "bits_per_token": "bits per token",
     "ece": "calibration error (15 bins), %",
     "brier": "Brier score",
+    "auc": "AUC",
+    "average_precision": "average precision",
+    "f1": "F1 of the second class",
+    "macro_f1": "F1, mean of the classes",
 }
 MOST_COLUMNS = 20  # of a confusion matrix that is printed
 

@@ -125,7 +125,7 @@ def _model(entry: Entry, counts: bool) -> dict[str, Any]:
         size = measure(entry.name)
         told |= {"parameters": size.parameters, "MACs": size.macs}
     shape = "×".join(map(str, example_shape(entry)))
-    told |= {"input": f"{entry.kind} {shape}", "residual": residual_of(entry)}
+    told |= {"input": f"{entry.kind} {shape}".rstrip(), "residual": residual_of(entry)}
     return told | {"geometry": entry.about["geometry"], "source": entry.source}
 
 

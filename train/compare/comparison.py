@@ -93,7 +93,7 @@ def compare_points(
             if data is not None:
                 config = training_config(point, data, 0, train or 1, overrides)
                 splits = splits or _read(config.data)
-                options = model_options(config, splits.shape, splits.num_classes)
+                options = model_options(config, splits.shape, splits.num_classes, splits.graph)
             candidate = _candidate(point, options, splits, batch_size, device)
             rows.append(Row(point, measure_sizes(candidate), {}))
             candidates.append(candidate)
@@ -146,6 +146,8 @@ def _candidate(
     if splits is None:
         inputs, targets = _noise(point.values["model"], model.num_classes, batch_size)
     else:
+        if splits.graph is not None:
+            model.follow_graph(splits.graph.edges, splits.graph.features)
         size = min(batch_size, len(splits.train))
         inputs, targets = splits.train.__getitems__([(0, i) for i in range(size)])
     return Candidate(model, inputs.to(device), targets.to(device))

@@ -3,13 +3,17 @@
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from ...zoo.registry import Registry
 
-__all__ = ["Fold", "Key", "Splits", "data_sets"]
+__all__ = ["KINDS", "Fold", "Graph", "Key", "Splits", "data_sets"]
 
 Key = tuple[int, int]
+
+KINDS = ("image", "features", "tokens", "nodes", "graph")
+"""What a sample may be: an image, a row of a table, a text, a node with candidates, or a node."""
 
 WHOLE = {"interpolation": "bilinear", "crop_mode": "center", "crop_pct": 1.0}
 """An evaluation of whole images."""
@@ -37,12 +41,42 @@ class Fold(Protocol):
 
 
 @dataclass(frozen=True)
+class Graph:
+    """The graph that the samples of a data set are nodes of, as training may know it.
+
+    Args:
+        edges: Undirected and of the training fold alone, each once, int64, shape (E, 2).
+        num_nodes: N.
+        features: A row for each node, float32, shape (N, F), or None.
+    """
+
+    edges: Tensor
+    num_nodes: int
+    features: Tensor | None = None
+
+    @classmethod
+    def of(cls, relations: Tensor, num_nodes: int, features: Tensor | None = None) -> "Graph":
+        """Make a graph of relations (R, 2): their directions and repetitions are left out."""
+        return cls(torch.unique(relations.sort(1).values, dim=0), num_nodes, features)
+
+    def sizes(self) -> dict[str, int]:
+        """What a model must know to hold the graph, by the keywords of its builder."""
+        width = 0 if self.features is None else self.features.shape[1]
+        return {
+            "num_nodes": self.num_nodes,
+            "num_edges": len(self.edges),
+            "in_features": width,
+        }
+
+
+@dataclass(frozen=True)
 class Splits:
     """A data set cut into the fold to learn from, the fold to choose by and the fold to report.
 
     Args:
-        kind: `image`, `features`, `tokens` or `nodes`.
-        shape: One input: (C, H, W), (F,), (T,) or, for nodes, (1 + candidates,).
+        kind: `image`, `features`, `tokens`, `nodes` or `graph`.
+        shape: One input: (C, H, W), (F,), (T,), for nodes (1 + candidates,), or for the number of a
+            node of a graph ().
         num_classes: Classes, or the size of the vocabulary, or the number of nodes.
         train: Augmented where the data set augments.
         validation: Never augmented, never part of the test fold.
@@ -52,9 +86,10 @@ class Splits:
         std: Standard deviation per channel that was divided by, for images in [0, 1].
         evaluation: How an image of a file becomes an input, under timm's names, where that is
             more than to take it as it is.
+        graph: What a model of `nodes` or `graph` is told of the nodes' neighbours.
 
     Raises:
-        ValueError: kind is none of the four.
+        ValueError: kind is none of these.
     """
 
     kind: str
@@ -67,11 +102,12 @@ class Splits:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     evaluation: dict[str, Any] = field(default_factory=dict)
+    graph: Graph | None = None
 
     def __post_init__(self) -> None:
         """Refuse a kind that no model takes."""
-        if self.kind not in ("image", "features", "tokens", "nodes"):
-            raise ValueError(f"kind must be image, features, tokens or nodes, got {self.kind!r}")
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
 
     def conventions(self) -> dict[str, Any]:
         """What a model must keep to be used on other samples, under timm's names where it has any.

@@ -1,7 +1,8 @@
 """Relations of a hierarchy as samples: a node, one true neighbour and others drawn at random.
 
 A sample is (u, v, v_1, …): the node u, a true neighbour v of it, and negatives v_i, so that the
-target, the place of v among the candidates, is always 0. The paper evaluates reconstruction: the
+target, the place of v among the candidates, is always 0. An undirected edge is two relations, so
+that negatives are drawn for both of its ends. The paper evaluates reconstruction: the
 relations that were trained on are to be found again, so by default all three folds hold all
 relations and differ in their negatives only. With `held_out` the folds are disjoint instead, and a
 relation of the validation or test fold is a link to predict.
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .counter_random import counter_hash, counter_uniform
-from .data_set import Key, Splits
+from .data_set import Graph, Key, Splits
 from .download import fingerprint
 
 __all__ = ["RelationFold", "hold_out", "relation_splits", "transitive_closure"]
@@ -66,7 +67,7 @@ class RelationFold:
             )
         self.relations, self.known = relations, known
         self.num_nodes, self.negatives, self.draw = num_nodes, negatives, draw
-        self._skips, self._allowed = _skips(known, num_nodes)
+        self._skips, self._starts, self._allowed = _skips(known, num_nodes)
 
     def __len__(self) -> int:
         """Count the relations."""
@@ -84,15 +85,20 @@ class RelationFold:
         uniform = counter_uniform(rounds, indices, self.negatives).double()
         ranks = (uniform * self._allowed[u][:, None]).long()
         # The r-th allowed node lies as many places up as there are forbidden ones before it.
-        drawn = ranks + torch.searchsorted(self._skips[u], ranks, right=True)
+        places = u[:, None] * (self.num_nodes + 1) + ranks
+        below = torch.searchsorted(self._skips, places, right=True) - self._starts[u][:, None]
+        drawn = ranks + below
         return torch.cat([relations, drawn], 1), torch.zeros(len(keys), dtype=torch.int64)
 
 
-def _skips(known: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
+def _skips(known: Tensor, num_nodes: int) -> tuple[Tensor, Tensor, Tensor]:
     """Tabulate e_j − j of the sorted nodes e_j that u is never paired with, and how many are left.
 
+    One ascending list holds them for all u, each u · (N + 1) higher: a node with many neighbours
+    costs no row of that length for the others.
+
     Returns:
-        (N, most forbidden nodes), filled up with a number above every rank, and (N,).
+        The list, where the part of each node begins (N,), and how many nodes are allowed (N,).
     """
     itself = torch.arange(num_nodes)[:, None].expand(-1, 2)
     pairs = torch.unique(torch.cat([known, itself]), dim=0)
@@ -101,10 +107,10 @@ def _skips(known: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
     keep = ~full[pairs[:, 0]] | (pairs[:, 0] == pairs[:, 1])
     pairs = pairs[keep]
     counts = pairs[:, 0].bincount(minlength=num_nodes)
-    column = torch.arange(len(pairs)) - (counts.cumsum(0) - counts)[pairs[:, 0]]
-    skips = torch.full((num_nodes, int(counts.max())), num_nodes)
-    skips[pairs[:, 0], column] = pairs[:, 1] - column
-    return skips, num_nodes - counts
+    starts = counts.cumsum(0) - counts
+    column = torch.arange(len(pairs)) - starts[pairs[:, 0]]
+    skips = pairs[:, 0] * (num_nodes + 1) + pairs[:, 1] - column
+    return skips, starts, num_nodes - counts
 
 
 def transitive_closure(parents: Sequence[Sequence[int]]) -> Tensor:
@@ -137,7 +143,9 @@ def transitive_closure(parents: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
 
 
-def hold_out(relations: Tensor, num_nodes: int, share: float) -> tuple[Tensor, Tensor, Tensor]:
+def hold_out(
+    relations: Tensor, num_nodes: int, share: float, draw: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Deal relations to three folds so that every node keeps a relation to learn from.
 
     Relations come up in an order that is a hash of their nodes; one is held out if both of its
@@ -148,16 +156,21 @@ def hold_out(relations: Tensor, num_nodes: int, share: float) -> tuple[Tensor, T
         relations: (R, 2).
         num_nodes: N.
         share: Of all relations, for validation and for the test together, in (0, 1).
+        draw: Another number deals the relations otherwise, at least 0.
 
     Raises:
-        ValueError: a share outside (0, 1), or one that leaves some node without a relation.
+        ValueError: a share outside (0, 1), a draw below 0, or a share that leaves some node
+            without a relation.
     """
     if not 0.0 < share < 1.0:
         raise ValueError(f"held_out must lie in [0, 1), got {share}")
+    if draw < 0:
+        raise ValueError(f"split must be at least 0, got {draw}")
     wanted = [int(share * len(relations)) // 2, int(share * len(relations)) // 2]
     left = relations.flatten().bincount(minlength=num_nodes).tolist()
     taken: list[list[int]] = [[], []]
-    for index in counter_hash(relations[:, 0], relations[:, 1]).argsort().tolist():
+    order = counter_hash(relations[:, 0] + draw * num_nodes, relations[:, 1]).argsort()
+    for index in order.tolist():
         part = 0 if len(taken[0]) < wanted[0] else 1
         if len(taken[part]) == wanted[part]:
             break
@@ -177,24 +190,40 @@ def hold_out(relations: Tensor, num_nodes: int, share: float) -> tuple[Tensor, T
 
 
 def relation_splits(
-    relations: Tensor, num_nodes: int, negatives: int, held_out: float, about: dict[str, Any]
+    relations: Tensor,
+    num_nodes: int,
+    negatives: int,
+    held_out: float,
+    about: dict[str, Any],
+    *,
+    undirected: bool = False,
+    features: Tensor | None = None,
+    draw: int = 0,
 ) -> Splits:
-    """Make the three folds.
+    """Make the three folds, and the graph of the training relations.
 
-    Training never sees which relations were held out: they may be drawn as negatives there. In the
-    other folds no true relation is a negative.
+    Training never sees which relations were held out: they may be drawn as negatives there, as
+    often as any other pair. In the other folds no true relation is a negative.
 
     Args:
-        relations: All of them, (R, 2).
+        relations: All of them, (R, 2); of undirected edges one direction.
         num_nodes: N.
         negatives: K.
         held_out: 0 evaluates reconstruction on all relations; otherwise as in `hold_out`.
         about: Facts to log.
+        undirected: Whether every relation holds in both directions. Both are then in one fold.
+        features: Of the nodes, (N, F).
+        draw: Which relations are held out, as in `hold_out`.
 
     Raises:
         ValueError: a number out of range.
     """
-    parts = (relations,) * 3 if held_out == 0 else hold_out(relations, num_nodes, held_out)
+    parts = (relations,) * 3
+    if held_out != 0:
+        parts = hold_out(relations, num_nodes, held_out, draw)
+    graph = Graph.of(parts[0], num_nodes, features)
+    if undirected:
+        relations, *parts = (torch.cat([part, part.flip(1)]) for part in (relations, *parts))
     names = ("train", "validation", "test")
     folds: dict[str, Any] = {
         name: RelationFold(
@@ -213,4 +242,4 @@ def relation_splits(
         "sizes": {name: len(fold) for name, fold in folds.items()},
         "sha256": {name: fingerprint(fold.relations) for name, fold in folds.items()},
     }
-    return Splits("nodes", (2 + negatives,), num_nodes, **folds, about=facts)
+    return Splits("nodes", (2 + negatives,), num_nodes, **folds, about=facts, graph=graph)

@@ -17,7 +17,7 @@ from ..errors import RunStopped
 from .checkpoint import save_run
 from .console import Console, describe
 from .loggers import Logger
-from .metrics import better, cross_entropy, evaluate, headline
+from .metrics import better, evaluate, headline, loss_for
 from .mixup import make_mixing
 from .process import World, exchanging_gradients, parallelize
 from .run_state import RunState
@@ -68,6 +68,7 @@ class Trainer(RunState):
         made = optimizer(model)  # of the parameters as sharding leaves them
         super().__init__(model, made, config, callbacks, loggers, folder, world, wrapped)
         self.splits, self.schedule, self.seed = splits, schedule, seed
+        self.measure = loss_for(model)
         self.mix = make_mixing(config.mixup, config.cutmix, splits.num_classes)
         self.steps_per_epoch = len(self._batches(splits.train, 0)) // config.accumulate
         self.total_steps = config.steps or math.ceil((config.epochs or 1) * self.steps_per_epoch)
@@ -116,7 +117,7 @@ class Trainer(RunState):
                     logits = self.wrapped(inputs)
                 for callback in self.callbacks:
                     logits = callback.logits(self, logits, targets)
-                loss = cross_entropy(logits, targets, config.label_smoothing)
+                loss = self.measure(logits, targets, config.label_smoothing)
                 for callback in self.callbacks:
                     loss = callback.loss(self, loss)
                 self.scaler.scale(loss / config.accumulate).backward()

@@ -1,4 +1,4 @@
-"""Evaluate a model on a fold: loss, accuracy and, for text, bits per byte."""
+"""Evaluate a model on a fold: loss, accuracy, bits per byte of text, and figures of links."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,8 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...layers.modes import evaluating
+from .graph_metrics import GraphMetrics
 
-__all__ = ["IGNORE", "better", "cross_entropy", "evaluate", "headline", "predictions"]
+__all__ = [
+    "IGNORE",
+    "better",
+    "candidate_entropy",
+    "cross_entropy",
+    "evaluate",
+    "headline",
+    "loss_for",
+    "predictions",
+]
 
 IGNORE = -100  # the target of a padded position, which no loss or metric counts
 
@@ -52,6 +62,26 @@ def cross_entropy(
     )
 
 
+def candidate_entropy(
+    logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, reduction: str = "mean"
+) -> Tensor:
+    """Binary cross-entropy in nats of log-odds (B, K) against the true candidate (B,).
+
+    The true candidate weighs as much as the mean of the others: with no odds the loss is ln 2.
+    """
+    true = torch.arange(logits.shape[-1], device=targets.device) == targets[:, None]
+    aims = true * (1 - label_smoothing) + label_smoothing / 2
+    each = F.binary_cross_entropy_with_logits(logits.float(), aims.float(), reduction="none")
+    shares = torch.where(true, 0.5, 0.5 / max(1, logits.shape[-1] - 1))
+    losses = (each * shares).sum(-1)
+    return losses.sum() if reduction == "sum" else losses.mean()
+
+
+def loss_for(model: nn.Module) -> Callable[..., Tensor]:
+    """The loss of a model's logits: of one choice among all, or of each candidate for itself."""
+    return candidate_entropy if getattr(model, "logits_are_odds", False) else cross_entropy
+
+
 @torch.no_grad()
 def predictions(
     model: nn.Module,
@@ -88,12 +118,13 @@ def evaluate(
     Args:
         model: Put into eval mode; every module gets its own mode back.
         batches: Inputs and integer targets; `IGNORE` is not counted.
-        kind: `image`, `features`, `tokens` or `nodes`; tokens give bits per byte, loss / ln 2.
+        kind: Of the data; tokens give bits per byte, loss / ln 2.
         device: Where the model is.
         autocast: Makes the precision context of a forward pass.
 
     Returns:
-        `loss` in nats, `accuracy` in [0, 1] and, for tokens, `bits_per_byte`.
+        `loss` in nats, `accuracy` in [0, 1], for tokens `bits_per_byte`, and for nodes and graphs
+        what `GraphMetrics` computes.
     """
     from torchmetrics import MeanMetric  # seconds to import
 
@@ -101,15 +132,17 @@ def evaluate(
     # last, since moving a metric to a device would round what it is given to float32 again.
     loss = MeanMetric(sync_on_compute=True).to(device).set_dtype(torch.float64)
     accuracy = MeanMetric(sync_on_compute=True).to(device).set_dtype(torch.float64)
+    measure, figures = loss_for(model), GraphMetrics(kind, device)
     for logits, targets in predictions(model, batches, device, autocast):
+        figures.update(logits, targets)
         counted = int((targets != IGNORE).sum())
         if not counted:  # nothing here has a mean
             continue
-        summed = cross_entropy(logits, targets, reduction="sum")
+        summed = measure(logits, targets, reduction="sum")
         right = (logits.argmax(-1) == targets).sum()
         loss.update(summed.double() / counted, counted)
         accuracy.update(right.double() / counted, counted)
     result = {"loss": float(loss.compute()), "accuracy": float(accuracy.compute())}
     if kind == "tokens":
         result["bits_per_byte"] = result["loss"] / math.log(2)
-    return result
+    return result | figures.compute()

@@ -23,7 +23,7 @@ from .run_record import RunRecord
 
 __all__ = ["Disk", "Gate", "Mixing", "ModelView", "look_inside"]
 
-KINDS = ("image", "features", "tokens", "nodes")
+KINDS = ("image", "features", "tokens", "nodes", "graph")
 MIXED, SHOWN = 32, 400  # samples of a depth mixture, and in a disk
 
 
@@ -137,8 +137,11 @@ def _disk(run: FinishedRun) -> Disk | None:
     """Nodes as they are, features as what the exponential map at the origin makes of them."""
     model, splits = run.model, run.splits
     if splits.kind == "nodes":
-        points, curvature = getattr(model, "points").detach(), _embedded(model)  # noqa: B009
-        if curvature is None or points.shape[1] < 2:
+        curvature = _embedded(model)
+        if curvature is None:
+            return None
+        points = getattr(model, "points").detach()  # noqa: B009
+        if points.shape[1] < 2:
             return None
         flat = project_to_disk(points.double()[: 5 * SHOWN], curvature)
         return Disk(_pairs(flat), None, [], f"{len(flat):,} nodes.{_lost(points)}")

@@ -10,11 +10,21 @@ from .run_groups import Group, summary
 
 __all__ = ["result_table", "table"]
 
+FURTHER = {
+    "auc": "test AUC",
+    "average_precision": "test average precision",
+    "f1": "test F1",
+    "macro_f1": "test macro F1",
+}
+"""What a test fold may be measured by beside the metric that chose, and its head."""
+
 
 def result_table(groups: Sequence[Group], costs: Sequence[Mapping[str, float]]) -> Markup:
-    """A row a group, the best first; costs that no group has make no column."""
+    """A row a group, the best first; figures and costs that no group has make no column."""
     kinds = [kind for kind in COSTS if any(kind.key in cost for cost in costs)]
-    heads = ["", "runs", "steps", "validation", "test", *(kind.head for kind in kinds)]
+    further = [name for name in FURTHER if any(group.reached("test", name) for group in groups)]
+    heads = ["", "runs", "steps", "validation", "test", *(FURTHER[name] for name in further)]
+    heads += [kind.head for kind in kinds]
     rows = []
     pairs = sorted(zip(groups, costs, strict=True), key=lambda pair: _order(pair[0]))
     for group, cost in pairs:
@@ -26,6 +36,7 @@ def result_table(groups: Sequence[Group], costs: Sequence[Mapping[str, float]]) 
             _steps(group),
             _scaled(group.reached("validation"), scale, unit),
             element("b", _scaled(group.reached("test"), scale, unit)),
+            *(_scaled(group.reached("test", name), 1.0, "") for name in further),
             *(number(cost[kind.key]) if kind.key in cost else "" for kind in kinds),
         ]
         rows.append(cells)

@@ -62,9 +62,10 @@ class Group:
         results = [run.result["test"] for run in self.ended if run.result is not None]
         return "bits_per_byte" if told or any("bits_per_byte" in r for r in results) else "accuracy"
 
-    def reached(self, fold: str) -> list[float]:
-        """The metric of every run that ended, on the validation or the test fold."""
-        found = [run.result[fold].get(self.metric) for run in self.ended if run.result]
+    def reached(self, fold: str, metric: str | None = None) -> list[float]:
+        """A metric of every run that ended, on a fold; by default the one that chose."""
+        name = self.metric if metric is None else metric
+        found = [run.result[fold].get(name) for run in self.ended if run.result]
         return [value for value in found if isinstance(value, (int, float))]
 
     def tested(self) -> Summary | None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..engine.graph_metrics import GraphMetrics
 from ..engine.half_precision import autocast
 from ..engine.metrics import predictions
 from ..errors import RunError
@@ -38,20 +39,21 @@ def fold_figures(subject: ModelOnData, split: str, **how: Any) -> tuple[dict[str
         how: `batch_size`, `device`, `dtype` and `channels_last`.
 
     Returns:
-        The figures of `classification.summary`, with `bits_per_byte` for bytes, and what they are
-        of.
+        The figures of `classification.summary`, with `bits_per_byte` for bytes and those of
+        `GraphMetrics` for nodes, and the outcomes that they are of.
 
     Raises:
         RunError: an empty fold, or logits that are no numbers.
     """
-    found = _outcomes(subject, subject.batches(split, how["batch_size"]), **how)
+    further = GraphMetrics(subject.splits.kind, how["device"])
+    found = _outcomes(subject, subject.batches(split, how["batch_size"]), further, **how)
     tokens = subject.splits.kind == "tokens"
     classes = len(subject.classes or ()) or subject.splits.num_classes
     figures = summary(found, classes, tokens=tokens)
     if tokens:
         unit = "byte" if classes == 256 else "token"
         figures[f"bits_per_{unit}"] = figures.pop("bits")
-    return figures, found
+    return figures | further.compute(), found
 
 
 def class_figures(
@@ -60,11 +62,11 @@ def class_figures(
     """Return `classes`, a row for each, and `confusion`, true classes down and predicted across.
 
     Args:
-        subject: Of images or tables; what has no classes has neither.
+        subject: Of images, tables or the nodes of a graph; what has no classes has neither.
         found: Outcomes on a fold.
         confusion: Whether the matrix is there; None is up to `MOST_CLASSES` classes.
     """
-    if subject.splits.kind not in ("image", "features"):
+    if subject.splits.kind not in ("image", "features", "graph"):
         return {}
     names = subject.classes or [str(number) for number in range(subject.splits.num_classes)]
     counts = confusion_matrix(found, len(names))
@@ -122,6 +124,7 @@ def corrupted_figures(
 def _outcomes(
     subject: ModelOnData,
     batches: Iterable[tuple[Tensor, Tensor]],
+    further: GraphMetrics | None = None,
     *,
     batch_size: int,
     device: torch.device,
@@ -150,6 +153,15 @@ def _outcomes(
     shown = tqdm(as_read(), subject.data, unit=" batches", disable=not sys.stderr.isatty())
     try:
         plain = predictions(model, shown, device, lambda: autocast(device.type, "off"))
-        return all_outcomes(plain)
+        return all_outcomes(plain if further is None else _shown_to(further, plain))
     except ValueError as error:
         raise RunError(f"{subject.name} on {subject.data}: {error}") from error
+
+
+def _shown_to(
+    further: GraphMetrics, pairs: Iterable[tuple[Tensor, Tensor]]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield logits and targets after some metrics took them in."""
+    for logits, targets in pairs:
+        further.update(logits, targets.to(logits.device))
+        yield logits, targets

@@ -228,6 +228,8 @@ def check_fit(model: nn.Module, splits: Splits, other_data: bool) -> Tensor | No
             have another shape than the model takes.
     """
     order = _order_of_classes(model, splits, other_data)
+    if not other_data:
+        _check_graph(model, splits)
     try:
         with torch.no_grad():
             model(splits.test.__getitems__([(0, 0)])[0] if len(splits.test) else _like(splits))
@@ -235,6 +237,23 @@ def check_fit(model: nn.Module, splits: Splits, other_data: bool) -> Tensor | No
         said = str(error).splitlines()[0]
         raise ValueError(f"the model takes no samples of shape {splits.shape}: {said}") from error
     return order
+
+
+def _check_graph(model: nn.Module, splits: Splits) -> None:
+    """Refuse data whose training relations are not those that a model holds as its graph.
+
+    Raises:
+        ValueError: they differ, so that links to predict may be among those that the model knows.
+    """
+    own = getattr(model, "edges", None)
+    if splits.graph is None or not isinstance(own, Tensor):
+        return
+    if not torch.equal(own.cpu(), splits.graph.edges):
+        raise ValueError(
+            "the model holds another graph than the data give to train on, so it may know the "
+            "links that it is asked for; give the data and the split of its run, or say "
+            "other_data=true"
+        )
 
 
 def _like(splits: Splits) -> Tensor:

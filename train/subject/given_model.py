@@ -71,7 +71,7 @@ class ModelPlace:
         Raises:
             RunError: the model cannot be built for them.
         """
-        facts = data_facts(splits.kind, splits.shape, splits.num_classes)
+        facts = data_facts(splits.kind, splits.shape, splits.num_classes, splits.graph)
         known = {k: v for k, v in facts.items() if k in models[self.address].options}
         try:
             with torch.random.fork_rng(devices=[]):
@@ -79,6 +79,8 @@ class ModelPlace:
                 model = build_model(self.address, **known).eval()
         except ValueError as error:
             raise RunError(f"{self.text}: {error}") from error
+        if splits.graph is not None:
+            model.follow_graph(splits.graph.edges, splits.graph.features)
         model.follow_data(**splits.conventions())
         return model
 

@@ -12,7 +12,7 @@ from ..registry import Entry, type_name
 
 __all__ = ["INDICES", "Size", "describe", "example_shape", "facts_of", "measure", "residual_of"]
 
-INDICES = ("tokens", "nodes")
+INDICES = ("tokens", "nodes", "graph")
 """Kinds of models that look their inputs up."""
 
 
@@ -29,7 +29,7 @@ class Size:
 
 
 def example_shape(entry: Entry, changed: Mapping[str, Any] | None = None) -> tuple[int, ...]:
-    """The shape of one sample: (C, H, W), (F,), (T,) or (2,).
+    """The shape of one sample: (C, H, W), (F,), (T,), (2,), or () of the number of a node.
 
     Args:
         entry: Of the model.
@@ -40,6 +40,8 @@ def example_shape(entry: Entry, changed: Mapping[str, Any] | None = None) -> tup
         return (default["in_chans"], *image_sides(default["img_size"]))
     if entry.kind == "nodes":
         return (2,)  # a node and one candidate
+    if entry.kind == "graph":
+        return ()  # the number of a node
     return (default["in_features"] if entry.kind == "features" else default["context_length"],)
 
 
@@ -94,7 +96,7 @@ def describe(name: str) -> str:
     facts, entry = facts_of(name), model_info(name)
     shown = {
         "source": facts["source"],
-        "reads": f"{facts['reads']} {'×'.join(map(str, facts['shape']))}",
+        "reads": f"{facts['reads']} {'×'.join(map(str, facts['shape']))}".rstrip(),
         "parameters": f"{facts['parameters']:,}",
         "MACs": f"{facts['MACs']:,} for one sample (matrix products and convolutions)",
         **{key: facts[key] for key in ("residual", "geometry", "weights")},

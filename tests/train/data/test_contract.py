@@ -9,7 +9,8 @@ from archzoo.train.data import data_sets
 MADE_HERE = [n for n in data_sets.names() if not {"root", "path"} & set(data_sets[n].options)]
 FOLDS = ("train", "validation", "test")
 every = pytest.mark.parametrize("name", MADE_HERE)
-# A tree is learned by heart: all of its nodes are in every fold.
+# A tree is learned by heart: all of its nodes are in every fold. Its relations, and those that are
+# held out of a graph, have laws of their own.
 SAMPLES = [name for name in MADE_HERE if data_sets[name].kind != "nodes"]
 
 

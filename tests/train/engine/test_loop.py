@@ -155,14 +155,14 @@ def test_ema_evaluates_the_average_and_not_the_weights(tmp_path):
 
 @pytest.mark.long
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(tmp_path, monkeypatch):
-    cross_entropy = loop.cross_entropy
+    cross_entropy = loop.loss_for(torch.nn.Linear(1, 1))
     calls = []
 
     def poisoned(*arguments):
         calls.append(1)
         return cross_entropy(*arguments) * (math.nan if len(calls) > 8 else 1.0)
 
-    monkeypatch.setattr(loop, "cross_entropy", poisoned)
+    monkeypatch.setattr(loop, "loss_for", lambda _model: poisoned)
     with pytest.raises(RunError, match="the loss is nan at step 8; .*Lower optim.lr=0.001 or set"):
         train(tmp_path)
     state = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)

@@ -131,7 +131,7 @@ def test_the_figures_are_in_the_result_and_are_those_of_the_saved_model(tmp_path
     assert final == pytest.approx(expected)
     # Reconstruction: both folds hold all relations.
     assert {k: result["validation"][k] for k in final} == pytest.approx(final)
-    assert set(result["test"]) == {"loss", "accuracy"}
+    assert set(result["test"]) == {"loss", "accuracy", "auc", "average_precision"}
     assert "mean_rank" in (tmp_path / "metrics.csv").read_text().splitlines()[0]
 
 

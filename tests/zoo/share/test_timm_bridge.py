@@ -27,10 +27,12 @@ def test_timm_creates_every_model(name):
 
 @pytest.mark.parametrize("name", NANO)
 def test_timm_builds_the_same_model_from_the_same_seed(name):
-    ours = build(name, num_classes=5)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        theirs = timm.create_model(name, num_classes=5)
+    models = []
+    for make in (create_model, timm.create_model):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            models.append(make(name, num_classes=5))
+    ours, theirs = models
     x = example(name)
     torch.testing.assert_close(theirs(x), ours(x), rtol=0.0, atol=0.0)
 

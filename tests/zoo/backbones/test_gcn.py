@@ -1,0 +1,163 @@
+"""A graph convolutional network: its two tasks, its graph as a part of it, what it refuses."""
+
+import math
+
+import pytest
+import torch
+from archzoo.layers.graphs import LinkHead
+from archzoo.zoo import create_model, save_model
+from archzoo.zoo.certify import certify
+
+from ..small_models import trained
+
+EDGES = torch.tensor([[0, 1], [1, 2], [2, 3], [4, 5]])
+NODES = {"num_nodes": 6, "num_edges": 4}
+PAIRS = torch.tensor([[0, 1, 5], [4, 5, 2]])
+
+
+def on_graph(features=None, **options):
+    """Return a small network on the graph of six nodes, no parameter of which is zero."""
+    width = 0 if features is None else features.shape[1]
+    torch.manual_seed(0)
+    model = create_model("gcn_nano", **NODES, in_features=width, **options)
+    model.follow_graph(EDGES, features)
+    return trained(model).eval()
+
+
+def node_features():
+    return torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("features", [None, node_features()], ids=["table", "features"])
+def test_a_node_looks_as_far_as_there_are_layers(features):
+    model = on_graph(features, depth=1)
+    before = model.encode()
+    with torch.no_grad():
+        if features is None:
+            model.stem.weight[0] += 1
+        else:
+            model.features[0] += 1
+    moved = (model.encode() - before).abs().sum(1) > 1e-6
+    assert moved.tolist() == [True, True, False, False, False, False]
+
+
+def test_numbers_of_nodes_do_not_matter():
+    features, order = node_features(), torch.tensor([3, 0, 5, 1, 4, 2])
+    one, two = on_graph(features), on_graph(features)
+    moved = torch.empty_like(features)
+    moved[order] = features
+    two.follow_graph(order[EDGES], moved)
+    nodes = torch.arange(6)
+    # float32 sums in another order.
+    torch.testing.assert_close(two(order[nodes]), one(nodes), rtol=1e-5, atol=1e-5)
+
+
+def test_branches_without_a_norm_are_added_layers_of_kipf_and_welling():
+    features = node_features()
+    model = on_graph(features, norm="none")
+    adjacency = torch.eye(6)
+    for u, v in EDGES.tolist():
+        adjacency[u, v] = adjacency[v, u] = 1
+    d = adjacency.sum(1)
+    mean = adjacency / (d[:, None] * d).sqrt()
+    h = model.stem(features)
+    for branch in model.trunk.branches:
+        h = h + (mean @ branch.linear(h)).relu()
+    torch.testing.assert_close(model.encode(), h, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model(torch.arange(6)), model.head(h), rtol=1e-5, atol=1e-5)
+
+
+def test_links_are_the_odds_of_distances():
+    model = on_graph(num_classes=None)
+    assert isinstance(model.head, LinkHead) and model.logits_are_odds
+    assert model.num_classes == 0
+    points = model.encode()
+    squared = (points[PAIRS[:, :1]] - points[PAIRS[:, 1:]]).square().sum(-1)
+    expected = (model.head.radius - squared) / model.head.log_temperature.exp()
+    torch.testing.assert_close(model(PAIRS), expected)
+    found = model.distances(PAIRS[:, 0]).gather(1, PAIRS[:, 1:])
+    torch.testing.assert_close(found, squared.sqrt())
+    assert model(PAIRS).shape == (2, 2)
+
+
+@pytest.mark.parametrize("num_classes", [None, 3])
+@pytest.mark.parametrize("features", [None, node_features()], ids=["table", "features"])
+def test_a_saved_network_has_its_graph_with_it(features, num_classes, tmp_path):
+    model = on_graph(features, num_classes=num_classes)
+    loaded = create_model(f"local-dir:{save_model(model, tmp_path)}").eval()
+    x = PAIRS if num_classes is None else PAIRS[:, 0]
+    assert torch.equal(loaded(x), model(x))
+    assert torch.equal(loaded.edges, EDGES)
+
+
+def test_a_model_that_was_told_no_graph_has_one_without_edges():
+    torch.manual_seed(0)
+    bare = create_model("gcn_nano", **NODES).eval()
+    torch.manual_seed(0)
+    none = create_model("gcn_nano", num_nodes=6, num_edges=0).eval()
+    nodes = torch.arange(6)
+    torch.testing.assert_close(bare(nodes), none(nodes))
+
+
+@pytest.mark.parametrize("spec", ["sst", "maestro", "sltrain"])
+def test_weights_may_be_of_low_rank(spec):
+    model = create_model("gcn_nano", **NODES, num_classes=None, lowrank=spec)
+    model.follow_graph(EDGES)
+    assert model.lowrank is not None
+    model(PAIRS).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("num_classes", [None, 2])
+def test_a_certificate_is_none_with_its_reason(num_classes):
+    certificate = certify(on_graph(num_classes=num_classes))
+    assert certificate.lipschitz == math.inf
+    assert any("reads integers" in reason for reason in certificate.reasons)
+
+
+@pytest.mark.parametrize(
+    ("options", "x", "message"),
+    [
+        ({"num_classes": None}, PAIRS[:, 0], r"a node and its candidates .* got shape \(2,\)"),
+        ({"num_classes": None}, PAIRS[:, :1], r"reads a node and its candidates .*\(2, 1\)"),
+        ({"num_classes": 2}, PAIRS, r"reads nodes \(B,\), got shape \(2, 3\)"),
+    ],
+)
+def test_an_input_of_the_other_task_is_refused(options, x, message):
+    with pytest.raises(ValueError, match=message):
+        on_graph(**options)(x)
+
+
+def test_a_graph_of_another_size_is_refused():
+    model = create_model("gcn_nano", **NODES)
+    with pytest.raises(ValueError, match=r"built for edges of shape \(4, 2\), got \(3, 2\)"):
+        model.follow_graph(EDGES[:3])
+    with pytest.raises(ValueError, match=r"features of shape None, got \(6, 5\)"):
+        model.follow_graph(EDGES, node_features())
+    with pytest.raises(ValueError, match=r"edges must join nodes in \[0, 6\), got 0 to 9"):
+        model.follow_graph(EDGES.masked_fill(EDGES == 5, 9))
+
+
+def test_a_model_of_links_has_no_classifier_to_replace():
+    model = create_model("gcn_nano", num_classes=None)
+    with pytest.raises(ValueError, match="has no classifier to replace"):
+        model.reset_classifier(3)
+    with pytest.raises(ValueError, match="has no classifier to replace"):
+        model.use_head(lambda i, o: torch.nn.Linear(i, o))
+    with pytest.raises(ValueError, match="distances are of a model of links"):
+        create_model("gcn_nano").distances(torch.tensor([0]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_nodes": 1}, "num_nodes must be at least 2, got 1"),
+        ({"num_edges": -1}, "num_edges must be at least 0, got -1"),
+        ({"norm": "batch"}, "norm must be Literal.*got 'batch'"),
+        ({"drop_rate": 1.0}, r"drop_rate must lie in \[0, 1\), got 1.0"),
+        ({"normalise": "column"}, "normalise must be .*'column'"),
+    ],
+)
+def test_bad_options_are_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        create_model("gcn_nano", **options)

@@ -1,0 +1,227 @@
+"""Graph convolutional network over any residual: links to predict, or nodes to classify.
+
+The graph is part of the model: its edges and the features of its nodes are buffers, which
+`follow_graph` fills and `save_model` keeps. A sample is a node, or a node with candidates, by their
+numbers; the features of all nodes are computed and those of the sample looked up.
+
+Sources: Kipf and Welling 2017, arXiv:1609.02907; for links, with the distance as the decoder, Chami
+et al. 2019, arXiv:1910.12933.
+Differs from them: branches stand behind a norm of their own and join a stream by any residual, as
+in every backbone here; without features there is a learned table, and no one-hot vectors.
+"""
+
+# Shape letters: B samples, N nodes, E edges, F features, D width, K candidates.
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ...layers.decay import exclude_from_decay
+from ...layers.graphs import GraphConvolution, LinkHead, Normalise, neighbours_of
+from ...layers.modes import evaluating
+from ...layers.residual import Site
+from ..axes.residuals import ResidualSpec, make_residual
+from ..models import register_model
+from ..network import HeadBuilder, Network, check_rates, check_sizes
+from ..trunk import Trunk, drop_path_rates
+
+__all__ = ["GCN"]
+
+NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm, "none": lambda width: nn.Identity()}
+ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "none": nn.Identity}
+
+
+class GCN(Network):
+    """Graph convolutions over a table or over features of the nodes.
+
+    A model that was told no graph has one without edges.
+
+    Args:
+        num_classes: Length of the logits of a node; 0 for features. None predicts links.
+        num_nodes: N, at least 2.
+        num_edges: E, at least 0.
+        in_features: F; 0 learns a table of the nodes.
+        width: Width of the stream, and the dimensions in which links are decided.
+        depth: Convolutions.
+        norm: Before each convolution, and before a classifier. `layer` and `rms` leave a node of
+            few dimensions its direction alone; with a width of some 8 and less take `none`.
+        activation: After each convolution.
+        normalise: Of the neighbourhoods; see `layers/graphs/adjacency.py`.
+        residual: The residual mechanism: a name, a mapping or a builder.
+        drop_rate: Dropout inside the branches, in [0, 1).
+        drop_path_rate: Share of the nodes that skip the last branch in training, in [0, 1).
+
+    Shape:
+        nodes (B,) -> (B, num_classes), or nodes and their candidates (B, 1 + K) -> (B, K).
+
+    Raises:
+        ValueError: a size, a rate or a choice out of range, or an input of the other task.
+    """
+
+    edges: Tensor
+    features: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        num_classes: int | None = 2,
+        num_nodes: int = 34,
+        num_edges: int = 0,
+        in_features: int = 0,
+        width: int = 32,
+        depth: int = 2,
+        norm: Literal["layer", "rms", "none"] = "layer",
+        activation: Literal["relu", "gelu", "none"] = "relu",
+        normalise: Normalise = "symmetric",
+        residual: ResidualSpec = "add",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        """Build the stem, the trunk and the head."""
+        check_sizes(2, num_nodes=num_nodes)
+        check_sizes(0, num_edges=num_edges, in_features=in_features)
+        check_sizes(1, width=width, depth=depth)
+        check_rates(drop_rate=drop_rate)
+        chosen = {"norm": (norm, NORMS), "activation": (activation, ACTIVATIONS)}
+        for name, (choice, known) in chosen.items():
+            if choice not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {choice!r}")
+        super().__init__(num_nodes=num_nodes)
+        self.num_nodes, self.num_features = num_nodes, width
+        self.normalise: Normalise = normalise
+        # Loops at node 0 stand for edges that are not known yet, and count as none.
+        self.register_buffer("edges", torch.zeros(num_edges, 2, dtype=torch.int64))
+        known = torch.zeros(num_nodes, in_features) if in_features else None
+        self.register_buffer("features", known)
+        if in_features:
+            self.stem: nn.Module = nn.Linear(in_features, width)
+        else:
+            table = nn.Embedding(num_nodes, width)
+            # Squared distances start at 2 on average, where a link is as likely as not.
+            nn.init.normal_(table.weight, std=width**-0.5)
+            exclude_from_decay(table, "weight")
+            self.stem = table
+        self.trunk = Trunk(
+            make_residual(residual, width, [Site("graph", i) for i in range(depth)]),
+            [
+                GraphConvolution(
+                    nn.Linear(width, width), ACTIVATIONS[activation](), drop_rate=drop_rate
+                )
+                for _ in range(depth)
+            ],
+            [NORMS[norm](width) for _ in range(depth)],
+            drop_path_rates(drop_path_rate, depth),
+            tokens=False,
+        )
+        self.trunk.apply_branch_gain()
+        neighbours_of(self.edges, num_nodes, normalise)  # refuses a choice that there is not
+        if num_classes is None:
+            # A norm would put all nodes on one sphere, and the radius is what ranks a hierarchy.
+            self.norm: nn.Module = nn.Identity()
+            self.head, self.num_classes = LinkHead(), 0
+            self.default_cfg["num_classes"] = 0
+        else:
+            self.norm = NORMS[norm](width)
+            self._set_head(num_classes)
+
+    @property
+    def logits_are_odds(self) -> bool:
+        """Whether the model predicts links: its logits are then log-odds."""
+        return isinstance(self.head, LinkHead)
+
+    def follow_graph(self, edges: Tensor, features: Tensor | None = None) -> None:
+        """Take over a graph.
+
+        Args:
+            edges: Undirected, each once, (E, 2): those that training may know.
+            features: Of the nodes, (N, F).
+
+        Raises:
+            ValueError: a graph of other sizes than the model was built for, or a node that is none.
+        """
+        own = self.features
+        for name, mine, theirs in (("edges", self.edges, edges), ("features", own, features)):
+            sizes = [None if one is None else tuple(one.shape) for one in (mine, theirs)]
+            if sizes[0] != sizes[1]:
+                raise ValueError(
+                    f"the model was built for {name} of shape {sizes[0]}, got {sizes[1]}; build it "
+                    f"with the num_nodes, num_edges and in_features of the graph"
+                )
+        if len(edges) and (int(edges.min()) < 0 or int(edges.max()) >= self.num_nodes):
+            raise ValueError(
+                f"edges must join nodes in [0, {self.num_nodes}), got {int(edges.min())} to "
+                f"{int(edges.max())}"
+            )
+        self.edges.copy_(edges)
+        if own is not None and features is not None:
+            own.copy_(features)
+
+    def encode(self) -> Tensor:
+        """Return the features of all nodes (N, D)."""
+        if self.features is None:
+            h = self.stem(torch.arange(self.num_nodes, device=self.edges.device))
+        else:
+            h = self.stem(self.features)
+        neighbours = neighbours_of(self.edges, self.num_nodes, self.normalise)
+        return self.norm(self.trunk(h, [(neighbours,)] * len(self.trunk.branches)))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Look up the features of nodes: (B,) -> (B, D), or (B, 1 + K) -> (B, 1 + K, D)."""
+        wanted = "a node and its candidates (B, 1 + K)" if self.logits_are_odds else "nodes (B,)"
+        if x.dim() != 1 + self.logits_are_odds or (x.dim() == 2 and x.shape[1] < 2):
+            raise ValueError(f"the model reads {wanted}, got shape {tuple(x.shape)}")
+        return self.encode()[x]
+
+    @torch.no_grad()
+    def distances(self, nodes: Tensor) -> Tensor:
+        """Return the distances of nodes (B,) from all nodes, (B, N), in eval mode.
+
+        Raises:
+            ValueError: a model that classifies nodes.
+        """
+        if not isinstance(self.head, LinkHead):
+            raise ValueError("distances are of a model of links; build it with num_classes=None")
+        with evaluating(self):
+            points = self.encode()
+        return self.head.squared(points[nodes.to(points.device)][:, None], points).sqrt()
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier.
+
+        Raises:
+            ValueError: a model of links, which has none, or as for every model.
+        """
+        self._refuse_links()
+        super().reset_classifier(num_classes, global_pool)
+
+    def use_head(self, make_head: HeadBuilder) -> None:
+        """Classify by another kind of head.
+
+        Raises:
+            ValueError: a model of links, which has no classifier.
+        """
+        self._refuse_links()
+        super().use_head(make_head)
+
+    def _refuse_links(self) -> None:
+        if isinstance(self.head, LinkHead):
+            raise ValueError("a GCN of links has no classifier to replace; build it with classes")
+
+
+@register_model(source="arXiv:1609.02907", kind="graph", extends=GCN)
+def gcn_nano(width: int = 16, depth: int = 2, **options: Any) -> GCN:
+    """The smallest graph convolutional network, for tests and the karate club."""
+    return GCN(width=width, depth=depth, **options)
+
+
+@register_model(source="arXiv:1609.02907", kind="graph", extends=GCN)
+def gcn_tiny(width: int = 32, depth: int = 2, **options: Any) -> GCN:
+    """A graph convolutional network of 2 layers, 32 wide."""
+    return GCN(width=width, depth=depth, **options)
+
+
+@register_model(source="arXiv:1609.02907", kind="graph", extends=GCN)
+def gcn_small(width: int = 64, depth: int = 4, **options: Any) -> GCN:
+    """A graph convolutional network of 4 layers, 64 wide."""
+    return GCN(width=width, depth=depth, **options)
