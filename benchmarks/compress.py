@@ -21,6 +21,7 @@ from archzoo.layers.lowrank import (
     RankCosts,
     allocate_ranks,
     compensate,
+    forward_batch,
     normalised_spectrum,
     row_side_svd,
     weighted_svd,
@@ -29,9 +30,11 @@ from archzoo.layers.lowrank.maths.coarse_weights import two_of_four
 from archzoo.layers.lowrank.maths.moment_root import MomentRoot
 from archzoo.layers.lowrank.maths.moments import OutputMoments
 from archzoo.zoo import additivity, compress
+from archzoo.zoo.transform.compress import factorize
+from archzoo.zoo.transform.layer_by_layer import Directions, LayerByLayer
 from crepe_tones import accuracy, crepe, tones
 from harness import Bar, main
-from torch import Tensor
+from torch import Tensor, nn
 
 LAYERS = ["conv?", "classifier"]
 CONVOLUTIONS = ["conv?"]
@@ -141,65 +144,57 @@ def spent(costs: dict[str, RankCosts], ranks: dict[str, int]) -> float:
 def network(quick: bool) -> tuple[list[dict[str, Any]], list[Bar]]:
     """CREPE-tiny at three sizes, and pruned 2:4 with paths."""
     model = crepe()
-    total = sum(p.numel() for p in model.parameters())
-    frames, cents = tones(200 if quick else 600, seed=1)
-    data = list(tones(64 if quick else 256, seed=2)[0].split(64))
-    rows: list[dict[str, Any]] = [{"what": "dense", "figure": accuracy(model, frames, cents)}]
-    best: dict[float, float] = {}
-    for case, allocation, sensitivity, sequential in settings(quick):
-        row: dict[str, Any] = {"what": case, "ranks by": allocation, "errors": sensitivity}
-        row["sequential"] = sequential
-        for size in SIZES:
-            small = compress(
-                model,
-                case,
-                budget=size,
-                allocation=allocation,
-                sensitivity=sensitivity,
-                batches=data,
-                sequential=sequential,
-                targets=LAYERS,
-                batch_norm=False,
-            )
-            assert sum(p.numel() for p in small.parameters()) <= size * total
-            row[f"{size:.0%}"] = accuracy(small, frames, cents)
-            best[size] = max(best.get(size, 0.0), row[f"{size:.0%}"])
-            if sensitivity == "output" and allocation == "dp":
-                told = additivity(model, small, data)
-                row[f"joint / sum at {size:.0%}"] = told.ratio
-        rows.append(row)
+    tested = tones(150 if quick else 400, seed=1)
+    data = list(tones(64 if quick else 128, seed=2)[0].split(64))
+    rows: list[dict[str, Any]] = [{"what": "dense", "figure": accuracy(model, *tested)}]
+    for case in ("svd", "feature_mimicking") if quick else CASES:
+        rows += of_case(model, case, data, tested, quick)
     paths = {}
     for case in ("svd", "eora"):
         small = compress(
             model, case, base="prune:2:4", rank=PATH, batches=data, targets=CONVOLUTIONS,
             batch_norm=False,
         )  # fmt: skip
-        paths[case] = accuracy(small, frames, cents)
+        paths[case] = accuracy(small, *tested)
         rows.append({"what": f"2:4 and {PATH} by {case}", "figure": paths[case]})
-    bars = []
-    if not quick:
-        bars = [
-            Bar("best accuracy at 75 %", best[0.75], 0.99, False),
-            Bar("best accuracy at 50 %", best[0.50], 0.75, False),
-            Bar("2:4: EoRA over SVD, points", 100 * (paths["eora"] - paths["svd"]), 10, False),
-        ]
-    return rows, bars
-
-
-def settings(quick: bool) -> list[tuple[str, str, str, bool]]:
-    """Case, allocation, sensitivity and whether layers are walked, of every row."""
-    found = []
-    for case, allocation in itertools.product(CASES, ALLOCATIONS):
-        for sensitivity in SENSITIVITIES:
-            if sensitivity != "local" and allocation not in ("dp", "threshold"):
-                continue
-            for sequential in (False, True):
-                if case == "svd" and sequential:
-                    continue  # nothing that it looks at changes
-                found.append((case, allocation, sensitivity, sequential))
     if quick:
-        return [f for f in found if f[0] != "fwsvd" and f[1] == "dp" and f[2] == "local"]
-    return found
+        return rows, []
+    best = {size: max(row.get(f"{size:.0%}", 0.0) for row in rows) for size in SIZES}
+    return rows, [
+        Bar("best accuracy at 75 %", best[0.75], 0.99, False),
+        Bar("best accuracy at 50 %", best[0.50], 0.75, False),
+        Bar("2:4: EoRA over SVD, points", 100 * (paths["eora"] - paths["svd"]), 10, False),
+    ]
+
+
+def of_case(
+    model: nn.Module, case: str, data: list[Tensor], tested: tuple[Tensor, Tensor], quick: bool
+) -> list[dict[str, Any]]:
+    """Accuracies of one case under all rules for ranks; what `compress` does, moments taken once."""
+    controller = factorize(model, scheme="channel", targets=LAYERS, ordered=False)
+    shapes = {name: f.shape for name, f in controller.factors().items()}
+    loss = Directions(forward_batch, 0)
+    work = LayerByLayer(case, model, shapes, data, forward_batch, loss)
+    total = sum(p.numel() for p in model.parameters())
+    rows = []
+    for sensitivity in ("local",) if quick else SENSITIVITIES:
+        costs = work.costs(sensitivity, None, 0)
+        for allocation in ("dp",) if quick else ALLOCATIONS:
+            if sensitivity != "local" and allocation not in ("dp", "threshold"):
+                continue  # they compare no errors
+            walks = (False, True) if allocation == "dp" and case != "svd" else (False,)
+            for sequential in walks:
+                row: dict[str, Any] = {"what": case, "ranks by": allocation}
+                row |= {"errors": sensitivity, "sequential": sequential}
+                for size in SIZES:
+                    small = work.made(model, work.ranks(costs, size, allocation), sequential)
+                    assert sum(p.numel() for p in small.parameters()) <= size * total
+                    row[f"{size:.0%}"] = accuracy(small, *tested)
+                    if sensitivity == "output" and allocation == "dp" and not sequential:
+                        row[f"joint / sum, {size:.0%}"] = additivity(model, small, data).ratio
+                rows.append(row)
+                print(row, flush=True)
+    return rows
 
 
 def measure(quick: bool) -> tuple[list[dict[str, Any]], list[Bar], list[str]]:

@@ -9,8 +9,7 @@ the layers that were made smaller before it, as in EoRA and SVD-LLM. Kernels unf
 the one scheme that is a linear map of patches.
 """
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
@@ -20,8 +19,6 @@ from ...layers.lowrank import (
     ALLOCATIONS,
     CASES,
     Controller,
-    RankCosts,
-    allocate_ranks,
     forward_batch,
     reestimate_batch_norm,
     structures,
@@ -116,7 +113,7 @@ def compress(
         assert budget is not None
         work = LayerByLayer(case, dense, names, data, forward, directions)
         curves = work.costs(sensitivity, loss, seed)
-        ranks = _ranks(dense, work, curves, budget, allocation)
+        ranks = work.ranks(curves, budget, allocation)
         result = work.made(model, ranks, sequential)
     if batch_norm and data and any(structures(result)):
         reestimate_batch_norm(result, data, forward=forward)
@@ -184,32 +181,3 @@ def _layers_of(
             f"smaller in the case {case!r}"
         )
     return found
-
-
-def _ranks(
-    dense: nn.Module,
-    work: LayerByLayer,
-    curves: Mapping[str, RankCosts],
-    budget: float,
-    allocation: str,
-) -> dict[str, int]:
-    """Spend the budget of the whole model on the ranks of the targets.
-
-    Raises:
-        ValueError: what is no target is larger than the budget, or rank 1 everywhere is.
-    """
-    total = sum(p.numel() for p in dense.parameters())
-    rest = total - sum(curve.dense_size for curve in curves.values())
-    # Every bias is paid for in advance, whether its layer gets factors or stays dense.
-    rest += sum(math.prod(work.names[n][:-1]) for n in curves if work.biases(n))
-    least = rest + sum(curve.size_per_rank for curve in curves.values())
-    try:
-        if budget >= 1.0:
-            return {}
-        ranks = allocate_ranks(curves, budget * total - rest, allocation)
-    except ValueError as error:
-        raise ValueError(
-            f"budget={budget:g} cannot be met: rank 1 in every target leaves {least / total:.3f} "
-            f"of the {total:,} parameters; name more targets= or raise it"
-        ) from error
-    return {name: rank for name, rank in ranks.items() if rank is not None}

@@ -17,6 +17,7 @@ from ...layers.lowrank import (
     InputMoments,
     OutputMoments,
     RankCosts,
+    allocate_ranks,
     break_even,
     calibrated_svd,
     collect_moments,
@@ -153,6 +154,30 @@ class LayerByLayer:
         error = matrix.double() - cut.left.double() @ cut.right.double()
         shift = (error @ self.moments[name].mean.to(error)[..., None]).flatten().to(matrix.dtype)
         return shift if bias is None else bias.detach() + shift
+
+    def ranks(
+        self, costs: Mapping[str, RankCosts], budget: float, allocation: str
+    ) -> dict[str, int]:
+        """Spend a budget, a share of the whole model's parameters, on the ranks of the targets.
+
+        Raises:
+            ValueError: what is no target is larger than the budget, or rank 1 everywhere is.
+        """
+        total = sum(p.numel() for p in self.dense.parameters())
+        rest = total - sum(cost.dense_size for cost in costs.values())
+        # Every bias is paid for in advance, whether its layer gets factors or stays dense.
+        rest += sum(math.prod(self.names[n][:-1]) for n in costs if self.biases(n))
+        least = rest + sum(cost.size_per_rank for cost in costs.values())
+        if budget >= 1.0:
+            return {}
+        try:
+            ranks = allocate_ranks(costs, budget * total - rest, allocation)
+        except ValueError as error:
+            raise ValueError(
+                f"budget={budget:g} cannot be met: rank 1 in every target leaves "
+                f"{least / total:.3f} of the {total:,} parameters; name more targets= or raise it"
+            ) from error
+        return {name: rank for name, rank in ranks.items() if rank is not None}
 
     def made(self, model: Any, ranks: Mapping[str, int], sequential: bool) -> Any:
         """Return a copy of the model with factors, which are made in the order of the layers."""

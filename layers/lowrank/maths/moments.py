@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .decompose import at_least_float32
+
 __all__ = ["InputMoments", "Moments", "OutputMoments"]
 
 
@@ -41,10 +43,10 @@ class Moments:
 
     def add(self, x: Tensor) -> None:
         """Count vectors (..., n, N)."""
-        x = x.detach().double()
+        x = x.detach()
         self.count += x.shape[-1]
-        self.total += x.sum(-1)
-        self.magnitude += x.abs().sum(-1)
+        self.total += x.sum(-1, dtype=torch.float64)
+        self.magnitude += x.abs().sum(-1, dtype=torch.float64)
 
 
 @dataclass
@@ -119,5 +121,7 @@ class OutputMoments(Moments):
     def add(self, x: Tensor) -> None:
         """Count vectors (..., n, N)."""
         super().add(x)
-        y = self.matrix @ x.detach().double()
+        # The products in the precision of the layer itself: x has thousands of rows.
+        x = at_least_float32(x.detach())
+        y = (self.matrix.to(x.dtype) @ x).double()
         self.second += y @ y.mT
