@@ -302,3 +302,18 @@ BAD = {
 def test_bad_input_is_refused_by_name(message, call):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.long
+def test_a_model_of_timm_becomes_smaller_by_what_it_sees():
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", img_size=32).eval()
+    data = [torch.randn(4, 3, 32, 32)]
+    small = compress(model, "svd_llm", budget=0.7, batches=data)
+    assert size(small) <= 0.7 * size(model)
+    plain = compress(model, "svd", budget=0.7, batches=data)
+    expected = model(data[0])
+    errors = [(m(data[0]) - expected).square().mean() for m in (small, plain)]
+    assert errors[0] < errors[1]
