@@ -217,7 +217,7 @@ def check_enough(name: str, moments: InputMoments | OutputMoments, rank: int) ->
     if moments.count < rank:
         raise ValueError(
             f"batches hold {moments.count} inputs of {name}, which cannot decide {rank} "
-            f"components; give at least {rank} samples, or leave the layer out with targets="
+            f"components; give more batches, or leave the layer out with targets="
         )
 
 

@@ -121,7 +121,7 @@ def test_output_gains_are_the_squared_jacobian_over_the_rows():
     x = torch.cat(data)
     hidden = model[:6](x)
     jacobian = torch.func.vmap(torch.func.jacrev(lambda h: model[6:](h[None])[0]))(hidden.detach())
-    expected = float(jacobian.square().sum((1, 2)).mean()) / 20
+    expected = float(jacobian.detach().square().sum((1, 2)).mean()) / 20
     assert found == pytest.approx(expected, rel=0.08)  # 2,400 random directions
 
 
@@ -310,7 +310,7 @@ def test_a_model_of_timm_becomes_smaller_by_what_it_sees():
 
     torch.manual_seed(0)
     model = timm.create_model("test_vit", img_size=32).eval()
-    data = [torch.randn(4, 3, 32, 32)]
+    data = [torch.randn(16, 3, 32, 32)]
     small = compress(model, "svd_llm", budget=0.7, batches=data)
     assert size(small) <= 0.7 * size(model)
     plain = compress(model, "svd", budget=0.7, batches=data)
