@@ -10,6 +10,7 @@ parameters, without any training after; and pruned 2:4 with low-rank paths besid
 """
 
 import itertools
+import json
 import math
 import statistics
 import time
@@ -34,7 +35,7 @@ from archzoo.zoo import additivity, compress
 from archzoo.zoo.transform.compress import factorize
 from archzoo.zoo.transform.layer_by_layer import Directions, LayerByLayer
 from crepe_tones import accuracy, crepe, tones
-from harness import Bar, main
+from harness import UNTRACKED, Bar, main
 from torch import Tensor, nn
 
 LAYERS = ["conv?", "classifier"]
@@ -149,7 +150,9 @@ def network(quick: bool) -> tuple[list[dict[str, Any]], list[Bar]]:
     data = list(tones(64 if quick else 128, seed=2)[0].split(64))
     rows: list[dict[str, Any]] = [{"what": "dense", "figure": accuracy(model, *tested)}]
     for case in ("svd", "feature_mimicking") if quick else CASES:
-        rows += of_case(model, case, data, tested, quick)
+        rows += (
+            of_case(model, case, data, tested, True) if quick else kept(case, model, data, tested)
+        )
     paths = {}
     for case, anew in itertools.product(("svd", "eora"), (False, True)):
         small = compress(
@@ -174,6 +177,20 @@ def network(quick: bool) -> tuple[list[dict[str, Any]], list[Bar]]:
         Bar("best accuracy at 50 %", best[0.50], 0.75, False),
         Bar("2:4: EoRA over SVD, points", gain, 10, False),
     ]
+
+
+def kept(
+    case: str, model: nn.Module, data: list[Tensor], tested: tuple[Tensor, Tensor]
+) -> list[dict[str, Any]]:
+    """The rows of a case, from an earlier run that did not come to its end where there was one."""
+    file = UNTRACKED / f"compress-{case}.json"
+    if not file.exists():
+        rows = of_case(model, case, data, tested, False)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".part")
+        partial.write_text(json.dumps(rows))
+        partial.replace(file)
+    return json.loads(file.read_text())
 
 
 def of_case(

@@ -169,7 +169,7 @@ def _replace(
         assert isinstance(module, nn.Conv2d)
         layer = FactoredConv2d.from_dense(module, structure, method.scheme)
         replace_module(model, module, layer)
-    if layer.bias is None and method.adds_bias(target.name):
+    if not parameter and layer.bias is None and method.adds_bias(target.name):
         zeros = weight.new_zeros(weight.shape[0])
         layer.bias = nn.Parameter(zeros, requires_grad=weight.requires_grad)
     return Target(target.name, layer, structure, None, target.unfolding)
