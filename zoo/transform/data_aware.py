@@ -65,7 +65,8 @@ def compress(
         sensitivity: What the errors of different layers are compared by, for "dp" and "threshold".
             "local": the squared error of each layer's outputs, or of its weight in the case "svd";
             "output": that of the model's outputs, measured at up to 24 ranks of each layer;
-            "fisher": the first order of it, from one backward pass.
+            "fisher": the first order of it, from the error of each layer's outputs and a backward
+            pass a batch.
         targets: Patterns on names of layers, as in `reparametrize`; None takes all that become
             smaller but the first and the last.
         base: What "eora" compensates: "prune:SHARE", "prune:2:4", "quant:BITS" (or

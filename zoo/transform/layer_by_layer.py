@@ -124,11 +124,34 @@ class LayerByLayer:
         for name, shape in self.names.items():
             found = self.decomposed(name, None, self.moments.get(name))
             size = math.prod(shape)
-            errors = self._measured(name, found, expected) if sensitivity == "output" else None
+            errors = None
+            if sensitivity == "output":
+                errors = self._measured(name, found, expected)
+            elif sensitivity == "fisher":
+                errors = self.output_errors(name, found)
             costs[name] = RankCosts(
                 found.singular_values, size / break_even(shape), size, gains[name], errors
             )
         return costs
+
+    def output_errors(self, name: str, full: Calibrated) -> Tensor:
+        """Return E ‖(W - X_r) x‖² of the ranks 0 to K, about the mean where the bias keeps that.
+
+        All cases cut by X_r = P_r P_rᵀ W, where P is an orthonormal basis of the left factor, so
+        the moment G of the outputs W x says it: tr G - Σ_{j≤r} p_jᵀ G p_j.
+        """
+        moments, wide = self.moments[name], self.matrix(name).double()
+        about_mean = self.case == "feature_mimicking"
+        moment = moments.covariance if about_mean else moments.second_moment
+        if isinstance(moments, InputMoments):
+            moment = wide @ moment @ wide.mT
+        left = full.left.double()
+        norms = torch.linalg.vector_norm(left, dim=-2, keepdim=True)
+        basis = left / torch.where(norms > 0, norms, 1)
+        kept = (basis * (moment @ basis)).sum(-2).reshape(-1, left.shape[-1]).sum(0)
+        total = moment.diagonal(dim1=-2, dim2=-1).sum().reshape(1)
+        # At the full rank nothing is left but roundings of either sign.
+        return torch.cat([total, (total - kept.cumsum(0)).clamp_min(0)])
 
     def _measured(self, name: str, full: Calibrated, expected: list[Tensor]) -> Tensor:
         """Measure what ranks of one layer do to the outputs, the others being dense."""

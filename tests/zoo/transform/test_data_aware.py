@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from archzoo.layers.lowrank import CASES, Factors, calibrated_svd, structures
+from archzoo.layers.lowrank import CASES, Factors, calibrated_svd, forward_batch, structures
 from archzoo.layers.lowrank.input_moments import collect_moments
 from archzoo.zoo import additivity, compress
 from archzoo.zoo.share.create import create_model
 from archzoo.zoo.share.save_load import save_model
 from archzoo.zoo.transform.compress import decompose
 from archzoo.zoo.transform.distortion import falling, ladder, output_curve, output_gains
+from archzoo.zoo.transform.layer_by_layer import Directions, LayerByLayer
 from torch import Tensor, nn
 
 SENSITIVITIES = ("local", "output", "fisher")
@@ -123,6 +124,31 @@ def test_output_gains_are_the_squared_jacobian_over_the_rows():
     jacobian = torch.func.vmap(torch.func.jacrev(lambda h: model[6:](h[None])[0]))(hidden.detach())
     expected = float(jacobian.detach().square().sum((1, 2)).mean()) / 20
     assert found == pytest.approx(expected, rel=0.08)  # 2,400 random directions
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", ["2", "5", "7"])
+def test_the_error_of_outputs_at_every_rank_follows_from_their_moment(case, name):
+    model, data = network(), batches()
+    shape = {"2": (2, 6, 36), "5": (20, 192), "7": (4, 20)}[name]
+    work = LayerByLayer(
+        case, model, {name: shape}, data, forward_batch, Directions(forward_batch, 0)
+    )
+    full = work.decomposed(name, None, work.moments[name])
+    errors = work.output_errors(name, full)
+    seen = torch.cat(data)
+    inside = model[: int(name)](seen).detach()
+    layer = model.get_submodule(name)
+    assert len(errors) == min(shape[-2:]) + 1
+    for rank in (1, 2, len(errors) - 1):
+        cut = copy.deepcopy(layer)
+        product = full.left[..., :rank] @ full.right[..., :rank, :]
+        cut.weight.data = product.reshape(layer.weight.shape)
+        gap = (layer(inside) - cut(inside)).detach().transpose(0, 1).flatten(1)
+        if case == "feature_mimicking":
+            gap = gap - gap.mean(1, keepdim=True)
+        expected = float(gap.square().mean(1).sum())
+        assert float(errors[rank]) == pytest.approx(expected, rel=1e-4, abs=1e-5 * float(errors[0]))
 
 
 def test_one_linear_layer_has_its_tail_as_the_distortion():
