@@ -32,8 +32,9 @@ from archzoo.layers.lowrank.maths.coarse_weights import two_of_four
 from archzoo.layers.lowrank.maths.moment_root import MomentRoot
 from archzoo.layers.lowrank.maths.moments import OutputMoments
 from archzoo.zoo import additivity, compress
+from archzoo.zoo.transform.calibration_pass import Directions
 from archzoo.zoo.transform.compress import factorize
-from archzoo.zoo.transform.layer_by_layer import Directions, LayerByLayer
+from archzoo.zoo.transform.layer_by_layer import LayerByLayer
 from crepe_tones import accuracy, crepe, tones
 from harness import UNTRACKED, Bar, main
 from torch import Tensor, nn

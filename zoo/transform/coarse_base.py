@@ -28,8 +28,8 @@ from ...layers.lowrank.maths.coarse_weights import (
     magnitude_pruned,
     two_of_four,
 )
+from .calibration_pass import check_enough
 from .compress import densified, structured
-from .layer_by_layer import check_enough
 
 __all__ = ["coarse_weight", "compensated"]
 

@@ -23,9 +23,10 @@ from ...layers.lowrank import (
     reestimate_batch_norm,
     structures,
 )
+from .calibration_pass import Directions, running_order
 from .coarse_base import coarse_weight, compensated
 from .compress import densified, factorize
-from .layer_by_layer import Directions, LayerByLayer, running_order
+from .layer_by_layer import LayerByLayer
 
 __all__ = ["compress"]
 

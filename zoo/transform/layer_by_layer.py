@@ -24,28 +24,13 @@ from ...layers.lowrank import (
     weighted_svd,
 )
 from ...layers.lowrank.replace_module import replace_module
+from .calibration_pass import check_enough, running_order
 from .compress import densified, structured
 from .distortion import distortion, ladder, output_curve, output_gains, outputs_of
 
-__all__ = ["Directions", "LayerByLayer", "check_enough", "running_order"]
+__all__ = ["LayerByLayer"]
 
 Forward = Callable[[nn.Module, Any], Any]
-
-
-@dataclass
-class Directions:
-    """A loss whose squared gradients are those of random directions of the outputs."""
-
-    forward: Forward
-    seed: int
-
-    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return Σ v · z over the batch."""
-        z = self.forward(model, batch)
-        generator = torch.Generator().manual_seed(self.seed)
-        self.seed += 1  # every batch its own
-        draw = torch.randn(z.shape, generator=generator, dtype=torch.float64)
-        return (draw.to(z) * z).sum()
 
 
 @dataclass
@@ -231,19 +216,6 @@ class LayerByLayer:
         return self.case == "feature_mimicking" and self.dense.get_submodule(name).bias is None
 
 
-def check_enough(name: str, moments: InputMoments | OutputMoments, rank: int) -> None:
-    """Refuse moments of fewer inputs than there are components for them to decide.
-
-    Raises:
-        ValueError: naming the layer and both numbers.
-    """
-    if moments.count < rank:
-        raise ValueError(
-            f"batches hold {moments.count} inputs of {name}, which cannot decide {rank} "
-            f"components; give more batches, or leave the layer out with targets="
-        )
-
-
 def factored(layer: nn.Module, structure: Factors, bias: Tensor | None) -> nn.Module:
     """Return a factored layer that moves as a dense one does."""
     if isinstance(layer, nn.Conv2d):
@@ -253,24 +225,3 @@ def factored(layer: nn.Module, structure: Factors, bias: Tensor | None) -> nn.Mo
         made = FactoredLinear.from_dense(layer, structure)
     made.bias = None if bias is None else nn.Parameter(bias.detach().clone())
     return made
-
-
-def running_order(
-    model: nn.Module, names: Sequence[str], data: Sequence[Any], forward: Forward
-) -> list[str]:
-    """Return layers in the order in which they first run; without data that of the modules."""
-    if not data:
-        return list(names)
-    order: list[str] = []
-    handles = [
-        model.get_submodule(name).register_forward_pre_hook(
-            lambda *_, name=name: order.append(name) if name not in order else None
-        )
-        for name in names
-    ]
-    try:
-        outputs_of(model, data[:1], forward)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return order
