@@ -10,9 +10,10 @@ from archzoo.layers.lowrank.input_moments import collect_moments
 from archzoo.zoo import additivity, compress
 from archzoo.zoo.share.create import create_model
 from archzoo.zoo.share.save_load import save_model
+from archzoo.zoo.transform.calibration_pass import Directions
 from archzoo.zoo.transform.compress import decompose
 from archzoo.zoo.transform.distortion import falling, ladder, output_curve, output_gains
-from archzoo.zoo.transform.layer_by_layer import Directions, LayerByLayer
+from archzoo.zoo.transform.layer_by_layer import LayerByLayer
 from torch import Tensor, nn
 
 SENSITIVITIES = ("local", "output", "fisher")
