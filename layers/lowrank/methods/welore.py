@@ -89,7 +89,13 @@ class WeLore(Method):
 
     def prepare(self, targets: Mapping[str, Target]) -> dict[str, str]:
         """Find the threshold, unless ranks are given, and leave out what stays dense."""
-        if self.ranks is None:
+        if not targets:
+            return {}
+        if any(target.matrix().is_meta for target in targets.values()) and self.ranks is None:
+            # Weights without values have no threshold; a trial build asks for sizes only.
+            most = {name: self.share * break_even(target.shape) for name, target in targets.items()}
+            self.ranks = {name: max(1, int(rank)) for name, rank in most.items()}
+        elif self.ranks is None:
             layers = {name: self._costs(target) for name, target in targets.items()}
             budget = self.share * sum(layer.dense_size for layer in layers.values())
             try:
