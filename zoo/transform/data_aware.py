@@ -45,7 +45,7 @@ def compress(
     allocation: str = "dp",
     batches: Iterable[Any] | None = None,
     sequential: bool = True,
-    sensitivity: Sensitivity = "local",
+    sensitivity: Sensitivity | None = None,
     targets: Sequence[str] | None = None,
     base: str | nn.Module | None = None,
     rank: int | None = None,
@@ -67,7 +67,7 @@ def compress(
             "local": the squared error of each layer's outputs, or of its weight in the case "svd";
             "output": that of the model's outputs, measured at up to 24 ranks of each layer;
             "fisher": the first order of it, from the error of each layer's outputs and a backward
-            pass a batch.
+            pass a batch. None is "fisher" where there are batches, else "local".
         targets: Patterns on names of layers, as in `reparametrize`; None takes all that become
             smaller but the first and the last.
         base: What "eora" compensates: "prune:SHARE", "prune:2:4", "quant:BITS" (or
@@ -88,8 +88,10 @@ def compress(
         ValueError: a setting out of its range or without effect, no batches, a budget that no ranks
             meet, targets that are tied or absent.
     """
-    _check(case, budget, allocation, sensitivity, base, rank)
     data = list(batches) if batches is not None else []
+    if sensitivity is None:
+        sensitivity = "fisher" if data and allocation in COSTED and base is None else "local"
+    _check(case, budget, allocation, sensitivity, base, rank)
     if not data and (case != "svd" or sensitivity != "local"):
         raise ValueError(
             f"case={case!r} with sensitivity={sensitivity!r} needs batches=, some hundred samples "

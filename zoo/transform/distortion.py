@@ -160,7 +160,7 @@ def output_gains(
         def hook(layer: nn.Module, args: Any, y: Tensor) -> Tensor:
             y = y if y.requires_grad else y.detach().requires_grad_()
             seen[name].append(y)
-            return y
+            return y.clone()  # which an activation in place may overwrite
 
         return hook
 

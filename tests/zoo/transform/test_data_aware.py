@@ -117,14 +117,19 @@ def test_of_two_layers_the_one_that_the_outputs_feel_keeps_its_rank(sensitivity)
         assert "loud" not in ranks and ranks["quiet"] <= 3
 
 
-def test_output_gains_are_the_squared_jacobian_over_the_rows():
-    model, data = network(), batches()
-    found = output_gains(model, data * 100, ["5"])["5"]
+@pytest.mark.parametrize(
+    ("in_place", "frozen"), [(False, False), (True, False), (True, True)], ids=str
+)
+def test_output_gains_are_the_squared_jacobian_over_the_rows(in_place, frozen):
+    model, data = network().requires_grad_(not frozen), batches()
+    model[6] = nn.ReLU(inplace=in_place)
+    found = output_gains(model, data * 50, ["5"])["5"]
+    model[6] = nn.ReLU()
     x = torch.cat(data)
     hidden = model[:6](x)
     jacobian = torch.func.vmap(torch.func.jacrev(lambda h: model[6:](h[None])[0]))(hidden.detach())
     expected = float(jacobian.detach().square().sum((1, 2)).mean()) / 20
-    assert found == pytest.approx(expected, rel=0.08)  # 2,400 random directions
+    assert found == pytest.approx(expected, rel=0.12)  # 1,200 random directions
 
 
 @pytest.mark.parametrize("case", CASES)
