@@ -61,10 +61,14 @@ class Method:
         """Say why a weight is left out unless it is named, or nothing."""
         return ""
 
-    def prepare(self, targets: Mapping[str, Target]) -> dict[str, str]:
+    def prepare(self, targets: Mapping[str, Target], skipped: Mapping[str, str]) -> dict[str, str]:
         """Look at all targets before the first structure is made; return reasons to leave some out.
 
         For what is decided for all weights together, such as a threshold that they share.
+
+        Args:
+            targets: By name.
+            skipped: Reasons for what was left out before, by name.
         """
         return {}
 

@@ -70,7 +70,7 @@ def reparametrize(
             skipped[name] = reason
             continue
         wanted[name] = target
-    skipped |= method.prepare(wanted)
+    skipped |= method.prepare(wanted, skipped)
     for name, target in wanted.items():
         if name in skipped:
             continue

@@ -87,7 +87,7 @@ class WeLore(Method):
             raise ValueError(f"ranks: {name} has rank {min(shape[-2:])} at most, got {rank}")
         return rank
 
-    def prepare(self, targets: Mapping[str, Target]) -> dict[str, str]:
+    def prepare(self, targets: Mapping[str, Target], skipped: Mapping[str, str]) -> dict[str, str]:
         """Find the threshold, unless ranks are given, and leave out what stays dense."""
         if not targets:
             return {}
@@ -106,7 +106,7 @@ class WeLore(Method):
                     f"parameters is met by no threshold: {error}"
                 ) from error
             self.ranks = {name: rank for name, rank in ranks.items() if rank is not None}
-        elif unknown := sorted(set(self.ranks) - set(targets)):
+        elif unknown := sorted(set(self.ranks) - set(targets) - set(skipped)):
             raise ValueError(f"ranks: {unknown[0]!r} is no target; they are {', '.join(targets)}")
         dense = "its spectrum falls too slowly for the common threshold, so it stays dense"
         return {name: dense for name in targets if name not in self.ranks}
