@@ -46,7 +46,7 @@ CASES = ("svd", "asvd", "fwsvd", "svd_llm", "feature_mimicking")
 ALLOCATIONS = ("dp", "threshold", "energy", "uniform", "welore")
 SENSITIVITIES = ("local", "output", "fisher")
 BASES = ("prune:2:4", "prune:0.8", "quant:2")
-PATH, PATHS = 16, (2, 4, 16)
+PATH, PATHS = 16, (2, 16)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
