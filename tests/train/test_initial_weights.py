@@ -73,7 +73,7 @@ def test_a_run_that_goes_on_needs_no_initial_weights(tmp_path, monkeypatch):
 def test_what_a_method_read_off_the_initial_weights_is_known_where_they_are_gone(tmp_path):
     train(tmp_path / "one")
     steps = [f"init={tmp_path / 'one'}", "trainer.checkpoint_every=6", "trainer.max_time=10"]
-    steps += ["lowrank=welore", "lowrank.share=0.8"]
+    steps += ["lowrank=welore", "lowrank.keep=0.8"]
     train(tmp_path / "whole", *steps)
     train(tmp_path / "cut", *steps)
     shutil.rmtree(tmp_path / "one")

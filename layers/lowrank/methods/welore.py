@@ -37,7 +37,7 @@ class WeLore(Method):
     """Factors for the weights whose spectrum falls fast, frozen weights elsewhere.
 
     Args:
-        share: Parameters that the targets keep together, over those that they have dense.
+        keep: Parameters that the targets keep together, over those that they have dense.
         rho: ρ in [0, 1); a weight that loses no more than this share of its rank stays dense.
         freeze: Whether all but the factors is frozen.
         train_also: Patterns of what is trained beside them, as `Controller.freeze_rest` takes them;
@@ -55,7 +55,7 @@ class WeLore(Method):
     def __init__(
         self,
         *,
-        share: float = 0.5,
+        keep: float = 0.5,
         rho: float = 0.5,
         freeze: bool = True,
         train_also: list[str] | None = None,
@@ -63,8 +63,8 @@ class WeLore(Method):
         ranks: dict[str, int] | None = None,
     ) -> None:
         """Check and keep the settings."""
-        if not 0.0 < share <= 1.0:
-            raise ValueError(f"share must lie in (0, 1], got {share}")
+        if not 0.0 < keep <= 1.0:
+            raise ValueError(f"keep must lie in (0, 1], got {keep}")
         if not 0.0 <= rho < 1.0:
             raise ValueError(f"rho must be a share of the rank in [0, 1), got {rho}")
         if train_also and not freeze:
@@ -76,7 +76,7 @@ class WeLore(Method):
         for name, rank in (ranks or {}).items():
             if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
                 raise ValueError(f"ranks: {name} must have a whole rank of at least 1, got {rank}")
-        self.share, self.rho, self.scheme = share, rho, scheme
+        self.keep, self.rho, self.scheme = keep, rho, scheme
         self.trains_also: Sequence[str] | None = list(train_also or ()) if freeze else None
         self.ranks = None if ranks is None else dict(ranks)
 
@@ -93,16 +93,16 @@ class WeLore(Method):
             return {}
         if any(target.matrix().is_meta for target in targets.values()) and self.ranks is None:
             # Weights without values have no threshold; a trial build asks for sizes only.
-            most = {name: self.share * break_even(target.shape) for name, target in targets.items()}
+            most = {name: self.keep * break_even(target.shape) for name, target in targets.items()}
             self.ranks = {name: max(1, int(rank)) for name, rank in most.items()}
         elif self.ranks is None:
             layers = {name: self._costs(target) for name, target in targets.items()}
-            budget = self.share * sum(layer.dense_size for layer in layers.values())
+            budget = self.keep * sum(layer.dense_size for layer in layers.values())
             try:
                 ranks = allocate_ranks(layers, budget, "welore")
             except ValueError as error:
                 raise ValueError(
-                    f"share={self.share:g} of {sum(c.dense_size for c in layers.values()):g} "
+                    f"keep={self.keep:g} of {sum(c.dense_size for c in layers.values()):g} "
                     f"parameters is met by no threshold: {error}"
                 ) from error
             self.ranks = {name: rank for name, rank in ranks.items() if rank is not None}

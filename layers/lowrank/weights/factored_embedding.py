@@ -62,8 +62,8 @@ def mimicked_table(rows: Tensor, counts: Tensor, rank: int) -> MimickedTable:
     values, vectors = torch.linalg.eigh(centred.mT @ (share[:, None] * centred))
     # Eigenvalues that are zero come out as roundings of either sign.
     values, kept = values.flip(-1).clamp_min(0), vectors.flip(-1)[:, :rank]
-    parts = centred @ kept, kept.mT, mean
-    return MimickedTable(*(part.to(rows.dtype) for part in parts), values)
+    table, right, bias = (part.to(rows.dtype) for part in (centred @ kept, kept.mT, mean))
+    return MimickedTable(table, right, bias, values)
 
 
 class FactoredEmbedding(nn.Module):

@@ -321,7 +321,12 @@ BAD = {
         nn.Sequential(nn.Embedding(5, 3)), "svd", budget=0.5
     ),
     r"batches hold 2 inputs of 5, which cannot decide \d+ components": lambda: compress(
-        network(), "svd_llm", budget=0.7, batches=[batches()[0][:2]], targets=["5"]
+        network(),
+        "svd_llm",
+        budget=0.7,
+        allocation="uniform",
+        batches=[batches()[0][:2]],
+        targets=["5"],
     ),
     "batches hold 2 inputs of 5, which cannot decide 3 components": lambda: compress(
         network(), "eora", base="prune:0.5", rank=3, batches=[batches()[0][:2]], targets=["5"]

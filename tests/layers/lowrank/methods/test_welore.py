@@ -61,9 +61,9 @@ def test_the_lowest_threshold_that_meets_the_budget_decides(share, rho):
     fitting = [cut for cut in cuts if numbers(dense, at(cut)) <= budget]
     if not fitting:
         with pytest.raises(ValueError, match="is met by no threshold"):
-            reparametrize(network(), WeLore(share=share, rho=rho), NAMES)
+            reparametrize(network(), WeLore(keep=share, rho=rho), NAMES)
         return
-    method = WeLore(share=share, rho=rho)
+    method = WeLore(keep=share, rho=rho)
     controller = reparametrize(network(), method, NAMES)
     assert method.ranks == at(fitting[0])
     assert {n: f.rank for n, f in controller.factors().items()} == method.ranks
@@ -72,7 +72,7 @@ def test_the_lowest_threshold_that_meets_the_budget_decides(share, rho):
 
 def test_a_low_rank_component_is_the_truncated_svd_with_even_factors():
     dense = network()
-    controller = reparametrize(copy.deepcopy(dense), WeLore(share=0.5), NAMES)
+    controller = reparametrize(copy.deepcopy(dense), WeLore(keep=0.5), NAMES)
     assert controller.factors()
     for name, factors in controller.factors().items():
         weight = dense.get_submodule(name).weight.detach()
@@ -96,7 +96,7 @@ def test_rotations_of_rows_and_columns_change_no_rank():
             weight.copy_(turns[0] @ weight @ turns[1])
     found = []
     for model in (network(), rotated):
-        method = WeLore(share=0.6)
+        method = WeLore(keep=0.6)
         reparametrize(model, method, NAMES)
         found.append(method.ranks)
     assert found[0] == found[1]
@@ -105,7 +105,7 @@ def test_rotations_of_rows_and_columns_change_no_rank():
 @pytest.mark.parametrize("also", [None, ["3"], ["*.bias"]])
 def test_nothing_but_the_factors_and_what_is_named_moves(also):
     model = network()
-    controller = reparametrize(model, WeLore(share=0.6, train_also=also), NAMES)
+    controller = reparametrize(model, WeLore(keep=0.6, train_also=also), NAMES)
     assert 0 < len(controller.factors()) < len(NAMES)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
     controller.attach(optimizer)
@@ -123,7 +123,7 @@ def test_nothing_but_the_factors_and_what_is_named_moves(also):
 
 
 def test_given_ranks_make_the_same_weights_of_other_values():
-    method = WeLore(share=0.6)
+    method = WeLore(keep=0.6)
     reparametrize(network(), method, NAMES)
     again = WeLore(**method.decided())
     controller = reparametrize(nn.Sequential(*network().children()).float(), again)
@@ -132,7 +132,7 @@ def test_given_ranks_make_the_same_weights_of_other_values():
 
 
 BAD = {
-    r"share must lie in \(0, 1\], got 0.0": {"share": 0.0},
+    r"keep must lie in \(0, 1\], got 0.0": {"keep": 0.0},
     r"rho must be a share of the rank in \[0, 1\), got 1.0": {"rho": 1.0},
     "ranks: 0 must have a whole rank of at least 1, got 0": {"ranks": {"0": 0}},
     "train_also=.*says what freeze=True leaves out": {"train_also": ["3"], "freeze": False},
@@ -150,4 +150,4 @@ def test_ranks_of_another_model_are_refused():
     with pytest.raises(ValueError, match="ranks: '9' is no target"):
         reparametrize(network(), WeLore(ranks={"9": 1}), NAMES)
     with pytest.raises(ValueError, match="train_also: 'norm' matches no parameter"):
-        reparametrize(network(), WeLore(share=0.6, train_also=["norm"]), NAMES)
+        reparametrize(network(), WeLore(keep=0.6, train_also=["norm"]), NAMES)
