@@ -10,6 +10,7 @@ parameters, without any training after, and with low-rank paths beside coarse we
 gains ten points over the plain SVD there was looked for and not found, so it is no bar.
 """
 
+import copy
 import itertools
 import json
 import math
@@ -34,6 +35,7 @@ from archzoo.layers.lowrank.maths.moment_root import MomentRoot
 from archzoo.layers.lowrank.maths.moments import OutputMoments
 from archzoo.zoo import additivity, compress
 from archzoo.zoo.transform.calibration_pass import Directions
+from archzoo.zoo.transform.coarse_base import coarse_weight
 from archzoo.zoo.transform.compress import factorize
 from archzoo.zoo.transform.layer_by_layer import LayerByLayer
 from crepe_tones import accuracy, crepe, tones
@@ -155,6 +157,13 @@ def network(quick: bool) -> tuple[list[dict[str, Any]], list[Bar]]:
         rows += (
             of_case(model, case, data, tested, True) if quick else kept(case, model, data, tested)
         )
+    for base in BASES:
+        alone = copy.deepcopy(model)
+        for layer in alone.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                weight = layer.weight.detach()
+                weight.copy_(coarse_weight(weight.flatten(1), base).view(weight.shape))
+        rows.append({"what": f"{base} alone", "figure": accuracy(alone, *tested)})
     found = {}
     for base, rank in itertools.product(BASES, (PATH,) if quick else PATHS):
         for case in ("svd", "eora"):
@@ -168,7 +177,7 @@ def network(quick: bool) -> tuple[list[dict[str, Any]], list[Bar]]:
                 batch_norm=False,
             )
             found[base, rank, case] = accuracy(small, *tested)
-        both = " and ".join(f"{case} {found[base, rank, case]:.3f}" for case in ("svd", "eora"))
+        both = " and ".join(f"{case} {found[base, rank, case]:.4f}" for case in ("svd", "eora"))
         rows.append({"what": f"{base}, paths of {rank}: {both}"})
     if quick:
         return rows, []
