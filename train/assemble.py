@@ -7,7 +7,7 @@ import torch
 
 from ..zoo.models import build_model
 from ..zoo.network import Network
-from ..zoo.share.content_digest import sealed
+from ..zoo.share.content_digest import sealed, unsealed
 from .callbacks import Callback, LowRankTraining, callbacks
 from .check import model_options
 from .config import RunConfig, options_of
@@ -54,6 +54,8 @@ def _make_trainer(
 ) -> Trainer:
     options = model_options(config, splits.shape, splits.num_classes, splits.graph)
     if place is None:
+        if config.init is not None:
+            options = {**options, **_decided(folder)}
         model = build_model(config.model["name"], **options)
     else:
         classes = splits.about.get("classes")
@@ -86,6 +88,13 @@ def _make_trainer(
         world=world,
         seed=config.seed,
     )
+
+
+def _decided(folder: RunFolder) -> dict[str, Any]:
+    """Return the low-rank method as the initial weights decided it, which are not at hand now."""
+    file = folder.path / "init.json"
+    facts = unsealed(file.read_bytes()) if file.is_file() else {}
+    return {"lowrank": facts["lowrank"]} if "lowrank" in facts else {}
 
 
 def _from_weights(

@@ -67,8 +67,9 @@ def build_from(
         classes: Names of the classes that the model is to tell apart.
 
     Returns:
-        The model, and facts to record: `init`, `model`, a digest of the `weights`, and `head`, a
-        sentence where it is started anew or its classes had other names.
+        The model, and facts to record: `init`, `model`, a digest of the `weights`, `head`, a
+        sentence where it is started anew or its classes had other names, and `lowrank`, the method
+        with what it read off the weights.
 
     Raises:
         RunError: the two differ in more than the head, the structure of weights and rates of
@@ -92,7 +93,10 @@ def build_from(
         _refuse_differences(name, given, model, source)
         take_weights(model, source, head=anew, stem=False)
         if spec is not None and not kept:
-            apply_lowrank(model, spec)
+            controller = apply_lowrank(model, spec)
+            if controller.method.decided():
+                assert model.recipe is not None  # it was built by name
+                facts["lowrank"] = model.recipe.options["lowrank"]
     except ValueError as error:
         raise RunError(f"init={place.text}: {' '.join(str(error).split())}") from error
     return model, facts if head is None else {**facts, "head": head}

@@ -30,6 +30,9 @@ from .share.export import export_program as export_program
 from .share.save_load import push_to_hub as push_to_hub
 from .share.save_load import save_model as save_model
 from .share.timm_bridge import register_with_timm as register_with_timm
+from .transform.data_aware import compress as compress
+from .transform.distortion import additivity as additivity
+from .transform.mimic_embeddings import mimic_embeddings as mimic_embeddings
 from .transform.parallel import fuse_parallel as fuse_parallel
 from .transform.parallel import to_parallel as to_parallel
 from .transform.residual import with_residual as with_residual

@@ -27,11 +27,13 @@ from .maths.decompose import balanced_factors as balanced_factors
 from .maths.decompose import product_svd as product_svd
 from .maths.decompose import rebalance as rebalance
 from .maths.decompose import refuse_diverged as refuse_diverged
+from .maths.decompose import row_side_svd as row_side_svd
 from .maths.decompose import weighted_svd as weighted_svd
 from .maths.group_lasso import flat_group_lasso as flat_group_lasso
 from .maths.group_lasso import hierarchical_group_lasso as hierarchical_group_lasso
 from .maths.group_lasso import prox_hierarchical as prox_hierarchical
 from .maths.moments import InputMoments as InputMoments
+from .maths.moments import OutputMoments as OutputMoments
 from .maths.ordered_dropout import SAMPLERS as SAMPLERS
 from .maths.rank_budget import ALLOCATIONS as ALLOCATIONS
 from .maths.rank_budget import RankCosts as RankCosts
@@ -50,6 +52,7 @@ from .method import break_even as break_even
 from .method import check_rank as check_rank
 from .method import rank_of as rank_of
 from .methods.cola import CoLA as CoLA
+from .methods.compensated import Compensated as Compensated
 from .methods.fixed_ranks import FixedRanks as FixedRanks
 from .methods.full_rank import Full as Full
 from .methods.lost import LOST as LOST
@@ -63,6 +66,7 @@ from .methods.sltrain import SparseFactors as SparseFactors
 from .methods.sst import SST as SST
 from .methods.switchlora import SwitchLoRA as SwitchLoRA
 from .methods.trp import TRP as TRP
+from .methods.welore import WeLore as WeLore
 from .optim.step_adamw import StepAdamW as StepAdamW
 from .reparametrize import merge as merge
 from .reparametrize import reparametrize as reparametrize
@@ -70,6 +74,8 @@ from .reparametrize import structures as structures
 from .replace_module import replace_module as replace_module
 from .target import Target as Target
 from .watched_weights import WatchedWeights as WatchedWeights
+from .weights.factored_embedding import FactoredEmbedding as FactoredEmbedding
+from .weights.factored_embedding import mimicked_table as mimicked_table
 from .weights.factored_layers import FactoredConv2d as FactoredConv2d
 from .weights.factored_layers import FactoredLinear as FactoredLinear
 from .weights.factored_layers import FactoredParameter as FactoredParameter

@@ -12,12 +12,13 @@ parameters are all frozen is left alone.
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .freeze_others import check_patterns, freeze_others
 from .method import Method
 from .optim.optimizer_step import check_optimizer, surround_updates
 from .target import DenseWeights, Target
@@ -35,6 +36,7 @@ class Controller(WatchedWeights):
     Attributes:
         method: What happens.
         skipped: Candidates that were left out, by name, with the reason.
+        trains_also: What `freeze_rest` was given, or None where nothing was frozen.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Controller(WatchedWeights):
         """Watch a model; nothing happens before `attach`."""
         super().__init__(model, targets, seed=seed, learning_rate_ratio=learning_rate_ratio)
         self.method, self.skipped = method, dict(skipped)
+        self.trains_also: list[str] | None = None
         self._started = False  # or resumed
         self._fixed: list[nn.Parameter] = []
         self._written: DenseWeights | None = None
@@ -106,6 +109,26 @@ class Controller(WatchedWeights):
         self.optimizers.append(optimizer)
         surround_updates(optimizer, lambda: self._update(optimizer))
 
+    def freeze_rest(self, train_also: Sequence[str] = ()) -> list[str]:
+        """Freeze every parameter that is no target's, biases of targets included.
+
+        A checkpoint remembers `train_also`, and a run that resumes it must have frozen the same.
+
+        Args:
+            train_also: Patterns on full names of parameters or of modules around them, such as
+                `*norm*` or `head`, that are left as they are.
+
+        Returns:
+            Names of what was trained before.
+
+        Raises:
+            ValueError: a pattern that matches nothing. Nothing is frozen then.
+        """
+        check_patterns(self.model, train_also)
+        own = {id(p) for t in self.targets.values() for p in [*t.parameters(), *t.fixed().values()]}
+        self.trains_also = list(train_also)
+        return freeze_others(self.model, own, train_also)
+
     def penalty(self) -> Tensor | None:
         """Return what the method adds to the loss, or None."""
         return self.method.penalty(self)
@@ -129,6 +152,7 @@ class Controller(WatchedWeights):
             "method": type(self.method).__name__,
             "settings": self.method.settings(),
             "targets": list(self.targets),
+            "trains_also": self.trains_also,
             "step": self.step,
             "seed": self.seed,
             "started": self._started,
@@ -158,6 +182,14 @@ class Controller(WatchedWeights):
             raise ValueError(
                 f"the checkpoint and this run disagree on whether {min(differing)} is a target of "
                 f"{name}; resume with the same targets"
+            )
+
+        if (theirs := state.get("trains_also")) != self.trains_also:
+            told = ["nothing else frozen" if t is None else f"all frozen but the targets and {t}"
+                    for t in (theirs, self.trains_also)]  # fmt: skip
+            raise ValueError(
+                f"the checkpoint was trained with {told[0]}, this run has {told[1]}; resume with "
+                f"the same call of freeze_rest"
             )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

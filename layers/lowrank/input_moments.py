@@ -6,7 +6,7 @@ included; each group has its own.
 
 # Shape letters: n columns of W, ... one matrix a group where there is more than one.
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..modes import evaluating
 from .maths.decompose import refuse_infinite
-from .maths.moments import InputMoments
+from .maths.moments import InputMoments, OutputMoments
 from .weights.factored_layers import FactoredConv2d, FactoredLinear, conv_settings
 from .weights.stride_padding import Movement
 
@@ -38,7 +38,8 @@ def collect_moments(
     *,
     forward: Callable[[nn.Module, Any], Any] = forward_batch,
     fisher: bool = False,
-) -> dict[str, InputMoments]:
+    matrices: Mapping[str, Tensor] | None = None,
+) -> dict[str, InputMoments | OutputMoments]:
     """Run a model in evaluation mode over data, and sum what goes into some of its layers.
 
     Args:
@@ -48,16 +49,19 @@ def collect_moments(
         forward: Calls the model on a batch, on the right device.
         fisher: Whether to collect squared gradients; `forward` must then return a scalar loss. The
             gradient is that of a whole batch: batches of one give the empirical Fisher diagonal.
+        matrices: M (..., m, columns) of some of the layers, for which the moments of M x are kept,
+            m × m numbers, instead of those of x.
 
     Returns:
-        The sums, by name.
+        The sums, by name: `InputMoments`, or `OutputMoments` where there is a matrix.
 
     Raises:
         ValueError: a name of no layer, or of none whose inputs are counted; no batches; a layer
             that never ran; NaN or infinite inputs; or, with `fisher`, a weight without gradient.
     """
     layers = {name: _layer(model, name) for name in names}
-    found: dict[str, InputMoments] = {}
+    found: dict[str, Any] = {}
+    matrices = matrices or {}
     weights = {n: layer._parameters.get("weight") for n, layer in layers.items()} if fisher else {}
     for name, weight in weights.items():
         if weight is None or not weight.requires_grad:
@@ -67,7 +71,9 @@ def collect_moments(
         def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = args[0] if args else kwargs["input"]
             for vectors in _vectors(layer, x.detach()):
-                if name not in found:
+                if name not in found and name in matrices:
+                    found[name] = OutputMoments.empty(matrices[name])
+                elif name not in found:
                     found[name] = InputMoments.empty(tuple(vectors.shape[:-1]), vectors.device)
                 found[name].add(vectors)
 

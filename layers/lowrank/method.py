@@ -1,5 +1,6 @@
 """What a low-rank method decides: the structure of a weight, and events around optimiser steps."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ class Method:
         takes_frozen: Whether a weight that is not trained gets a structure, which is not trained
             either; false where it is left out.
         budget: Share of the targets' dense parameters that a run is to end at, or None.
+        trains_also: Patterns of what is trained beside the targets, as `Controller.freeze_rest`
+            takes them, or None where nothing is frozen.
     """
 
     scheme: Scheme = "channel"
@@ -35,6 +38,7 @@ class Method:
     skips_uneconomic: bool = True
     takes_frozen: bool = False
     budget: float | None = None
+    trains_also: Sequence[str] | None = None
 
     @property
     def resizes(self) -> bool:
@@ -56,6 +60,25 @@ class Method:
     def refuses(self, target: Target) -> str:
         """Say why a weight is left out unless it is named, or nothing."""
         return ""
+
+    def prepare(self, targets: Mapping[str, Target], skipped: Mapping[str, str]) -> dict[str, str]:
+        """Look at all targets before the first structure is made; return reasons to leave some out.
+
+        For what is decided for all weights together, such as a threshold that they share.
+
+        Args:
+            targets: By name.
+            skipped: Reasons for what was left out before, by name.
+        """
+        return {}
+
+    def decided(self) -> dict[str, Any]:
+        """Return the settings that `prepare` read off the weights, to make the same from others."""
+        return {}
+
+    def adds_bias(self, name: str) -> bool:
+        """Whether a layer without a bias gets one, of zeros."""
+        return False
 
     def structure(self, name: str, weight: Tensor, generator: torch.Generator) -> WeightStructure:
         """Return what stands for a fresh or pretrained matrix (..., rows, columns)."""

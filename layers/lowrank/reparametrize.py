@@ -8,6 +8,7 @@ from torch.nn.utils import parametrize
 
 from .choose_targets import EXCLUDED, Targets, candidates_of, choose_targets, reason_to_skip
 from .controller import Controller
+from .freeze_others import check_patterns
 from .method import Method
 from .replace_module import replace_module
 from .target import Target
@@ -53,6 +54,7 @@ def reparametrize(
     """
     candidates = candidates_of(model, method)
     chosen, named = choose_targets(candidates, targets, excluded, model, method)
+    wanted: dict[str, Target] = {}
     made: list[tuple[Target, WeightStructure | None]] = []
     controller = Controller(
         model, method, {}, {}, seed=seed, learning_rate_ratio=learning_rate_ratio
@@ -67,6 +69,11 @@ def reparametrize(
         if reason:
             skipped[name] = reason
             continue
+        wanted[name] = target
+    skipped |= method.prepare(wanted, skipped)
+    for name, target in wanted.items():
+        if name in skipped:
+            continue
         structure = None
         if method.replaces:
             structure = method.structure(name, target.matrix(), controller.generator(name))
@@ -77,8 +84,11 @@ def reparametrize(
             f"no weight of {type(model).__name__} is a target of {type(method).__name__}"
             f"{f' ({reasons})' if reasons else ''}; name some with targets=, or lower the rank"
         )
+    check_patterns(model, method.trains_also or ())
     for target, structure in made:  # nothing was changed before all of them could be made
         controller.targets[target.name] = _replace(model, target, structure, method)
+    if method.trains_also is not None:
+        controller.freeze_rest(method.trains_also)
     return controller
 
 
@@ -159,4 +169,7 @@ def _replace(
         assert isinstance(module, nn.Conv2d)
         layer = FactoredConv2d.from_dense(module, structure, method.scheme)
         replace_module(model, module, layer)
+    if not parameter and layer.bias is None and method.adds_bias(target.name):
+        zeros = weight.new_zeros(weight.shape[0])
+        layer.bias = nn.Parameter(zeros, requires_grad=weight.requires_grad)
     return Target(target.name, layer, structure, None, target.unfolding)

@@ -70,6 +70,23 @@ def test_a_run_that_goes_on_needs_no_initial_weights(tmp_path, monkeypatch):
         train(tmp_path / "cut", *steps[1:], "resume=auto")
 
 
+def test_what_a_method_read_off_the_initial_weights_is_known_where_they_are_gone(tmp_path):
+    train(tmp_path / "one")
+    steps = [f"init={tmp_path / 'one'}", "trainer.checkpoint_every=6", "trainer.max_time=10"]
+    steps += ["lowrank=welore", "lowrank.keep=0.8"]
+    train(tmp_path / "whole", *steps)
+    train(tmp_path / "cut", *steps)
+    shutil.rmtree(tmp_path / "one")
+    told = json.loads((tmp_path / "cut" / "init.json").read_text())["lowrank"]
+    assert told["name"] == "welore" and told["ranks"]
+    (tmp_path / "cut" / "checkpoints" / "last-1.pt").replace(
+        tmp_path / "cut" / "checkpoints" / "last.pt"
+    )
+    (tmp_path / "cut" / "result.json").unlink()
+    train(tmp_path / "cut", *steps, "resume=auto")
+    assert equal_weights(tmp_path / "whole", tmp_path / "cut")
+
+
 def test_a_head_of_another_size_is_started_anew_and_said(tmp_path, capsys):
     place = saved(tmp_path)
     model, facts = built(place, num_classes=7)

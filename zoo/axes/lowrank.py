@@ -18,6 +18,7 @@ from torch import nn
 
 from ...layers import lowrank as layers
 from ...layers.lowrank.methods.cola import CoLA
+from ...layers.lowrank.methods.compensated import Compensated
 from ...layers.lowrank.methods.fixed_ranks import FixedRanks
 from ...layers.lowrank.methods.full_rank import Full
 from ...layers.lowrank.methods.lost import LOST
@@ -28,6 +29,7 @@ from ...layers.lowrank.methods.sltrain import SLTrain
 from ...layers.lowrank.methods.sst import SST
 from ...layers.lowrank.methods.switchlora import SwitchLoRA
 from ...layers.lowrank.methods.trp import TRP
+from ...layers.lowrank.methods.welore import WeLore
 from ..network import Network
 from ..recipe import record
 from ..registry import Entry, Option, Registry
@@ -58,7 +60,9 @@ for _name, _build, _source in [
     ("relora", ReLoRA, "arXiv:2307.05695"),
     ("sst", SST, "arXiv:2405.15481"),
     ("switchlora", SwitchLoRA, "arXiv:2406.06564"),
+    ("welore", WeLore, "arXiv:2407.11239"),
     ("fixed_ranks", FixedRanks, "what export leaves; no method"),
+    ("compensated", Compensated, "what EoRA leaves; no method"),
 ]:
     methods.register(name=_name, source=_source)(_build)
 
@@ -136,7 +140,7 @@ def apply_lowrank(model: Network, spec: LowRankSpec) -> layers.Controller:
         model.lowrank = layers.reparametrize(model, method, excluded=_excluded(model), **common)
     except ValueError as error:
         raise ValueError(f"lowrank={name}: {error}") from error
-    record(model, lowrank=lowrank_config(spec))
+    record(model, lowrank=lowrank_config({"name": name, **_split(spec)[1], **method.decided()}))
     return model.lowrank
 
 

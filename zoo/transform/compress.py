@@ -11,7 +11,7 @@ trained. The result is a new model with factors of fixed ranks; the model itself
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -29,10 +29,10 @@ from ...layers.lowrank import (
     reparametrize,
     structures,
 )
-from ..axes.lowrank import apply_lowrank, merge_lowrank
+from ..axes.lowrank import apply_lowrank, make_method, merge_lowrank
 from ..network import Network
 
-__all__ = ["decompose", "factorize", "fixed_ranks", "ranks_by"]
+__all__ = ["decompose", "densified", "factorize", "fixed_ranks", "ranks_by", "structured"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -185,18 +185,47 @@ def fixed_ranks(model: Model, controller: Controller, ranks: Mapping[str, int]) 
                 f"ranks: {name} has ranks from 1 to {components[name].allocated}, got {rank}"
             )
     small = {n: r for n, r in ranks.items() if r < break_even(components[n].shape)}
+    if not small:
+        return densified(model)
+    scheme = controller.method.scheme
+    result, made = structured(model, "fixed_ranks", ranks=small, scheme=scheme)
+    for name, factors in made.items():
+        _copy(factors, components[name])
+    return result
+
+
+def densified(model: Model) -> Model:
+    """Return a copy of a model without factors, with the same outputs.
+
+    Raises:
+        ValueError: an activation between factors.
+    """
     result = copy.deepcopy(model)
     _make_dense(result)
-    if small:
-        settings = {"ranks": small, "scheme": controller.method.scheme}
-        if isinstance(result, Network):
-            spec = {"name": "fixed_ranks", **settings, "targets": list(small)}
-            made = apply_lowrank(result, spec)
-        else:
-            made = reparametrize(result, FixedRanks(**settings), list(small))
-        for name, factors in made.factors().items():
-            _copy(factors, components[name])
     return result
+
+
+def structured(
+    model: Model, method: str, *, ranks: Mapping[str, int], **settings: Any
+) -> tuple[Model, dict[str, Factors]]:
+    """Return a dense copy of a model in which a method gives some weights factors, and those.
+
+    Args:
+        model: Left as it is.
+        method: Name of one that takes ranks, such as `fixed_ranks`.
+        ranks: Rank of each weight by name; these are the targets.
+        settings: Of the method beside them.
+
+    Raises:
+        ValueError: a weight that cannot have such factors.
+    """
+    result = densified(model)
+    spec = {"name": method, "ranks": dict(ranks), **settings}
+    if isinstance(result, Network):
+        made = apply_lowrank(result, {**spec, "targets": list(ranks)})
+    else:
+        made = reparametrize(result, make_method(spec), list(ranks))
+    return result, made.factors()
 
 
 def _make_dense(model: nn.Module) -> None:

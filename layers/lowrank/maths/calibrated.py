@@ -13,7 +13,8 @@ the outputs, is the same as weighting by the covariance of the inputs:
 
     X = E Eᵀ W,   b' = E Eᵀ b + (I - E Eᵀ) E[y] = b + (W - X) E[x]     E: top eigenvectors of Cov(y)
 
-Differs from them: singular moments are damped instead of shifted until a Cholesky factor exists.
+Differs from them: singular moments are damped instead of shifted until a Cholesky factor exists,
+and not at all where the moments are those of outputs.
 """
 
 from collections.abc import Callable
@@ -22,8 +23,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .decompose import Decomposition, weighted_svd
-from .moments import InputMoments
+from .decompose import Decomposition, row_side_svd, weighted_svd
+from .moments import InputMoments, Moments, OutputMoments
 
 __all__ = ["CASES", "Calibrated", "activation_aware", "calibrated_svd", "compensate", "refit_left"]
 
@@ -39,12 +40,12 @@ class Calibrated(NamedTuple):
     singular_values: Tensor
 
 
-def activation_aware(moments: InputMoments, alpha: float = 0.5) -> Tensor:
+def activation_aware(moments: Moments, alpha: float = 0.5) -> Tensor:
     """Return the diagonal (E|x_j|)^{2α} (..., n)."""
     return moments.mean_magnitude ** (2 * alpha)
 
 
-def fisher_weighted(moments: InputMoments) -> Tensor:
+def fisher_weighted(moments: InputMoments | OutputMoments) -> Tensor:
     """Return the mean over the outputs of the squared gradients, (..., n).
 
     Raises:
@@ -55,7 +56,7 @@ def fisher_weighted(moments: InputMoments) -> Tensor:
     return moments.fisher.mean(-2)
 
 
-CASES: dict[str, Callable[[InputMoments], Tensor]] = {
+CASES: dict[str, Callable[[InputMoments | OutputMoments], Tensor]] = {
     "svd": lambda moments: torch.ones_like(moments.total),
     "asvd": activation_aware,
     "fwsvd": fisher_weighted,
@@ -63,7 +64,7 @@ CASES: dict[str, Callable[[InputMoments], Tensor]] = {
     "feature_mimicking": lambda moments: moments.covariance,
 }
 """The moment of the inputs (..., n, n), or its diagonal (..., n), that a case weights by; for EoRA
-see `compensate`."""
+see `compensate`. `OutputMoments` give that of the outputs instead of the moment of the inputs."""
 
 
 @torch.no_grad()
@@ -71,7 +72,7 @@ def calibrated_svd(
     matrix: Tensor,
     rank: int | None,
     case: str,
-    moments: InputMoments,
+    moments: InputMoments | OutputMoments,
     *,
     bias: Tensor | None = None,
     damping: float = DAMPING,
@@ -83,19 +84,17 @@ def calibrated_svd(
         matrix: W (..., rows, columns) of a linear map, or of a convolution unfolded by `channel`.
         rank: r, or None for all.
         case: A key of `CASES`.
-        moments: Of the layer's inputs.
+        moments: Of the layer's inputs, or of what W makes of them.
         bias: (all rows,) or None. "feature_mimicking" makes one where there is none.
         damping: As in `weighted_svd`.
         **options: Of `weighted_svd`.
 
     Raises:
-        ValueError: an unknown case, and all that `weighted_svd` refuses.
+        ValueError: an unknown case, moments of another matrix, and all that `weighted_svd` refuses.
     """
     if case not in CASES:
         raise ValueError(f"case must be one of {sorted(CASES)}, got {case!r}")
-    left, right, values = weighted_svd(
-        matrix, rank, right_moment=CASES[case](moments), damping=damping, **options
-    )
+    left, right, values = _weighted(matrix, rank, CASES[case](moments), moments, damping, options)
     if case == "feature_mimicking":
         error = matrix.double() - left.double() @ right.double()
         shift = (error @ moments.mean.to(error)[..., None]).flatten().to(matrix.dtype)
@@ -106,7 +105,7 @@ def calibrated_svd(
 def compensate(
     dense: Tensor,
     compressed: Tensor,
-    moments: InputMoments,
+    moments: InputMoments | OutputMoments,
     rank: int,
     *,
     damping: float = DAMPING,
@@ -119,14 +118,39 @@ def compensate(
     Args:
         dense: W (..., rows, columns).
         compressed: Ŵ, pruned, quantised or truncated.
-        moments: Of the inputs that the compressed layer sees.
+        moments: Of the inputs that the compressed layer sees, or of what W - Ŵ makes of them.
         rank: r.
         damping: As in `weighted_svd`.
         **options: Of `weighted_svd`.
     """
     residual = dense - compressed
-    moment = moments.second_moment
-    return weighted_svd(residual, rank, right_moment=moment, damping=damping, **options)
+    return _weighted(residual, rank, moments.second_moment, moments, damping, options)
+
+
+def _weighted(
+    matrix: Tensor,
+    rank: int | None,
+    moment: Tensor,
+    moments: InputMoments | OutputMoments,
+    damping: float,
+    options: dict[str, Any],
+) -> Decomposition:
+    """Decompose by a moment of inputs or of outputs, as it is."""
+    shape = matrix.shape[:-2] + matrix.shape[-1:]
+    if moments.total.shape != shape:
+        raise ValueError(
+            f"moments are of another layer: they are of vectors {tuple(moments.total.shape)}, and "
+            f"the matrix {tuple(matrix.shape)} takes {tuple(shape)}"
+        )
+    diagonal = moment.shape == moments.total.shape and moment.dim() < matrix.dim()
+    if isinstance(moments, InputMoments) or diagonal:
+        return weighted_svd(matrix, rank, right_moment=moment, damping=damping, **options)
+    if not torch.equal(moments.matrix, matrix.detach().double()):
+        raise ValueError(
+            "moments are those of what another matrix makes of its inputs; collect them with "
+            "matrices= of this one"
+        )
+    return row_side_svd(matrix, rank, moment, **options)
 
 
 @torch.no_grad()

@@ -6,6 +6,10 @@
 With R = E[x xᵀ] of the inputs x it is the least squared error of the outputs W x. All roots A, B
 give the same X. The factors are nested: a prefix of them is the best one of its own rank.
 
+A wide matrix needs no root of R. The row side gives the same X from the moment of the outputs:
+
+    A W R Wᵀ Aᵀ = U S² Uᵀ (rows × rows)       A X = U_r U_rᵀ A W
+
 Singular vectors are unique up to signs, and up to a rotation where singular values coincide, so
 only products and singular values may be compared. Nothing here has a gradient: that of an SVD is
 undefined at equal or zero singular values.
@@ -20,6 +24,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from .moment_root import MomentRoot, refuse_negative
+
 __all__ = [
     "Decomposition",
     "at_least_float32",
@@ -28,6 +34,7 @@ __all__ = [
     "rebalance",
     "refuse_diverged",
     "refuse_infinite",
+    "row_side_svd",
     "weighted_svd",
 ]
 
@@ -71,16 +78,18 @@ def weighted_svd(
             (..., rows); None is I.
         right_moment: R (..., columns, columns), or its diagonal (..., columns); None is I.
         split: Where S goes: half of it to either factor, or all to one. The parts of a weighted
-            SVD have equal norms only after `rebalance`.
+            SVD have equal norms only after `rebalance`, or where the row side was taken.
         method: "randomized" costs O(rows · columns · r) and is near the best where singular values
             fall off after r.
         generator: What "randomized" draws from.
         damping: δ ≥ 0; δ · mean(diag L) · I is added to L, and likewise to R. With δ = 0,
             eigenvalues below n · eps of the largest count as zero: X is then zero on directions
-            without weight, and need not equal W at full rank. 1e-6 keeps W there.
+            without weight, and need not equal W at full rank. 1e-6 keeps W there, and so does the
+            row side, which is taken for R of a matrix with fewer rows than columns.
 
     Returns:
-        Factors, and the singular values of A W B.
+        Factors, and the singular values of A W B; from the row side those below 1e-8 of the
+        largest are rounding.
 
     Raises:
         ValueError: NaN or infinite values, a rank that W cannot have, moments of another shape or
@@ -99,22 +108,79 @@ def weighted_svd(
     weighted = left_moment is not None or right_moment is not None
     wide = matrix.double() if weighted else at_least_float32(matrix)
     batch = wide.shape[:-2]
-    undo_left = undo_right = None
+    left_root = right_root = None
     if left_moment is not None:
-        root, undo_left = _root(left_moment.to(wide), (*batch, rows), "left_moment", damping)
-        wide = root.mT @ wide
+        refuse_infinite(left_moment, "left_moment")
+        left_root = MomentRoot.of(left_moment.to(wide), (*batch, rows), "left_moment", damping)
+        wide = left_root.times(wide.mT).mT
     if right_moment is not None:
-        root, undo_right = _root(right_moment.to(wide), (*batch, columns), "right_moment", damping)
-        wide = wide @ root
+        refuse_infinite(right_moment, "right_moment")
+        right_moment = right_moment.to(wide)
+        square = right_moment.shape == (*batch, columns, columns)
+        if square and method == "exact" and rows < columns:
+            output = _output_moment(wide, right_moment, damping)
+            left, right, values = row_side_svd(wide, rank, output, split=split)
+            left = left if left_root is None else left_root.undone(left.mT).mT
+            return Decomposition(left.to(matrix.dtype), right.to(matrix.dtype), values)
+    if right_moment is not None:
+        right_root = MomentRoot.of(
+            right_moment.to(wide), (*batch, columns), "right_moment", damping
+        )
+        wide = right_root.times(wide)
     left, values, right = _svd(wide, rank, method, generator)
     left, right = balanced_factors(
         left[..., :rank], values[..., :rank], right[..., :rank, :], split=split
     )
-    if undo_left is not None:
-        left = undo_left.mT @ left
-    if undo_right is not None:
-        right = right @ undo_right
+    left = left if left_root is None else left_root.undone(left.mT).mT
+    right = right if right_root is None else right_root.undone(right)
     return Decomposition(left.to(matrix.dtype), right.to(matrix.dtype), values)
+
+
+@torch.no_grad()
+def row_side_svd(
+    matrix: Tensor, rank: int | None, output_moment: Tensor, *, split: Split = "balanced"
+) -> Decomposition:
+    """Return factors U and UᵀW of the best X = U UᵀW of a rank, from the moment of the outputs.
+
+    U are the top eigenvectors of G = W R Wᵀ. No root of R is taken and R itself is not needed, so
+    nothing is damped: a full rank keeps W on directions without data too.
+
+    Args:
+        matrix: W (..., rows, columns).
+        rank: r in [0, min(rows, columns)]; None is all.
+        output_moment: G (..., rows, rows), symmetric and positive semi-definite.
+        split: As in `weighted_svd`; the parts have equal norms with "balanced".
+
+    Returns:
+        Factors, and the square roots of the eigenvalues of G, min(rows, columns) of them. Those
+        below 1e-8 of the largest are rounding.
+
+    Raises:
+        ValueError: NaN or infinite values, a rank that W cannot have, a moment of another shape or
+            with a negative eigenvalue.
+    """
+    rows, columns = matrix.shape[-2:]
+    full = min(rows, columns)
+    rank = full if rank is None else rank
+    if not 0 <= rank <= full:
+        raise ValueError(f"rank must lie in [0, {full}] for {rows}x{columns}, got {rank}")
+    refuse_infinite(matrix, "matrix")
+    refuse_infinite(output_moment, "output_moment")
+    if output_moment.shape != (*matrix.shape[:-1], rows):
+        raise ValueError(
+            f"output_moment must have shape {(*matrix.shape[:-1], rows)} for {rows} rows, got "
+            f"{tuple(output_moment.shape)}"
+        )
+    wide = matrix.double()
+    squares, vectors = torch.linalg.eigh(output_moment.to(wide))
+    refuse_negative(squares, "output_moment", rows)
+    # Eigenvalues that are zero come out as roundings of either sign.
+    squares, vectors = squares.flip(-1)[..., :full].clamp_min(0), vectors.flip(-1)[..., :rank]
+    right = vectors.mT @ wide
+    norms = torch.linalg.vector_norm(right, dim=-1)
+    units = right / torch.where(norms > 0, norms, 1)[..., None]
+    left, right = balanced_factors(vectors, norms, units, split=split)
+    return Decomposition(left.to(matrix.dtype), right.to(matrix.dtype), squares.sqrt())
 
 
 def balanced_factors(
@@ -207,31 +273,12 @@ def refuse_diverged(name: str, step: int, *tensors: Tensor) -> None:
             )
 
 
-def _root(
-    moment: Tensor, shape: tuple[int, ...], name: str, damping: float
-) -> tuple[Tensor, Tensor]:
-    """Return B with B Bᵀ = moment, and its pseudo-inverse, both (..., n, n)."""
-    refuse_infinite(moment, name)
-    size = shape[-1]
-    if moment.shape == shape:
-        values, vectors = moment, torch.eye(size, dtype=moment.dtype, device=moment.device)
-    elif moment.shape == (*shape, size):
-        values, vectors = torch.linalg.eigh(moment)
-    else:
-        raise ValueError(
-            f"{name} must have shape {(*shape, size)}, or {shape} for a diagonal, got "
-            f"{tuple(moment.shape)}"
-        )
-    largest = values.amax(-1, keepdim=True)
-    zero = size * torch.finfo(values.dtype).eps * largest
-    if (values < -10 * zero).any() or (largest < 0).any():
-        raise ValueError(
-            f"{name} has the negative eigenvalue {float(values.min()):.3g}; a moment has none"
-        )
-    values = values + damping * values.mean(-1, keepdim=True)
-    scale = torch.where(values > zero, values, 0).sqrt()
-    inverse = torch.where(values > zero, values.rsqrt(), 0)
-    return vectors * scale[..., None, :], inverse[..., None] * vectors.mT
+def _output_moment(matrix: Tensor, moment: Tensor, damping: float) -> Tensor:
+    """Return W (R + δ mean(diag R) I) Wᵀ."""
+    mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    if (mean < 0).any():
+        raise ValueError("right_moment has a negative trace; a moment has none")
+    return matrix @ moment @ matrix.mT + damping * mean * (matrix @ matrix.mT)
 
 
 def _svd(

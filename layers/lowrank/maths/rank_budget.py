@@ -17,6 +17,7 @@ Source: welore, Jaiswal et al. 2024, arXiv:2407.11239; dp and threshold as in `a
 Differs from it: a budget of sizes, beside the reduction of ranks that `welore_ranks` takes.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -50,15 +51,21 @@ class RankCosts:
         size_per_rank: Parameters, or multiply-accumulates, of one rank.
         dense_size: Those of the dense weight.
         weight: Multiplies the error.
+        errors: Measured cost of the ranks 0 to K, (K + 1,), in the place of Σ_{i>r} S_i². Only dp
+            and threshold read costs.
+        below: Rank from which on the weight stays dense, beside the break-even.
 
     Raises:
-        ValueError: a size that is not positive, a negative weight, NaN or infinite values.
+        ValueError: a size that is not positive, a negative weight, NaN or infinite values, or
+            errors of another number of ranks.
     """
 
     singular_values: Tensor
     size_per_rank: float
     dense_size: float
     weight: float = 1.0
+    errors: Tensor | None = None
+    below: float = math.inf
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -68,6 +75,13 @@ class RankCosts:
                 f"size_per_rank and dense_size must be above 0 and weight at least 0, got "
                 f"{self.size_per_rank}, {self.dense_size} and {self.weight}"
             )
+        if self.errors is not None:
+            refuse_infinite(self.errors, "errors")
+            if self.errors.shape != (self.full_rank + 1,):
+                raise ValueError(
+                    f"errors must have {self.full_rank + 1} numbers, of the ranks 0 to "
+                    f"{self.full_rank}, got {tuple(self.errors.shape)}"
+                )
 
     @property
     def full_rank(self) -> int:
@@ -75,9 +89,9 @@ class RankCosts:
         return self.singular_values.shape[-1]
 
     def economic(self, rank: int) -> int | None:
-        """Return a rank of at least 1, or None where its factors are no smaller than the weight."""
+        """Return a rank of at least 1, or None where the weight stays dense instead."""
         rank = max(1, rank)
-        return rank if rank * self.size_per_rank < self.dense_size else None
+        return rank if rank * self.size_per_rank < self.dense_size and rank < self.below else None
 
     def size(self, rank: int | None) -> float:
         """Return the size of a rank, or of the dense weight."""
@@ -88,7 +102,8 @@ class RankCosts:
         ranks: list[int | None] = [
             r for r in range(1, self.full_rank + 1) if self.economic(r) is not None
         ]
-        costs = (self.weight * tail_energy(self.singular_values))[1 : len(ranks) + 1].tolist()
+        errors = tail_energy(self.singular_values) if self.errors is None else self.errors
+        costs = (self.weight * errors)[1 : len(ranks) + 1].tolist()
         ranks.append(None)
         return ranks, [*costs, 0.0], [self.size(rank) for rank in ranks]
 

@@ -21,6 +21,8 @@ class FixedRanks(Method):
         ranks: Rank of each weight by the name of its module, at least 1; None gives every target
             its full rank. The names are the targets: `reparametrize(model, method, list(ranks))`.
         scheme: Unfolding of kernels.
+        biased: Names of layers that get a bias if they have none, which corrects the mean of what
+            the factors leave out.
 
     Raises:
         ValueError: no names, or a rank below 1.
@@ -29,7 +31,13 @@ class FixedRanks(Method):
     skips_uneconomic = False
     takes_frozen = True  # a compressed model may be one for inference
 
-    def __init__(self, *, ranks: dict[str, int] | None = None, scheme: Scheme = "channel") -> None:
+    def __init__(
+        self,
+        *,
+        ranks: dict[str, int] | None = None,
+        scheme: Scheme = "channel",
+        biased: list[str] | None = None,
+    ) -> None:
         """Keep the ranks."""
         if ranks is not None and not ranks:
             raise ValueError("ranks must name at least one weight")
@@ -38,6 +46,7 @@ class FixedRanks(Method):
                 raise ValueError(f"ranks: {name} must have a whole rank of at least 1, got {rank}")
         self.ranks = None if ranks is None else dict(ranks)
         self.scheme = scheme
+        self.biased = None if biased is None else list(biased)
 
     def rank_for(self, name: str, shape: tuple[int, ...]) -> int:
         """Return the rank that was given for a name."""
@@ -52,6 +61,10 @@ class FixedRanks(Method):
                 f"{self.ranks[name]}"
             )
         return self.ranks[name]
+
+    def adds_bias(self, name: str) -> bool:
+        """Whether `biased` names a layer."""
+        return name in (self.biased or ())
 
     def structure(self, name: str, weight: Tensor, generator: torch.Generator) -> Factors:
         """Return the balanced factors of the truncated SVD."""

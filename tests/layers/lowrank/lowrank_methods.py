@@ -20,6 +20,8 @@ EAGER: dict[str, dict[str, Any]] = {
     "trp": {"min_kernel": 1, "period": 3, "energy": 0.1, "nuclear": 0.05},
     "relora": {"merge_every": 3, "rewarm": 2},
     "sst": {"resample_every": 3, "iterations": 2, "rewarm": 2},
+    # Given ranks, as other weights would decide others; the head below is trained.
+    "welore": {"ranks": {"0": 2, "3": 3, "5:matrix": 2}, "freeze": False},
     "switchlora": {"interval": 2, "decay_share": 2.0, "freeze": 1},
 }
 

@@ -9,7 +9,7 @@ from archzoo.layers.lowrank.batch_norm import reestimate_batch_norm
 from archzoo.layers.lowrank.input_moments import collect_moments
 from archzoo.layers.lowrank.maths.calibrated import CASES, calibrated_svd, compensate, refit_left
 from archzoo.layers.lowrank.maths.decompose import weighted_svd
-from archzoo.layers.lowrank.maths.moments import InputMoments
+from archzoo.layers.lowrank.maths.moments import InputMoments, OutputMoments
 from archzoo.layers.lowrank.weights.unfolding import Unfolding
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -91,6 +91,20 @@ class TestCollecting:
         single = collect_moments(model, batches(), ["0"])["0"]
         assert single.count == whole.count
         torch.testing.assert_close(single.second, whole.second, **TOL)
+
+    @pytest.mark.parametrize("groups", [1, 2])
+    def test_moments_of_outputs_are_those_of_the_matrix_times_those_of_inputs(self, groups):
+        conv = nn.Conv2d(4, 6, 3, groups=groups).double()
+        model, data = nn.Sequential(conv), [draw(2, 4, 7, 6, seed=s) for s in range(2)]
+        matrix = Unfolding("channel", tuple(conv.weight.shape), groups).to_matrix(conv.weight)
+        matrix = matrix.detach()
+        inputs = collect_moments(model, data, ["0"])["0"]
+        outputs = collect_moments(model, data, ["0"], matrices={"0": matrix})["0"]
+        assert outputs.count == inputs.count
+        torch.testing.assert_close(outputs.mean, inputs.mean, **TOL)
+        for kind in ("second_moment", "covariance"):
+            expected = matrix @ getattr(inputs, kind) @ matrix.mT
+            torch.testing.assert_close(getattr(outputs, kind), expected, **TOL)
 
     def test_the_fisher_diagonal_is_the_mean_squared_gradient(self):
         model = network().eval()
@@ -199,6 +213,59 @@ class TestPublishedCases:
         # The damped root has a condition number of some 1e3.
         torch.testing.assert_close(found.left @ found.right, weight, rtol=0.0, atol=1e-9)
         torch.testing.assert_close(found.bias, draw(7), rtol=0.0, atol=1e-9)
+
+    @pytest.mark.parametrize("case", CASES)
+    @pytest.mark.parametrize("shape", [(4, 6), (7, 6)], ids=str)
+    def test_every_case_is_the_same_from_the_moments_of_outputs(self, case, shape):
+        x, weight = correlated(), draw(*shape, seed=2)
+        inputs, outputs = moments_of(x), OutputMoments.empty(weight)
+        outputs.add(x.mT)
+        inputs.fisher = outputs.fisher = draw(*shape, seed=5) ** 2
+        for rank in (1, 3):
+            one = calibrated_svd(weight, rank, case, inputs, damping=0.0)
+            two = calibrated_svd(weight, rank, case, outputs, damping=0.0)
+            product = one.left @ one.right
+            torch.testing.assert_close(two.left @ two.right, product, rtol=0.0, atol=1e-9)
+            assert (one.bias is None) == (two.bias is None)
+            if one.bias is not None:
+                torch.testing.assert_close(two.bias, one.bias, rtol=0.0, atol=1e-9)
+
+    def test_restoring_is_the_same_from_the_moments_of_what_was_left_out(self):
+        x, weight = correlated(), draw(4, 6, seed=2)
+        compressed = (weight * 2).round() / 2
+        outputs = OutputMoments.empty(weight - compressed)
+        outputs.add(x.mT)
+        one = compensate(weight, compressed, moments_of(x), 2, damping=0.0)
+        two = compensate(weight, compressed, outputs, 2)
+        torch.testing.assert_close(two.left @ two.right, one.left @ one.right, rtol=0.0, atol=1e-10)
+
+    def test_the_order_of_the_batches_does_not_matter_to_what_is_restored(self):
+        x, weight = correlated(), draw(4, 6, seed=2)
+        found = []
+        for order in (range(4), reversed(range(4))):
+            moments = InputMoments.empty((6,), x.device)
+            for part in order:
+                moments.add(x[100 * part : 100 * part + 100].mT)
+            left, right, _ = compensate(weight, weight.round(), moments, 2)
+            found.append(left @ right)
+        torch.testing.assert_close(found[0], found[1], rtol=0.0, atol=1e-11)
+
+    def test_white_inputs_make_restoring_the_plain_svd(self):
+        weight = draw(4, 6, seed=2)
+        white = InputMoments(6, torch.zeros(6).double(), torch.ones(6).double(), 6 * torch.eye(6))
+        left, right, _ = compensate(weight, weight.round(), white, 2, damping=0.0)
+        plain = weighted_svd(weight - weight.round(), 2)
+        torch.testing.assert_close(left @ right, plain.left @ plain.right, rtol=0.0, atol=1e-11)
+
+    def test_moments_of_another_layer_or_matrix_are_refused(self):
+        x, weight = correlated(), draw(4, 6, seed=2)
+        outputs = OutputMoments.empty(weight)
+        outputs.add(x.mT)
+        with pytest.raises(ValueError, match="what another matrix makes of its inputs"):
+            calibrated_svd(2 * weight, 2, "svd_llm", outputs)
+        for moments in (moments_of(x), outputs):
+            with pytest.raises(ValueError, match=r"moments are of another layer.*takes \(5,\)"):
+                calibrated_svd(draw(4, 5), 2, "svd_llm", moments)
 
     @pytest.mark.parametrize("case", CASES)
     def test_groups_of_a_convolution_are_weighted_each_by_its_own_data(self, case):

@@ -6,8 +6,10 @@ from archzoo.layers.lowrank.maths.decompose import (
     balanced_factors,
     product_svd,
     rebalance,
+    row_side_svd,
     weighted_svd,
 )
+from archzoo.layers.lowrank.maths.moment_root import MomentRoot
 from archzoo.layers.lowrank.maths.singular_values import (
     effective_rank,
     normalised_spectrum,
@@ -102,6 +104,46 @@ def test_a_prefix_is_the_best_approximation_of_its_own_rank():
     for rank in range(5):
         a, b, _ = weighted_svd(matrix, rank, right_moment=right)
         torch.testing.assert_close(u[..., :rank] @ v[..., :rank, :], a @ b, **TOL)
+
+
+def column_side(matrix: Tensor, rank: int, right: Tensor) -> Tensor:
+    """Return the best X by a root of the moment of the inputs, as a tall matrix has it."""
+    root = MomentRoot.of(right, matrix.shape[:-2] + matrix.shape[-1:], "right")
+    p, s, q = torch.linalg.svd(root.times(matrix), full_matrices=False)
+    return (p[..., :rank] * s[..., None, :rank]) @ root.undone(q[..., :rank, :])
+
+
+@pytest.mark.parametrize("batch", BATCHES, ids=str)
+@pytest.mark.parametrize("rank", range(6))
+def test_the_moment_of_the_outputs_gives_the_same_matrix_as_a_root_of_that_of_the_inputs(
+    batch, rank
+):
+    matrix, right = draw(*batch, 5, 12), moment(*batch, 12)
+    u, v, values = weighted_svd(matrix, rank, right_moment=right)
+    other = column_side(matrix, rank, right)
+    torch.testing.assert_close(u @ v, other, rtol=0.0, atol=1e-10)
+    errors = [weighted_error(matrix - x, None, right) for x in (u @ v, other)]
+    scale = values.square().sum(-1).max()
+    torch.testing.assert_close(errors[0], errors[1], rtol=1e-10, atol=1e-12 * float(scale))
+    torch.testing.assert_close(u.norm(dim=-2), v.norm(dim=-1), **TOL)
+
+
+def test_the_moment_of_outputs_is_enough_and_needs_no_damping():
+    matrix, samples = draw(5, 12), draw(12, 3, seed=3)
+    outputs = matrix @ samples
+    u, v, values = row_side_svd(matrix, 5, outputs @ outputs.mT)
+    torch.testing.assert_close(u @ v, matrix, rtol=0.0, atol=1e-12)
+    assert (values[3:] <= 1e-7 * values[0]).all()  # roots of roundings
+    u, v, _ = row_side_svd(matrix, 3, outputs @ outputs.mT)
+    torch.testing.assert_close(u @ v @ samples, outputs, rtol=0.0, atol=1e-11)
+
+
+def test_a_left_moment_joins_the_row_side():
+    matrix, left, right = draw(5, 12), moment(5, seed=9), moment(12)
+    u, v, _ = weighted_svd(matrix, 2, left, right)
+    root = torch.linalg.cholesky(left).mT
+    expected = torch.linalg.inv(root) @ column_side(root @ matrix, 2, right)
+    torch.testing.assert_close(u @ v, expected, rtol=0.0, atol=1e-9)
 
 
 def test_directions_without_data_cost_nothing_and_damping_keeps_them():
@@ -289,6 +331,13 @@ NAN = torch.full((3, 3), torch.nan)
 BAD = {
     "matrix holds NaN": lambda: weighted_svd(NAN, 1),
     "right_moment holds NaN": lambda: weighted_svd(draw(3, 3), 1, right_moment=NAN),
+    "output_moment holds NaN": lambda: row_side_svd(draw(3, 4), 1, NAN),
+    r"output_moment must have shape \(3, 3\) for 3 rows, got \(4, 4\)": (
+        lambda: row_side_svd(draw(3, 4), 1, draw(4, 4))
+    ),
+    "output_moment has the negative eigenvalue -1": (
+        lambda: row_side_svd(draw(3, 4), 1, torch.diag(torch.tensor([1.0, 1.0, -1.0])))
+    ),
     "left holds NaN": lambda: product_svd(NAN, draw(3, 3)),
     r"rank must lie in \[0, 3\] for 3x4, got 4": lambda: weighted_svd(draw(3, 4), 4),
     "split must be": lambda: weighted_svd(draw(3, 4), split="both"),  # type: ignore[arg-type]
