@@ -149,7 +149,7 @@ def disease_links(
     features: int = 10,
     seed: int = 0,
     negatives: int = 10,
-    held_out: float = 0.2,
+    held_out: float = 0.1,
     split: int = 0,
 ) -> Splits:
     """The same tree with the same features: which node is the parent of which.
@@ -163,8 +163,8 @@ def disease_links(
         features: Numbers that are known of each node, at least 1.
         seed: Of the tree and the features.
         negatives: Nodes beside the true one in a sample, at least 1.
-        held_out: Share of the edges to predict, none of them a leaf's, half for validation and half
-            for the test; 0 evaluates reconstruction, as in `wordnet`.
+        held_out: Share of the edges to predict, none of them a leaf's, so that some 0.2 can be had;
+            half for validation and half for the test. 0 evaluates reconstruction, as in `wordnet`.
         split: Another number holds out other edges.
 
     Raises:
