@@ -327,7 +327,8 @@ def test_saving_builds_the_same_structure_of_every_model(name):
 
     if name not in SMALL:
         pytest.skip("too large to build here")
-    assert _checked_config(build(name)) == {"name": name, "options": {}}
+    model = build(name)
+    assert _checked_config(model) == {"name": name, "options": dict(model.recipe.options)}
 
 
 def test_a_builder_that_looks_at_numbers_is_built_for_real(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from timm.optim import create_optimizer_v2, list_optimizers
 from timm.optim.lookahead import Lookahead
 from torch import Tensor, nn
 
+from ...tiers import tiered
 from .lowrank_methods import (
     EAGER,
     FUSED,
@@ -186,7 +187,7 @@ def test_lbfgs_is_refused_by_name_and_stays_as_it_was(name: str) -> None:
 
 
 @pytest.mark.parametrize("first", ["step", "unscale"])
-@pytest.mark.parametrize(("name", "kind"), PAIRS)
+@pytest.mark.parametrize(("name", "kind"), tiered(PAIRS, PAIRS[::3]))
 def test_under_a_scaler_all_is_as_without_and_a_skipped_step_is_none(
     name: str, kind: str, first: str
 ) -> None:

@@ -8,6 +8,7 @@ import torch
 from archzoo.layers.lowrank import Controller, lowrank_report, merge, reparametrize, structures
 from torch import Tensor, nn
 
+from ...tiers import tiered
 from .lowrank_methods import (
     NAMES,
     OPTIMIZERS,
@@ -121,7 +122,7 @@ def test_a_frozen_model_has_no_targets_but_for_compression(name: str) -> None:
 
 
 @pytest.mark.parametrize("before_attach", [True, False])
-@pytest.mark.parametrize(("name", "kind"), PAIRS)
+@pytest.mark.parametrize(("name", "kind"), tiered(PAIRS, PAIRS[::3]))
 def test_what_is_frozen_after_it_got_its_structure_is_left_alone_from_then_on(
     name: str, kind: str, before_attach: bool
 ) -> None:

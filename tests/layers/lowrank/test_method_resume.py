@@ -9,6 +9,7 @@ import torch
 from archzoo.layers.lowrank import Controller, reparametrize
 from torch import nn
 
+from ...tiers import tiered
 from .lowrank_methods import (
     NAMES,
     OPTIMIZERS,
@@ -72,14 +73,14 @@ def kind_for(name: str) -> str:
     return "adamw" if works_with(name, "adamw") else "step_adamw"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", tiered(NAMES, NAMES[::2]))
 def test_every_order_of_loading_and_attaching_gives_the_same_run(name: str) -> None:
     kept, whole = whole_run(name, kind_for(name), apart=True)
     for order in ORDERS:
         assert_same(resumed(name, kind_for(name), True, kept, order), whole)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", tiered(NAMES, NAMES[1::2]))
 def test_where_groups_are_split_the_optimiser_is_loaded_after_it_or_not_at_all(name: str) -> None:
     kept, whole = whole_run(name, kind_for(name), apart=False)
     for order in ORDERS:

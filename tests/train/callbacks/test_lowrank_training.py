@@ -18,6 +18,7 @@ from archzoo.zoo import create_model
 from archzoo.zoo.axes.lowrank import make_method, method_info, methods
 from torch import nn
 
+from ...tiers import tiered
 from ..small_runs import configure, equal_weights, store_schemas, train, weights
 
 pytestmark = pytest.mark.long
@@ -80,7 +81,13 @@ CASES += [
 ]
 
 
-@pytest.mark.parametrize(("method", "more"), CASES, ids=str)
+# One method that removes components, one that draws vectors, one with a part that is no factor.
+USUAL = ("maestro", "switchlora", "sltrain", "trp")
+
+
+@pytest.mark.parametrize(
+    ("method", "more"), tiered(CASES, lambda method, more: method in USUAL and not more)
+)
 def test_a_run_that_stopped_and_went_on_equals_one_that_did_not(
     method, more, tmp_path, monkeypatch
 ):
@@ -264,7 +271,9 @@ def test_the_default_run_takes_every_method_or_says_what_to_add(method, model):
     check_run(configure(*given, *added, base=[]))
 
 
-@pytest.mark.parametrize("method", [name for name in methods.names() if name != "switchlora"])
+@pytest.mark.parametrize(
+    "method", tiered([name for name in methods.names() if name != "switchlora"], USUAL)
+)
 def test_muon_trains_under_every_method_whose_optimiser_it_can_be(method, tmp_path):
     given = [text for text in chosen(method) if not text.startswith("optim")]
     train(tmp_path, *given, "optim=muon", "trainer.steps=7", "trainer.evaluate_every=7")

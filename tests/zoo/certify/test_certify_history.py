@@ -62,8 +62,7 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
 SMALL = {"resnet_nano": {"img_size": 8, "widths": (4, 8), "depths": (1, 1)}}
 NANO = [name for name in list_models() if name.endswith("_nano")]
 MODELS = [*LAYERS, *NANO]
-# Convolutions take most of the time of the searches.
-SLOW = ("circular", *(name for name in NANO if "resnet" in name or "vit" in name))
+USUAL = (*(name for name in LAYERS if name != "circular"), "mlp_nano", "ldlt_mlp_nano")
 
 
 def build(name: str) -> tuple[nn.Module, Tensor | None]:
@@ -118,7 +117,7 @@ def first(request) -> dict[str, Any]:
     return {name: certified(name) for name in MODELS if name in names}
 
 
-CASES = tiered(MODELS, lambda name: name not in SLOW)
+CASES = tiered(MODELS, USUAL)
 every = pytest.mark.parametrize("name", CASES)
 
 

@@ -22,6 +22,7 @@ from archzoo.zoo.models import models
 from torch import nn
 
 from ...tiers import tiered
+from ..small_models import KINDS
 
 FLAT = {"geometry": "euclidean", "head": "linear"}
 TINY = {"width": 8, "depth": 2}
@@ -71,7 +72,7 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", tiered(list_models(), KINDS))
 def test_every_model_gets_a_bound_or_a_reason(name):
     options = {k: v for k, v in SMALL.items() if k in models[name].options}
     if "resnet" in name and "widths" in options and "ldlt" not in name and "sll" not in name:

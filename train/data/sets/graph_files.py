@@ -1,5 +1,7 @@
 """A graph of the user's own: links to predict, or nodes to classify."""
 
+from pathlib import Path
+
 import torch
 
 from ..data_set import Graph, Splits, data_sets
@@ -12,7 +14,9 @@ __all__ = ["graph", "graph_links"]
 SOURCE = "a file of yours"
 
 
-def _read(path: str, num_nodes: int | None, simplify: bool) -> tuple[GraphText, dict[str, object]]:
+def _read(
+    name: str, path: str, num_nodes: int | None, simplify: bool
+) -> tuple[GraphText, dict[str, object]]:
     """Read the files and the facts to log.
 
     Raises:
@@ -20,6 +24,8 @@ def _read(path: str, num_nodes: int | None, simplify: bool) -> tuple[GraphText, 
     """
     if not path:
         raise ValueError("data.path must name an edge list or the folder of one; give data.path=…")
+    if not Path(path).exists():
+        raise ValueError(f"{name} was not found in {Path(path).absolute()}; give data.path=…")
     read = read_graph(path, num_nodes=num_nodes, simplify=simplify)
     return read, {"source": path, "edges": len(read.edges), "lines left out": read.left_out}
 
@@ -47,7 +53,7 @@ def graph(
     Raises:
         ValueError: a file is missing or damaged, or a number is out of range.
     """
-    read, about = _read(path, num_nodes, simplify)
+    read, about = _read("graph", path, num_nodes, simplify)
     if read.labels is None:
         raise ValueError(
             f"data.path={path} has no labels beside it; give a file of that name that ends in "
@@ -83,7 +89,7 @@ def graph_links(
     Raises:
         ValueError: a file is missing or damaged, or a number is out of range.
     """
-    read, about = _read(path, num_nodes, simplify)
+    read, about = _read("graph_links", path, num_nodes, simplify)
     return relation_splits(
         read.edges,
         read.num_nodes,

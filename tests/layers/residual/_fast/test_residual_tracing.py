@@ -11,6 +11,7 @@ from archzoo.zoo.axes.residuals import residuals
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from ....tiers import tiered
 from ..stacks import SITES, WIDTH, branch_weights, build, normal, trained
 
 NAMES = residuals.names()
@@ -98,7 +99,7 @@ def test_a_traced_stack_is_the_stack(name, options, grad, tracer):
         torch.testing.assert_close(traced(other), model(other), **TOL)
 
 
-@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("grad", tiered([True, False], [False]))
 @every_variant
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the older export, as a whole
 def test_the_older_onnx_export_writes_the_stack(name, options, grad):
