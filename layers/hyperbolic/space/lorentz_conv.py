@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from ...autocast import without_autocast
 from ...decay import exclude_from_decay
+from .._fast.fused_lorentz_conv import fused_conv
 from ..curvature import BallCurvature, curvature_of
 from ..maths.ball import Curvature, check_curvature
 from ..maths.hyperplanes import Place, check_place
@@ -74,6 +75,20 @@ def lorentz_conv2d(
     check_shape("s", s, "B", weight.shape[1] * groups, "H", "W")
     place = Place(_pair(stride), _pair(padding), _pair(dilation))
     check_place(s, weight, place, groups)
+    given = (s, weight, time_weight, bias, curvature, place, groups)
+    found = fused_conv(_definition, *given)
+    return _definition(*given) if found is None else found
+
+
+def _definition(
+    s: Tensor,
+    weight: Tensor,
+    time_weight: Tensor,
+    bias: Tensor | None,
+    curvature: Curvature,
+    place: Place,
+    groups: int,
+) -> Tensor:
     out = F.conv2d(s, weight, bias, *place, groups)
     with without_autocast(s):
         wide = s.to(torch.promote_types(s.dtype, torch.float32))
@@ -113,6 +128,7 @@ class LorentzConv2d(nn.Module):
     """
 
     matrix_parameters = ("weight",)
+    input = output = "space"
 
     def __init__(
         self,

@@ -214,9 +214,11 @@ def literal_conv(s: Tensor, w: Tensor, w0: Tensor, b: Tensor, c, groups: int, **
     return torch.cat(outs, -1).mT.unflatten(2, shape)
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("c", [1e-3, 10.0])
 @pytest.mark.parametrize("case", CASES)
-def test_the_convolution_is_the_literal_one_in_outputs_and_gradients(case, c):
+def test_the_convolution_is_the_literal_one_in_outputs_and_gradients(case, c, path, monkeypatch):
+    take(path, monkeypatch)
     size, groups, place = CASES[case]
     s = leaf(spread(2, 4, 7, 6, c=c, radii=3.0))
     w, w0, b = (
@@ -233,18 +235,39 @@ def test_the_convolution_is_the_literal_one_in_outputs_and_gradients(case, c):
         torch.testing.assert_close(found / unit, expected / unit, rtol=1e-10, atol=1e-10)
 
 
+def test_the_convolutions_second_derivatives_are_those_of_the_definition(monkeypatch):
+    inputs = [leaf(draw(1, 2, 4, 3)), leaf(draw(3, 2, 3, 2, seed=1)), leaf(draw(3, seed=2))]
+    inputs += [leaf(draw(3, seed=3)), leaf(C)]
+    found = []
+    for path in PATHS:
+        take(path, monkeypatch)
+        out = lorentz_conv2d(*inputs, padding=1, stride=2)
+        along = draw(*out.shape, seed=9)
+        first = torch.autograd.grad((out * along).sum(), inputs, create_graph=True)
+        used = [inputs[0], inputs[1], inputs[2], inputs[4]]
+        found.append(torch.autograd.grad(sum(g.sin().sum() for g in first), used))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
+
+
 def test_a_convolution_of_one_pixel_is_the_linear_layer():
     s, (w, w0, b) = draw(7, N), parameters()
     found = lorentz_conv2d(s[:, :, None, None], w[:, :, None, None], w0, b, C)[:, :, 0, 0]
     torch.testing.assert_close(found, lorentz_linear(s, w, w0, b, C), **LAW)
 
 
-def test_channels_last_images_and_no_images_are_taken():
+@pytest.mark.parametrize("path", PATHS)
+def test_channels_last_images_and_no_images_are_taken(path, monkeypatch):
+    take(path, monkeypatch)
     layer = LorentzConv2d(4, 6, 3, padding=1, curvature=C)
     nn.init.normal_(layer.time_weight)
     s = draw(2, 4, 6, 5).float()
-    last = layer(s.contiguous(memory_format=torch.channels_last))
-    torch.testing.assert_close(last, layer(s), rtol=1e-5, atol=1e-5)
+    channels_last = s.contiguous(memory_format=torch.channels_last)
+    both = [layer(x.requires_grad_()) for x in (channels_last, s)]
+    torch.testing.assert_close(*both, rtol=1e-5, atol=1e-5)
+    gradients = [grads(out, *layer.parameters()) for out in both]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     assert layer(s[:0]).shape == (0, 6, 6, 5)
 
 
