@@ -22,6 +22,7 @@ from .mobius_addition import mobius_add_tangents
 from .norm import MidpointBatchNorm, midpoint_batch_norm
 from .space import space_points
 from .space.attention import HyperbolicAttention, attend_lifted, hyperbolic_attention
+from .space.centroid_pool import CentroidPool
 from .space.gated_linear import GatedLorentzLinear, gated_linear
 from .space.hyperplane_linear import HyperplaneLinear, hyperplane_linear
 from .space.link_prediction import LinkPrediction
@@ -29,6 +30,7 @@ from .space.lorentz_conv import LorentzConv2d, lorentz_conv2d
 from .space.lorentz_head import LorentzMLR, LorentzPrototypes, lorentz_mlr, prototype_logits
 from .space.lorentz_linear import LorentzLinear, lorentz_linear
 from .space.lorentz_norm import LorentzBatchNorm, lorentz_batch_norm
+from .space.point_projection import PointProjection
 from .space.recentring import Centre, centre_of
 from .space.tangent_norm import TangentNorm, tangent_norm
 from .to_ball import ClipTangent, FromBall, ToBall, clip_tangent
@@ -37,6 +39,7 @@ __all__ = [
     "MARGINS",
     "BallCurvature",
     "Centre",
+    "CentroidPool",
     "ChangeBall",
     "ClipTangent",
     "Coordinates",
@@ -57,6 +60,7 @@ __all__ = [
     "PoincareLinear",
     "PoincareMLR",
     "PointActivation",
+    "PointProjection",
     "TangentNorm",
     "ToBall",
     "attend_lifted",

@@ -252,9 +252,8 @@ class HyperbolicAttention(nn.Module):
         """Attend; a decoder gives the centre of its prompt, which is not moved later."""
         check_shape("query", query, "B", len(self.log_gain), "T", "D")
         curvature = self.curvature()
-        half = kernel_dtype(query).itemsize < 4
-        if centre is None and key.numel() and (half if self.recentre is None else self.recentre):
-            centre = centre_of(key, value, curvature)
+        if centre is None:
+            centre = self.centre_of_prompt(key, value)
         gain = self.log_gain.exp()[:, None, None]
         return hyperbolic_attention(
             *(query, key, value, curvature),
@@ -266,6 +265,13 @@ class HyperbolicAttention(nn.Module):
             centre=centre,
             grouped=key.shape[1] != query.shape[1],
         )
+
+    def centre_of_prompt(self, key: Tensor, value: Tensor) -> Centre | None:
+        """Return what points are moved around, or None where they stay; a decoder keeps it."""
+        half = kernel_dtype(key).itemsize < 4
+        if key.numel() and (half if self.recentre is None else self.recentre):
+            return centre_of(key, value, self.curvature())
+        return None
 
     def extra_repr(self) -> str:
         """Show the options."""

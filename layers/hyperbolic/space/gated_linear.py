@@ -87,6 +87,7 @@ class GatedLorentzLinear(nn.Module):
     """
 
     matrix_parameters = ("weight",)
+    input = output = "space"
 
     def __init__(
         self,

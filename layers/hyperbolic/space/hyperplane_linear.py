@@ -76,6 +76,7 @@ class HyperplaneLinear(nn.Module):
     """
 
     matrix_parameters = ("weight",)
+    input = output = "space"
 
     def __init__(
         self,

@@ -15,6 +15,8 @@ Differs from them: from space parts.
 
 # Shape letters: D inputs, K classes.
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,6 +27,7 @@ from ..maths.ball import Curvature, check_curvature, in_float32, root
 from ..maths.hyperplanes import hyperplanes
 from ..maths.shape_checks import check_one_number, check_parameters, check_shape
 from ..maths.space_parts import covector, lift, scaled_time
+from .space_points import from_tangent
 
 __all__ = ["LorentzMLR", "LorentzPrototypes", "lorentz_mlr", "prototype_logits"]
 
@@ -90,7 +93,7 @@ class LorentzMLR(nn.Module):
     """
 
     matrix_parameters = ("weight",)
-    output = "logits"
+    input, output = "space", "logits"
 
     def __init__(
         self,
@@ -121,33 +124,45 @@ class LorentzMLR(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the sizes."""
-        return f"{self.in_features}, {self.out_features}, bias={self.offset is not None}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.offset is not None}"
+        )
 
 
 class LorentzPrototypes(nn.Module):
-    """The classifier of one point for each class, from space parts to logits.
+    """The classifier of one point for each class, from space parts or tangents to logits.
 
     Args:
         in_features: D, at least 1.
         out_features: K, at least 1.
         curvature: c, or a shared `BallCurvature`.
+        input: What features and prototypes are: `space` parts, or the `tangent`s of the ball.
 
     Shape:
         (…, D) -> (…, K).
 
     Raises:
-        ValueError: a size below 1, or a curvature that is not positive.
+        ValueError: a size below 1, an unknown input, or a curvature that is not positive.
     """
 
     matrix_parameters = ("weight",)
     output = "logits"
 
     def __init__(
-        self, in_features: int, out_features: int, *, curvature: float | BallCurvature = 1.0
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        curvature: float | BallCurvature = 1.0,
+        input: Literal["space", "tangent"] = "space",
     ) -> None:
         """Make the points."""
         super().__init__()
         _check_sizes(in_features, out_features)
+        if input not in ("space", "tangent"):
+            raise ValueError(f"input must be 'space' or 'tangent', got {input!r}")
+        self.input: Literal["space", "tangent"] = input
         self.in_features, self.out_features = in_features, out_features
         self.curvature = curvature_of(curvature)
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
@@ -160,11 +175,17 @@ class LorentzPrototypes(nn.Module):
 
     def forward(self, s: Tensor) -> Tensor:
         """Return the logits."""
-        return prototype_logits(s, self.weight, self.curvature())
+        curvature, points = self.curvature(), self.weight
+        if self.input == "tangent":
+            s, points = from_tangent(s, curvature), from_tangent(points, curvature)
+        return prototype_logits(s, points, curvature)
 
     def extra_repr(self) -> str:
         """Show the sizes."""
-        return f"{self.in_features}, {self.out_features}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"input={self.input!r}"
+        )
 
 
 def _check_sizes(in_features: int, out_features: int) -> None:

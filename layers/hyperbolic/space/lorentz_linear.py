@@ -78,6 +78,7 @@ class LorentzLinear(nn.Module):
     """
 
     matrix_parameters = ("weight",)
+    input = output = "space"
 
     def __init__(
         self,

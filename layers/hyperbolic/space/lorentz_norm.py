@@ -214,6 +214,8 @@ class LorentzBatchNorm(RunningMidpoint):
             shape.
     """
 
+    input = output = "space"
+
     def __init__(
         self,
         num_features: int,
