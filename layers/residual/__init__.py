@@ -18,6 +18,7 @@ from .depth_mixing.elc_bert import ElcBert
 from .depth_mixing.muddformer import MuddFormer
 from .depth_swa import DepthSWA, depth_attention
 from .highway import Highway
+from .lorentz_centroid import LorentzCentroid
 from .mobius import Mobius
 from .parallel_branches import Parallel, as_parallel
 from .scaled import Scaled, layer_scale, rezero, scale_by_depth, skip_init
@@ -52,6 +53,7 @@ __all__ = [
     "GyroBlockAttnRes",
     "Highway",
     "HyperConnections",
+    "LorentzCentroid",
     "MHCLite",
     "Mobius",
     "MuddFormer",

@@ -16,7 +16,7 @@ from ...layers import residual as mechanisms
 from ...layers.residual import Residual, Site
 from ..registry import Registry
 
-__all__ = ["ResidualSpec", "make_residual", "residual_config", "residuals"]
+__all__ = ["ResidualSpec", "make_residual", "residual_config", "residuals", "takes"]
 
 ResidualSpec = str | Mapping[str, Any] | Callable[..., Residual]
 
@@ -43,6 +43,7 @@ for _name, _build, _source in [
     ("parallel", mechanisms.Parallel, "arXiv:2309.08414"),
     ("mhc_lite", mechanisms.MHCLite, "arXiv:2601.05732"),
     ("mobius", mechanisms.Mobius, "arXiv:2303.14027"),
+    ("lorentz_centroid", mechanisms.LorentzCentroid, "arXiv:2412.14695"),
     ("gyro_attnres", mechanisms.GyroAttnRes, "ours, after arXiv:2603.15031"),
     ("gyro_block_attnres", mechanisms.GyroBlockAttnRes, "ours, after arXiv:2603.15031"),
 ]:
@@ -92,7 +93,8 @@ def make_residual(
             named mechanism that has such an option takes it from here where the spec does not say.
 
     Raises:
-        ValueError: unknown name or option, or an option out of range.
+        ValueError: unknown name or option, an option out of range, or one that says that points
+            have other coordinates than those of the space.
     """
     if callable(spec):
         return spec(width, sites, channel_dim=channel_dim)
@@ -101,7 +103,22 @@ def make_residual(
     name = config if isinstance(config, str) else options.pop("name")
     entry = residuals[name]
     known = {key: value for key, value in (shared or {}).items() if key in entry.options}
+    coordinates = known.get("coordinates")
+    if coordinates is not None and options.get("coordinates", coordinates) != coordinates:
+        raise ValueError(
+            f"residual={name!r} has coordinates={options['coordinates']!r}, and the features of "
+            f"this geometry are coordinates={coordinates!r}; leave the option out"
+        )
     return entry.build(width, sites, channel_dim=channel_dim, **{**known, **options})
+
+
+def takes(spec: ResidualSpec, option: str) -> bool:
+    """Whether a named mechanism takes an option from the space that it lies in."""
+    if callable(spec):
+        return False
+    config = residual_config(spec)
+    name = config if isinstance(config, str) else config["name"]
+    return option in residuals[name].options
 
 
 def _names() -> str:

@@ -10,7 +10,7 @@ gyro-midpoint:
 The block form sums a block's outputs by Möbius addition, the newest on the left. A weight is the
 mass of a point, so the far-out points of a mixture count by their time cosh τ: at equal weights the
 midpoint is the centre of mass, not the mean of the tangents. For c → 0 both forms are `attnres` and
-`block_attnres`.
+`block_attnres`. Sources may be the space parts of points instead (`coordinates`).
 
 Source: none; AttnRes is Kimi Team 2026, arXiv:2603.15031, the midpoint Ungar's, as in the attention
 of Shimizu et al. 2021, "Hyperbolic neural networks++", arXiv:2006.08210, §3.5, which it carries
@@ -27,8 +27,12 @@ import torch
 from torch import Tensor
 
 from ...hyperbolic.curvature import BallCurvature, curvature_of
-from ...hyperbolic.midpoint import midpoint_pool
-from ...hyperbolic.mobius_addition import mobius_add_tangents
+from ...hyperbolic.space.point_coordinates import (
+    PointCoordinates,
+    add_points,
+    centre_of_points,
+    check_points_as,
+)
 from ..stream import Site, working_dtype
 from .attnres import AttnRes
 from .block_attnres import BlockAttnRes
@@ -39,19 +43,24 @@ __all__ = ["GyroAttnRes", "GyroBlockAttnRes", "gyro_mix"]
 
 
 def gyro_mix(
-    sources: Sequence[Tensor], weights: Tensor, curvature: float | Tensor, dim: int
+    sources: Sequence[Tensor],
+    weights: Tensor,
+    curvature: float | Tensor,
+    dim: int,
+    coordinates: PointCoordinates = "tangent",
 ) -> Tensor:
-    """Return the tangent of the weighted midpoint of n tangents.
+    """Return the weighted midpoint of n points in the coordinates that they have.
 
     Args:
-        sources: n tangents (…, D, …).
+        sources: n tangents or space parts (…, D, …).
         weights: (n, …) with size 1 on the axis of D.
         curvature: c.
         dim: The axis of D, in a source.
+        coordinates: What sources are.
     """
     stacked = torch.stack([source.to(working_dtype(source)) for source in sources])
     axis = dim if dim < 0 else dim + 1
-    mixed = midpoint_pool(stacked, curvature, weights, over=0, dim=axis)
+    mixed = centre_of_points(stacked, weights, curvature, coordinates, axis)
     return mixed.to(sources[0].dtype)
 
 
@@ -59,6 +68,7 @@ class _GyroReader(AttnRes):
     """What replaces the arithmetic of vectors by that of points in either form."""
 
     curvature: BallCurvature
+    coordinates: PointCoordinates
 
     @property
     def equals_prenorm_at_init(self) -> bool:  # type: ignore[override]
@@ -67,7 +77,7 @@ class _GyroReader(AttnRes):
 
     def join(self, total: Tensor, y: Tensor) -> Tensor:
         """Add a branch output to the open block's sum: y ⊕ total."""
-        return mobius_add_tangents(y, total, self.curvature(), dim=self.channel_dim)
+        return add_points(y, total, self.curvature(), self.coordinates, self.channel_dim)
 
     def mixture(self, sources: Sources, site: int) -> Tensor:
         """Return the midpoint of the history under a site's query."""
@@ -81,7 +91,8 @@ class _GyroReader(AttnRes):
             competition=self.competition,
             alive=sources.alive,
         )
-        return gyro_mix(sources.values, weights, self.curvature(), self.channel_dim)
+        given = self.curvature(), self.channel_dim, self.coordinates
+        return gyro_mix(sources.values, weights, *given)
 
     def look_ahead(self, sources: Sources, site: int) -> None:
         """Leave the reads to `mixture`: a midpoint has no fast form."""
@@ -95,6 +106,7 @@ class GyroAttnRes(_GyroReader):
         sites: The L sites in order.
         channel_dim: The axis of D.
         curvature: c of the ball, or a shared `BallCurvature`.
+        coordinates: What sources are: `tangent`s of the ball, or `space` parts.
         key_gain: As in `AttnRes`, like all that follow.
         competition: As above.
         window: As above.
@@ -103,7 +115,7 @@ class GyroAttnRes(_GyroReader):
         eps: As above.
 
     Raises:
-        ValueError: as `AttnRes`, or a curvature that is not positive.
+        ValueError: as `AttnRes`, unknown coordinates, or a curvature that is not positive.
     """
 
     def __init__(
@@ -113,6 +125,7 @@ class GyroAttnRes(_GyroReader):
         *,
         channel_dim: int = -1,
         curvature: float | BallCurvature = 1.0,
+        coordinates: PointCoordinates = "tangent",
         key_gain: bool = True,
         competition: Competition = "softmax",
         window: int | None = None,
@@ -132,7 +145,9 @@ class GyroAttnRes(_GyroReader):
             shared_query=shared_query,
             eps=eps,
         )
+        check_points_as(coordinates)
         self.curvature = curvature_of(curvature)
+        self.coordinates = coordinates
 
 
 class GyroBlockAttnRes(_GyroReader, BlockAttnRes):
@@ -143,6 +158,7 @@ class GyroBlockAttnRes(_GyroReader, BlockAttnRes):
         sites: The L sites in order.
         channel_dim: The axis of D.
         curvature: c of the ball, or a shared `BallCurvature`.
+        coordinates: What sources are: `tangent`s of the ball, or `space` parts.
         block_size: As in `BlockAttnRes`, like the next two.
         num_blocks: As above.
         block_layers: As above.
@@ -154,7 +170,7 @@ class GyroBlockAttnRes(_GyroReader, BlockAttnRes):
         eps: As above.
 
     Raises:
-        ValueError: as `BlockAttnRes`, or a curvature that is not positive.
+        ValueError: as `BlockAttnRes`, unknown coordinates, or a curvature that is not positive.
     """
 
     def __init__(
@@ -164,6 +180,7 @@ class GyroBlockAttnRes(_GyroReader, BlockAttnRes):
         *,
         channel_dim: int = -1,
         curvature: float | BallCurvature = 1.0,
+        coordinates: PointCoordinates = "tangent",
         block_size: int | None = None,
         num_blocks: int | None = None,
         block_layers: int | None = None,
@@ -190,4 +207,6 @@ class GyroBlockAttnRes(_GyroReader, BlockAttnRes):
             shared_query=shared_query,
             eps=eps,
         )
+        check_points_as(coordinates)
         self.curvature = curvature_of(curvature)
+        self.coordinates = coordinates

@@ -55,14 +55,23 @@ OPTIONS: dict[str, list[dict]] = {
     "deepnorm": grid(alpha=[1.0, 0.3, 2.5]),
     "highway": grid(gate=["scalar"]),
     "parallel": grid(group=range(1, 7), exponent=[0.0, 0.5, 1.0]),
-    "mobius": grid(curvature=[1e-3, 0.3], order=["branch_first", "stream_first"]),
+    "mobius": [
+        *grid(curvature=[1e-3, 0.3], order=["branch_first", "stream_first"]),
+        *grid(curvature=[0.3], order=["branch_first", "stream_first"], coordinates=["space"]),
+    ],
+    "lorentz_centroid": grid(curvature=[1e-3, 0.3], coordinates=["tangent", "space"]),
     "attnres": READS,
     "block_attnres": [
         *grid(block_size=[1, 2, 3, 5, 6, 100]),
         *({"block_size": 2, **options} for options in READS),
     ],
-    "gyro_attnres": grid(curvature=[0.3], window=[None, 2], shared_query=[False, True]),
-    "gyro_block_attnres": grid(curvature=[0.3], block_size=[1, 2, 3]),
+    "gyro_attnres": [
+        *grid(curvature=[0.3], window=[None, 2], shared_query=[False, True]),
+        {"curvature": 0.3, "coordinates": "space"},
+    ],
+    "gyro_block_attnres": grid(
+        curvature=[0.3], block_size=[1, 2, 3], coordinates=["tangent", "space"]
+    ),
     "depth_swa": grid(mode=["add", "replace"], heads=[1, 5], window=[1, 2, 4, None]),
     "denseformer": grid(sites=[DEEP], dilation=[1, 2, 3, 7], period=[1, 2, 4]),
     "elc_bert": grid(

@@ -15,7 +15,8 @@ __all__ = ["FORMULAS"]
 FORMULAS: dict[str, Callable[..., Tensor]] = {
     name: getattr(module, name)
     for module, names in {
-        sums: "add scaled skip_init rezero layer_scale deepnorm highway parallel mobius",
+        sums: "add scaled skip_init rezero layer_scale deepnorm highway parallel mobius "
+        "lorentz_centroid",
         blocks: "denseformer elc_bert dca muddformer",
         attention: "attnres block_attnres gyro_attnres gyro_block_attnres depth_swa",
         columns: "delta delta_cc",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..stacks import rms_norm
-from .sums import branch, mobius_sum
+from .sums import branch, mobius_sum, space_part_of, tangent_of
 
 __all__ = ["attnres", "block_attnres", "depth_swa", "gyro_attnres", "gyro_block_attnres"]
 
@@ -25,8 +25,16 @@ def block_attnres(
     additive: bool = False,
     shared_query: bool = False,
     curvature: float = 0.0,
+    coordinates: str = "tangent",
 ) -> Tensor:
     """Every branch reads a mixture of the embedding and of the blocks' sums, the open one last."""
+
+    def told(points: list[Tensor]) -> list[Tensor]:
+        return [tangent_of(s, curvature) for s in points] if coordinates == "space" else points
+
+    def meant(tangent: Tensor) -> Tensor:
+        return space_part_of(tangent, curvature) if coordinates == "space" else tangent
+
     length, blocks, stream = len(weights), [], x
 
     def query(site: int, newest: Tensor) -> Tensor:
@@ -51,7 +59,7 @@ def block_attnres(
         shares = logits.softmax(0) if competition == "softmax" else 1 / (1 + (-logits).exp())
         shares = shares.repeat_interleave(x.shape[-1] // heads, -1)
         if curvature:
-            return midpoint(held, shares, curvature)
+            return meant(midpoint(told(held), shares, curvature))
         mixed = sum(a * v for a, v in zip(shares, held, strict=True))
         return stream + mixed if additive else mixed
 
@@ -61,7 +69,8 @@ def block_attnres(
         if site % block_size == 0:
             blocks.append(y)
         else:
-            blocks[-1] = mobius_sum(y, blocks[-1], curvature) if curvature else blocks[-1] + y
+            pair = [y, blocks[-1]]
+            blocks[-1] = meant(mobius_sum(*told(pair), curvature)) if curvature else sum(pair)
     return read(length)
 
 

@@ -62,6 +62,7 @@ STARTS: dict[str, dict[str, Start]] = {
     "skip_init": {"scale": 0.0},
     "rezero": {"scale": 0.0},
     "layer_scale": {"scale": 0.1},
+    "lorentz_centroid": {"log_weight": 0.0, "log_gain": 0.0},
     "highway": {"weight": 0.0, "bias": -2.0},
     "attnres": ATTNRES,
     "block_attnres": ATTNRES,

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from ..stacks import layer_norm, rms_norm
 
-__all__ = ["add", "deepnorm", "highway", "layer_scale", "mobius", "mobius_sum", "parallel"]
-__all__ += ["branch", "rezero", "scaled", "skip_init"]
+__all__ = ["add", "deepnorm", "highway", "layer_scale", "lorentz_centroid", "mobius", "mobius_sum"]
+__all__ += ["parallel"]
+__all__ += ["branch", "rezero", "scaled", "skip_init", "space_part_of", "tangent_of"]
 
 
 def branch(h: Tensor, weight: Tensor) -> Tensor:
@@ -90,13 +91,53 @@ def parallel(
 
 
 def mobius(
-    residual, x: Tensor, weights: Tensor, *, curvature: float = 1.0, order: str = "branch_first"
+    residual,
+    x: Tensor,
+    weights: Tensor,
+    *,
+    curvature: float = 1.0,
+    coordinates: str = "tangent",
+    order: str = "branch_first",
 ) -> Tensor:
     """x <- log₀(exp₀(F(x)) ⊕ exp₀(x)), or the other way round."""
     for weight in weights:
         pair = branch(x, weight), x
-        x = mobius_sum(*(pair if order == "branch_first" else pair[::-1]), curvature)
+        pair = pair if order == "branch_first" else pair[::-1]
+        if coordinates == "space":
+            given = [tangent_of(s, curvature) for s in pair]
+            x = space_part_of(mobius_sum(*given, curvature), curvature)
+        else:
+            x = mobius_sum(*pair, curvature)
     return x
+
+
+def lorentz_centroid(
+    residual, x: Tensor, weights: Tensor, *, curvature: float = 1.0, coordinates: str = "tangent"
+) -> Tensor:
+    """s <- (1 + w) g (s + w s') / √(c (N² − |s + w s'|²)), N = x₀ + w x₀'."""
+    parts = zip(residual.log_weight.exp(), residual.log_gain.exp(), weights, strict=True)
+    for w, gain, weight in parts:
+        pair = [x, branch(x, weight)]
+        if coordinates == "tangent":
+            pair = [space_part_of(t, curvature) for t in pair]
+        total = pair[0] + w * pair[1]
+        time, other = ((1 / curvature + s.square().sum(-1, keepdim=True)).sqrt() for s in pair)
+        square = (time + w * other).square() - total.square().sum(-1, keepdim=True)
+        x = (1 + w) * gain * total / (curvature * square).sqrt()
+        x = tangent_of(x, curvature) if coordinates == "tangent" else x
+    return x
+
+
+def space_part_of(tangent: Tensor, c: float) -> Tensor:
+    """The space part of the point of the hyperboloid that a tangent of the ball names."""
+    length = 2 * c**0.5 * tangent.norm(dim=-1, keepdim=True)
+    return 2 * length.sinh() / length * tangent
+
+
+def tangent_of(space: Tensor, c: float) -> Tensor:
+    """The tangent of the ball that names the point of a space part."""
+    length = c**0.5 * space.norm(dim=-1, keepdim=True)
+    return 0.5 * length.asinh() / length * space
 
 
 def mobius_sum(a: Tensor, b: Tensor, c: float) -> Tensor:
