@@ -1,4 +1,4 @@
-"""Decoder-only language model over any residual.
+"""Decoder-only language model over any residual, in any geometry.
 
 Pre-RMSNorm, rotary positions, per-head RMSNorm on queries and keys, SwiGLU, no biases, and an
 output head tied to the embedding.
@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from ...layers.modes import evaluating
 from ...layers.residual import Site
+from ..axes.geometry import Geometry, GeometryName, HeadName, choose_geometry, give_head
 from ..axes.residuals import ResidualSpec, make_residual
 from ..branch import output_weight_of
 from ..models import register_model
 from ..network import Network, check_sizes
 from ..trunk import Trunk, drop_path_rates
+from .feed_forward import GatedFeedForward
 from .self_attention import CausalAttention, KeyValueCache, rotation
 
 __all__ = ["GPT", "gpt_124m", "gpt_353m", "gpt_nano", "gpt_tiny"]
@@ -39,6 +41,11 @@ class GPT(Network):
         num_classes: None ties the head to the embedding (logits over the vocabulary); a number
             gives an untied head of that length, 0 none.
         residual: The residual mechanism: a name, a mapping or a builder.
+        geometry: The space of the tokens: `euclidean`, `poincare` or `lorentz`.
+        curvature: c > 0, minus the sectional curvature; None is 0.1 in a curved space.
+        learned_curvature: Whether c is learned, one for all layers.
+        head: `linear`, `mlr` (distances to hyperplanes) or `distance` (to points). None is `linear`
+            in flat space; in a curved one it is `distance` where the head is tied, else `mlr`.
         drop_path_rate: Stochastic depth of the last branch, in [0, 1).
         norm_eps: Epsilon of the branches' and the final norm. A residual that reads means, such as
             `attnres`, shrinks a stream of embeddings of std 0.02 below 1e-5 at many branches.
@@ -51,7 +58,8 @@ class GPT(Network):
 
     Raises:
         ValueError: a size below 1, a norm_eps below 0, a width that the heads do not divide into
-            even parts, or a short_window over a residual that cannot train branches from zero.
+            even parts, a short_window over a residual that cannot train branches from zero, a
+            residual or a head of another space, or a curvature that nothing has.
     """
 
     def __init__(
@@ -64,6 +72,10 @@ class GPT(Network):
         num_heads: int = 6,
         num_classes: int | None = None,
         residual: ResidualSpec = "add",
+        geometry: GeometryName = "euclidean",
+        curvature: float | None = None,
+        learned_curvature: bool = False,
+        head: HeadName | None = None,
         drop_path_rate: float = 0.0,
         norm_eps: float = 1e-5,
         short_window: int | None = None,
@@ -77,8 +89,13 @@ class GPT(Network):
             raise ValueError(f"norm_eps must be at least 0, got {norm_eps}")
         if width % (2 * num_heads):
             raise ValueError(f"width={width} must be a multiple of 2 · num_heads={2 * num_heads}")
-        from timm.layers import SwiGLU
-
+        space = choose_geometry(
+            geometry,
+            curvature=curvature,
+            learned_curvature=learned_curvature,
+            head=head,
+            residual=residual,
+        )
         super().__init__(vocab_size=vocab_size, input_size=(context_length,))
         self.vocab_size = vocab_size
         self.context_length = context_length
@@ -88,42 +105,39 @@ class GPT(Network):
         sites, branches = [], []
         for block in range(depth):
             if short_window is not None:
-                short = CausalAttention(width, num_heads, len(branches), window=short_window)
-                branches.append(short)
+                place = len(branches)
+                branches.append(
+                    CausalAttention(width, num_heads, place, window=short_window, space=space)
+                )
                 sites.append(Site("short_attention", block))
             branches += [
-                CausalAttention(width, num_heads, len(branches)),
-                SwiGLU(width, 8 * width // 3, bias=False),
+                CausalAttention(width, num_heads, len(branches), space=space),
+                GatedFeedForward(width, 8 * width // 3, space=space),
             ]
             sites += [Site("attention", block), Site("mlp", block)]
         self.trunk = Trunk(
-            make_residual(residual, width, sites),
+            make_residual(residual, width, sites, shared=space.shared),
             branches,
-            [nn.RMSNorm(width, eps=norm_eps) for _ in branches],
+            [space.rms_norm(width, eps=norm_eps) for _ in branches],
             drop_path_rates(drop_path_rate, len(branches)),
         )
-        self.norm = nn.RMSNorm(width, eps=norm_eps)
-        self._reset_parameters()
-        if num_classes is None:
-            self.head = nn.Linear(width, vocab_size, bias=False)
-            self.head.weight = self.embedding.weight
-            self.num_classes = self.default_cfg["num_classes"] = vocab_size
-        else:
-            self._set_head(num_classes)
+        self.norm = space.rms_norm(width, eps=norm_eps)
+        self._reset_parameters(space)
+        self.num_classes = vocab_size if num_classes is None else num_classes
+        self.default_cfg["num_classes"] = self.num_classes
+        give_head(self, space, head, self.embedding if num_classes is None else None)
 
-    def _reset_parameters(self) -> None:
+    def _reset_parameters(self, space: Geometry) -> None:
         """Normals of std 0.02; a branch's last projection shrinks by 1/√(number of branches).
 
         That of a short attention is zero.
         """
         last = len(self.trunk.branches) ** -0.5
         closing = {id(output_weight_of(branch)) for branch in self.trunk.branches}
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                std = 0.02 * (last if id(module.weight) in closing else 1.0)
-                nn.init.normal_(module.weight, std=std)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        for layer in space.linear_layers(self):
+            std = 0.02 * (last if id(layer.weight) in closing else 1.0)
+            nn.init.normal_(layer.weight, std=space.weight_scale * std)
         for branch in self.trunk.branches:
             if isinstance(branch, CausalAttention) and branch.window is not None:
                 nn.init.zeros_(branch.proj.weight)

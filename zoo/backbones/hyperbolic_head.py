@@ -55,6 +55,11 @@ def hyperbolic(
     clip: float | None = 1.0,
 ) -> None:
     """Distances to hyperplanes of the ball, of features that are clipped."""
+    if model.shared.get("coordinates") == "space":
+        raise ValueError(
+            f"{type(model).__name__} has geometry='lorentz', and a clipped head reads tangents of "
+            f"the ball; choose its own head='mlr' instead"
+        )
     ball = model.shared.get("curvature")
     if ball is None:
         ball = BallCurvature(1.0 if curvature is None else curvature, learned=learned_curvature)

@@ -1,9 +1,9 @@
-"""Residual multilayer perceptron for tables and flat images, over any residual.
+"""Residual multilayer perceptron for tables and flat images, over any residual, in any geometry.
 
 Source: Gorishniy et al. 2021, "Revisiting Deep Learning Models for Tabular Data",
 arXiv:2106.11959, §3.2 (their "ResNet").
 Differs from it: layer norm instead of batch norm, so that a sample's output never depends on its
-batch, GELU instead of ReLU, and the residual is a choice.
+batch, GELU instead of ReLU, and residual and geometry are choices.
 """
 
 import math
@@ -12,12 +12,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...layers.residual import Site
+from ..axes.geometry import GeometryName, HeadName, choose_geometry, give_head
 from ..axes.residuals import ResidualSpec, make_residual
 from ..models import register_model
 from ..network import Network, check_rates, check_sizes
 from ..trunk import Trunk, drop_path_rates
 
-__all__ = ["MLP", "mlp_small"]
+__all__ = ["MLP", "mlp_small", "mlp_tiny"]
 
 
 class MLP(Network):
@@ -30,6 +31,11 @@ class MLP(Network):
         depth: Branches.
         expansion: Hidden width of a branch over `width`.
         residual: The residual mechanism: a name, a mapping or a builder.
+        geometry: The space of the features: `euclidean`, `poincare` or `lorentz`.
+        curvature: c > 0, minus the sectional curvature; None is 0.1 in a curved space.
+        learned_curvature: Whether c is learned, one for all layers.
+        head: `linear`, `mlr` (distances to hyperplanes) or `distance` (to points); None is
+            `linear` in flat space and `mlr` in a curved one.
         drop_rate: Dropout inside the branches, in [0, 1).
         drop_path_rate: Stochastic depth of the last branch, in [0, 1).
 
@@ -37,7 +43,8 @@ class MLP(Network):
         (B, in_features) or (B, C, H, W) with C·H·W = in_features -> (B, num_classes).
 
     Raises:
-        ValueError: a size below 1, or an input of another size.
+        ValueError: a size below 1, an input of another size, a residual or a head of another space,
+            or a curvature that nothing has.
     """
 
     def __init__(
@@ -49,6 +56,10 @@ class MLP(Network):
         depth: int = 6,
         expansion: float = 2.0,
         residual: ResidualSpec = "add",
+        geometry: GeometryName = "euclidean",
+        curvature: float | None = None,
+        learned_curvature: bool = False,
+        head: HeadName | None = None,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
@@ -56,30 +67,39 @@ class MLP(Network):
         check_sizes(1, in_features=in_features, width=width, depth=depth)
         check_sizes(1, **{"expansion · width": int(expansion * width)})
         check_rates(drop_rate=drop_rate)
+        space = choose_geometry(
+            geometry,
+            curvature=curvature,
+            learned_curvature=learned_curvature,
+            head=head,
+            residual=residual,
+        )
         super().__init__(input_size=(in_features,))
         self.in_features = in_features
         self.num_features = width
-        self.stem = nn.Linear(in_features, width)
+        self.stem = space.linear(in_features, width)
         hidden = int(width * expansion)
         branches = [
             nn.Sequential(
-                nn.Linear(width, hidden),
+                space.linear(width, hidden),
                 nn.GELU(),
                 nn.Dropout(drop_rate),
-                nn.Linear(hidden, width),
+                space.linear(hidden, width),
             )
             for _ in range(depth)
         ]
+        sites = [Site("mlp", i) for i in range(depth)]
         self.trunk = Trunk(
-            make_residual(residual, width, [Site("mlp", i) for i in range(depth)]),
+            make_residual(residual, width, sites, shared=space.shared),
             branches,
-            [nn.LayerNorm(width) for _ in branches],
+            [space.layer_norm(width) for _ in branches],
             drop_path_rates(drop_path_rate, depth),
             tokens=False,
         )
         self.trunk.apply_branch_gain()
-        self.norm = nn.LayerNorm(width)
-        self._set_head(num_classes)
+        self.norm = space.layer_norm(width)
+        self.num_classes = num_classes
+        give_head(self, space, head)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the normed features (B, width)."""

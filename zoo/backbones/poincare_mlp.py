@@ -34,7 +34,8 @@ class PoincareMLP(Network):
         width: Width of the stream.
         depth: Branches.
         expansion: Hidden width of a branch over `width`.
-        geometry: `poincare`, or `euclidean` for the flat twin (with ordinary batch norms).
+        geometry: `poincare`, `lorentz`, or `euclidean` for the flat twin (both with ordinary batch
+            norms).
         curvature: c > 0 of the ball (the sectional curvature is −c).
         learned_curvature: Whether c is learned, one for all layers.
         init: `normal` or `identity`, as in `PoincareLinear`.
@@ -94,12 +95,12 @@ class PoincareMLP(Network):
         self.trunk = Trunk(
             make_residual(residual, width, sites, shared=space.shared),
             branches,
-            [space.norm(width) for _ in branches],
+            [space.batch_norm(width) for _ in branches],
             drop_path_rates(drop_path_rate, depth),
             tokens=False,
         )
         self.trunk.apply_branch_gain()
-        self.norm = space.norm(width)
+        self.norm = space.batch_norm(width)
         self.num_classes = num_classes
         self.use_head(space.head(head))
         keep_one_ball(self)

@@ -38,7 +38,7 @@ class PoincareResNet(StagedNetwork):
         img_size: Side of the images in pixels, or height and width; other sizes run too.
         widths: Channels of each stage.
         depths: Branches in each stage.
-        geometry: `poincare`, or `euclidean` for the flat twin.
+        geometry: `poincare`, `lorentz`, or `euclidean` for the flat twin.
         curvature: c > 0 of the ball (the sectional curvature is −c).
         learned_curvature: Whether c is learned, one for all layers.
         init: `normal`, `identity` or `dirac`, as in `PoincareConv2d`.
@@ -89,8 +89,6 @@ class PoincareResNet(StagedNetwork):
                 f"widths={tuple(widths)} and depths={tuple(depths)} must name the same number of "
                 f"stages, each at least 1 deep"
             )
-        if head not in ("mlr", "linear"):
-            raise ValueError(f"head must be 'mlr' or 'linear', got {head!r}")
         space = make_geometry(
             geometry,
             curvature=curvature,

@@ -1,10 +1,11 @@
-"""Pre-activation ResNet over any residual.
+"""Pre-activation ResNet over any residual, in any geometry.
 
 Source: He et al. 2016, "Identity Mappings in Deep Residual Networks", arXiv:1603.05027; the CIFAR
 depths 6n + 2 are those of arXiv:1512.03385, §4.2.
-Differs from it: the residual is a choice, and the shortcut across a stage is average pooling and a
-1×1 convolution of the raw stream. It is linear, which is what lets every residual hand its state
-from stage to stage and still start equal to the plain network.
+Differs from it: residual and geometry are choices, and the shortcut across a stage is average
+pooling and a 1×1 convolution of the raw stream. It is linear in the features of any geometry (in
+the ball a Möbius matrix product), which is what lets every residual hand its state from stage to
+stage and still start equal to the plain network.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,13 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ...layers.residual import Site
+from ..axes.geometry import (
+    Geometry,
+    GeometryName,
+    HeadName,
+    choose_geometry,
+    give_head,
+)
 from ..axes.residuals import ResidualSpec, make_residual
 from ..models import register_model
 from ..network import ImageSize, check_rates, check_sizes
@@ -25,27 +33,28 @@ __all__ = ["ResNet", "resnet20", "resnet_nano"]
 BOTTLENECK = 4  # a bottleneck's output is four times as wide as its middle convolution
 
 
-def norm_relu(width: int) -> nn.Sequential:
+def norm_relu(space: Geometry, width: int) -> nn.Sequential:
     """Batch norm and ReLU: the pre-activation."""
-    return nn.Sequential(nn.BatchNorm2d(width), nn.ReLU())
+    return nn.Sequential(space.image_norm(width), nn.ReLU())
 
 
-def conv(in_width: int, out_width: int, size: int, stride: int = 1) -> nn.Conv2d:
-    """A bias-free convolution that keeps the resolution at stride 1."""
-    return nn.Conv2d(in_width, out_width, size, stride, padding=size // 2, bias=False)
-
-
-def branch(in_width: int, width: int, stride: int, bottleneck: bool) -> nn.Sequential:
+def branch(
+    space: Geometry, in_width: int, width: int, stride: int, bottleneck: bool
+) -> nn.Sequential:
     """What follows the pre-activation: two 3×3 convolutions, or 1×1, 3×3, 1×1."""
+
+    def conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Module:
+        return space.conv(inputs, outputs, size, stride, bias=False)
+
     if not bottleneck:
         return nn.Sequential(
-            conv(in_width, width, 3, stride), norm_relu(width), conv(width, width, 3)
+            conv(in_width, width, 3, stride), norm_relu(space, width), conv(width, width, 3)
         )
     return nn.Sequential(
         conv(in_width, width, 1),
-        norm_relu(width),
+        norm_relu(space, width),
         conv(width, width, 3, stride),
-        norm_relu(width),
+        norm_relu(space, width),
         conv(width, BOTTLENECK * width, 1),
     )
 
@@ -53,7 +62,8 @@ def branch(in_width: int, width: int, stride: int, bottleneck: bool) -> nn.Seque
 def linear_shortcut(in_width: int, out_width: int, stride: int) -> nn.Module:
     """Average pooling and a 1×1 convolution, each only where the shape changes."""
     pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
-    mix = conv(in_width, out_width, 1) if in_width != out_width else nn.Identity()
+    wider = in_width != out_width
+    mix = nn.Conv2d(in_width, out_width, 1, bias=False) if wider else nn.Identity()
     return nn.Sequential(pool, mix)
 
 
@@ -73,7 +83,13 @@ class ResNet(StagedNetwork):
         depths: Branches in each stage.
         bottleneck: Whether a branch is 1×1, 3×3, 1×1.
         residual: The residual mechanism: a name, a mapping or a builder.
-        global_pool: `avg`, the mean over pixels, or `""`, the feature map where there is no head.
+        geometry: The space of the pixels' features: `euclidean`, `poincare` or `lorentz`.
+        curvature: c > 0, minus the sectional curvature; None is 0.1 in a curved space.
+        learned_curvature: Whether c is learned, one for all layers.
+        head: `linear`, `mlr` (distances to hyperplanes) or `distance` (to points); None is
+            `linear` in flat space and `mlr` in a curved one.
+        global_pool: `avg`, the centre of the pixels, or `""`, the feature map where there is no
+            head.
         drop_rate: Dropout before the head, in [0, 1).
         drop_path_rate: Stochastic depth of the last branch, in [0, 1).
 
@@ -81,7 +97,8 @@ class ResNet(StagedNetwork):
         (B, in_chans, H, W) -> (B, num_classes).
 
     Raises:
-        ValueError: widths and depths of different lengths, or an unknown stem, pool or residual.
+        ValueError: widths and depths of different lengths, an unknown stem, pool or residual, a
+            residual or a head of another space, or a curvature that nothing has.
     """
 
     per_stage = ("stages", "shortcuts")
@@ -97,6 +114,10 @@ class ResNet(StagedNetwork):
         depths: tuple[int, ...] = (2, 2, 2, 2),
         bottleneck: bool = False,
         residual: ResidualSpec = "add",
+        geometry: GeometryName = "euclidean",
+        curvature: float | None = None,
+        learned_curvature: bool = False,
+        head: HeadName | None = None,
         global_pool: Literal["avg", ""] = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
@@ -111,6 +132,13 @@ class ResNet(StagedNetwork):
             )
         if stem not in ("cifar", "imagenet"):
             raise ValueError(f"stem must be 'cifar' or 'imagenet', got {stem!r}")
+        space = choose_geometry(
+            geometry,
+            curvature=curvature,
+            learned_curvature=learned_curvature,
+            head=head,
+            residual=residual,
+        )
         rises = BOTTLENECK if bottleneck else 1
         # The stem of the large images is tapped before its pool, which no norm stands behind.
         before, after = (1, 1) if stem == "cifar" else (2, 4)
@@ -123,13 +151,11 @@ class ResNet(StagedNetwork):
             num_classes=num_classes,
             global_pool=global_pool,
         )
-        self.stem = (
-            nn.Sequential(conv(in_chans, widths[0], 3))
-            if stem == "cifar"
-            else nn.Sequential(
-                conv(in_chans, widths[0], 7, 2), nn.MaxPool2d(3, stride=2, padding=1)
-            )
-        )
+        size, stride = (3, 1) if stem == "cifar" else (7, 2)
+        parts = [space.conv(in_chans, widths[0], size, stride, bias=False)]
+        if stem == "imagenet":
+            parts.append(nn.MaxPool2d(3, stride=2, padding=1))
+        self.stem = nn.Sequential(*parts)
         rates = drop_path_rates(drop_path_rate, sum(depths))
         stages, shortcuts, in_width = [], [], widths[0]
         for i, (width, depth) in enumerate(zip(widths, depths, strict=True)):
@@ -138,38 +164,40 @@ class ResNet(StagedNetwork):
             shortcuts.append(linear_shortcut(in_width, out_width, stride))
             inputs = [in_width] + [out_width] * (depth - 1)
             branches = [
-                branch(n, width, stride if j == 0 else 1, bottleneck) for j, n in enumerate(inputs)
+                branch(space, n, width, stride if j == 0 else 1, bottleneck)
+                for j, n in enumerate(inputs)
             ]
             first = sum(depths[:i])
             sites = [Site("conv", first + j) for j in range(depth)]
             stages.append(
                 Trunk(
-                    make_residual(residual, out_width, sites, channel_dim=1),
+                    make_residual(residual, out_width, sites, channel_dim=1, shared=space.shared),
                     branches,
-                    [norm_relu(n) for n in inputs],
+                    [norm_relu(space, n) for n in inputs],
                     rates[first : first + depth],
                 )
             )
             in_width = out_width
         self.shortcuts = nn.ModuleList(shortcuts)
         self.stages = nn.ModuleList(stages)
-        self.norm = norm_relu(in_width)
+        self.norm = norm_relu(space, in_width)
         self.num_features = in_width
         self.head_drop = nn.Dropout(drop_rate)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        for layer in space.convolutions(self):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
         for stage in stages:
             stage.apply_branch_gain()
-        self._set_head(num_classes)
+        self.space = space
+        self.num_classes = num_classes
+        give_head(self, space, head)
 
     def closings(self, h: Tensor) -> Iterator[Tensor]:
         """Run the stages and yield what closes each."""
         return run_stages(h, self.shortcuts, self.stages)
 
     def pool(self, x: Tensor) -> Tensor:
-        """Return the mean over pixels (B, num_features)."""
-        return self.head_drop(x.mean((2, 3)))
+        """Return the centre of the pixels (B, num_features)."""
+        return self.head_drop(self.space.mean(x, over=(2, 3), dim=1))
 
 
 @register_model(source="arXiv:1603.05027", kind="image", extends=ResNet)

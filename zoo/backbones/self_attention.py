@@ -5,19 +5,22 @@ Differs from them: the rotated pairs are the two halves of a head, not neighbour
 its channels); RMS norm with a gain instead of L2 norm with a temperature, before the rotation.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...layers.residual import Read
+from ..axes.geometries.contract import Geometry
+from ..axes.geometries.euclidean_space import Euclidean
 from ..branch import output_weight_of
 
 __all__ = ["CausalAttention", "KeyValueCache", "SelfAttention", "rotate", "rotation"]
 
 VIEWS = ("query", "key", "value")
+FLAT = Euclidean()
 
 
 def rotation(positions: Tensor, head_dim: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
@@ -55,6 +58,13 @@ class KeyValueCache:
         self.position: int | Tensor = 0
         self._pairs: dict[int, tuple[Tensor, Tensor]] = {}
         self._windows: dict[str, Tensor] = {}
+        self._fixed: dict[int, Any] = {}
+
+    def fixed(self, branch: int, make: Callable[[], Any]) -> Any:
+        """Return what a branch made of its first tokens, so that later ones change nothing."""
+        if branch not in self._fixed:
+            self._fixed[branch] = make()
+        return self._fixed[branch]
 
     def tensors(self) -> dict[str, Tensor]:
         """All that is kept, by name: `key_0`, `value_0`, … (B, heads, T, head_dim), `window_0` …"""
@@ -139,8 +149,9 @@ class Attention(nn.Module):
     A gain of the branch leaves queries and keys their scale: only values pass to the output.
     """
 
-    qkv: nn.Linear
-    proj: nn.Linear
+    qkv: nn.Module
+    attend: Any
+    proj: Any
     views = VIEWS
 
     @property
@@ -151,7 +162,8 @@ class Attention(nn.Module):
     @property
     def value_projections(self) -> tuple[Tensor, ...]:
         """The last third of the rows of the joint projection."""
-        return (self.qkv.weight[2 * len(self.qkv.weight) // 3 :],)
+        weight = cast(Tensor, self.qkv.weight)
+        return (weight[2 * len(weight) // 3 :],)
 
 
 class SelfAttention(Attention):
@@ -160,26 +172,37 @@ class SelfAttention(Attention):
     Args:
         width: Token width; a multiple of num_heads.
         num_heads: Heads.
-        qk_norm: Whether queries and keys are layer-normed in each head.
+        qk_norm: Whether queries and keys are layer-normed in each head; None is as `space` says.
+        space: The geometry of the tokens.
 
     Shape:
         (B, T, width), or a mapping of three such views, -> (B, T, width).
     """
 
-    def __init__(self, width: int, num_heads: int, *, qk_norm: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        qk_norm: bool | None = None,
+        space: Geometry = FLAT,
+    ) -> None:
         """Build the projections."""
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.merge = space.merge
+        qk_norm = space.norms_queries if qk_norm is None else qk_norm
+        self.qkv = space.qkv(width)
         self.q_norm = nn.LayerNorm(width // num_heads) if qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(width // num_heads) if qk_norm else nn.Identity()
-        self.proj = nn.Linear(width, width)
+        self.attend = space.attention(num_heads)
+        self.proj = space.linear(width, width)
 
     def forward(self, x: Read) -> Tensor:
         """Attend to every token."""
         query, key, value = heads(self.qkv, x, self.num_heads)
-        y = F.scaled_dot_product_attention(self.q_norm(query), self.k_norm(key), value)
-        return self.proj(join_heads(y))
+        y = self.attend(self.q_norm(query), self.k_norm(key), value)
+        return self.proj(self.merge(join_heads(y)))
 
 
 class CausalAttention(Attention):
@@ -191,6 +214,7 @@ class CausalAttention(Attention):
         branch: Index of this branch in a cache.
         window: How many tokens one attends to, itself and those just before it, at least 1; None
             is all.
+        space: The geometry of the tokens.
 
     Shape:
         (B, T, width), or a mapping of three such views, -> (B, T, width).
@@ -200,7 +224,13 @@ class CausalAttention(Attention):
     """
 
     def __init__(
-        self, width: int, num_heads: int, branch: int, *, window: int | None = None
+        self,
+        width: int,
+        num_heads: int,
+        branch: int,
+        *,
+        window: int | None = None,
+        space: Geometry = FLAT,
     ) -> None:
         """Build the projections."""
         super().__init__()
@@ -209,10 +239,12 @@ class CausalAttention(Attention):
         self.num_heads = num_heads
         self.branch = branch
         self.window = window
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.merge = space.merge
+        self.qkv = space.qkv(width, bias=False)
         self.query_norm = nn.RMSNorm(width // num_heads, eps=1e-5)
         self.key_norm = nn.RMSNorm(width // num_heads, eps=1e-5)
-        self.proj = nn.Linear(width, width, bias=False)
+        self.attend = space.attention(num_heads)
+        self.proj = space.linear(width, width, bias=False)
 
     def forward(
         self, x: Read, angles: tuple[Tensor, Tensor], cache: KeyValueCache | None = None
@@ -224,8 +256,10 @@ class CausalAttention(Attention):
         wide = torch.promote_types(value.dtype, torch.float32)
         query = rotate(_norm_in(wide, self.query_norm, query), *angles).to(value.dtype)
         key = rotate(_norm_in(wide, self.key_norm, key), *angles).to(value.dtype)
+        centre = None
         if cache is not None:
             key, value = cache.extend(self.branch, key, value)
+            centre = cache.fixed(self.branch, lambda: self.attend.centre_of_prompt(key, value))
         past = key.shape[-2] - length
         mask, causal = None, False
         limited = cache is not None or self.window is not None
@@ -240,8 +274,8 @@ class CausalAttention(Attention):
             if length > 1 and (past > 0 or narrow):
                 mask = self._reach(length, past, key)
             causal = length > 1 and mask is None
-        y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
-        return self.proj(join_heads(y))
+        y = self.attend(query, key, value, mask=mask, causal=causal, centre=centre)
+        return self.proj(self.merge(join_heads(y)))
 
     def _reach(self, length: int, past: int, like: Tensor) -> Tensor:
         """Which of all keys each of the newest queries sees, (length, past + length)."""

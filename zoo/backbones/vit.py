@@ -1,9 +1,10 @@
-"""Vision Transformer over any residual.
+"""Vision Transformer over any residual, in any geometry.
 
 Source: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", arXiv:2010.11929; the sizes tiny,
 small and base are those of Touvron et al. 2021 (DeiT), arXiv:2012.12877; registers are from Darcet
 et al. 2024, arXiv:2309.16588.
-Differs from them: the residual is a choice; registers and the class token carry no position.
+Differs from them: residual and geometry are choices; registers and the class token carry no
+position.
 """
 
 import math
@@ -15,12 +16,14 @@ from torch import Tensor, nn
 
 from ...layers.decay import exclude_from_decay
 from ...layers.residual import Site
+from ..axes.geometry import GeometryName, HeadName, choose_geometry, give_head
 from ..axes.residuals import ResidualSpec, make_residual
 from ..depth import block_ends, handed_on
 from ..image_network import ImageNetwork
 from ..models import register_model
 from ..network import ImageSize, check_rates, check_sizes, image_sides
 from ..trunk import Trunk, drop_path_rates
+from .feed_forward import FeedForward
 from .self_attention import SelfAttention
 
 __all__ = ["VisionTransformer", "vit_base", "vit_nano", "vit_small", "vit_tiny"]
@@ -41,8 +44,13 @@ class VisionTransformer(ImageNetwork):
         registers: Extra learned tokens that no head reads.
         global_pool: `token` reads the class token, `avg` the mean of the patch tokens; `""` gives
             all tokens where there is no head.
-        qk_norm: Whether queries and keys are layer-normed.
+        qk_norm: Whether queries and keys are layer-normed; None is in a curved space only.
         residual: The residual mechanism: a name, a mapping or a builder.
+        geometry: The space of the tokens: `euclidean`, `poincare` or `lorentz`.
+        curvature: c > 0, minus the sectional curvature; None is 0.1 in a curved space.
+        learned_curvature: Whether c is learned, one for all layers.
+        head: `linear`, `mlr` (distances to hyperplanes) or `distance` (to points); None is
+            `linear` in flat space and `mlr` in a curved one.
         drop_rate: Dropout before the head and inside the MLPs, in [0, 1).
         drop_path_rate: Stochastic depth of the last branch, in [0, 1).
 
@@ -50,7 +58,8 @@ class VisionTransformer(ImageNetwork):
         (B, in_chans, H, W) -> (B, num_classes), at H and W of img_size.
 
     Raises:
-        ValueError: sizes that do not divide, or an unknown residual or pool.
+        ValueError: sizes that do not divide, an unknown residual or pool, a residual or a head of
+            another space, or a curvature that nothing has.
     """
 
     pools = ("token", "avg", "")
@@ -68,8 +77,12 @@ class VisionTransformer(ImageNetwork):
         mlp_ratio: float = 4.0,
         registers: int = 0,
         global_pool: Literal["token", "avg", ""] = "token",
-        qk_norm: bool = False,
+        qk_norm: bool | None = None,
         residual: ResidualSpec = "add",
+        geometry: GeometryName = "euclidean",
+        curvature: float | None = None,
+        learned_curvature: bool = False,
+        head: HeadName | None = None,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
@@ -88,11 +101,19 @@ class VisionTransformer(ImageNetwork):
             raise ValueError(
                 f"num_heads={num_heads} does not divide width={width}; choose a divisor"
             )
+        space = choose_geometry(
+            geometry,
+            curvature=curvature,
+            learned_curvature=learned_curvature,
+            head=head,
+            residual=residual,
+        )
         # timm takes seconds to import, so only a model that uses its layers pays.
-        from timm.layers import Mlp, PatchEmbed
+        from timm.layers import PatchEmbed
 
         facts = {"num_classes": num_classes, "global_pool": global_pool, "fixed_input_size": True}
         super().__init__(in_chans, sides, "patch_embed.proj", **facts)
+        self.num_classes = num_classes
         self.num_features = width
         self.patch_embed = PatchEmbed(sides, patch_size, in_chans, width)
         self.pos_embed = nn.Parameter(torch.empty(1, self.patch_embed.num_patches, width))
@@ -102,28 +123,30 @@ class VisionTransformer(ImageNetwork):
 
         sites, branches = [], []
         for block in range(depth):
-            attention = SelfAttention(width, num_heads, qk_norm=qk_norm)
-            branches += [attention, Mlp(width, int(width * mlp_ratio), drop=drop_rate)]
+            branches += [
+                SelfAttention(width, num_heads, qk_norm=qk_norm, space=space),
+                FeedForward(width, int(width * mlp_ratio), drop_rate, space=space),
+            ]
             sites += [Site("attention", block), Site("mlp", block)]
         self.trunk = Trunk(
-            make_residual(residual, width, sites),
+            make_residual(residual, width, sites, shared=space.shared),
             branches,
-            [nn.LayerNorm(width, eps=1e-6) for _ in branches],
+            [space.layer_norm(width, eps=1e-6) for _ in branches],
             drop_path_rates(drop_path_rate, len(branches)),
         )
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.norm = space.layer_norm(width, eps=1e-6)
         self.num_prefix_tokens = 1 + registers
         self.head_drop = nn.Dropout(drop_rate)
+        self.space = space
         self._reset_parameters()
-        self._set_head(num_classes)
+        give_head(self, space, head)
 
     def _reset_parameters(self) -> None:
         """Xavier for weights as in the original, at any width; tables of std 0.02; zero biases."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        for layer in self.space.linear_layers(self):
+            nn.init.xavier_uniform_(layer.weight, gain=self.space.weight_scale)
+            if getattr(layer, "bias", None) is not None:
+                nn.init.zeros_(layer.bias)
         self.trunk.apply_branch_gain()
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.trunc_normal_(self.prefix, std=0.02)
@@ -166,7 +189,8 @@ class VisionTransformer(ImageNetwork):
     def pool(self, x: Tensor) -> Tensor:
         """Return the class token or the mean patch token (B, width)."""
         patches = x[:, self.num_prefix_tokens :]
-        pooled = x[:, 0] if self.pool_type == "token" else patches.mean(1)
+        token = self.pool_type == "token"
+        pooled = x[:, 0] if token else self.space.mean(patches, over=1, dim=-1)
         return self.head_drop(pooled)
 
 

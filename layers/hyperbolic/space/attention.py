@@ -269,7 +269,7 @@ class HyperbolicAttention(nn.Module):
     def centre_of_prompt(self, key: Tensor, value: Tensor) -> Centre | None:
         """Return what points are moved around, or None where they stay; a decoder keeps it."""
         half = kernel_dtype(key).itemsize < 4
-        if key.numel() and (half if self.recentre is None else self.recentre):
+        if (half if self.recentre is None else self.recentre) and key.numel():
             return centre_of(key, value, self.curvature())
         return None
 

@@ -1,0 +1,1 @@
+"""What layers are in each space: one file a geometry, and the contract that all keep."""

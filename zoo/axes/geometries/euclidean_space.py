@@ -1,0 +1,135 @@
+"""Flat space: ordinary layers, and the ball of a hyperbolic head or a residual of points."""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ....layers.hyperbolic import BallCurvature, PoincareMLR
+from ...network import HeadBuilder, linear_head
+from .contract import HeadName
+
+__all__ = ["Euclidean", "ScaledDotProduct"]
+
+
+class ScaledDotProduct(nn.Module):
+    """Scaled dot-product attention, which needs no parameters and no centre."""
+
+    def centre_of_prompt(self, key: Tensor, value: Tensor) -> None:
+        """Return None: nothing is moved."""
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        centre: None = None,
+    ) -> Tensor:
+        """Attend (B, H, T, D)."""
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+
+
+@dataclass(frozen=True)
+class Euclidean:
+    """Flat space.
+
+    Args:
+        ball: Where an `mlr` head and a residual of points lie; None where there is neither, or the
+            residual has its own.
+    """
+
+    ball: BallCurvature | None = None
+    weight_scale = 1.0
+    norms_queries = False
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """The curvature, for a residual of points over flat layers."""
+        return {} if self.ball is None else {"curvature": self.ball}
+
+    def linear(self, in_width: int, out_width: int, *, bias: bool = True) -> nn.Linear:
+        """Make an ordinary linear layer."""
+        return nn.Linear(in_width, out_width, bias=bias)
+
+    def qkv(self, width: int, *, bias: bool = True) -> nn.Linear:
+        """Make an ordinary linear layer."""
+        return self.linear(width, 3 * width, bias=bias)
+
+    def attention(self, num_heads: int) -> ScaledDotProduct:
+        """Make scaled dot-product attention."""
+        return ScaledDotProduct()
+
+    def merge(self, heads: Tensor) -> Tensor:
+        """Leave the heads side by side."""
+        return heads
+
+    def layer_norm(self, width: int, eps: float = 1e-5) -> nn.LayerNorm:
+        """Make layer normalisation."""
+        return nn.LayerNorm(width, eps=eps)
+
+    def rms_norm(self, width: int, eps: float = 1e-5) -> nn.RMSNorm:
+        """Make RMS normalisation."""
+        return nn.RMSNorm(width, eps=eps)
+
+    def batch_norm(self, width: int) -> nn.BatchNorm1d:
+        """Make batch normalisation."""
+        return nn.BatchNorm1d(width)
+
+    def image_norm(self, width: int) -> nn.BatchNorm2d:
+        """Make batch normalisation."""
+        return nn.BatchNorm2d(width)
+
+    def conv(
+        self, in_width: int, out_width: int, size: int, stride: int = 1, *, bias: bool = True
+    ) -> nn.Conv2d:
+        """Make an ordinary convolution."""
+        return nn.Conv2d(in_width, out_width, size, stride, padding=size // 2, bias=bias)
+
+    def normed_conv(self, in_width: int, out_width: int, size: int, stride: int = 1) -> nn.Module:
+        """Make a convolution and batch normalisation."""
+        return nn.Sequential(
+            self.conv(in_width, out_width, size, stride), self.image_norm(out_width)
+        )
+
+    def pool(self) -> nn.Module:
+        """Average the pixels."""
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
+
+    def mean(self, x: Tensor, over: int | tuple[int, ...], dim: int) -> Tensor:
+        """Average."""
+        return x.mean(over)
+
+    def head(self, name: HeadName | None = None) -> HeadBuilder:
+        """Return a linear head, or the ball's."""
+        if name in (None, "linear"):
+            return linear_head
+        if name != "mlr" or self.ball is None:
+            raise ValueError(
+                f"head must be 'linear' or 'mlr' with geometry='euclidean', got {name!r}"
+            )
+        return functools.partial(PoincareMLR, curvature=self.ball)
+
+    def tied_head(self, name: HeadName | None, table: nn.Embedding) -> nn.Linear:
+        """Make a linear head without a bias."""
+        if name not in (None, "linear"):
+            raise ValueError(
+                f"a head that shares the table of embeddings is 'linear' with "
+                f"geometry='euclidean', got head={name!r}; give num_classes for one of its own"
+            )
+        head = nn.Linear(table.embedding_dim, table.num_embeddings, bias=False)
+        head.weight = table.weight
+        return head
+
+    def linear_layers(self, root: nn.Module) -> Iterator[nn.Linear]:
+        """Yield the linear layers."""
+        return (module for module in root.modules() if isinstance(module, nn.Linear))
+
+    def convolutions(self, root: nn.Module) -> Iterator[nn.Conv2d]:
+        """Yield the convolutions."""
+        return (module for module in root.modules() if isinstance(module, nn.Conv2d))
