@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from ....layers import hyperbolic
-from ....layers.lipschitz.proof.norms import gamma, product_up
+from ....layers.lipschitz.proof.norms import gamma, product_up, spectral_bound, sum_up
 
 __all__ = ["Answer", "layer", "layer_rules", "logit_constants"]
 
@@ -74,9 +74,60 @@ def logit_constants(module: hyperbolic.PoincareMLR) -> list[float] | None:
     return [product_up(4.0, length, stretch) for length in lengths.tolist()]
 
 
+@layer(hyperbolic.LorentzLinear)
+def columns(module: hyperbolic.LorentzLinear) -> float:
+    """Bound W s + w₀ e(s) + b by ‖W‖ + ‖w₀‖, since the gradient of e is shorter than 1.
+
+    The roundings are those of two products and of a root behind a sum of squares.
+    """
+    time = spectral_bound(module.time_weight.detach()[:, None])
+    roundings = 1 + gamma(2 * module.in_features + 32)
+    return product_up(sum_up(spectral_bound(module.weight.detach()), time), roundings)
+
+
+@layer(hyperbolic.LorentzConv2d)
+def patches(module: hyperbolic.LorentzConv2d) -> float:
+    """Bound the linear layer of a patch, times the root of how many patches share a pixel.
+
+    The bound holds for images of every size; along an axis of k taps, ⌈k/stride⌉ patches share a
+    pixel, or k of a dilated kernel.
+    """
+    weight = module.weight.detach().unflatten(0, (module.groups, -1)).flatten(2)
+    times = module.time_weight.detach().view(module.groups, -1, 1)
+    layers = zip(weight, times, strict=True)
+    each = max(sum_up(spectral_bound(w), spectral_bound(t)) for w, t in layers)
+    strides, gaps = (
+        (number, number) if isinstance(number, int) else number
+        for number in (module.stride, module.dilation)
+    )
+    axes = zip(module.weight.shape[2:], strides, gaps, strict=True)
+    shared = math.prod(-(-taps // step) if gap == 1 else taps for taps, step, gap in axes)
+    roundings = 1 + gamma(2 * weight.shape[2] + 32)
+    return product_up(each, math.sqrt(shared), roundings)
+
+
+@layer(hyperbolic.LorentzMLR)
+def hyperboloid_distances(module: hyperbolic.LorentzMLR) -> float:
+    """Bound distances to hyperplanes: a logit is 2‖z‖-Lipschitz in the space part.
+
+    It is 2‖z‖ times a geodesic distance, and those are at most distances of space parts.
+    """
+    lengths = module.weight.detach().double().norm(dim=1) * (1 + gamma(module.in_features + 8))
+    constants = [product_up(2.0, length) for length in lengths.tolist()]
+    total = math.sqrt(sum(v * v for v in constants))
+    return product_up(total, 1 + gamma(2 * len(constants) + module.in_features + 64))
+
+
+@layer(hyperbolic.LorentzPrototypes, hyperbolic.LorentzBatchNorm, hyperbolic.CentroidPool)
+def of_squares(module: nn.Module) -> str:
+    """Say why products and boosts of points have no constant."""
+    return "multiplies points by one another, and its slope grows with their distance"
+
+
 UNCLIPPED: tuple[type[nn.Module], ...] = (
     hyperbolic.FromBall,
     hyperbolic.PoincareLinear,
+    hyperbolic.PointProjection,
     hyperbolic.PoincareConv2d,
     hyperbolic.MidpointBatchNorm,
     hyperbolic.MidpointPool,
