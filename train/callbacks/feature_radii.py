@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...layers.hyperbolic import BallCurvature
+from ...layers.hyperbolic import BallCurvature, space_points
 from ...layers.modes import evaluating
 from ...zoo.inspect.depth_mixing import shadowing
 from ...zoo.trunk import Trunk
@@ -39,7 +39,8 @@ def stream_norms(model: nn.Module, x: Tensor) -> dict[str, tuple[float, float]]:
     """Return mean and largest distance from the origin of what closes each trunk.
 
     A vector is what lies along the channels at one token or pixel. Where the trunk holds a ball it
-    is a tangent t at the origin, 2‖t‖ away from it for any curvature; elsewhere it is ‖f‖ away.
+    is a tangent t at the origin, 2‖t‖ away from it for any curvature; elsewhere it is ‖f‖ away. One
+    that a model of the hyperboloid holds is a space part s, asinh(√c‖s‖)/√c away.
 
     Args:
         model: Runs at least one `Trunk`; measured in eval mode, and left as it was.
@@ -74,7 +75,11 @@ def stream_norms(model: nn.Module, x: Tensor) -> dict[str, tuple[float, float]]:
     norms = {}
     for name, stream in closed.items():
         residual = trunks[name].residual
-        length = stream.movedim(residual.channel_dim, -1).double().norm(dim=-1)
+        vectors = stream.movedim(residual.channel_dim, -1).double()
+        shared = getattr(model, "shared", {})
+        if shared.get("coordinates") == "space":
+            vectors = space_points.to_tangent(vectors, shared["curvature"]())
+        length = vectors.norm(dim=-1)
         if any(isinstance(module, BallCurvature) for module in trunks[name].modules()):
             length = 2 * length
         norms[name] = float(length.mean()), float(length.max())

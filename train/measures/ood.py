@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...layers.hyperbolic import BallCurvature
+from ...layers.hyperbolic import BallCurvature, space_points
 from ...zoo.network import Network
 from .pixels import FromPixels
 
@@ -101,6 +101,8 @@ def scores(
         features = network.forward_features(model.normalize(x))
         pooled = network.forward_head(features, pre_logits=True)
         logits = network.head(pooled)
+        if network.shared.get("coordinates") == "space":
+            pooled = space_points.to_tangent(pooled, network.shared["curvature"]())
         found["norm"].append(embedding_norm(pooled.flatten(1), hyperbolic).cpu())
         found["energy"].append(energy(logits, temperature).cpu())
         found["max_softmax"].append(max_softmax(logits).cpu())
