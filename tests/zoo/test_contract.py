@@ -7,10 +7,11 @@ import warnings
 
 import pytest
 import torch
-from archzoo.layers.hyperbolic import PoincareConv2d
+from archzoo.layers.hyperbolic import LorentzConv2d, PoincareConv2d
 from archzoo.layers.lipschitz import AOLConv2d
 from archzoo.layers.residual import AttnRes
 from archzoo.zoo import create_model, model_info, residuals
+from archzoo.zoo.backbones.geometry_variants import GEOMETRIES
 from archzoo.zoo.backbones.vit import VisionTransformer
 from archzoo.zoo.trunk import Trunk
 from torch import nn
@@ -51,6 +52,7 @@ traced = pytest.mark.parametrize(
     ),
 )
 RESIDUALS = residuals.names()
+VARIANTS = {name for name, *_ in GEOMETRIES}
 BITWISE = {"rtol": 0.0, "atol": 0.0}
 
 
@@ -136,7 +138,7 @@ def test_the_default_configuration_tells_the_truth(name):
     if model_info(name).kind == "image":
         assert cfg["input_size"] == example_shape(name)
         first = model.get_submodule(cfg["first_conv"])
-        assert isinstance(first, nn.Conv2d | PoincareConv2d | AOLConv2d)
+        assert isinstance(first, nn.Conv2d | PoincareConv2d | LorentzConv2d | AOLConv2d)
         assert first.in_channels == cfg["input_size"][0]
         assert len(cfg["mean"]) == len(cfg["std"]) == cfg["input_size"][0]
     elif model_info(name).kind == "graph":
@@ -323,8 +325,14 @@ def test_a_table_has_nothing_to_recompute_and_says_so(name):
 # The product of backbones and residuals, on the smallest backbones.
 
 
-@pytest.mark.parametrize("residual", RESIDUALS)
-@nano
+# Those of another geometry run over all in `axes/test_geometry`, at smaller sizes.
+@pytest.mark.parametrize(
+    ("name", "residual"),
+    tiered(
+        itertools.product(NANO, RESIDUALS),
+        lambda name, residual: name not in VARIANTS or residual == "block_attnres",
+    ),
+)
 def test_every_backbone_runs_over_every_residual(name, residual):
     model = build(name, residual=residual, drop_path_rate=0.5)
     x = example(name, 4)
