@@ -11,7 +11,7 @@ from archzoo.layers.hyperbolic import LorentzConv2d, PoincareConv2d
 from archzoo.layers.lipschitz import AOLConv2d
 from archzoo.layers.residual import AttnRes
 from archzoo.zoo import create_model, model_info, residuals
-from archzoo.zoo.backbones.geometry_variants import GEOMETRIES
+from archzoo.zoo.backbones.variants import GEOMETRIES
 from archzoo.zoo.backbones.vit import VisionTransformer
 from archzoo.zoo.trunk import Trunk
 from torch import nn

@@ -1,18 +1,19 @@
-"""Models that differ from another in their residual alone: a name each, and one line of a table."""
+"""Models that differ from another in residual or geometry alone: a name each, a line of a table."""
 
 from collections.abc import Callable
 from typing import Any
 
+from ..axes.geometry import GeometryName
 from ..axes.residuals import ResidualSpec, residuals
 from ..models import models, register_model
 from ..network import Network
 from .gpt import gpt_124m, gpt_353m, gpt_nano, gpt_tiny
-from .mlp import mlp_small
+from .mlp import mlp_small, mlp_tiny
 from .poincare_resnet import poincare_resnet20
 from .resnet import resnet20, resnet_nano
 from .vit import vit_base, vit_nano, vit_small, vit_tiny
 
-__all__ = ["VARIANTS"]
+__all__ = ["GEOMETRIES", "VARIANTS"]
 
 VARIANTS = [
     ("vit_nano_block_attnres", vit_nano, "block_attnres"),
@@ -55,3 +56,40 @@ def _register(name: str, base: Callable[..., Network], mechanism: str) -> None:
 
 for _variant in VARIANTS:
     _register(*_variant)
+
+
+GEOMETRIES: list[tuple[str, Callable[..., Network], GeometryName]] = [
+    ("lorentz_vit_nano", vit_nano, "lorentz"),
+    ("lorentz_vit_tiny", vit_tiny, "lorentz"),
+    ("poincare_vit_nano", vit_nano, "poincare"),
+    ("lorentz_gpt_nano", gpt_nano, "lorentz"),
+    ("lorentz_gpt_tiny", gpt_tiny, "lorentz"),
+    ("lorentz_resnet_nano", resnet_nano, "lorentz"),
+    ("lorentz_resnet20", resnet20, "lorentz"),
+    ("lorentz_mlp_tiny", mlp_tiny, "lorentz"),
+]
+"""Name, model and geometry; size, input and residual are the model's."""
+
+SPACES = {
+    "lorentz": ("on the hyperboloid", "Hyperboloid", "arXiv:2105.14686"),
+    "poincare": ("in the Poincaré ball", "Poincaré ball", "arXiv:2006.08210"),
+}
+"""Where a model is, its space, and the source of its layers."""
+
+
+def _register_in(name: str, base: Callable[..., Network], space: GeometryName) -> None:
+    """Give a model in another geometry a name of its own."""
+
+    def build(geometry: GeometryName = space, **options: Any) -> Network:
+        return base(geometry=geometry, **options)
+
+    where, geometry, source = SPACES[space]
+    entry = models[base.__name__]
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = f"{base.__name__} {where}."
+    about = {**entry.about, "geometry": geometry}
+    register_model(source=source, kind=entry.kind, extends=base, **about)(build)
+
+
+for _variant in GEOMETRIES:
+    _register_in(*_variant)
