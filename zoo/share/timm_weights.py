@@ -4,6 +4,10 @@ timm's class token has a position of its own, which is folded into ours; everyth
 same shape under another name. The model is built with the residual `add`, takes the weights, and
 gets its mechanism by `with_residual`, so its outputs are timm's where the mechanism starts equal to
 `add`.
+
+A model of the hyperboloid takes the weights too: its time columns stay the zeros that they start
+as, so that all its layers but attention, the norms of queries and keys, and the head are timm's. A
+head that is not linear stays fresh.
 """
 
 import re
@@ -11,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..models import build_model, model_info
 from ..recipe import record
@@ -31,6 +35,9 @@ RESAMPLED = ("num_classes", "in_chans", "img_size")
 """Keywords that timm adapts its weights to."""
 
 KEPT = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
+
+OF_CURVED = re.compile(r"\.(time_weight|log_gain|log_ratio|curvature\._extra_state)$|\.[qk]_norm\.")
+"""What a model of the hyperboloid has beside the parameters of its flat twin."""
 
 
 def load_from_timm(name: str, **overrides: Any) -> Any:
@@ -109,6 +116,13 @@ def _take(model: Any, state: dict[str, Tensor], name: str, overrides: Mapping[st
     """
     own, first = model.state_dict(), state.pop("prefix")
     registers = own.pop("prefix")[:, 1:]
+    if model.shared.get("coordinates") == "space":
+        own = {key: value for key, value in own.items() if not OF_CURVED.search(key)}
+        if not isinstance(model.head, nn.Linear):
+            own, state = (
+                {key: value for key, value in weights.items() if not key.startswith("head.")}
+                for weights in (own, state)
+            )
     odd = sorted(own.keys() ^ state.keys())
     odd += [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
     if odd:
@@ -116,4 +130,6 @@ def _take(model: Any, state: dict[str, Tensor], name: str, overrides: Mapping[st
             f"{TIMM_NAMES[name]} of timm has another {odd[0]} than {name} with "
             f"{dict(overrides)}; leave out what changes shapes"
         )
-    model.load_state_dict({**state, "prefix": torch.cat([first, registers], 1)})
+    # What is in one of the two only was refused above, or stays fresh.
+    taken = {**state, "prefix": torch.cat([first, registers], 1)}
+    model.load_state_dict(taken, strict=False)

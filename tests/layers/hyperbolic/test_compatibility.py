@@ -9,6 +9,9 @@ from archzoo.layers.hyperbolic import (
     ChangeBall,
     ClipTangent,
     FromBall,
+    LorentzConv2d,
+    LorentzLinear,
+    LorentzMLR,
     MidpointBatchNorm,
     MidpointPool,
     PoincareConv2d,
@@ -34,6 +37,8 @@ READERS = {
     "from ball": ("point", lambda c: FromBall(curvature=c)),
     "activation": ("point", lambda c: PointActivation(nn.ReLU(), curvature=c)),
     "change": ("tangent", lambda c: ChangeBall(c, 0.5)),
+    "linear of space parts": ("space", lambda c: LorentzLinear(4, 4, curvature=c)),
+    "mlr of space parts": ("space", lambda c: LorentzMLR(4, 4, curvature=c)),
 }  # fmt: skip
 GIVERS = {
     "linear": ("tangent", lambda c: PoincareLinear(4, 4, curvature=c)),
@@ -45,6 +50,7 @@ GIVERS = {
     "to ball": ("point", lambda c: ToBall(curvature=c)),
     "from ball": ("tangent", lambda c: FromBall(curvature=c)),
     "change": ("tangent", lambda c: ChangeBall(0.5, c)),
+    "conv of space parts": ("space", lambda c: LorentzConv2d(4, 4, 1, curvature=c)),
 }  # fmt: skip
 ARRANGEMENTS = {
     "next to each other": lambda a, b: nn.Sequential(a, b),

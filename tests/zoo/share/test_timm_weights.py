@@ -63,12 +63,25 @@ def test_other_channels_and_registers_take_what_fits(from_file):
     assert model.prefix.shape[1] == 3
 
 
+@pytest.mark.parametrize("head", [None, "linear"])
+def test_a_model_of_the_hyperboloid_takes_what_its_flat_twin_takes(head):
+    flat = create_model(NAME, pretrained="timm", **SMALL)
+    model = create_model(NAME, pretrained="timm", geometry="lorentz", head=head, **SMALL)
+    theirs, ours = flat.state_dict(), model.state_dict()
+    kept = [key for key in theirs if head == "linear" or not key.startswith("head.")]
+    assert len(kept) >= len(theirs) - 2
+    for key in kept:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=0.0, atol=0.0)
+    assert all(not p.any() for key, p in ours.items() if key.endswith("time_weight"))
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("mlp_nano", {}, "timm has no weights for mlp_nano; pretrained='timm' is for vit_tiny"),
         (NAME, {"width": 96}, "of timm has another .* than vit_tiny with .*'width': 96"),
         (NAME, {"qk_norm": True}, "of timm has another trunk.branches.0.k_norm.bias than"),
+        (NAME, {"geometry": "poincare"}, "of timm has another .* than vit_tiny with .*'poincare'"),
         (NAME, {"residual": "delta"}, "residual='delta' does not start equal to 'add'"),
         (NAME, {"lowrank": "low_rank"}, "lowrank would replace weights; leave it out"),
     ],
