@@ -31,9 +31,14 @@ def exclude_from_decay(module: nn.Module, *names: str) -> None:
 
 
 def decay_exclusions(model: nn.Module) -> set[str]:
-    """Collect the full names of all marked parameters of a model."""
-    return {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in model.named_modules()
+    """Collect the full names of all marked parameters of a model.
+
+    A parameter that several modules share, such as a table that is its own head, has its first name
+    and is free of decay where one of them marks it.
+    """
+    marked = {
+        id(module._parameters.get(name))
+        for module in model.modules()
         for name in module.__dict__.get("_no_decay", ())
     }
+    return {name for name, parameter in model.named_parameters() if id(parameter) in marked}

@@ -61,3 +61,9 @@ def test_every_mark_names_a_parameter():
 def test_what_is_no_parameter_of_the_module_itself_is_refused(name):
     with pytest.raises(ValueError, match=f"Owner has no parameter {name!r}"):
         exclude_from_decay(Owner(), name)
+
+
+def test_a_tied_parameter_has_its_first_name():
+    model = nn.ModuleDict({"table": nn.Linear(3, 2, bias=False), "owner": Owner()})
+    model["owner"].table = model["table"].weight
+    assert decay_exclusions(model) == {"table.weight"}

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from archzoo.layers.hyperbolic import BallCurvature, LorentzConv2d, LorentzLinear, LorentzMLR
+from archzoo.layers.lowrank import WeightStructure
 from archzoo.zoo import certify, create_model, residuals, save_model
 from archzoo.zoo.axes.geometry import GeometryName
 from archzoo.zoo.backbones.self_attention import KeyValueCache
@@ -159,6 +160,17 @@ def test_a_decoder_reads_distances_to_its_own_table():
     for geometry in CURVED:
         model = small("gpt_nano", geometry=geometry)
         assert model.head.weight is model.embedding.weight
+
+
+@pytest.mark.parametrize("method", ["maestro", "sst"])
+@curved
+def test_layers_of_a_curved_space_take_a_weight_structure(geometry, method):
+    model = build("vit_nano", depth=1, geometry=geometry, lowrank=method)
+    factored = [m for m in model.trunk.branches.modules() if isinstance(m, WeightStructure)]
+    assert len(factored) >= 4
+    loss_of(model(example("vit_nano"))).backward()
+    found = [p.grad for p in model.trunk.parameters() if p.requires_grad]
+    assert all(grad is not None and bool(grad.isfinite().all()) for grad in found)
 
 
 # What is refused.
