@@ -258,7 +258,7 @@ class CausalAttention(Attention):
         key = rotate(_norm_in(wide, self.key_norm, key), *angles).to(value.dtype)
         centre = None
         if cache is not None:
-            key, value = cache.extend(self.branch, key, value)
+            key, value = cache.extend(self.branch, *self.attend.kept(key, value))
             centre = cache.fixed(self.branch, lambda: self.attend.centre_of_prompt(key, value))
         past = key.shape[-2] - length
         mask, causal = None, False

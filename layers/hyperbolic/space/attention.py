@@ -207,7 +207,8 @@ class HyperbolicAttention(nn.Module):
             runs in half precision.
 
     Shape:
-        queries (B, H, T, D), keys and values (B, H, S, D) -> (B, H, T, D), all space parts.
+        queries (B, H, T, D), keys and values (B, H, S, D) -> (B, H, T, D), all space parts. Keys and
+        values may also be what `kept` made of them.
 
     Raises:
         ValueError: num_heads < 1, a curvature that is not positive, or an unknown option; at the
@@ -249,29 +250,48 @@ class HyperbolicAttention(nn.Module):
         causal: bool = False,
         centre: Centre | None = None,
     ) -> Tensor:
-        """Attend; a decoder gives the centre of its prompt, which is not moved later."""
+        """Attend; a decoder gives what it keeps, and the centre of its prompt, which stays."""
         check_shape("query", query, "B", len(self.log_gain), "T", "D")
         curvature = self.curvature()
+        gain = self.log_gain.exp()[:, None, None]
+        gain = gain.to(torch.promote_types(query.dtype, torch.float32))
+        grouped = key.shape[1] != query.shape[1]
+        if key.shape[-1] > query.shape[-1]:
+            with without_autocast(query):
+                lifted = faster(fused_covector, covector, query, curvature, gain)
+            given = lifted, key, value, curvature
+            out = attend_lifted(*given, mask=mask, causal=causal, grouped=grouped)
+            return out.to(query.dtype)
         if centre is None:
             centre = self.centre_of_prompt(key, value)
-        gain = self.log_gain.exp()[:, None, None]
         return hyperbolic_attention(
             *(query, key, value, curvature),
             mask=mask,
             causal=causal,
-            gain=gain.to(torch.promote_types(query.dtype, torch.float32)),
+            gain=gain,
             score=self.score,
             aggregate=self.aggregate,
             centre=centre,
-            grouped=key.shape[1] != query.shape[1],
+            grouped=grouped,
         )
 
     def centre_of_prompt(self, key: Tensor, value: Tensor) -> Centre | None:
         """Return what points are moved around, or None where they stay; a decoder keeps it."""
-        half = kernel_dtype(key).itemsize < 4
-        if (half if self.recentre is None else self.recentre) and key.numel():
+        if self._recentres(key) and key.numel():
             return centre_of(key, value, self.curvature())
         return None
+
+    def kept(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what a decoder keeps of its tokens: lifts, where the kernel reads just those."""
+        if self._recentres(key) or self.score != "inner" or self.aggregate != "centroid":
+            return key, value
+        curvature = self.curvature()
+        first, second = (faster(fused_lift, lift, x, curvature) for x in (key, value))
+        return first, second
+
+    def _recentres(self, key: Tensor) -> bool:
+        """Whether points are moved around their centroids."""
+        return kernel_dtype(key).itemsize < 4 if self.recentre is None else self.recentre
 
     def extra_repr(self) -> str:
         """Show the options."""

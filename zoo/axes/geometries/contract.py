@@ -47,7 +47,9 @@ class Geometry(Protocol):
     def attention(self, num_heads: int) -> nn.Module:
         """Make what attends: `(query, key, value, *, mask, causal, centre)` -> (B, H, T, D).
 
-        Its `centre_of_prompt(key, value)` is what a decoder keeps and gives back as `centre`.
+        Its `kept(key, value)` is what a decoder keeps of its tokens and gives back in their place,
+        and its `centre_of_prompt(key, value)`, of what the first ones left, what it gives as
+        `centre`.
         """
         ...
 

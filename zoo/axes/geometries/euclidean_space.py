@@ -18,6 +18,10 @@ __all__ = ["Euclidean", "ScaledDotProduct"]
 class ScaledDotProduct(nn.Module):
     """Scaled dot-product attention, which needs no parameters and no centre."""
 
+    def kept(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both as they are."""
+        return key, value
+
     def centre_of_prompt(self, key: Tensor, value: Tensor) -> None:
         """Return None: nothing is moved."""
 
