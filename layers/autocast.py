@@ -6,7 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["without_autocast"]
+__all__ = ["autocasts", "without_autocast"]
+
+
+def autocasts(x: Tensor) -> bool:
+    """Whether autocast is on for the device of x; one without it, such as meta, has none."""
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
@@ -15,7 +21,4 @@ def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     Inside, products keep the dtype of what is multiplied. Where autocast is off already, or the
     device knows none, such as the meta device, nothing is switched.
     """
-    device = x.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-        return nullcontext()
-    return torch.autocast(device, enabled=False)
+    return torch.autocast(x.device.type, enabled=False) if autocasts(x) else nullcontext()

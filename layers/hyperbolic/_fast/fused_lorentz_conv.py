@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...autocast import autocasts
 from ...fast_path import differentiates_backward, through_definition
 from ..maths.ball import Curvature, as_number, squared_norm
 from ..maths.hyperplanes import Place
@@ -40,7 +41,7 @@ def fused_conv(
 ) -> Tensor | None:
     """The result of a definition of these arguments, or None where that must run."""
     given = (weight, time_weight) if bias is None else (weight, time_weight, bias)
-    narrow = torch.is_autocast_enabled(s.device.type) or s.dtype.itemsize < 4
+    narrow = autocasts(s) or s.dtype.itemsize < 4
     if groups > 1 or narrow or not by_hand(curvature, s, *given):
         return None
     out = _Conv.apply(s, weight, time_weight, bias, curvature, place, definition)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...autocast import autocasts
 from ...fast_path import differentiates_backward, through_definition
 from ..maths.ball import Curvature, as_number
 from ..maths.space_parts import drop, lorentz_map
@@ -50,7 +51,7 @@ def fused_map(
 ) -> Tensor | None:
     """The result of `space_parts.lorentz_map`, or None where that must run."""
     given = (weight, time_weight) if bias is None else (weight, time_weight, bias)
-    if torch.is_autocast_enabled(s.device.type) or not by_hand(curvature, s, *given):
+    if autocasts(s) or not by_hand(curvature, s, *given):
         return None
     flat = s.reshape(-1, s.shape[-1])
     out = _Map.apply(flat, weight, time_weight, bias, curvature)

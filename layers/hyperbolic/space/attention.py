@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...autocast import without_autocast
+from ...autocast import autocasts, without_autocast
 from ...decay import exclude_from_decay
 from ...fast_path import faster
 from .._fast.fused_space import fused_covector, fused_drop, fused_lift
@@ -177,10 +177,9 @@ def hyperbolic_attention(
 
 def kernel_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype in which attention multiplies tensors such as x."""
-    device = x.device.type
-    if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+    if x.dtype == torch.float64 or not autocasts(x):
         return x.dtype
-    return torch.get_autocast_dtype(device)
+    return torch.get_autocast_dtype(x.device.type)
 
 
 def check_options(score: str, aggregate: str) -> None:
@@ -207,8 +206,8 @@ class HyperbolicAttention(nn.Module):
             runs in half precision.
 
     Shape:
-        queries (B, H, T, D), keys and values (B, H, S, D) -> (B, H, T, D), all space parts. Keys and
-        values may also be what `kept` made of them.
+        queries (B, H, T, D), keys and values (B, H, S, D) -> (B, H, T, D), all space parts. Keys
+        and values may also be what `kept` made of them.
 
     Raises:
         ValueError: num_heads < 1, a curvature that is not positive, or an unknown option; at the
