@@ -55,9 +55,15 @@ class LorentzCentroid(Residual):
         check_points_as(coordinates)
         self.curvature = curvature_of(curvature)
         self.coordinates: PointCoordinates = coordinates
-        self.log_weight = nn.Parameter(torch.zeros(len(self.sites)))
-        self.log_gain = nn.Parameter(torch.zeros(len(self.sites)))
+        self.log_weight = nn.Parameter(torch.empty(len(self.sites)))
+        self.log_gain = nn.Parameter(torch.empty(len(self.sites)))
         exclude_from_decay(self, "log_weight", "log_gain")
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set w and g to 1."""
+        nn.init.zeros_(self.log_weight)
+        nn.init.zeros_(self.log_gain)
 
     def read(self, state: State, site: int) -> Tensor:
         """Return the stream."""
