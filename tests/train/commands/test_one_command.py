@@ -76,7 +76,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def test_every_command_line_of_a_page_is_read(page):
     store_schemas()
     for block in re.findall(r"^```sh\n(.*?)^```$", page.read_text(), re.M | re.S):
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             program, name, *words = [*shlex.split(line.partition(" > ")[0], comments=True), "", ""]
             words = [word for word in words if word]
             if program != "archzoo" or {"--help", "--json"} & {name, *words}:
