@@ -69,6 +69,7 @@ def work(rank: int, place: str) -> None:
     disconnect()
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_two_processes_draw_alike_and_train_as_one(tmp_path):
     multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)

@@ -49,7 +49,10 @@ def test_a_product_of_nothing_or_of_doubles_is_refused(axes, said):
     ("axes", "said"),
     [
         ({"model": ["vit_nan"]}, "no model named 'vit_nan'; did you mean 'vit_nano'"),
-        ({"model": ["gpt_nano"], "geometry": ["poincare"]}, "gpt_nano has no geometry to choose"),
+        (
+            {"model": ["sll_resnet_nano"], "geometry": ["poincare"]},
+            "nano has no geometry to choose",
+        ),
         ({"model": ["gpt_nano"]}, "model=gpt_nano reads tokens, but data=digits gives image"),
         ({"model": ["vit_nano"], "residual": ["ad"]}, "'ad'; did you mean 'add'"),
         ({"model": ["vit_nano"], "lowrank": ["maestr"]}, "lowrank=maestr: no such choice"),

@@ -18,6 +18,7 @@ from archzoo.train.run import run
 from archzoo.zoo import create_model
 from archzoo.zoo.share.content_digest import sealed, unsealed
 
+from ...tiers import tiered
 from ..small_runs import configure, equal_weights, train
 from .test_loop import Stop, rows, stop_after
 
@@ -206,7 +207,7 @@ def go_on_as_recorded(place: Path) -> None:
     run(configure(f"resume={place}", base=()), ["resume"])
 
 
-@pytest.mark.parametrize("how", [h for h in HOW if h != "gone"])
+@pytest.mark.parametrize("how", tiered([h for h in HOW if h != "gone"], [*HOW][::3]))
 def test_damaged_facts_of_the_data_are_named_and_not_taken_for_other_data(made, tmp_path, how):
     place = copied(made, "cut", tmp_path)
     damage(place / "data.json", how, made / "other_cut" / "data.json")

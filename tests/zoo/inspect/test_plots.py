@@ -79,6 +79,7 @@ def test_a_missing_matplotlib_is_named_with_its_extra(monkeypatch):
         plot_depth_mixing(torch.ones(2, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_drawing_leaves_the_backend_of_the_process_alone():
     code = (
