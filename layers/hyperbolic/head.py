@@ -22,7 +22,7 @@ from .maths.ball import Curvature, check_curvature, in_float32, in_range_with_sq
 from .maths.coordinates import LIMIT, cap
 from .maths.hyperplanes import hyperplanes
 from .maths.radial import cosh_of_square, sinhc
-from .maths.shape_checks import check_one_number, check_parameters, check_shape
+from .maths.shape_checks import check_one_number, check_parameters, check_shape, check_widths
 from .to_ball import clip_tangent
 
 __all__ = ["PoincareMLR", "poincare_mlr"]
@@ -89,9 +89,7 @@ class PoincareMLR(nn.Module):
     ) -> None:
         """Make z and r."""
         super().__init__()
-        for name, size in {"in_features": in_features, "out_features": out_features}.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        check_widths(in_features=in_features, out_features=out_features)
         if clip is not None and not clip > 0:
             raise ValueError(f"clip must be above 0 or None, got {clip}")
         self.clip = clip

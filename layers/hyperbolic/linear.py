@@ -22,7 +22,7 @@ from .curvature import BallCurvature, curvature_of
 from .maths.ball import Curvature, check_curvature, in_float32, root
 from .maths.coordinates import Coordinates, check_coordinates, scaled_tangent
 from .maths.hyperplanes import Scale, check_stretch, hyperplanes, patch_velocity
-from .maths.shape_checks import check_one_number, check_parameters, check_shape
+from .maths.shape_checks import check_one_number, check_parameters, check_shape, check_widths
 
 __all__ = ["PoincareLinear", "poincare_linear"]
 
@@ -103,9 +103,7 @@ class PoincareLinear(nn.Module):
     ) -> None:
         """Make z and r."""
         super().__init__()
-        for name, size in {"in_features": in_features, "out_features": out_features}.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        check_widths(in_features=in_features, out_features=out_features)
         if init not in ("identity", "normal"):
             raise ValueError(f"init must be 'identity' or 'normal', got {init!r}")
         check_stretch(largest, scale)

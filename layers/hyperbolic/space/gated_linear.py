@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ..curvature import BallCurvature, curvature_of
 from ..maths.ball import Curvature, check_curvature, in_float32, root, squared_norm
-from ..maths.shape_checks import check_one_number, check_parameters, check_shape
+from ..maths.shape_checks import check_one_number, check_parameters, check_shape, check_widths
 from ..maths.space_parts import scaled_time
 
 __all__ = ["GatedLorentzLinear", "gated_linear"]
@@ -100,9 +100,7 @@ class GatedLorentzLinear(nn.Module):
     ) -> None:
         """Make the weights."""
         super().__init__()
-        for name, size in {"in_features": in_features, "out_features": out_features}.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        check_widths(in_features=in_features, out_features=out_features)
         if not scale > 0:
             raise ValueError(f"scale must be above 0, got {scale}")
         if not margin > 1:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ..curvature import BallCurvature, curvature_of
 from ..maths.ball import Curvature, check_curvature, root
 from ..maths.coordinates import LIMIT
-from ..maths.shape_checks import check_one_number, check_parameters
+from ..maths.shape_checks import check_one_number, check_parameters, check_widths
 from .lorentz_linear import lorentz_linear
 
 __all__ = ["HyperplaneLinear", "hyperplane_linear"]
@@ -88,9 +88,7 @@ class HyperplaneLinear(nn.Module):
     ) -> None:
         """Make u and a."""
         super().__init__()
-        for name, size in {"in_features": in_features, "out_features": out_features}.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        check_widths(in_features=in_features, out_features=out_features)
         self.in_features, self.out_features = in_features, out_features
         self.curvature = curvature_of(curvature)
         self.weight = nn.Parameter(torch.empty(out_features, in_features))

@@ -25,7 +25,7 @@ from ...decay import exclude_from_decay
 from ..curvature import BallCurvature, curvature_of
 from ..maths.ball import Curvature, check_curvature, in_float32, root
 from ..maths.hyperplanes import hyperplanes
-from ..maths.shape_checks import check_one_number, check_parameters, check_shape
+from ..maths.shape_checks import check_one_number, check_parameters, check_shape, check_widths
 from ..maths.space_parts import covector, lift, scaled_time
 from .space_points import from_tangent
 
@@ -105,7 +105,7 @@ class LorentzMLR(nn.Module):
     ) -> None:
         """Make z and r."""
         super().__init__()
-        _check_sizes(in_features, out_features)
+        check_widths(in_features=in_features, out_features=out_features)
         self.in_features, self.out_features = in_features, out_features
         self.curvature = curvature_of(curvature)
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
@@ -159,7 +159,7 @@ class LorentzPrototypes(nn.Module):
     ) -> None:
         """Make the points."""
         super().__init__()
-        _check_sizes(in_features, out_features)
+        check_widths(in_features=in_features, out_features=out_features)
         if input not in ("space", "tangent"):
             raise ValueError(f"input must be 'space' or 'tangent', got {input!r}")
         self.input: Literal["space", "tangent"] = input
@@ -186,9 +186,3 @@ class LorentzPrototypes(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"input={self.input!r}"
         )
-
-
-def _check_sizes(in_features: int, out_features: int) -> None:
-    for name, size in {"in_features": in_features, "out_features": out_features}.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")

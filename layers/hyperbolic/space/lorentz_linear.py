@@ -26,7 +26,7 @@ from ...fast_path import faster
 from .._fast.fused_space import fused_map
 from ..curvature import BallCurvature, curvature_of
 from ..maths.ball import Curvature, check_curvature
-from ..maths.shape_checks import check_one_number, check_parameters, check_shape
+from ..maths.shape_checks import check_one_number, check_parameters, check_shape, check_widths
 from ..maths.space_parts import lorentz_map
 
 __all__ = ["LorentzLinear", "lorentz_linear"]
@@ -90,9 +90,7 @@ class LorentzLinear(nn.Module):
     ) -> None:
         """Make W, w₀ and b."""
         super().__init__()
-        for name, size in {"in_features": in_features, "out_features": out_features}.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        check_widths(in_features=in_features, out_features=out_features)
         self.in_features, self.out_features = in_features, out_features
         self.curvature = curvature_of(curvature)
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
