@@ -22,6 +22,16 @@ HYPERBOLIC = {
     "`PoincareMLR`": "head",
     "`PoincareEmbedding`": "embedding",
     "Möbius addition of tangents": "mobius_addition",
+    "`TangentNorm`": "space.tangent_norm",
+    "`HyperbolicAttention`": "space.attention",
+    "Recentring": "space.recentring",
+    "`LorentzLinear`": "space.lorentz_linear",
+    "`HyperplaneLinear`": "space.hyperplane_linear",
+    "`GatedLorentzLinear`": "space.gated_linear",
+    "`LorentzConv2d`": "space.lorentz_conv",
+    "`LorentzBatchNorm`": "space.lorentz_norm",
+    "`LorentzMLR`, `LorentzPrototypes`": "space.lorentz_head",
+    "`LinkPrediction`": "space.link_prediction",
 }
 LIPSCHITZ = {
     "`LDLTBlock`": "ldlt.block",
