@@ -56,7 +56,7 @@ def choice(model: str, lipschitz: float, epochs: float) -> dict[str, Any]:
     """Train for a part of the epochs; return accuracies, clean and certified, of validation."""
     with tempfile.TemporaryDirectory() as place:
         seconds = train(model, lipschitz, 0, Path(place) / "run", f"trainer.epochs={epochs}")
-        ended = finished_run(str(Path(place) / "run"), None)
+        ended = finished_run(str(Path(place) / "run"))
         fold = ended.splits.validation
         rows = range(0, len(fold), max(1, len(fold) // CHOSEN))
         x, y = fold.__getitems__([(0, i) for i in rows])
@@ -71,13 +71,13 @@ def point(model: str, lipschitz: float, seed: int, *more: str, attacked: int) ->
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "run"
         seconds = train(model, lipschitz, seed, folder, *more)
-        parameters = sum(p.numel() for p in finished_run(str(folder), None).model.parameters())
+        parameters = sum(p.numel() for p in finished_run(str(folder)).model.parameters())
         # Twice: the full fold without attacks, and a part of it with them.
         began = time.process_time()
-        config = CertifyConfig(run=str(folder), attack=False, estimate=False, threads=1)
+        config = CertifyConfig(model=str(folder), attack=False, estimate=False, threads=1)
         facts, whole = certified(config)
         took = time.process_time() - began
-        config = CertifyConfig(run=str(folder), samples=attacked, threads=1)
+        config = CertifyConfig(model=str(folder), samples=attacked, threads=1)
         _, part = certified(config)
     found = whole.to_dict()
     keep = ("method", "rigorous", "clean_accuracy", "certified_accuracy")

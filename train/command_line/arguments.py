@@ -19,11 +19,12 @@ from typing import Any, TypeVar
 from ...zoo.registry import fits, nearest
 from ..errors import UsageError
 
-__all__ = ["call_with", "in_words", "read_arguments", "takes", "takes_whole_line"]
+__all__ = ["call_with", "formerly", "in_words", "read_arguments", "takes", "takes_whole_line"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Found = TypeVar("Found")
 
+FORMERLY = "former_names"
 WORDS = {"true": True, "false": False, "null": None}
 INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)")
 FLOAT = re.compile(
@@ -45,6 +46,20 @@ def takes(schema: Callable[..., Any]) -> Callable[[Command], Command]:
         whole.sort(key=lambda parameter: parameter.kind)
         vars(function).update(schema=schema, __signature__=inspect.Signature(whole))
         return function
+
+    return decorate
+
+
+def formerly(**now: str) -> Callable[[Command], Command]:
+    """Decorate a command, or the schema of one, whose keys had other names.
+
+    Args:
+        now: For each name that there was, the one that there is.
+    """
+
+    def decorate(schema: Command) -> Command:
+        setattr(schema, FORMERLY, now)
+        return schema
 
     return decorate
 
@@ -77,6 +92,7 @@ def read_arguments(
     known = inspect.signature(function).parameters
     rest = next((p for p in known.values() if p.kind is p.VAR_POSITIONAL), None)
     keys = [name for name in known if rest is None or name != rest.name]
+    former = getattr(vars(function).get("schema", function), FORMERLY, {})
     found: dict[str, Any] = {}
     inside: dict[str, dict[str, Any]] = {}
     loose: list[str] = []
@@ -91,6 +107,8 @@ def read_arguments(
             inside.setdefault(name, {})[inner] = _parsed(key, text)
         elif not given or not key.isidentifier():
             loose.append(word)
+        elif key not in keys and key in former:
+            raise UsageError(f"{key} is now {former[key]}; write {former[key]}={text}")
         elif key not in keys:
             raise UsageError(f"{key}: there is no key {key!r}{nearest(key, keys)}")
         elif key in found:

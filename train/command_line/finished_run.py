@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...zoo.network import Network
-from ..data import Splits, data_sets
+from ..data import Splits
 from ..errors import RunError
-from ..subject.given_data import check_fit
+from ..subject.given_data import VECTORS, model_on_data
 from ..subject.given_model import find_run
 
 __all__ = ["FinishedRun", "finished_run"]
-
-VECTORS = ("image", "features")
 
 
 class FinishedRun(NamedTuple):
@@ -49,27 +47,12 @@ def finished_run(
         RunError: no run, one that has not ended, damaged files, a module that is missing, data that
             is missing, has changed, or of a kind that is not taken.
     """
+    options = {} if root is None else {"root": root}
     place = find_run(run, imports)
-    data, options = place.data, dict(place.data_options)
-    assert data is not None and place.run is not None
-    if root is not None:
-        options["root"] = root
-    try:
-        kind = data_sets[data].kind
-        if kind not in kinds:
-            why = f"{kind} have no radius to move in" if kinds == VECTORS else f"{kind} do not fit"
-            raise ValueError(f"run={run} reads {data}; {why}")
-        splits = data_sets.build(data, **options)
-        if not other_data:
-            place.run.check_data(splits.about)
-        model = place.load()
-        if check_fit(model, splits, other_data) is not None:
-            raise ValueError(
-                f"the data numbers its classes otherwise than the model; give {run} its own data"
-            )
-        result = place.run.read_result(place.config)
-    except (ValueError, OSError) as error:  # the latter names its file
-        raise RunError(str(error)) from error
-    assert model.recipe is not None and result is not None
-    tested = result["test"].get("accuracy")
-    return FinishedRun(model.recipe[0], model, data, splits, tested)
+    found = model_on_data(place, options=options, kinds=kinds, other_data=other_data)
+    if found.order is not None:
+        raise RunError(
+            f"the data numbers its classes otherwise than the model; give {run} its own data"
+        )
+    assert isinstance(found.model, Network)
+    return FinishedRun(found.name, found.model, found.data, found.splits, found.reported("test"))

@@ -59,9 +59,10 @@ def command_help(name: str, function: Callable[..., Any]) -> str:
 
 
 def described(function: Callable[..., Any]) -> Mapping[str, str]:
-    """What the docstring of a command, or of the schema that it takes, says of each parameter."""
+    """What the docstrings of a command and of the schema that it takes say of each parameter."""
+    schema = getattr(function, "schema", None)
     found: dict[str, str] = {}
-    for source in (getattr(function, "schema", None), function):
+    for source in (*reversed(getattr(schema, "__mro__", ())), schema, function):
         part = re.search(r"^Args:\n((?: .*\n?|\n(?= ))*)", inspect.getdoc(source) or "", re.M)
         for entry in re.split(r"^ {4}(?=\S)", part[1] if part else "", flags=re.M)[1:]:
             key, _, text = entry.partition(":")

@@ -19,15 +19,15 @@ from typing import Any, Literal
 
 import torch
 
-from ...zoo.share.pretrained import PRETRAINED
 from ..command_line.answer import Answer
+from ..command_line.measured import facts_of, first_line
 from ..command_line.table import aligned
 from ..engine.process import choose_device
 from ..errors import RunError, check_at_least_one
 from ..measures.corruptions import CORRUPTIONS, SEVERITIES, strength
 from ..subject.evaluation import class_figures, corrupted_figures, fold_figures
-from ..subject.given_data import ModelOnData, model_on_data
-from ..subject.given_model import ModelPlace, find_model
+from ..subject.given_data import model_on_data
+from ..subject.given_model import find_model
 
 __all__ = ["eval_"]
 
@@ -101,18 +101,13 @@ def eval_(
         "channels_last": channels_last,
     }
     place = find_model(model, imports)
-    options = dict(data) if isinstance(data, Mapping) else {"name": data}
-    name = options.pop("name", None)
-    subject = model_on_data(place, name, options, other_data=other_data, seed=seed)
+    subject = model_on_data(place, data, other_data=other_data, seed=seed)
     figures, outcomes = fold_figures(subject, split, **how)
     found: dict[str, Any] = {
-        "model": subject.name,
-        "from": model,
-        "trained": place.trained,
-        "data": subject.data,
+        **facts_of(subject),
         "split": split,
         **figures,
-        "reported": _reported(place, subject, split),
+        "reported": subject.reported(split),
         **class_figures(subject, outcomes, confusion),
     }
     if names:
@@ -140,25 +135,11 @@ def _corruptions(wanted: bool | list[str], severity: tuple[int, ...]) -> list[st
     return names
 
 
-def _reported(place: ModelPlace, subject: ModelOnData, split: str) -> float | None:
-    """The accuracy that the run itself, or the card of the weights, reported of this fold."""
-    if place.card is not None and subject.own and split == "test":
-        return place.card.metrics.get("accuracy")
-    if place.run is None or not subject.own or split == "train":
-        return None
-    result = place.run.read_result(place.config)
-    return None if result is None else result[split].get("accuracy")
-
-
 def _text(found: Mapping[str, Any]) -> str:
     """Write what was found for a reader."""
-    told = found["reported"]
-    who = "the card says" if found["from"].startswith(PRETRAINED) else "the run reported"
-    said = "" if told is None else f"; {who} {100 * told:.2f} %"
-    untrained = "" if found["trained"] else "; its weights are untrained"
+    samples = f"{found['samples']:,} samples of the {found['split']} fold"
     lines = [
-        f"{found['model']} on {found['data']}, {found['samples']:,} samples of the "
-        f"{found['split']} fold{said}{untrained}",
+        first_line(found, samples, found["reported"]),
         "",
         *aligned(
             [

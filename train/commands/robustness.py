@@ -1,11 +1,13 @@
-"""Attack a trained model and show it foreign images.
+"""Attack a model on the test fold of a data set, and show it foreign images.
 
 Prints accuracy, clean and under attack, and how well three scores tell the test images from
-out-sets, and writes both to robustness.json in the run folder:
+out-sets. The data are those of the run or of the pretrained weights, unless others are named.
+robustness.json is written into the folder of the run or of the saved model, or into folder=DIR:
 
     archzoo robustness RUN eps=[0.4,0.8,1.2,1.6] out=[digits,rotated,noise]
     archzoo robustness RUN norm=l2 eps=[36,72,108] restarts=5 dtype=float64 samples=1000
     archzoo robustness RUN "out=[{name: mnist, root: data}]"
+    archzoo robustness hf-hub:OWNER/NAME data=cifar10 data.root=DIR folder=DIR
 """
 
 import json
@@ -13,7 +15,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,29 +22,27 @@ from torch import Tensor
 
 from ..command_line.answer import Answer
 from ..command_line.arguments import takes
-from ..command_line.finished_run import finished_run
-from ..data import Splits
+from ..command_line.measured import ResultFolder, facts_of, first_line
+from ..command_line.radius_arguments import RadiusConfig
 from ..engine.process import choose_device
-from ..engine.saved.run_folder import RunFolder
 from ..errors import RunError, check_at_least_one
 from ..measures.foreign_images import OutSet, out_sets
 from ..measures.ood import scores, separation
-from ..measures.pixels import FromPixels, pixel_batches
+from ..measures.pixels import FromPixels
 from ..measures.robust_accuracy import FGSM, Robustness, adversarial_accuracy
 from ..measures.robustness_table import table
+from ..subject.model_on_data import ModelOnData
 
 __all__ = ["RobustnessConfig", "measure", "robustness"]
 
-UNIT = 255.0  # radii are given in grey levels, as papers do
+FILE = "robustness.json"
 
 
 @dataclass
-class RobustnessConfig:
-    """What to measure of a finished run.
+class RobustnessConfig(RadiusConfig):
+    """What to measure of a model.
 
     Args:
-        run: The run folder.
-        eps: Radii, in 1/255 of a pixel.
         norm: Of the radii.
         method: Of the attack.
         loss: That the attack climbs; null is the method's own.
@@ -53,20 +52,15 @@ class RobustnessConfig:
         out: Out-sets, by name or as {name: NAME, key: value}; see train/measures/ood.py.
         temperature: Of the energy score.
         samples: Of the test fold and of each out-set; null is all.
-        batch_size: Of samples.
         dtype: Of the model.
         device: Where the model runs.
-        threads: CPU threads of torch; null leaves torch's choice.
-        seed: Of random starts, noise and the choice of samples.
-        root: Where the run's data lies now, if it has moved.
-        other_data: Whether the data may differ from those that the run recorded.
-        imports: Your own modules; null is those that the run recorded.
+        seed: Of random starts, noise and the choice of samples, and of the weights of a registered
+            name.
 
     Raises:
         RunError: a value out of range.
     """
 
-    run: str
     _: KW_ONLY
     eps: tuple[float, ...] = (0.4, 0.8, 1.2, 1.6)
     norm: Literal["linf", "l2"] = "linf"
@@ -77,22 +71,13 @@ class RobustnessConfig:
     box: bool = True
     out: tuple[Any, ...] = ("rotated", "noise")
     temperature: float = 1.0
-    samples: int | None = None
-    batch_size: int = 250
     dtype: Literal["float32", "float64"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = None
-    seed: int = 0
-    root: str | None = None
-    other_data: bool = False
-    imports: list[str] | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        counts = ("steps", "restarts", "samples", "batch_size", "threads")
-        check_at_least_one(**{name: getattr(self, name) for name in counts})
-        if not self.eps or not all(0 <= radius < float("inf") for radius in self.eps):
-            raise RunError(f"eps must name radii of at least 0, in 1/255, got {list(self.eps)}")
+        super().__post_init__()
+        check_at_least_one(steps=self.steps, restarts=self.restarts)
         if not self.temperature > 0:
             raise RunError(f"temperature must be above 0, got {self.temperature}")
         if self.method == "fgsm" and (self.restarts, self.steps or 1) != (1, 1):
@@ -104,36 +89,39 @@ class RobustnessConfig:
 
 @takes(RobustnessConfig)
 def robustness(**options: Any) -> Answer:
-    """Measure the best model of a run and write robustness.json into its folder.
+    """Measure a model, and write what was found where there is a folder for it.
 
     Args:
         options: Fields of `RobustnessConfig`.
     """
     config = RobustnessConfig(**options)
-    found = measure(config)
-    folder = RunFolder(Path(config.run))
-    folder.write_text("robustness.json", json.dumps(found, indent=2) + "\n")
-    return Answer(found, f"{table(found)}\n\n{folder.path / 'robustness.json'}")
+    subject = config.subject()
+    folder = ResultFolder(subject, config.folder)
+    found = measure(config, subject)
+    folder.write_text(FILE, json.dumps(found, indent=2) + "\n")
+    head = first_line(found, f"{found['samples']:,} test samples", found["tested"])
+    text = f"{head}\n{table(found)}\n\n{folder.last_line(FILE)}"
+    return Answer(found | folder.facts(FILE), text)
 
 
-def measure(config: RobustnessConfig) -> dict[str, Any]:
-    """Evaluate the best model of a run and return what robustness.json holds.
+def measure(config: RobustnessConfig, subject: ModelOnData | None = None) -> dict[str, Any]:
+    """Evaluate a model and return what robustness.json holds.
+
+    Args:
+        config: The model, its data and what to measure.
+        subject: The model on its data; None loads them.
 
     Raises:
-        RunError: the run has not ended, its data is missing, or an option does not fit it.
+        RunError: no such model or data, or an option does not fit them.
     """
     started = time.perf_counter()
     from tqdm import tqdm
 
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     device, dtype = choose_device(config.device), getattr(torch, config.dtype)
-    run = finished_run(
-        config.run, config.root, other_data=config.other_data, imports=config.imports
-    )
-    splits, name = run.splits, run.data
+    subject = config.subject() if subject is None else subject
+    tested = subject.reported("test")
     try:
-        model = FromPixels(run.model, splits.mean, splits.std).to(device, dtype).eval()
+        model = subject.from_pixels().to(device, dtype).eval()
         shared = {
             "samples": config.samples,
             "batch_size": config.batch_size,
@@ -142,20 +130,19 @@ def measure(config: RobustnessConfig) -> dict[str, Any]:
             "dtype": dtype,
         }
         # Before the attack, which takes longest: what is missing should be said at once.
-        outside = out_sets(config.out, splits, name, **shared) if config.out else {}
-        options = _attack_options(config, splits)
-        radii = [radius / UNIT for radius in config.eps]
-        inside = _Inside(splits, shared)
+        splits = subject.splits
+        outside = out_sets(config.out, splits, subject.data, **shared) if config.out else {}
+        options = _attack_options(config, splits.kind)
+        inside = _Inside(subject, shared)
         bar = tqdm(inside, "attack", unit=" batches", disable=not sys.stderr.isatty())
-        attacked = adversarial_accuracy(model, bar, radii, **options)
+        attacked = adversarial_accuracy(model, bar, config.radii(), **options)
         told = _separations(model, (x for x, _ in inside), outside, config.temperature)
     except ValueError as error:
         raise RunError(str(error)) from error
     return {
-        "model": run.name,
-        "data": name,
+        **facts_of(subject),
         "samples": attacked.right.shape[1],
-        "tested": run.tested,
+        "tested": tested,
         "attack": options | {"method": config.method, "dtype": config.dtype},
         "clean": attacked.clean,
         "attacked": _rows(attacked, config.eps),
@@ -170,21 +157,20 @@ def measure(config: RobustnessConfig) -> dict[str, Any]:
 class _Inside:
     """The test fold's pixels, read anew each time: a large fold need not fit into memory."""
 
-    def __init__(self, splits: Splits, options: Mapping[str, Any]) -> None:
-        self.splits, self.options = splits, options
+    def __init__(self, subject: ModelOnData, options: Mapping[str, Any]) -> None:
+        self.subject, self.options = subject, options
 
     def __len__(self) -> int:
-        size, given = len(self.splits.test), self.options
+        size, given = len(self.subject.fold("test")), self.options
         return -(-min(size, given["samples"] or size) // given["batch_size"])
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        splits = self.splits
-        return pixel_batches(splits.test, splits.mean, splits.std, **self.options)
+        return self.subject.pixels("test", **self.options)
 
 
-def _attack_options(config: RobustnessConfig, splits: Splits) -> dict[str, Any]:
+def _attack_options(config: RobustnessConfig, kind: str) -> dict[str, Any]:
     """Keywords of `adversarial_accuracy`."""
-    boxed = config.box and splits.kind == "image"
+    boxed = config.box and kind == "image"
     options = {
         "norm": config.norm,
         "method": config.method,

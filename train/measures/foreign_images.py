@@ -104,7 +104,7 @@ def out_sets(
         if not isinstance(wanted, str):
             raise ValueError(f"an out-set needs a name, such as {{name: digits}}, got {entry!r}")
         if wanted == name:
-            raise ValueError(f"{name} is what the model was trained on, and no out-set")
+            raise ValueError(f"{name} is what the model is measured on, and no out-set")
         if wanted not in (*OURS, *data_sets.names()):
             images = [other for other in data_sets.names() if data_sets[other].kind == "image"]
             raise ValueError(f"no out-set {wanted!r}{nearest(wanted, [*OURS, *images])}")

@@ -1,4 +1,4 @@
-"""What `archzoo robustness` prints of what it found."""
+"""What `archzoo robustness` prints of what it found, below the line that names the model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,9 +18,7 @@ def table(found: Mapping[str, Any]) -> str:
     box = "no box" if attack["box"] is None else "pixels held in [0, 1]"
     steps = "1 step" if attack["steps"] == 1 else f"{attack['steps']} steps"
     loss = attack["loss"].replace("_", "-")
-    told = "" if found["tested"] is None else f"; the run reported {100 * found['tested']:.2f} %"
     lines = [
-        f"{found['model']} on {found['data']}, {found['samples']:,} test samples{told}",
         f"{attack['method'].upper()} in {NORMS[attack['norm']]}, {loss} loss, {steps}, {restarts}, "
         f"{box}, {attack['dtype']}",
         "",

@@ -9,10 +9,9 @@ from ...zoo.backbones.poincare_embedding import NodeEmbedding
 from ...zoo.certify.certify_model import certify
 from ..data import RelationFold
 from ..errors import RunError
-from ..measures.pixels import pixel_batches
 from ..measures.reconstruction import reconstruction
 from .evaluation import fold_figures
-from .given_data import ModelOnData
+from .model_on_data import ModelOnData
 
 __all__ = ["HEADLINES", "card_figures", "certified_figures", "levels_of"]
 
@@ -65,14 +64,11 @@ def certified_figures(
     Raises:
         RunError: the certificate is not rigorous, or refuted.
     """
-    batches = pixel_batches(subject.fold(split), None, None, dtype=torch.float64)
-    inputs, targets = zip(*batches, strict=True)
     found = certify(
         subject.model,
-        torch.cat(inputs),
-        torch.cat(targets),
+        *subject.inputs(split),
         eps=[level / 255 for level in levels],
-        input_std=subject.splits.std,
+        input_std=subject.std,
         attack=attack,
         estimate=attack,
     )

@@ -51,11 +51,8 @@ def whole_model(
         RunError: no such model, or data that are missing or do not fit.
     """
     place = find_model(text, imports)
-    given = {} if data is None else {"name": data} if isinstance(data, str) else dict(data)
-    name = given.pop("name", None)
-    if root is not None:
-        given["root"] = root
-    if name is None and place.data is None:
+    named = data.get("name") if isinstance(data, Mapping) else data
+    if named is None and place.data is None:
         if place.trained:
             model = place.load()
         else:
@@ -63,7 +60,8 @@ def whole_model(
                 torch.manual_seed(seed)
                 model = create_model(place.address).eval()
         return model, random_inputs(model, samples, seed), {"samples": "random numbers"}
-    subject = model_on_data(place, name, given, other_data=other_data, seed=seed)
+    moved = {} if root is None else {"root": root}
+    subject = model_on_data(place, data, moved, other_data=other_data, seed=seed)
     assert isinstance(subject.model, Network)
     inputs, _ = next(subject.batches("test", samples))
     return subject.model, inputs, {"samples": f"test fold of {subject.data}"}

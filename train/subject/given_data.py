@@ -1,11 +1,10 @@
-"""A model on data: samples as it reads them, classes in its order, or a line on what does not fit.
+"""Data for a model, or a line on what does not fit.
 
 What the data set would choose for itself and the model has settled follows the model: statistics of
 pixels, size and cut of photographs, the encoder of a table's rows, the length of a context.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -14,122 +13,26 @@ from torch import Tensor, nn
 from ...zoo.models import models
 from ...zoo.registry import nearest
 from ..check import READS
-from ..data import Batches, Fold, Splits, data_sets, loader
-from ..engine.metrics import IGNORE
+from ..data import Splits, data_sets
 from ..errors import RunError
-from ..measures.corruptions import corrupt
-from ..measures.pixels import FromPixels, pixel_batches
 from .given_model import ModelPlace
+from .model_on_data import ModelOnData, conventions_of
 
-__all__ = [
-    "SPLITS",
-    "WHERE",
-    "ModelOnData",
-    "check_fit",
-    "conventions_of",
-    "kind_of",
-    "model_on_data",
-]
+__all__ = ["VECTORS", "WHERE", "check_fit", "kind_of", "model_on_data"]
 
-SPLITS = ("train", "validation", "test")
+VECTORS = ("image", "features")
+"""Kinds of data whose samples could be moved, so that there are radii around them."""
 
 WHERE = {"root", "path", "download"}
 """Keywords of data sets that say where the data lie, and not which they are."""
 
 
-@dataclass(frozen=True)
-class ModelOnData:
-    """A model and data that it can be measured on.
-
-    Args:
-        name: Registered name of the model.
-        model: In eval mode.
-        data: Name of the data set.
-        splits: Its folds.
-        own: Whether the model's run was trained on that data set.
-        classes: Names of the model's classes, where they are known.
-        order: For each class of the data its number in the model; None where they are the same.
-    """
-
-    name: str
-    model: nn.Module
-    data: str
-    splits: Splits
-    own: bool
-    classes: list[str] | None
-    order: Tensor | None
-
-    def fold(self, split: str) -> Fold:
-        """Return a fold by its name.
-
-        Raises:
-            RunError: no such fold, or one without samples.
-        """
-        if split not in SPLITS:
-            raise RunError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-        fold: Fold = getattr(self.splits, split)
-        if not len(fold):
-            raise RunError(f"the {split} fold of {self.data} holds no sample; take another split")
-        return fold
-
-    def batches(self, split: str, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield a fold as the model reads it, with targets in the order of the model's classes."""
-        fold, statistics = self.fold(split), self._statistics()
-        if statistics != (self.splits.mean, self.splits.std):
-            yield from self._from_pixels(fold, batch_size, None, 0)
-            return
-        for inputs, targets in loader(fold, Batches(len(fold), batch_size)):
-            yield inputs, self._in_order(targets)
-
-    def corrupted(
-        self, split: str, batch_size: int, corruption: str, severity: int, seed: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the same with a corruption of the pixels.
-
-        Raises:
-            RunError: the data are no images.
-        """
-        if self.splits.kind != "image" or self.splits.mean is None:
-            raise RunError(
-                f"corruptions are of images, but {self.data} gives {self.splits.kind}; leave "
-                f"corruptions out"
-            )
-        yield from self._from_pixels(self.fold(split), batch_size, (corruption, severity), seed)
-
-    def _from_pixels(
-        self, fold: Fold, batch_size: int, corruption: tuple[str, int] | None, seed: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        normalize, first = FromPixels(self.model, *self._statistics()).normalize, 0
-        pixels = pixel_batches(fold, self.splits.mean, self.splits.std, batch_size=batch_size)
-        for x, targets in pixels:
-            if corruption is not None:
-                x = corrupt(x, *corruption, seed=seed, first=first)
-            first += len(x)
-            yield normalize(x), self._in_order(targets)
-
-    def _statistics(self) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-        """Mean and standard deviation that the model was trained with, else those of the data."""
-        own = conventions_of(self.model)
-        if self.splits.kind != "image" or "mean" not in own or "std" not in own:
-            return self.splits.mean, self.splits.std
-        return tuple(own["mean"]), tuple(own["std"])
-
-    def _in_order(self, targets: Tensor) -> Tensor:
-        if self.order is None:
-            return targets
-        return torch.where(targets == IGNORE, targets, self.order[targets.clamp(min=0)])
-
-
-def conventions_of(model: nn.Module) -> dict[str, Any]:
-    """What a model keeps of the data that it was trained on."""
-    return cast("dict[str, Any]", getattr(model, "conventions", {}))
-
-
 def model_on_data(
     place: ModelPlace,
-    data: str | None = None,
+    data: str | Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     *,
+    kinds: Sequence[str] | None = None,
     other_data: bool = False,
     seed: int = 0,
 ) -> ModelOnData:
@@ -137,9 +40,11 @@ def model_on_data(
 
     Args:
         place: Of the model.
-        data: Name of the data set; None is that of the model's run.
-        options: Keywords of the data set; what is left out is as the run recorded or as the model
-            needs it.
+        data: Name of the data set, or a mapping with `name` and its keywords; None, or a mapping
+            without a name, is that of the model's run or card.
+        options: Further keywords of the data set; what is left out is as the run recorded or as the
+            model needs it.
+        kinds: Of data that are taken; None is all.
         other_data: Whether the data of the model's run may have changed, and whether classes of
             other names are scored by their number.
         seed: Of the weights of a registered name, which has none.
@@ -147,18 +52,23 @@ def model_on_data(
     Raises:
         RunError: data that are not named, cannot be read or do not fit the model.
     """
-    given = dict(options or {})
-    if data is None and place.data is None:
+    given = {**(data if isinstance(data, Mapping) else {"name": data}), **(options or {})}
+    asked = given.pop("name", None)
+    if asked is None and place.data is None:
         raise RunError(
             f"{place.text} does not say which data to measure it on; say data=NAME, such as "
             f"data=digits"
         )
-    name = data or cast(str, place.data)
+    name = cast(str, place.data) if asked is None else str(asked)
     known = place.data_options if name == place.data else {}
     own = name == place.data and given.keys() <= WHERE
     try:
-        if name not in data_sets:
+        if asked is not None and name not in data_sets:
             raise ValueError(f"data={name}: no such data set{nearest(name, data_sets.names())}")
+        if kinds is not None and data_sets[name].kind not in kinds:
+            kind = data_sets[name].kind
+            why = f"{kind} have no radius to move in" if kinds == VECTORS else f"{kind} do not fit"
+            raise ValueError(f"{place.text} reads {name}; {why}")
         model = place.load() if place.trained else None
         kind = models[place.address].kind if model is None else kind_of(model)
         _check_kind(place.text, kind, name)
@@ -174,7 +84,7 @@ def model_on_data(
     classes = conventions_of(model).get("label_names") or splits.about.get("classes")
     recipe: Any = getattr(model, "recipe", None)
     told = place.text if recipe is None else recipe[0]
-    return ModelOnData(told, model, name, splits, own, classes and list(classes), order)
+    return ModelOnData(place, told, model, name, splits, own, classes and list(classes), order)
 
 
 def kind_of(model: nn.Module) -> str:

@@ -54,6 +54,12 @@ class ModelPlace:
         """Whether weights are stored there; a registered name has none."""
         return ":" in self.address
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the run or of the saved model; None where it is a name or on a hub."""
+        saved = self.address.partition("local-dir:")[2]
+        return Path(saved) if saved else None
+
     def load(self, **overrides: Any) -> Network:
         """Build the model with its weights, in eval mode on the CPU.
 

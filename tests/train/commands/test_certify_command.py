@@ -1,4 +1,4 @@
-"""The command certifies a finished run's best model, in the units of its data, and writes it."""
+"""The command certifies a model on a test fold, in pixels, and writes it where its folder is."""
 
 import json
 
@@ -12,8 +12,11 @@ from archzoo.train.errors import RunError
 from archzoo.zoo import create_model
 from archzoo.zoo.certify.bounds import Bounds
 from archzoo.zoo.certify.certify_model import certify
+from archzoo.zoo.share.pretrained import SHIPPED, weights_cards
+from archzoo.zoo.share.save_load import save_model
 
 from ..small_runs import train
+from ..turned_digits import turned_digits as turned_digits
 
 pytestmark = pytest.mark.long
 
@@ -52,7 +55,7 @@ def test_one_command_prints_and_writes_the_certificate(run, capsys):
 
 
 def test_radii_are_in_pixels(run):
-    _, found = measure(settings([f"run={run}", "samples=20", "attack=false"]))
+    _, found = measure(settings([f"model={run}", "samples=20", "attack=false"]))
     model = create_model(f"local-dir:{run}")
     bare = certify(model, attack=False, estimate=False)
     std = data_sets.build("digits").std
@@ -64,7 +67,7 @@ def test_radii_are_in_pixels(run):
 
 
 def test_radii_around_samples_are_no_smaller_and_name_their_norm(run):
-    arguments = [f"run={run}", "samples=6", "attack=false", "estimate=false"]
+    arguments = [f"model={run}", "samples=6", "attack=false", "estimate=false"]
     whole = measure(settings(arguments))[1]
     local = measure(settings([*arguments, "method=local"]))[1]
     cube = measure(settings([*arguments, "method=local", "norm=linf"]))[1]
@@ -73,8 +76,77 @@ def test_radii_around_samples_are_no_smaller_and_name_their_norm(run):
     assert "radii in the L∞ norm" in str(cube) and "radii by local relaxation" in str(local)
 
 
+QUICK = ("attack=false", "estimate=false", "plot=false")
+
+
+def certified(capsys, *words: str) -> tuple[dict, list[str]]:
+    """What the command found and printed; it is run twice, for JSON and for a reader."""
+    main(["certify", *words, *QUICK, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    main(["certify", *words, *QUICK])
+    return found, capsys.readouterr().out.splitlines()
+
+
+def test_pretrained_weights_have_no_folder_and_are_certified_as_their_card_says(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    shipped = sorted(SHIPPED.rglob("*"))
+    card = weights_cards()["ldlt_mlp_nano/breast_cancer"]
+    words = ("pretrained:ldlt_mlp_nano", "eps=[36,72]")
+    found, lines = certified(capsys, *words)
+    assert lines[0] == (
+        f"ldlt_mlp_nano on tabular, 114 test samples; the card says "
+        f"{100 * card.metrics['accuracy']:.2f} %"
+    )
+    for row in found["certified_accuracy"]:
+        said = card.certified[f"{round(255 * row['eps'])}/255"]
+        assert row["accuracy"] == pytest.approx(said, abs=0.02)  # one of 114 samples is 0.009
+    assert found["tested"] == card.metrics["accuracy"] and found["written"] is None
+    assert lines[-1].startswith("nothing was written, since pretrained:ldlt_mlp_nano has no folder")
+    assert not list(tmp_path.iterdir()) and sorted(SHIPPED.rglob("*")) == shipped
+    kept, lines = certified(capsys, *words, "folder=new/place")
+    assert kept.pop("written") == lines[-1] == "new/place/certificate.json"
+    written = json.loads((tmp_path / lines[-1]).read_text())
+    assert {**written, "seconds": 0} == {**kept, "seconds": 0}
+    assert [path.name for path in (tmp_path / "new" / "place").iterdir()] == ["certificate.json"]
+
+
+def test_a_saved_model_keeps_its_certificate_in_its_folder(run, tmp_path, capsys):
+    saved = save_model(create_model(f"local-dir:{run}"), tmp_path / "saved")
+    own, _ = certified(capsys, str(run), "samples=20", f"folder={tmp_path / 'own'}")
+    for text in (saved, f"local-dir:{saved}"):
+        found, lines = certified(capsys, str(text), "samples=20", "data=digits")
+        assert found["radius"] == own["radius"] and found["tested"] is None
+        assert lines[0] == "ldlt_mlp_nano on digits, 20 test samples"
+        assert lines[-1] == str(saved / "certificate.json")
+        assert json.loads((saved / "certificate.json").read_text())["radius"] == own["radius"]
+        (saved / "certificate.json").unlink()
+    assert {path.name for path in saved.iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_classes_in_another_order_and_other_statistics_leave_radii_in_pixels(
+    run, turned_digits, tmp_path, capsys
+):
+    own, _ = certified(capsys, str(run), "samples=20", f"folder={tmp_path / 'own'}")
+    before = (run / "certificate.json").read_bytes()
+    found, lines = certified(capsys, str(run), "samples=20", f"data={turned_digits}")
+    assert found["lipschitz"] == own["lipschitz"]
+    assert found["correct"] == own["correct"] and any(own["correct"])
+    # Pixels came through other float32 numbers.
+    assert found["radius"] == pytest.approx(own["radius"], rel=1e-4, abs=1e-6)
+    assert found["data"] == "turned" and found["tested"] is None
+    assert found["written"] is None and (run / "certificate.json").read_bytes() == before
+    assert lines[-1].startswith(f"nothing was written, since {run} keeps what was measured on its")
+
+
+def test_a_name_is_certified_untrained_and_says_so(capsys):
+    found, lines = certified(capsys, "ldlt_mlp_nano", "data=digits", "samples=3")
+    assert not found["trained"] and lines[0].endswith("3 test samples; its weights are untrained")
+
+
 def test_the_same_arguments_give_the_same_certificate(run):
-    arguments = [f"run={run}", "samples=15", "steps=3", "estimate=false"]
+    arguments = [f"model={run}", "samples=15", "steps=3", "estimate=false"]
     one, two = (measure(settings(arguments))[1] for _ in range(2))
     assert torch.equal(one.radius, two.radius)
     assert one.attacked_accuracy == two.attacked_accuracy
@@ -83,8 +155,16 @@ def test_the_same_arguments_give_the_same_certificate(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["eps=[36]"], "run is missing"),
-        (["nowhere"], "holds no config.yaml"),
+        (["eps=[36]"], "model is missing"),
+        (["run={run}"], "run is now model; write model={run}"),
+        (["{run}", "root=DIR"], "root is now data.root; write data.root=DIR"),
+        (["nowhere"], "nowhere is no model; there is no such folder"),
+        (["ldlt_mlp_nano"], "ldlt_mlp_nano does not say which data to measure it on"),
+        (["pretrained:gpt_nano"], "reads bytes; tokens have no radius to move in"),
+        (["{run}", "data=bytes"], "reads bytes; tokens have no radius to move in"),
+        (["{run}", "data.root=DIR"], "digits takes no keyword 'root'"),
+        (["pretrained:ldlt_mlp_nano", "folder={run}"], "folder={run} holds a run"),
+        (["{run}", "folder={run}/config.yaml"], "config.yaml cannot be written to; name another"),
         (["{run}", "eps=[-1]"], "eps must name radii"),
         (["{run}", "samples=0"], "samples must be at least 1"),
         (["{run}", "method=power"], "method must be"),
@@ -97,7 +177,7 @@ def test_a_mistake_is_one_line(run, arguments, message, capsys):
     with pytest.raises(SystemExit):
         main(["certify", *(argument.format(run=run) for argument in arguments)])
     said = capsys.readouterr()
-    assert said.err.startswith("archzoo certify: ") and message in said.err
+    assert said.err.startswith("archzoo certify: ") and message.format(run=run) in said.err
     assert said.err.count("\n") == 1 and not said.out
 
 
@@ -118,4 +198,4 @@ def test_a_refuted_certificate_is_written_and_ends_with_exit_code_1(run, monkeyp
 def test_a_run_that_has_not_ended_is_refused(tmp_path):
     (tmp_path / "config.yaml").write_text("data: {name: digits}\n")
     with pytest.raises(RunError, match="has not ended"):
-        measure(settings([f"run={tmp_path}"]))
+        measure(settings([f"model={tmp_path}"]))

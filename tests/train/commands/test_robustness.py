@@ -1,4 +1,4 @@
-"""The command rebuilds a finished run, says what it measured, and refuses what it cannot."""
+"""The command measures a model on a test fold, says what, and refuses what it cannot."""
 
 import json
 import re
@@ -15,8 +15,10 @@ from archzoo.train.measures.pixels import FromPixels, pixel_batches
 from archzoo.train.measures.robust_accuracy import adversarial_accuracy, correct
 from archzoo.train.measures.robustness_table import table
 from archzoo.zoo import create_model
+from archzoo.zoo.share.save_load import save_model
 
 from ..small_runs import train
+from ..turned_digits import turned_digits as turned_digits
 
 pytestmark = pytest.mark.long
 
@@ -58,7 +60,7 @@ def test_one_command_measures_the_best_model_on_the_whole_test_fold(run, capsys)
 
 
 def test_the_figures_are_those_of_the_functions(run):
-    found = measure(settings([f"run={run}", "eps=[16]", "norm=l2", "steps=5", "out=[]"]))
+    found = measure(settings([f"model={run}", "eps=[16]", "norm=l2", "steps=5", "out=[]"]))
     splits = data_sets.build("digits")
     model = FromPixels(create_model(f"local-dir:{run}"), splits.mean, splits.std).eval()
     batches = list(pixel_batches(splits.test, splits.mean, splits.std))
@@ -71,7 +73,7 @@ def test_the_figures_are_those_of_the_functions(run):
 
 
 def test_the_same_arguments_give_the_same_figures(run):
-    arguments = [f"run={run}", "samples=50", "eps=[24]", "steps=3", "restarts=2", "out=[noise]"]
+    arguments = [f"model={run}", "samples=50", "eps=[24]", "steps=3", "restarts=2", "out=[noise]"]
     one, two = (measure(settings(arguments)) for _ in range(2))
     other = measure(settings([*arguments, "seed=1"]))
     for found in one, two, other:
@@ -81,46 +83,66 @@ def test_the_same_arguments_give_the_same_figures(run):
     assert one["out"] != other["out"]
 
 
+def test_classes_in_another_order_and_other_statistics_leave_attacks_in_pixels(
+    run, turned_digits, tmp_path, capsys
+):
+    words = ["samples=60", "eps=[16]", "steps=3", "out=[rotated]", "dtype=float64"]
+    own = measure(settings([f"model={run}", *words]))
+    saved = save_model(create_model(f"local-dir:{run}"), tmp_path / "saved")
+    main(["robustness", str(saved), f"data={turned_digits}", *words, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["clean"], found["attacked"]) == (own["clean"], own["attacked"])
+    for row, other in zip(found["out"], own["out"], strict=True):
+        assert row["mean"] == pytest.approx(other["mean"], rel=1e-4)
+    assert found["data"] == "turned" and found["tested"] is None
+    assert found.pop("written") == str(saved / "robustness.json")
+    assert json.loads((saved / "robustness.json").read_text()) == found
+
+
 @pytest.mark.parametrize("method", ["fgsm", "pgd", "apgd"])
 def test_every_method_says_in_the_table_what_it_was(run, method):
-    arguments = [f"run={run}", "samples=20", f"method={method}", "dtype=float64", "out=[]"]
+    arguments = [f"model={run}", "samples=20", f"method={method}", "dtype=float64", "out=[]"]
     found = measure(settings(arguments))
     expected = {
         "fgsm": "FGSM in L∞, cross-entropy loss, 1 step, 1 restart",
         "pgd": "PGD in L∞, margin loss, 40 steps, 1 restart",
         "apgd": "APGD in L∞, margin loss, 40 steps, 1 restart",
     }
-    second = table(found).splitlines()[1]
-    assert second == f"{expected[method]}, pixels held in [0, 1], float64"
+    first = table(found).splitlines()[0]
+    assert first == f"{expected[method]}, pixels held in [0, 1], float64"
 
 
 def test_a_table_is_attacked_without_a_box(tmp_path):
     train(tmp_path, "data=tabular")
-    found = measure(settings([f"run={tmp_path}", "norm=l2", "eps=[36]", "out=[]"]))
+    found = measure(settings([f"model={tmp_path}", "norm=l2", "eps=[36]", "out=[]"]))
     assert found["attack"]["box"] is None
     assert found["attacked"][0]["accuracy"] <= found["clean"]
     with pytest.raises(RunError, match=r"tabular gives features; write out=\[\]"):
-        measure(settings([f"run={tmp_path}"]))
+        measure(settings([f"model={tmp_path}"]))
 
 
 BAD = {
-    "epz: there is no key 'epz'; did you mean 'eps'": ["run={run}", "epz=[1]"],
-    "run is missing; write run=": ["eps=[1]"],
-    "holds no config.yaml; name the folder of a run": ["run={run}/elsewhere"],
-    r"eps must be a list of numbers, got \['a'\]": ["run={run}", "eps=[a]"],
-    "eps must name radii of at least 0": ["run={run}", "eps=[-1]"],
-    r"steps=1,2: several values are written \[a,b\]": ["run={run}", "steps=1,2"],
-    "steps must be a whole number or null, got 'many'": ["run={run}", "steps=many"],
-    "samples must be at least 1, got 0": ["run={run}", "samples=0"],
-    "norm must be linf or l2, got 'l1'": ["run={run}", "norm=l1"],
-    "loss must be null or margin or cross_entropy, got 'dlr'": ["run={run}", "loss=dlr"],
-    "temperature must be above 0, got 0": ["run={run}", "temperature=0"],
-    "fgsm takes one step once": ["run={run}", "method=fgsm", "restarts=2"],
-    "digits is what the model was trained on": ["run={run}", "out=[digits]"],
-    "no out-set 'noize'; did you mean 'noise'": ["run={run}", "out=[noize]"],
-    "mnist takes no keyword 'path'": ["run={run}", "out=[{{name: mnist, path: x}}]"],
-    "digits takes no keyword 'root'": ["run={run}", "root=elsewhere"],
-    "--multirun: no such flag; arguments are key=value": ["run={run}", "--multirun"],
+    "epz: there is no key 'epz'; did you mean 'eps'": ["{run}", "epz=[1]"],
+    "model is missing; write model=": ["eps=[1]"],
+    "run is now model; write model=a=b": ["run=a=b"],
+    "root is now data.root; write data.root=DIR": ["{run}", "root=DIR"],
+    "elsewhere is no model; there is no such folder": ["{run}/elsewhere"],
+    "reads wordnet; nodes have no radius to move in": ["pretrained:poincare_embedding"],
+    "holds a run, whose own figures lie there": ["mlp_nano", "data=digits", "folder={run}"],
+    r"eps must be a list of numbers, got \['a'\]": ["{run}", "eps=[a]"],
+    "eps must name radii of at least 0": ["{run}", "eps=[-1]"],
+    r"steps=1,2: several values are written \[a,b\]": ["{run}", "steps=1,2"],
+    "steps must be a whole number or null, got 'many'": ["{run}", "steps=many"],
+    "samples must be at least 1, got 0": ["{run}", "samples=0"],
+    "norm must be linf or l2, got 'l1'": ["{run}", "norm=l1"],
+    "loss must be null or margin or cross_entropy, got 'dlr'": ["{run}", "loss=dlr"],
+    "temperature must be above 0, got 0": ["{run}", "temperature=0"],
+    "fgsm takes one step once": ["{run}", "method=fgsm", "restarts=2"],
+    "digits is what the model is measured on": ["{run}", "out=[digits]"],
+    "no out-set 'noize'; did you mean 'noise'": ["{run}", "out=[noize]"],
+    "mnist takes no keyword 'path'": ["{run}", "out=[{{name: mnist, path: x}}]"],
+    "digits takes no keyword 'root'": ["{run}", "data.root=elsewhere"],
+    "--multirun: no such flag; arguments are key=value": ["{run}", "--multirun"],
 }
 
 
@@ -160,7 +182,7 @@ def test_a_run_folder_that_is_no_finished_run_is_named(message, damage, run, tmp
     else:
         (folder / name).write_bytes(content)
     with pytest.raises(RunError, match=message):
-        measure(settings([f"run={folder}"]))
+        measure(settings([f"model={folder}"]))
     assert not (folder / "robustness.json").exists()
 
 
@@ -168,4 +190,4 @@ def test_a_model_of_text_has_no_radius(run, tmp_path):
     folder = copied(run, tmp_path)
     (folder / "config.yaml").write_text("data: {name: bytes}")
     with pytest.raises(RunError, match="reads bytes; tokens have no radius to move in"):
-        measure(settings([f"run={folder}"]))
+        measure(settings([f"model={folder}"]))

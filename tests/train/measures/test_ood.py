@@ -201,7 +201,7 @@ def test_channels_are_repeated_or_averaged():
 BAD = {
     "no out-set 'digit'; did you mean 'digits'": ["digit"],
     "no out-set 'rotate'; did you mean 'rotated'": ["rotate"],
-    "grey is what the model was trained on": ["grey"],
+    "grey is what the model is measured on": ["grey"],
     "noise takes no options, got seed": [{"name": "noise", "seed": 1}],
     "out-sets are images, but bytes gives tokens": ["bytes"],
     "digits takes no keyword 'root'": [{"name": "digits", "root": "x"}],

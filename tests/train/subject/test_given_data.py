@@ -71,6 +71,9 @@ def test_pixels_are_normalised_as_the_model_was_trained(digits, monkeypatch):
     expected, classes = everything(splits.test)
     torch.testing.assert_close(inputs, expected, rtol=0, atol=1e-5)
     assert torch.equal(targets, classes)
+    exact, classes = given.inputs("test")
+    torch.testing.assert_close(exact, expected.double(), rtol=0, atol=1e-5)
+    assert torch.equal(targets, classes) and given.std == splits.std != std
 
 
 def test_classes_are_matched_by_name_whatever_their_order_or_number(pictures, place, tmp_path):
