@@ -16,9 +16,17 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ...layers.decay import exclude_from_decay
-from ...layers.graphs import GraphConvolution, LinkHead, Normalise, neighbours_of
+from ...layers.graphs import (
+    GraphConvolution,
+    InnerProductHead,
+    LinkHead,
+    Normalise,
+    fastrp_table,
+    neighbours_of,
+)
 from ...layers.modes import evaluating
 from ...layers.residual import Site
 from ..axes.residuals import ResidualSpec, make_residual
@@ -29,6 +37,7 @@ from ..trunk import Trunk, drop_path_rates
 __all__ = ["GCN"]
 
 NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm, "none": lambda width: nn.Identity()}
+DECODERS = {"distance": LinkHead, "inner_product": InnerProductHead}
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "none": nn.Identity}
 
 
@@ -48,12 +57,16 @@ class GCN(Network):
             few dimensions its direction alone; with a width of some 8 and less take `none`.
         activation: After each convolution.
         normalise: Of the neighbourhoods; see `layers/graphs/adjacency.py`.
+        decoder: What the odds of a link are a function of.
+        init: What the table of the nodes starts from: numbers drawn at random, or FastRP of the
+            first graph that `follow_graph` is told.
         residual: The residual mechanism: a name, a mapping or a builder.
         drop_rate: Dropout inside the branches, in [0, 1).
         drop_path_rate: Share of the nodes that skip the last branch in training, in [0, 1).
 
     Shape:
-        nodes (B,) -> (B, num_classes), or nodes and their candidates (B, 1 + K) -> (B, K).
+        nodes (B,) -> (B, num_classes); nodes and their candidates (B, 1 + K) -> (B, K), or pairs of
+        nodes (B, K, 2) -> (B, K).
 
     Raises:
         ValueError: a size, a rate or a choice out of range, or an input of the other task.
@@ -74,6 +87,8 @@ class GCN(Network):
         norm: Literal["layer", "rms", "none"] = "layer",
         activation: Literal["relu", "gelu", "none"] = "relu",
         normalise: Normalise = "symmetric",
+        decoder: Literal["distance", "inner_product"] = "distance",
+        init: Literal["normal", "fastrp"] = "normal",
         residual: ResidualSpec = "add",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
@@ -83,12 +98,19 @@ class GCN(Network):
         check_sizes(0, num_edges=num_edges, in_features=in_features)
         check_sizes(1, width=width, depth=depth)
         check_rates(drop_rate=drop_rate)
-        chosen = {"norm": (norm, NORMS), "activation": (activation, ACTIVATIONS)}
+        chosen = {
+            "norm": (norm, NORMS),
+            "activation": (activation, ACTIVATIONS),
+            "decoder": (decoder, DECODERS),
+            "init": (init, ("normal", "fastrp")),
+        }
         for name, (choice, known) in chosen.items():
             if choice not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {choice!r}")
         super().__init__(num_nodes=num_nodes)
-        self.num_nodes, self.num_features = num_nodes, width
+        if init == "fastrp" and in_features:
+            raise ValueError(f"init=fastrp fills a table; in_features={in_features} has none")
+        self.num_nodes, self.num_features, self.init = num_nodes, width, init
         self.normalise: Normalise = normalise
         # Loops at node 0 stand for edges that are not known yet, and count as none.
         self.register_buffer("edges", torch.zeros(num_edges, 2, dtype=torch.int64))
@@ -119,7 +141,7 @@ class GCN(Network):
         if num_classes is None:
             # A norm would put all nodes on one sphere, and the radius is what ranks a hierarchy.
             self.norm: nn.Module = nn.Identity()
-            self.head, self.num_classes = LinkHead(), 0
+            self.head, self.num_classes = DECODERS[decoder](), 0
             self.default_cfg["num_classes"] = 0
         else:
             self.norm = NORMS[norm](width)
@@ -128,7 +150,7 @@ class GCN(Network):
     @property
     def logits_are_odds(self) -> bool:
         """Whether the model predicts links: its logits are then log-odds."""
-        return isinstance(self.head, LinkHead)
+        return isinstance(self.head, tuple(DECODERS.values()))
 
     def follow_graph(self, edges: Tensor, features: Tensor | None = None) -> None:
         """Take over a graph.
@@ -153,6 +175,9 @@ class GCN(Network):
                 f"edges must join nodes in [0, {self.num_nodes}), got {int(edges.min())} to "
                 f"{int(edges.max())}"
             )
+        if self.init == "fastrp" and len(edges) and not self.edges.any():  # no graph before this
+            with torch.no_grad():
+                self.stem.weight.copy_(fastrp_table(edges, self.num_nodes, self.num_features))
         self.edges.copy_(edges)
         if own is not None and features is not None:
             own.copy_(features)
@@ -167,21 +192,29 @@ class GCN(Network):
         return self.norm(self.trunk(h, [(neighbours,)] * len(self.trunk.branches)))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Look up the features of nodes: (B,) -> (B, D), or (B, 1 + K) -> (B, 1 + K, D)."""
-        wanted = "a node and its candidates (B, 1 + K)" if self.logits_are_odds else "nodes (B,)"
-        if x.dim() != 1 + self.logits_are_odds or (x.dim() == 2 and x.shape[1] < 2):
+        """Look up the features of nodes: (B, …) -> (B, …, D)."""
+        links = self.logits_are_odds
+        wanted = (
+            "a node and its candidates (B, 1 + K) or pairs (B, K, 2)" if links else "nodes (B,)"
+        )
+        pairs = x.dim() == 3 and x.shape[2] == 2
+        fits = pairs or (x.dim() == 2 and x.shape[1] >= 2) if links else x.dim() == 1
+        if not fits:
             raise ValueError(f"the model reads {wanted}, got shape {tuple(x.shape)}")
-        return self.encode()[x]
+        return F.embedding(x, self.encode())
 
     @torch.no_grad()
     def distances(self, nodes: Tensor) -> Tensor:
         """Return the distances of nodes (B,) from all nodes, (B, N), in eval mode.
 
         Raises:
-            ValueError: a model that classifies nodes.
+            ValueError: a model that classifies nodes, or decides by inner products.
         """
         if not isinstance(self.head, LinkHead):
-            raise ValueError("distances are of a model of links; build it with num_classes=None")
+            raise ValueError(
+                "distances are of a model of links; build it with num_classes=None and "
+                "decoder='distance'"
+            )
         with evaluating(self):
             points = self.encode()
         return self.head.squared(points[nodes.to(points.device)][:, None], points).sqrt()
@@ -205,7 +238,7 @@ class GCN(Network):
         super().use_head(make_head)
 
     def _refuse_links(self) -> None:
-        if isinstance(self.head, LinkHead):
+        if self.logits_are_odds:
             raise ValueError("a GCN of links has no classifier to replace; build it with classes")
 
 
