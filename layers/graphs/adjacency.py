@@ -1,7 +1,7 @@
-"""Weighted neighbourhoods of a graph's nodes, and the mean over them.
+"""Weighted neighbourhoods of a graph's nodes.
 
 With the adjacency matrix A of an undirected graph, its self-loops I and D the diagonal of row sums
-of A + I, the mean is Â h for
+of A + I, features are averaged by Â h with
 
     row          Â = D⁻¹ (A + I), whose rows sum to one
     symmetric    Â = D^(−1/2) (A + I) D^(−1/2)
@@ -12,12 +12,12 @@ arXiv:1910.12933.
 
 # Shape letters: N nodes, E edges, M = 2 E + N entries of Â, D channels.
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Neighbours", "Normalise", "neighbour_mean", "neighbours_of"]
+__all__ = ["Neighbours", "Normalise", "neighbour_sum", "neighbours_of", "shares_of"]
 
 Normalise = Literal["row", "symmetric"]
 
@@ -25,15 +25,23 @@ Normalise = Literal["row", "symmetric"]
 class Neighbours(NamedTuple):
     """The entries of Â: `weight[i]` stands in the row `target[i]` and the column `source[i]`.
 
-    Rows and columns are int64 (M,), weights float32 (M,).
+    Rows and columns are int64 (M,), weights of a float's dtype (M,).
     """
 
     source: Tensor
     target: Tensor
     weight: Tensor
+    cache: Any = None
+
+    @property
+    def transposed(self) -> "Neighbours":
+        """The entries of the transpose."""
+        return Neighbours(self.target, self.source, self.weight)
 
 
-def neighbours_of(edges: Tensor, num_nodes: int, normalise: Normalise) -> Neighbours:
+def neighbours_of(
+    edges: Tensor, num_nodes: int, normalise: Normalise, dtype: torch.dtype = torch.float32
+) -> Neighbours:
     """Tabulate Â.
 
     Args:
@@ -41,6 +49,7 @@ def neighbours_of(edges: Tensor, num_nodes: int, normalise: Normalise) -> Neighb
             every node has one self-loop.
         num_nodes: N.
         normalise: Which Â.
+        dtype: Of the weights, float32 or wider: bfloat16 counts to 256.
 
     Raises:
         ValueError: an unknown `normalise`.
@@ -50,9 +59,8 @@ def neighbours_of(edges: Tensor, num_nodes: int, normalise: Normalise) -> Neighb
     u, v = edges.unbind(1)
     itself = torch.arange(num_nodes, device=edges.device)
     source, target = torch.cat([u, v, itself]), torch.cat([v, u, itself])
-    # In float32 whatever the model computes in: bfloat16 counts to 256.
-    one = torch.ones(num_nodes, device=edges.device)
-    there = (u != v).float()
+    one = torch.ones(num_nodes, device=edges.device, dtype=dtype)
+    there = (u != v).to(dtype)
     entries = torch.cat([there, there, one])
     degree = torch.zeros_like(one).index_add(0, target, entries)
     if normalise == "row":
@@ -60,12 +68,16 @@ def neighbours_of(edges: Tensor, num_nodes: int, normalise: Normalise) -> Neighb
     return Neighbours(source, target, entries * (degree[source] * degree[target]).rsqrt())
 
 
-def neighbour_mean(h: Tensor, neighbours: Neighbours) -> Tensor:
-    """Average features over neighbourhoods: Â h.
+def shares_of(neighbours: Neighbours) -> Neighbours:
+    """Divide each row of Â by its sum."""
+    source, target, weight, _ = neighbours
+    # As many rows as there are self-loops, which no neighbourhood lacks.
+    total = torch.zeros_like(weight).index_add(0, target, weight)
+    return Neighbours(source, target, weight / total[target])
 
-    Shape:
-        (N, D) -> (N, D).
-    """
-    source, target, weight = neighbours
+
+def neighbour_sum(h: Tensor, neighbours: Neighbours) -> Tensor:
+    """Return Â h in the dtype of h, (N, D) -> (N, D)."""
+    source, target, weight, _ = neighbours
     sent = h.index_select(0, source) * weight.to(h.dtype)[:, None]
     return torch.zeros_like(h).scatter_add(0, target[:, None].expand_as(sent), sent)

@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from .adjacency import Neighbours, neighbour_mean
+from .adjacency import Neighbours
+from .neighbour_means import neighbour_mean
 
 __all__ = ["GraphConvolution"]
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from ...layers.hyperbolic import BallCurvature, keep_one_ball
 from ..network import Network
+from .geometries.contract import Aggregate as Aggregate
 from .geometries.contract import Geometry as Geometry
 from .geometries.contract import HeadName as HeadName
 from .geometries.euclidean_space import Euclidean
@@ -20,6 +21,7 @@ from .geometries.poincare_ball import Poincare
 from .residuals import ResidualSpec, takes
 
 __all__ = [
+    "Aggregate",
     "Geometry",
     "GeometryName",
     "HeadName",

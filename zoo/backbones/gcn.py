@@ -1,17 +1,20 @@
-"""Graph convolutional network over any residual: links to predict, or nodes to classify.
+"""Graph convolutional network over any residual, in any geometry: links to predict, or classes.
 
 The graph is part of the model: its edges and the features of its nodes are buffers, which
 `follow_graph` fills and `save_model` keeps. A sample is a node, or a node with candidates, by their
 numbers; the features of all nodes are computed and those of the sample looked up.
 
-Sources: Kipf and Welling 2017, arXiv:1609.02907; for links, with the distance as the decoder, Chami
-et al. 2019, arXiv:1910.12933.
-Differs from them: branches stand behind a norm of their own and join a stream by any residual, as
-in every backbone here; without features there is a learned table, and no one-hot vectors.
+Sources: Kipf and Welling 2017, arXiv:1609.02907; in the ball, and for links by distances, Chami
+et al. 2019, arXiv:1910.12933 (HGCN); on the hyperboloid Chen et al. 2022, arXiv:2105.14686
+(HyboNet).
+Differs from them: residual and geometry are choices; branches stand behind a norm of their own and
+join a stream by any residual, as in every backbone here; without features there is a learned table,
+and no one-hot vectors; no attention over edges; activations come last in every space.
 """
 
 # Shape letters: B samples, N nodes, E edges, F features, D width, K candidates.
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -22,22 +25,39 @@ from ...layers.decay import exclude_from_decay
 from ...layers.graphs import (
     GraphConvolution,
     InnerProductHead,
+    KeptNeighbours,
     LinkHead,
     Normalise,
     fastrp_table,
     neighbours_of,
 )
+from ...layers.hyperbolic import keep_one_ball
 from ...layers.modes import evaluating
 from ...layers.residual import Site
+from ..axes.geometry import (
+    Aggregate,
+    Geometry,
+    GeometryName,
+    HeadName,
+    choose_geometry,
+    give_head,
+)
 from ..axes.residuals import ResidualSpec, make_residual
 from ..models import register_model
 from ..network import HeadBuilder, Network, check_rates, check_sizes
 from ..trunk import Trunk, drop_path_rates
 
-__all__ = ["GCN"]
+__all__ = ["GCN", "gcn_nano", "gcn_small"]
 
-NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm, "none": lambda width: nn.Identity()}
-DECODERS = {"distance": LinkHead, "inner_product": InnerProductHead}
+NORMS: dict[str, Callable[[Geometry, int], nn.Module]] = {
+    "layer": lambda space, width: space.layer_norm(width),
+    "rms": lambda space, width: space.rms_norm(width),
+    "none": lambda space, width: nn.Identity(),
+}
+DECODERS: dict[str, Callable[[Geometry], nn.Module]] = {
+    "distance": lambda space: LinkHead(squared=space.squared_distance),
+    "inner_product": lambda space: InnerProductHead(),
+}
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "none": nn.Identity}
 
 
@@ -57,10 +77,19 @@ class GCN(Network):
             few dimensions its direction alone; with a width of some 8 and less take `none`.
         activation: After each convolution.
         normalise: Of the neighbourhoods; see `layers/graphs/adjacency.py`.
-        decoder: What the odds of a link are a function of.
+        decoder: What the odds of a link are a function of: the distance, or in flat space the
+            inner product.
         init: What the table of the nodes starts from: numbers drawn at random, or FastRP of the
             first graph that `follow_graph` is told.
+        aggregate: How points of a curved space are averaged over neighbourhoods: by their
+            `midpoint`, or by their tangents at the origin; None is `tangent` in the ball and
+            `midpoint` on the hyperboloid. Vectors of flat space have one mean.
         residual: The residual mechanism: a name, a mapping or a builder.
+        geometry: The space of the nodes: `euclidean`, `poincare` or `lorentz`.
+        curvature: c > 0, minus the sectional curvature; None is 0.1 in a curved space.
+        learned_curvature: Whether c is learned, one for all layers.
+        head: Of classes `linear`, `mlr` (distances to hyperplanes) or `distance` (to points); None
+            is `linear` in flat space and `mlr` in a curved one. Links have the odds of distances.
         drop_rate: Dropout inside the branches, in [0, 1).
         drop_path_rate: Share of the nodes that skip the last branch in training, in [0, 1).
 
@@ -69,7 +98,8 @@ class GCN(Network):
         nodes (B, K, 2) -> (B, K).
 
     Raises:
-        ValueError: a size, a rate or a choice out of range, or an input of the other task.
+        ValueError: a size, a rate or a choice out of range, a residual or a head of another space,
+            a curvature that nothing has, or an input of the other task.
     """
 
     edges: Tensor
@@ -89,7 +119,12 @@ class GCN(Network):
         normalise: Normalise = "symmetric",
         decoder: Literal["distance", "inner_product"] = "distance",
         init: Literal["normal", "fastrp"] = "normal",
+        aggregate: Aggregate | None = None,
         residual: ResidualSpec = "add",
+        geometry: GeometryName = "euclidean",
+        curvature: float | None = None,
+        learned_curvature: bool = False,
+        head: HeadName | None = None,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
@@ -107,50 +142,77 @@ class GCN(Network):
         for name, (choice, known) in chosen.items():
             if choice not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {choice!r}")
+        if num_classes is None and head is not None:
+            raise ValueError(
+                f"head={head!r} classifies nodes, and num_classes=None predicts links by their "
+                f"distance; leave head out"
+            )
+        space = choose_geometry(
+            geometry,
+            curvature=curvature,
+            learned_curvature=learned_curvature,
+            head=head,
+            residual=residual,
+        )
+        if decoder == "inner_product" and space.shared:
+            raise ValueError(
+                f"decoder=inner_product is of flat space, got geometry={geometry}; take "
+                f"decoder=distance"
+            )
         super().__init__(num_nodes=num_nodes)
         if init == "fastrp" and in_features:
             raise ValueError(f"init=fastrp fills a table; in_features={in_features} has none")
-        self.num_nodes, self.num_features, self.init = num_nodes, width, init
+        self.num_nodes, self.num_features = num_nodes, width
+        self.init, self.table_scale = init, space.weight_scale
         self.normalise: Normalise = normalise
         # Loops at node 0 stand for edges that are not known yet, and count as none.
         self.register_buffer("edges", torch.zeros(num_edges, 2, dtype=torch.int64))
         known = torch.zeros(num_nodes, in_features) if in_features else None
         self.register_buffer("features", known)
         if in_features:
-            self.stem: nn.Module = nn.Linear(in_features, width)
+            self.stem: nn.Module = space.node_linear(in_features, width)
         else:
             table = nn.Embedding(num_nodes, width)
-            # Squared distances start at 2 on average, where a link is as likely as not.
-            nn.init.normal_(table.weight, std=width**-0.5)
+            # Squared distances start near 2 on average, where a link is as likely as not.
+            nn.init.normal_(table.weight, std=self.table_scale * width**-0.5)
             exclude_from_decay(table, "weight")
             self.stem = table
+        sites = [Site("graph", i) for i in range(depth)]
         self.trunk = Trunk(
-            make_residual(residual, width, [Site("graph", i) for i in range(depth)]),
+            make_residual(residual, width, sites, shared=space.shared),
             [
                 GraphConvolution(
-                    nn.Linear(width, width), ACTIVATIONS[activation](), drop_rate=drop_rate
+                    space.node_linear(width, width),
+                    ACTIVATIONS[activation](),
+                    mean=space.neighbour_mean(aggregate),
+                    drop_rate=drop_rate,
                 )
                 for _ in range(depth)
             ],
-            [NORMS[norm](width) for _ in range(depth)],
+            [NORMS[norm](space, width) for _ in range(depth)],
             drop_path_rates(drop_path_rate, depth),
             tokens=False,
         )
         self.trunk.apply_branch_gain()
         neighbours_of(self.edges, num_nodes, normalise)  # refuses a choice that there is not
+        self.neighbours = KeptNeighbours()
         if num_classes is None:
             # A norm would put all nodes on one sphere, and the radius is what ranks a hierarchy.
             self.norm: nn.Module = nn.Identity()
-            self.head, self.num_classes = DECODERS[decoder](), 0
+            self.head, self.num_classes = DECODERS[decoder](space), 0
             self.default_cfg["num_classes"] = 0
+            self.shared = space.shared
+            if space.shared:
+                keep_one_ball(self)
         else:
-            self.norm = NORMS[norm](width)
-            self._set_head(num_classes)
+            self.norm = NORMS[norm](space, width)
+            self.num_classes, self.head = num_classes, nn.Identity()
+            give_head(self, space, head)
 
     @property
     def logits_are_odds(self) -> bool:
         """Whether the model predicts links: its logits are then log-odds."""
-        return isinstance(self.head, tuple(DECODERS.values()))
+        return isinstance(self.head, LinkHead | InnerProductHead)
 
     def follow_graph(self, edges: Tensor, features: Tensor | None = None) -> None:
         """Take over a graph.
@@ -160,7 +222,8 @@ class GCN(Network):
             features: Of the nodes, (N, F).
 
         Raises:
-            ValueError: a graph of other sizes than the model was built for, or a node that is none.
+            ValueError: a graph of other sizes than the model was built for, a node that is none, or
+                an edge that is there twice.
         """
         own = self.features
         for name, mine, theirs in (("edges", self.edges, edges), ("features", own, features)):
@@ -177,7 +240,14 @@ class GCN(Network):
             )
         if self.init == "fastrp" and len(edges) and not self.edges.any():  # no graph before this
             with torch.no_grad():
-                self.stem.weight.copy_(fastrp_table(edges, self.num_nodes, self.num_features))
+                table = fastrp_table(edges, self.num_nodes, self.num_features)
+                self.stem.weight.copy_(table * self.table_scale)
+        ends = edges.sort(1).values[edges[:, 0] != edges[:, 1]]
+        if len(ends) != len(ends.unique(dim=0)):
+            raise ValueError(
+                f"edges must be undirected, each once, got {len(ends)} of which "
+                f"{len(ends.unique(dim=0))} differ"
+            )
         self.edges.copy_(edges)
         if own is not None and features is not None:
             own.copy_(features)
@@ -188,7 +258,8 @@ class GCN(Network):
             h = self.stem(torch.arange(self.num_nodes, device=self.edges.device))
         else:
             h = self.stem(self.features)
-        neighbours = neighbours_of(self.edges, self.num_nodes, self.normalise)
+        dtype = torch.promote_types(h.dtype, torch.float32)
+        neighbours = self.neighbours(self.edges, self.num_nodes, self.normalise, dtype)
         return self.norm(self.trunk(h, [(neighbours,)] * len(self.trunk.branches)))
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -258,3 +329,29 @@ def gcn_tiny(width: int = 32, depth: int = 2, **options: Any) -> GCN:
 def gcn_small(width: int = 64, depth: int = 4, **options: Any) -> GCN:
     """A graph convolutional network of 4 layers, 64 wide."""
     return GCN(width=width, depth=depth, **options)
+
+
+@register_model(source="arXiv:1910.12933", kind="graph", geometry="Poincaré ball", extends=GCN)
+def hgcn_tiny(
+    width: int = 32,
+    depth: int = 2,
+    normalise: Normalise = "row",
+    geometry: GeometryName = "poincare",
+    **options: Any,
+) -> GCN:
+    """The layers of HGCN in the Poincaré ball, one curvature for all, without its attention."""
+    space = {"normalise": normalise, "geometry": geometry}
+    return GCN(width=width, depth=depth, **space, **options)
+
+
+@register_model(source="arXiv:2105.14686", kind="graph", geometry="Hyperboloid", extends=GCN)
+def hybonet_tiny(
+    width: int = 32,
+    depth: int = 2,
+    normalise: Normalise = "row",
+    geometry: GeometryName = "lorentz",
+    **options: Any,
+) -> GCN:
+    """The layers of HyboNet's graph network on the hyperboloid, without its gate."""
+    space = {"normalise": normalise, "geometry": geometry}
+    return GCN(width=width, depth=depth, **space, **options)

@@ -7,6 +7,7 @@ from ..axes.geometry import GeometryName
 from ..axes.residuals import ResidualSpec, residuals
 from ..models import models, register_model
 from ..network import Network
+from .gcn import gcn_nano, gcn_small
 from .gpt import gpt_124m, gpt_353m, gpt_nano, gpt_tiny
 from .mlp import mlp_small, mlp_tiny
 from .poincare_resnet import poincare_resnet20
@@ -67,6 +68,10 @@ GEOMETRIES: list[tuple[str, Callable[..., Network], GeometryName]] = [
     ("lorentz_resnet_nano", resnet_nano, "lorentz"),
     ("lorentz_resnet20", resnet20, "lorentz"),
     ("lorentz_mlp_tiny", mlp_tiny, "lorentz"),
+    ("lorentz_gcn_nano", gcn_nano, "lorentz"),
+    ("lorentz_gcn_small", gcn_small, "lorentz"),
+    ("poincare_gcn_nano", gcn_nano, "poincare"),
+    ("poincare_gcn_small", gcn_small, "poincare"),
 ]
 """Name, model and geometry; size, input and residual are the model's."""
 

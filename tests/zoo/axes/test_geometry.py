@@ -22,6 +22,7 @@ SMALLEST = {
     "vit_nano": {"width": 16, "depth": 2, "num_heads": 2},
     "gpt_nano": {"width": 16, "depth": 2, "num_heads": 2, "context_length": 12},
     "resnet_nano": {"widths": (4, 6), "depths": (2, 2), "img_size": 12},
+    "gcn_nano": {"width": 8, "depth": 2},
 }
 BITWISE = {"rtol": 0.0, "atol": 0.0}
 

@@ -197,6 +197,7 @@ def test_a_model_of_links_has_no_classifier_to_replace():
         ({"drop_rate": 1.0}, r"drop_rate must lie in \[0, 1\), got 1.0"),
         ({"normalise": "column"}, "normalise must be .*'column'"),
         ({"decoder": "cosine"}, "decoder must be Literal.*got 'cosine'"),
+        ({"decoder": "inner_product", "geometry": "lorentz"}, "is of flat space, got geometry=lor"),
         ({"init": "fastrp", "in_features": 3}, "init=fastrp fills a table; in_features=3"),
     ],
 )

@@ -6,16 +6,19 @@ residuals of vectors work in every space. Queries, keys and values are space par
 spaces, since one attention serves them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
+from ....layers.graphs import Neighbours
 from ...network import HeadBuilder
 
-__all__ = ["Geometry", "HeadName"]
+__all__ = ["Aggregate", "Geometry", "HeadName", "NeighbourMean"]
 
 HeadName = Literal["mlr", "linear", "distance"]
+Aggregate = Literal["midpoint", "tangent"]
+NeighbourMean = Callable[[Tensor, Neighbours], Tensor]
 
 
 class Geometry(Protocol):
@@ -89,6 +92,22 @@ class Geometry(Protocol):
 
     def mean(self, x: Tensor, over: int | tuple[int, ...], dim: int) -> Tensor:
         """Return the centre of points whose features lie on the axis `dim`."""
+        ...
+
+    def node_linear(self, in_width: int, out_width: int) -> nn.Module:
+        """Make a linear layer (…, in_width) -> (…, out_width) as graph convolutions have it."""
+        ...
+
+    def neighbour_mean(self, aggregate: Aggregate | None = None) -> NeighbourMean:
+        """Return what averages nodes (N, D) over their neighbourhoods; None is the space's own way.
+
+        Raises:
+            ValueError: a way of another space.
+        """
+        ...
+
+    def squared_distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the squared distance of points, (…, D) and (…, D) -> (…)."""
         ...
 
     def head(self, name: HeadName | None = None) -> HeadBuilder:

@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ....layers.graphs import neighbour_mean
 from ....layers.hyperbolic import BallCurvature, PoincareMLR
 from ...network import HeadBuilder, linear_head
-from .contract import HeadName
+from .contract import Aggregate, HeadName, NeighbourMean
 
 __all__ = ["Euclidean", "ScaledDotProduct"]
 
@@ -108,6 +109,23 @@ class Euclidean:
     def mean(self, x: Tensor, over: int | tuple[int, ...], dim: int) -> Tensor:
         """Average."""
         return x.mean(over)
+
+    def node_linear(self, in_width: int, out_width: int) -> nn.Linear:
+        """Make an ordinary linear layer."""
+        return self.linear(in_width, out_width)
+
+    def neighbour_mean(self, aggregate: Aggregate | None = None) -> NeighbourMean:
+        """Return the mean of vectors, the only one."""
+        if aggregate is not None:
+            raise ValueError(
+                f"geometry='euclidean' has one mean, got aggregate={aggregate!r}; leave it out, or "
+                f"choose another geometry"
+            )
+        return neighbour_mean
+
+    def squared_distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return ‖x − y‖²."""
+        return (x - y).square().sum(-1)
 
     def head(self, name: HeadName | None = None) -> HeadBuilder:
         """Return a linear head, or the ball's."""

@@ -22,8 +22,8 @@ from ....layers.hyperbolic import (
     space_points,
 )
 from ...network import HeadBuilder, linear_head
-from .contract import HeadName
-from .poincare_ball import tied_prototypes
+from .contract import Aggregate, HeadName, NeighbourMean
+from .poincare_ball import mean_of_points, tied_prototypes
 
 __all__ = ["Lorentz"]
 
@@ -104,6 +104,18 @@ class Lorentz:
     def mean(self, x: Tensor, over: int | tuple[int, ...], dim: int) -> Tensor:
         """Return centres of mass."""
         return space_points.centroid(x, self.ball(), over=over, dim=dim)
+
+    def node_linear(self, in_width: int, out_width: int) -> LorentzLinear:
+        """Make a linear layer of the hyperboloid."""
+        return self.linear(in_width, out_width)
+
+    def neighbour_mean(self, aggregate: Aggregate | None = None) -> NeighbourMean:
+        """Return centres of mass, or means of tangents at the origin."""
+        return mean_of_points(aggregate or "midpoint", self.ball, "space")
+
+    def squared_distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the squared geodesic distance."""
+        return space_points.squared_distance(x, y, self.ball())
 
     def head(self, name: HeadName | None = None) -> HeadBuilder:
         """Return distances to hyperplanes or to points, or a linear layer of space parts."""

@@ -2,13 +2,14 @@
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from ....layers.graphs import MobiusLinear, Neighbours, midpoints, tangent_means
 from ....layers.hyperbolic import (
     BallCurvature,
     HyperbolicAttention,
@@ -24,10 +25,10 @@ from ....layers.hyperbolic import (
     space_points,
 )
 from ...network import HeadBuilder
-from .contract import HeadName
+from .contract import Aggregate, HeadName, NeighbourMean
 from .euclidean_space import Euclidean
 
-__all__ = ["Init", "Poincare", "tied_prototypes"]
+__all__ = ["Init", "Poincare", "mean_of_points", "tied_prototypes"]
 
 Init = Literal["identity", "dirac", "normal"]
 
@@ -144,6 +145,20 @@ class Poincare:
             return midpoint_pool(x, self.ball(), over=over, dim=dim)
         return x.mean(over)
 
+    def node_linear(self, in_width: int, out_width: int) -> MobiusLinear:
+        """Make a matrix of tangents and a translation, as hyperbolic graph networks have it."""
+        return MobiusLinear(in_width, out_width, curvature=self.ball)
+
+    def neighbour_mean(self, aggregate: Aggregate | None = None) -> NeighbourMean:
+        """Return means of tangents, or midpoints."""
+        return mean_of_points(aggregate or "tangent", self.ball, "tangent")
+
+    def squared_distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the squared geodesic distance, from space parts."""
+        c = self.ball()
+        x, y = (space_points.from_tangent(t, c) for t in (x, y))
+        return space_points.squared_distance(x, y, c)
+
     def head(self, name: HeadName | None = None) -> HeadBuilder:
         """Return distances to hyperplanes or to points, or a layer whose tangents are logits."""
         if name in (None, "mlr"):
@@ -165,6 +180,30 @@ class Poincare:
     def convolutions(self, root: nn.Module) -> Iterator[nn.Conv2d]:
         """Yield the ordinary ones; those of the ball have weights that end near the origin."""
         return Euclidean().convolutions(root)
+
+
+def mean_of_points(
+    aggregate: Aggregate, ball: BallCurvature, points_as: Literal["tangent", "space"]
+) -> NeighbourMean:
+    """Return what averages points over neighbourhoods.
+
+    Raises:
+        ValueError: an unknown way.
+    """
+    ways = {"midpoint": midpoints, "tangent": tangent_means}
+    if aggregate not in ways:
+        raise ValueError(f"aggregate must be 'midpoint' or 'tangent', got {aggregate!r}")
+    return functools.partial(_mean_of_points, ways[aggregate], ball, points_as)
+
+
+def _mean_of_points(
+    mean: Callable[..., Tensor],
+    ball: BallCurvature,
+    points_as: Literal["tangent", "space"],
+    h: Tensor,
+    neighbours: Neighbours,
+) -> Tensor:
+    return mean(h, neighbours, ball(), points_as)
 
 
 def tied_prototypes(

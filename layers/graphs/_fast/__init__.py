@@ -1,0 +1,1 @@
+"""Sparse products prepared once a graph, and gradients of means of points written by hand."""
