@@ -11,7 +11,7 @@ import math
 import statistics
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from archzoo.layers.graphs import fastrp, very_sparse_projection
@@ -23,10 +23,10 @@ from archzoo.train.schemas import register_schemas
 from harness import RESULTS, UNTRACKED
 from hydra import compose, initialize_config_module
 from records import Records
-from torch import Generator, Tensor, device
+from torch import Generator, Tensor, device, int64
 from torch.nn import functional as F
 
-__all__ = ["SPACES", "Runs", "Told", "auc", "cosines_of_fastrp", "degree_products", "text"]
+__all__ = ["SPACES", "Runs", "Told", "cosines_of_fastrp", "degree_products", "ranked", "text"]
 
 SPACES = {
     "flat, distance": ("model.decoder=distance",),
@@ -102,39 +102,33 @@ def text(figures: Sequence[float]) -> str:
     return f"{statistics.mean(figures):.3f} ± {spread:.3f}"
 
 
-def auc(splits: Splits, score: Tensor | None, degrees: Tensor | None = None) -> float:
-    """The AUC of scores that nothing was trained for, on the test fold.
-
-    Args:
-        splits: Links.
-        score: Rows of the nodes whose inner product is the score; None takes degrees.
-        degrees: Of the nodes, whose product is the score.
-    """
+def auc(splits: Splits, score: Callable[[Tensor, Tensor], Tensor]) -> float:
+    """The AUC on the test fold of a score of pairs that nothing was trained for."""
     fold: Any = splits.test
-    x, targets = fold.__getitems__([(0, i) for i in range(len(fold))])
-    pairs = x.dim() == 3
-    one, other = (x[..., 0], x[..., 1]) if pairs else (x[:, :1], x[:, 1:])
-    if score is None:
-        assert degrees is not None
-        logits = degrees[one] * degrees[other]
-    else:
-        logits = (score[one] * score[other]).sum(-1)
+    x, _ = fold.__getitems__([(0, i) for i in range(len(fold))])
+    if x.dim() == 3:  # pairs, or a node and its candidates
+        return ranked(score(x[..., 0], x[..., 1]))
+    return ranked(score(x[:, :1], x[:, 1:]))
+
+
+def ranked(scores: Tensor) -> float:
+    """The AUC of scores (B, K) of which the first of each row is that of a true pair."""
     metrics = GraphMetrics("nodes", device("cpu"))
-    metrics.update(logits, targets)
+    metrics.update(scores, scores.new_zeros(len(scores), dtype=int64))
     return metrics.compute()["auc"]
 
 
 def degree_products(splits: Splits) -> float:
     """The AUC of the product of two degrees."""
     assert splits.graph is not None
-    return auc(splits, None, splits.graph.edges.flatten().bincount(
-        minlength=splits.graph.num_nodes).double())  # fmt: skip
+    degrees = splits.graph.edges.flatten().bincount(minlength=splits.graph.num_nodes).double()
+    return auc(splits, lambda u, v: degrees[u] * degrees[v])
 
 
 def cosines_of_fastrp(splits: Splits, dim: int, seed: int) -> float:
     """The AUC of cosines of FastRP's rows, four powers with equal weights."""
     assert splits.graph is not None
-    drawn = very_sparse_projection(
-        splits.graph.num_nodes, dim, generator=Generator().manual_seed(seed)
-    )
-    return auc(splits, F.normalize(fastrp(splits.graph.edges, drawn), dim=1))
+    generator = Generator().manual_seed(seed)
+    drawn = very_sparse_projection(splits.graph.num_nodes, dim, generator=generator)
+    rows = F.normalize(fastrp(splits.graph.edges, drawn), dim=1)
+    return auc(splits, lambda u, v: (rows[u] * rows[v]).sum(-1))
