@@ -62,18 +62,27 @@ class Runs:
         key = {"told": list(told), "seed": seed}
         return self.records.get(key, lambda: self._train(key["told"], seed))
 
-    def best(self, told: Told, choices: Sequence[Told], metric: str, seed: int = 0) -> Told:
-        """The choice with the best validation metric at one seed."""
-        scores = {more: self.result((*told, *more), seed)["validation"] for more in choices}
-        return max(choices, key=lambda more: scores[more].get(metric, -math.inf))
+    def best(self, told: Told, choices: Sequence[Told], metric: str, seeds: Sequence[int]) -> Told:
+        """The choice with the best validation metric, in the mean over some seeds."""
+
+        def score(more: Told) -> float:
+            runs = [self.result((*told, *more), seed)["validation"] for seed in seeds]
+            return statistics.mean(run[metric] for run in runs)
+
+        return max(choices, key=score)
 
     def tested(
-        self, told: Told, choices: Sequence[Told], metric: str, seeds: Sequence[int]
+        self,
+        told: Told,
+        choices: Sequence[Told],
+        metric: str,
+        seeds: Sequence[int],
+        *,
+        choose_by: int = 1,
     ) -> tuple[list[float], Told]:
-        """The test metric of each seed at the best choice of the first one, and that choice."""
-        chosen = self.best(told, choices, metric, seeds[0])
-        runs = [self.result((*told, *chosen), seed)["test"] for seed in seeds]
-        return [run.get(metric, math.nan) for run in runs], chosen
+        """The test metric of each seed at the best choice of the first seeds, and that choice."""
+        chosen = self.best(told, choices, metric, seeds[:choose_by])
+        return [self.result((*told, *chosen), seed)["test"][metric] for seed in seeds], chosen
 
     def _train(self, told: Sequence[str], seed: int) -> dict[str, Any]:
         register()
