@@ -10,7 +10,7 @@ Differs from them: the log-odds are returned and not the probability, which roun
 from R and has no gradient there; R and log T are learned.
 """
 
-# Shape letters: B samples, K candidates, D dimensions.
+# Shape letters: B samples, K candidates or pairs, D dimensions.
 
 from collections.abc import Callable
 
@@ -19,12 +19,25 @@ from torch import Tensor, nn
 
 from ..decay import exclude_from_decay
 
-__all__ = ["LinkHead", "link_logits"]
+__all__ = ["LinkHead", "ends_of", "link_logits"]
 
 
 def squared_distance(x: Tensor, y: Tensor) -> Tensor:
     """Squared distance in flat space, (…, D) and (…, D) -> (…)."""
     return (x - y).square().sum(-1)
+
+
+def ends_of(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Both ends of the pairs of samples.
+
+    Shape:
+        a node and its candidates (B, 1 + K, D) -> (B, 1, D) and (B, K, D);
+        pairs (B, K, 2, D) -> (B, K, D) twice.
+    """
+    if x.dim() == 4:
+        one, other = x.unbind(-2)
+        return one, other
+    return x[..., :1, :], x[..., 1:, :]
 
 
 def link_logits(squared: Tensor, radius: Tensor, log_temperature: Tensor) -> Tensor:
@@ -33,7 +46,7 @@ def link_logits(squared: Tensor, radius: Tensor, log_temperature: Tensor) -> Ten
 
 
 class LinkHead(nn.Module):
-    """Log-odds of a node's candidates, from distances in a space.
+    """Log-odds of a node's candidates, or of pairs of nodes, from distances in a space.
 
     Args:
         squared: Squared distance of points (…, D) and (…, D); that of flat space by default.
@@ -41,7 +54,7 @@ class LinkHead(nn.Module):
         temperature: Where T starts, above 0.
 
     Shape:
-        a node and its candidates (B, 1 + K, D) -> (B, K).
+        a node and its candidates (B, 1 + K, D) -> (B, K), or pairs (B, K, 2, D) -> (B, K).
 
     Raises:
         ValueError: a temperature that is not positive.
@@ -65,7 +78,7 @@ class LinkHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the log-odds."""
-        return link_logits(self.squared(x[..., :1, :], x[..., 1:, :]), *self.parameters())
+        return link_logits(self.squared(*ends_of(x)), *self.parameters())
 
     def squared(self, x: Tensor, y: Tensor) -> Tensor:
         """Squared distance of points (…, D) and (…, D) in the head's space."""

@@ -69,6 +69,11 @@ class RelationFold:
         self.num_nodes, self.negatives, self.draw = num_nodes, negatives, draw
         self._skips, self._starts, self._allowed = _skips(known, num_nodes)
 
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return (2 + self.negatives,)
+
     def __len__(self) -> int:
         """Count the relations."""
         return len(self.relations)
@@ -199,6 +204,7 @@ def relation_splits(
     undirected: bool = False,
     features: Tensor | None = None,
     draw: int = 0,
+    fold: type[RelationFold] = RelationFold,
 ) -> Splits:
     """Make the three folds, and the graph of the training relations.
 
@@ -214,6 +220,7 @@ def relation_splits(
         undirected: Whether every relation holds in both directions. Both are then in one fold.
         features: Of the nodes, (N, F).
         draw: Which relations are held out, as in `hold_out`.
+        fold: Draws the negatives.
 
     Raises:
         ValueError: a number out of range.
@@ -226,7 +233,7 @@ def relation_splits(
         relations, *parts = (torch.cat([part, part.flip(1)]) for part in (relations, *parts))
     names = ("train", "validation", "test")
     folds: dict[str, Any] = {
-        name: RelationFold(
+        name: fold(
             part,
             part if name == "train" else relations,
             num_nodes,
@@ -239,7 +246,8 @@ def relation_splits(
         **about,
         "nodes": num_nodes,
         "task": "link prediction" if held_out else "reconstruction",
-        "sizes": {name: len(fold) for name, fold in folds.items()},
-        "sha256": {name: fingerprint(fold.relations) for name, fold in folds.items()},
+        "sizes": {name: len(made) for name, made in folds.items()},
+        "sha256": {name: fingerprint(made.relations) for name, made in folds.items()},
     }
-    return Splits("nodes", (2 + negatives,), num_nodes, **folds, about=facts, graph=graph)
+    shape = folds["train"].sample_shape
+    return Splits("nodes", shape, num_nodes, **folds, about=facts, graph=graph)

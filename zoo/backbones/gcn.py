@@ -19,9 +19,18 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ...layers.decay import exclude_from_decay
-from ...layers.graphs import GraphConvolution, KeptNeighbours, LinkHead, Normalise, neighbours_of
+from ...layers.graphs import (
+    GraphConvolution,
+    InnerProductHead,
+    KeptNeighbours,
+    LinkHead,
+    Normalise,
+    fastrp_table,
+    neighbours_of,
+)
 from ...layers.hyperbolic import keep_one_ball
 from ...layers.modes import evaluating
 from ...layers.residual import Site
@@ -45,6 +54,10 @@ NORMS: dict[str, Callable[[Geometry, int], nn.Module]] = {
     "rms": lambda space, width: space.rms_norm(width),
     "none": lambda space, width: nn.Identity(),
 }
+DECODERS: dict[str, Callable[[Geometry], nn.Module]] = {
+    "distance": lambda space: LinkHead(squared=space.squared_distance),
+    "inner_product": lambda space: InnerProductHead(),
+}
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "none": nn.Identity}
 
 
@@ -64,6 +77,10 @@ class GCN(Network):
             few dimensions its direction alone; with a width of some 8 and less take `none`.
         activation: After each convolution.
         normalise: Of the neighbourhoods; see `layers/graphs/adjacency.py`.
+        decoder: What the odds of a link are a function of: the distance, or in flat space the
+            inner product.
+        init: What the table of the nodes starts from: numbers drawn at random, or FastRP of the
+            first graph that `follow_graph` is told.
         aggregate: How points of a curved space are averaged over neighbourhoods: by their
             `midpoint`, or by their tangents at the origin; None is `tangent` in the ball and
             `midpoint` on the hyperboloid. Vectors of flat space have one mean.
@@ -77,7 +94,8 @@ class GCN(Network):
         drop_path_rate: Share of the nodes that skip the last branch in training, in [0, 1).
 
     Shape:
-        nodes (B,) -> (B, num_classes), or nodes and their candidates (B, 1 + K) -> (B, K).
+        nodes (B,) -> (B, num_classes); nodes and their candidates (B, 1 + K) -> (B, K), or pairs of
+        nodes (B, K, 2) -> (B, K).
 
     Raises:
         ValueError: a size, a rate or a choice out of range, a residual or a head of another space,
@@ -99,6 +117,8 @@ class GCN(Network):
         norm: Literal["layer", "rms", "none"] = "layer",
         activation: Literal["relu", "gelu", "none"] = "relu",
         normalise: Normalise = "symmetric",
+        decoder: Literal["distance", "inner_product"] = "distance",
+        init: Literal["normal", "fastrp"] = "normal",
         aggregate: Aggregate | None = None,
         residual: ResidualSpec = "add",
         geometry: GeometryName = "euclidean",
@@ -113,7 +133,12 @@ class GCN(Network):
         check_sizes(0, num_edges=num_edges, in_features=in_features)
         check_sizes(1, width=width, depth=depth)
         check_rates(drop_rate=drop_rate)
-        chosen = {"norm": (norm, NORMS), "activation": (activation, ACTIVATIONS)}
+        chosen = {
+            "norm": (norm, NORMS),
+            "activation": (activation, ACTIVATIONS),
+            "decoder": (decoder, DECODERS),
+            "init": (init, ("normal", "fastrp")),
+        }
         for name, (choice, known) in chosen.items():
             if choice not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {choice!r}")
@@ -129,8 +154,16 @@ class GCN(Network):
             head=head,
             residual=residual,
         )
+        if decoder == "inner_product" and space.shared:
+            raise ValueError(
+                f"decoder=inner_product is of flat space, got geometry={geometry}; take "
+                f"decoder=distance"
+            )
         super().__init__(num_nodes=num_nodes)
+        if init == "fastrp" and in_features:
+            raise ValueError(f"init=fastrp fills a table; in_features={in_features} has none")
         self.num_nodes, self.num_features = num_nodes, width
+        self.init, self.table_scale = init, space.weight_scale
         self.normalise: Normalise = normalise
         # Loops at node 0 stand for edges that are not known yet, and count as none.
         self.register_buffer("edges", torch.zeros(num_edges, 2, dtype=torch.int64))
@@ -141,7 +174,7 @@ class GCN(Network):
         else:
             table = nn.Embedding(num_nodes, width)
             # Squared distances start near 2 on average, where a link is as likely as not.
-            nn.init.normal_(table.weight, std=space.weight_scale * width**-0.5)
+            nn.init.normal_(table.weight, std=self.table_scale * width**-0.5)
             exclude_from_decay(table, "weight")
             self.stem = table
         sites = [Site("graph", i) for i in range(depth)]
@@ -166,7 +199,7 @@ class GCN(Network):
         if num_classes is None:
             # A norm would put all nodes on one sphere, and the radius is what ranks a hierarchy.
             self.norm: nn.Module = nn.Identity()
-            self.head, self.num_classes = LinkHead(squared=space.squared_distance), 0
+            self.head, self.num_classes = DECODERS[decoder](space), 0
             self.default_cfg["num_classes"] = 0
             self.shared = space.shared
             if space.shared:
@@ -179,7 +212,7 @@ class GCN(Network):
     @property
     def logits_are_odds(self) -> bool:
         """Whether the model predicts links: its logits are then log-odds."""
-        return isinstance(self.head, LinkHead)
+        return isinstance(self.head, LinkHead | InnerProductHead)
 
     def follow_graph(self, edges: Tensor, features: Tensor | None = None) -> None:
         """Take over a graph.
@@ -205,6 +238,10 @@ class GCN(Network):
                 f"edges must join nodes in [0, {self.num_nodes}), got {int(edges.min())} to "
                 f"{int(edges.max())}"
             )
+        if self.init == "fastrp" and len(edges) and not self.edges.any():  # no graph before this
+            with torch.no_grad():
+                table = fastrp_table(edges, self.num_nodes, self.num_features)
+                self.stem.weight.copy_(table * self.table_scale)
         ends = edges.sort(1).values[edges[:, 0] != edges[:, 1]]
         if len(ends) != len(ends.unique(dim=0)):
             raise ValueError(
@@ -226,21 +263,29 @@ class GCN(Network):
         return self.norm(self.trunk(h, [(neighbours,)] * len(self.trunk.branches)))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Look up the features of nodes: (B,) -> (B, D), or (B, 1 + K) -> (B, 1 + K, D)."""
-        wanted = "a node and its candidates (B, 1 + K)" if self.logits_are_odds else "nodes (B,)"
-        if x.dim() != 1 + self.logits_are_odds or (x.dim() == 2 and x.shape[1] < 2):
+        """Look up the features of nodes: (B, …) -> (B, …, D)."""
+        links = self.logits_are_odds
+        wanted = (
+            "a node and its candidates (B, 1 + K) or pairs (B, K, 2)" if links else "nodes (B,)"
+        )
+        pairs = x.dim() == 3 and x.shape[2] == 2
+        fits = pairs or (x.dim() == 2 and x.shape[1] >= 2) if links else x.dim() == 1
+        if not fits:
             raise ValueError(f"the model reads {wanted}, got shape {tuple(x.shape)}")
-        return self.encode()[x]
+        return F.embedding(x, self.encode())
 
     @torch.no_grad()
     def distances(self, nodes: Tensor) -> Tensor:
         """Return the distances of nodes (B,) from all nodes, (B, N), in eval mode.
 
         Raises:
-            ValueError: a model that classifies nodes.
+            ValueError: a model that classifies nodes, or decides by inner products.
         """
         if not isinstance(self.head, LinkHead):
-            raise ValueError("distances are of a model of links; build it with num_classes=None")
+            raise ValueError(
+                "distances are of a model of links; build it with num_classes=None and "
+                "decoder='distance'"
+            )
         with evaluating(self):
             points = self.encode()
         return self.head.squared(points[nodes.to(points.device)][:, None], points).sqrt()
@@ -264,7 +309,7 @@ class GCN(Network):
         super().use_head(make_head)
 
     def _refuse_links(self) -> None:
-        if isinstance(self.head, LinkHead):
+        if self.logits_are_odds:
             raise ValueError("a GCN of links has no classifier to replace; build it with classes")
 
 

@@ -82,7 +82,7 @@ class NodeEmbedding(Network):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Look up the points (B, 1 + K, D)."""
-        if x.shape[-1] < 2:
+        if x.dim() != 2 or x.shape[1] < 2:
             raise ValueError(f"a sample is a node and its candidates, got shape {tuple(x.shape)}")
         return self.embedding(x)
 

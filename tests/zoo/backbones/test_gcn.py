@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from archzoo.layers.graphs import LinkHead
+from archzoo.layers.graphs import LinkHead, fastrp_table
 from archzoo.layers.hyperbolic import BallCurvature, space_points
 from archzoo.zoo import create_model, save_model
 from archzoo.zoo.certify import certify
@@ -79,6 +79,46 @@ def test_links_are_the_odds_of_distances():
     found = model.distances(PAIRS[:, 0]).gather(1, PAIRS[:, 1:])
     torch.testing.assert_close(found, squared.sqrt())
     assert model(PAIRS).shape == (2, 2)
+
+
+def test_links_may_be_the_odds_of_inner_products():
+    model = on_graph(num_classes=None, decoder="inner_product")
+    points = model.encode()
+    inner = (points[PAIRS[:, :1]] * points[PAIRS[:, 1:]]).sum(-1)
+    expected = inner * model.head.log_scale.exp() + model.head.bias
+    assert model.logits_are_odds
+    torch.testing.assert_close(model(PAIRS), expected)
+    with pytest.raises(ValueError, match="num_classes=None and decoder='distance'"):
+        model.distances(PAIRS[:, 0])
+
+
+@pytest.mark.parametrize("decoder", ["distance", "inner_product"])
+def test_a_node_with_candidates_is_as_many_pairs(decoder):
+    model = on_graph(num_classes=None, decoder=decoder)
+    pairs = torch.stack([PAIRS[:, :1].expand(-1, 2), PAIRS[:, 1:]], -1)
+    assert torch.equal(model(pairs), model(PAIRS))
+
+
+def test_a_table_starts_from_the_first_graph_and_is_kept_with_the_next(tmp_path):
+    torch.manual_seed(0)
+    model = create_model("gcn_nano", **NODES, num_classes=None, init="fastrp").eval()
+    drawn = model.stem.weight.clone()
+    torch.manual_seed(1)
+    model.follow_graph(EDGES)
+    torch.manual_seed(1)
+    table = fastrp_table(EDGES, 6, 16)
+    assert torch.equal(model.stem.weight, table) and not torch.equal(table, drawn)
+    model.follow_graph(EDGES.flip(0))
+    assert torch.equal(model.stem.weight, table)
+    # What was trained and saved is no first graph.
+    loaded = create_model(f"local-dir:{save_model(trained(model), tmp_path)}").eval()
+    kept = loaded.stem.weight.clone()
+    loaded.follow_graph(EDGES)
+    assert torch.equal(loaded.stem.weight, kept)
+    none = create_model("gcn_nano", num_nodes=6, num_edges=0, init="fastrp")
+    before = none.stem.weight.clone()
+    none.follow_graph(EDGES[:0])
+    assert torch.equal(none.stem.weight, before)
 
 
 @pytest.mark.parametrize("num_classes", [None, 3])
@@ -278,6 +318,9 @@ def test_a_model_of_links_has_no_classifier_to_replace():
         ({"aggregate": "sum", "geometry": "lorentz"}, "aggregate must be .*'sum'"),
         ({"curvature": 1.0}, "geometry='euclidean' has no curvature, got curvature=1.0"),
         ({"num_classes": None, "head": "mlr"}, "head='mlr' classifies nodes, and num_classes=None"),
+        ({"decoder": "cosine"}, "decoder must be Literal.*got 'cosine'"),
+        ({"decoder": "inner_product", "geometry": "lorentz"}, "is of flat space, got geometry=lor"),
+        ({"init": "fastrp", "in_features": 3}, "init=fastrp fills a table; in_features=3"),
     ],
 )
 def test_bad_options_are_refused_by_name(options, message):

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from ..data_set import Graph, Splits, data_sets
-from ..graphs import node_splits, read_graph
+from ..graphs import EvenPairFold, node_splits, read_graph
 from ..graphs.edge_list import GraphText
-from ..relations import relation_splits
+from ..relations import RelationFold, relation_splits
 
 __all__ = ["graph", "graph_links"]
 
@@ -74,6 +74,7 @@ def graph_links(
     negatives: int = 10,
     held_out: float = 0.1,
     split: int = 0,
+    even_pairs: bool = False,
 ) -> Splits:
     """An edge list: which nodes are joined.
 
@@ -81,10 +82,12 @@ def graph_links(
         path: The edge list, or the folder of edges.tsv.
         num_nodes: Nodes, where neither a comment nor another file tells how many there are.
         simplify: Whether loops and repeated edges are left out, and not refused.
-        negatives: Nodes beside the true one in a sample, at least 1.
+        negatives: Nodes, or pairs, beside the true one in a sample, at least 1.
         held_out: Share of the edges to predict, half for validation and half for the test; every
             node keeps an edge. 0 evaluates reconstruction, as in `wordnet`.
         split: Another number holds out other edges.
+        even_pairs: Whether negatives are pairs drawn evenly from all, and not other ends of the
+            first node, in training and in evaluation.
 
     Raises:
         ValueError: a file is missing or damaged, or a number is out of range.
@@ -99,4 +102,5 @@ def graph_links(
         undirected=True,
         features=read.features,
         draw=split,
+        fold=EvenPairFold if even_pairs else RelationFold,
     )
