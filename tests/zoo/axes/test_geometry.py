@@ -126,7 +126,16 @@ def test_a_decoder_reads_distances_to_its_own_table():
         ("vit_nano", {"geometry": "lorentz", "curvature": -1.0}, "curvature must be a positive"),
         ("vit_nano", {"geometry": "spherical"}, "geometry must be .*'spherical'"),
         ("vit_nano", {"geometry": "lorentz", "head": "softmax"}, "head must be .*'softmax'"),
-        ("vit_nano", {"attn_drop": 0.1}, "takes no keyword 'attn_drop'"),
+        (
+            "vit_nano",
+            {"geometry": "lorentz", "attn_drop_rate": 0.1},
+            "attn_drop_rate=0.1 needs geometry='euclidean': .* use drop_rate or drop_path_rate",
+        ),
+        (
+            "poincare_vit_nano",
+            {"attn_drop_rate": 0.5},
+            "attn_drop_rate=0.5 needs geometry='euclidean'",
+        ),
         (
             "vit_nano",
             {"geometry": "lorentz", "residual": {"name": "mobius", "coordinates": "tangent"}},

@@ -27,7 +27,7 @@ from ...network import HeadBuilder
 from .contract import HeadName
 from .euclidean_space import Euclidean
 
-__all__ = ["Init", "Poincare", "tied_prototypes"]
+__all__ = ["Init", "Poincare", "attention_of_points", "tied_prototypes"]
 
 Init = Literal["identity", "dirac", "normal"]
 
@@ -74,9 +74,9 @@ class Poincare:
                 layer.weight.mul_(self.weight_scale)
         return layer
 
-    def attention(self, num_heads: int) -> HyperbolicAttention:
+    def attention(self, num_heads: int, drop_rate: float = 0.0) -> HyperbolicAttention:
         """Make attention of points."""
-        return HyperbolicAttention(num_heads, curvature=self.ball)
+        return attention_of_points(num_heads, drop_rate, self.ball)
 
     def merge(self, heads: Tensor) -> Tensor:
         """Read the heads side by side as one point, and return its tangent."""
@@ -165,6 +165,22 @@ class Poincare:
     def convolutions(self, root: nn.Module) -> Iterator[nn.Conv2d]:
         """Yield the ordinary ones; those of the ball have weights that end near the origin."""
         return Euclidean().convolutions(root)
+
+
+def attention_of_points(
+    num_heads: int, drop_rate: float, ball: BallCurvature
+) -> HyperbolicAttention:
+    """Make attention of points, without dropout.
+
+    Raises:
+        ValueError: a rate above 0.
+    """
+    if drop_rate > 0:
+        raise ValueError(
+            f"attn_drop_rate={drop_rate} needs geometry='euclidean': a mean of points has weights "
+            f"that sum to one, and dropout leaves other sums; use drop_rate or drop_path_rate"
+        )
+    return HyperbolicAttention(num_heads, curvature=ball)
 
 
 def tied_prototypes(
