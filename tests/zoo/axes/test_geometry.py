@@ -4,7 +4,13 @@ import math
 
 import pytest
 import torch
-from archzoo.layers.hyperbolic import BallCurvature, LorentzConv2d, LorentzLinear, LorentzMLR
+from archzoo.layers.hyperbolic import (
+    BallCurvature,
+    LorentzConv2d,
+    LorentzLinear,
+    LorentzMLR,
+    space_points,
+)
 from archzoo.zoo import certify, create_model
 from archzoo.zoo.axes.geometry import GeometryName
 from archzoo.zoo.backbones.self_attention import KeyValueCache
@@ -194,6 +200,20 @@ def test_no_quotient_exceeds_the_bound_of_a_layer(layer):
     wide = layer.double()
     jacobian = torch.func.vmap(torch.func.jacrev(lambda one: wide(one[None])[0]))(x.double())
     assert torch.linalg.matrix_norm(jacobian.flatten(2), 2).max() <= certificate.lipschitz
+
+
+def test_a_centre_of_mass_has_no_constant():
+    def pair(angle, size):
+        s = torch.tensor([[math.cos(angle), math.sin(angle)], [math.cos(angle), -math.sin(angle)]])
+        return size * s.double()
+
+    for size in (10.0, 100.0, 1000.0, 10000.0):
+        one, other = (pair(apart / size, size) for apart in (0.70, 0.71))
+        moved = space_points.centroid(one, 1.0) - space_points.centroid(other, 1.0)
+        assert moved.norm() > 0.25 * size * (one - other).norm()
+    model = small("resnet_nano", geometry="lorentz")
+    certificate = certify(model, inputs("resnet_nano"), attack=False, estimate=False)
+    assert certificate.lipschitz == math.inf and certificate.reasons
 
 
 def test_a_table_network_on_the_hyperboloid_has_a_bound():
