@@ -7,9 +7,11 @@ Clones in the folder that the environment variable ARCHZOO_PEERS names, beside g
     git clone https://github.com/kschwethelm/HyperbolicCV
     git clone https://github.com/robertdvdk/hyperbolic-fully-connected
     git clone https://github.com/HazyResearch/hgcn
+    git clone https://github.com/HayaAlyoussef/HexFormer
+    git clone https://github.com/Graph-and-Geometric-Learning/hyperbolic-transformer
 
 Of each the files that hold a layer are imported, not the packages, whose other files need what
-these do not. Their radius² is 1/c; that of the last is c, as here.
+these do not. Their radius² is 1/c; that of hyperbolic-fully-connected and of hgcn is c, as here.
 """
 
 import importlib
@@ -28,10 +30,14 @@ __all__ = [
     "gcn_layers",
     "hcnn_layers",
     "hcnn_manifold",
+    "hexformer_attention",
+    "hexformer_linear",
     "hgcn_layers",
     "hybonet_attention",
     "hypercore_attention",
     "hypercore_linear",
+    "hypercore_part",
+    "hypformer_layer",
 ]
 
 
@@ -145,6 +151,22 @@ def hypercore_linear(inputs: int, outputs: int, squared_radius: Tensor) -> nn.Mo
     return module.LorentzLinear(manifold, inputs + 1, outputs)
 
 
+def hypercore_part(name: str, squared_radius: Tensor, *given: Any, **options: Any) -> Any:
+    """HyperCore's norms and residual, by the name of their class."""
+    module, manifold = _hypercore("conv.conv_util_layers", squared_radius)
+    return getattr(module, name)(manifold, *given, **options)
+
+
+def hypformer_layer(name: str, squared_radius: Tensor, *given: Any) -> Any:
+    """A layer of Hypformer by the name of its class."""
+    from archzoo.layers.hyperbolic.geoopt_bridge.quiet_geoopt import geoopt  # noqa: F401
+
+    with folders(clone("hyperbolic-transformer") / "medium", "manifolds"):
+        layers = importlib.import_module("manifolds.hyp_layer")
+        manifold = importlib.import_module("manifolds.lorentz").Lorentz(1.0)
+    return getattr(layers, name)(with_k(manifold, k=squared_radius), *given)
+
+
 def hcnn_layers() -> Any:
     """The package of HyperbolicCV's Lorentz layers, over the installed geoopt."""
     return _hcnn("lib.lorentz.layers")
@@ -156,11 +178,38 @@ def hcnn_manifold(squared_radius: Tensor) -> Any:
 
 
 def _hcnn(name: str) -> Any:
+    top = clone("HyperbolicCV") / "code"
+    with folders(top, "lib", "lib.lorentz", **_geoopt_of("lib")):
+        return importlib.import_module(name)
+
+
+def hexformer_attention(width: int, heads: int, squared_radius: Tensor) -> Any:
+    """HexFormer's attention; queries, keys, values and what attends go by as they are."""
+    blocks, manifold = _hexformer()
+    with_k(manifold, k=squared_radius)
+    layer = blocks.LorentzMultiHeadAttention(manifold, 1 + heads * width, 0, heads)
+    layer.q, layer.k, layer.v, layer.o = (nn.Identity() for _ in range(4))
+    return layer
+
+
+def hexformer_linear(inputs: int, outputs: int) -> nn.Module:
+    """HexFormer's linear layer at c = 1, where its margin is 1.5."""
+    blocks, manifold = _hexformer()
+    return blocks.LorentzFullyConnected(manifold, inputs + 1, outputs + 1, bias=True)
+
+
+def _hexformer() -> tuple[Any, Any]:
+    with folders(clone("HexFormer"), "lib", "lib.lorentz", "lib.utils", **_geoopt_of("lib")):
+        blocks = importlib.import_module("lib.lorentz.blocks.transformer_blocks")
+        return blocks, importlib.import_module("lib.lorentz.manifold").CustomLorentz(1.0)
+
+
+def _geoopt_of(package: str) -> dict[str, Any]:
+    """What a package that carries geoopt along is given for it: the installed one."""
     from archzoo.layers.hyperbolic.geoopt_bridge.quiet_geoopt import geoopt
 
-    manifolds = importlib.import_module("geoopt.manifolds")
-    lorentz = importlib.import_module("geoopt.manifolds.lorentz")
-    given = {"lib__geoopt": geoopt, "lib__geoopt__manifolds": manifolds}
-    given["lib__geoopt__manifolds__lorentz"] = lorentz
-    with folders(clone("HyperbolicCV") / "code", "lib", "lib.lorentz", **given):
-        return importlib.import_module(name)
+    found: dict[str, Any] = {f"{package}__geoopt": geoopt}
+    for name in ("manifolds", "manifolds.lorentz", "tensor"):
+        module = importlib.import_module(f"geoopt.{name}")
+        found[f"{package}__geoopt__{name.replace('.', '__')}"] = module
+    return found

@@ -1,12 +1,15 @@
-"""How far from the origin attention of points keeps its digits, in float32 and in half precision.
+"""What numbers curved spaces serve: far points, extreme inputs, flat limits, and whole trainings.
 
-Queries, keys and values are clusters of spread one half at R radii from the origin (c = 1, 64
-tokens of 32 channels). The figure is the largest geodesic distance between the output and that of
-float64 at the same numbers, in radii; it is at most 2R. Half precision is autocast over float32
-points, with recentring and without. `published` is the form of public code in the same dtype:
-points with their time, scores and weights written out, |⟨mean, mean⟩| held at 1e-8.
+Attention of points, in float32 and in half precision: queries, keys and values are clusters of
+spread one half at R radii from the origin (c = 1, 64 tokens of 32 channels). The figure is the
+largest geodesic distance between the output and that of float64 at the same numbers, in radii; it
+is at most 2R. Half precision is autocast over float32 points, with recentring and without.
+`published` is the form of public code in the same dtype: points with their time, scores and weights
+written out, |⟨mean, mean⟩| held at 1e-8.
 
 Bars: recentred half precision within 2e-2 radii up to R = 4, and float32 within 1e-3.
+
+Whole models are in `geometry_limits.py`, trainings of 200 steps in `geometry_training.py`.
 """
 
 from typing import Any
@@ -18,6 +21,8 @@ from archzoo.layers.hyperbolic import (
     lorentz,
     space_points,
 )
+from geometry_limits import limits
+from geometry_training import training
 from harness import Bar, Measurement, main
 from torch import Tensor
 from torch.nn import functional as F
@@ -74,7 +79,7 @@ def errors(radius: float, seed: int) -> dict[str, float]:
     }
 
 
-def measure(quick: bool) -> Measurement:
+def attention(quick: bool) -> tuple[list[dict[str, Any]], list[Bar]]:
     """Measure one seed or five."""
     rows: list[dict[str, Any]] = []
     bars: list[Bar] = []
@@ -87,6 +92,17 @@ def measure(quick: bool) -> Measurement:
                 Bar(f"bfloat16, recentred, R = {radius:g}", worst["bfloat16, recentred"], 2e-2)
             )
             bars.append(Bar(f"float32, R = {radius:g}", worst["float32"], 1e-3))
+    return rows, bars
+
+
+def measure(quick: bool) -> Measurement:
+    """Measure attention, models and trainings."""
+    torch.set_num_threads(1)
+    rows, bars = [], []
+    for part in (attention, limits, training):
+        more, judged = part(quick)
+        rows += more
+        bars += judged
     return rows, bars
 
 

@@ -1,20 +1,15 @@
 """A benchmark's result file: what is kept, and that less never replaces more."""
 
-import importlib
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def harness(monkeypatch, tmp_path):
-    """The harness of `benchmarks/`, which is no package, with folders of its own."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    harness = importlib.import_module("harness")
+def harness(script, monkeypatch, tmp_path):
+    """The harness with folders of its own."""
+    harness = script("harness")
     monkeypatch.setattr(harness, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(harness, "UNTRACKED", tmp_path / "build")
     return harness

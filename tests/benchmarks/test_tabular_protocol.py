@@ -1,9 +1,7 @@
 """The comparison on tables: ranks, the choice of rows, and that a point is what a run trains."""
 
-import importlib
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,15 +14,6 @@ from archzoo.zoo import create_model
 from scipy import stats
 
 from ..train.small_runs import configure
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Import a script of `benchmarks/`, which is no package."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
 
 
 def test_the_best_has_rank_one_and_ties_share_their_places(script):

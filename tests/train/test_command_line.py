@@ -226,12 +226,17 @@ def torchrun(place: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 STEADY = ["optim=adamw", "trainer.device=cpu", "data.augment=true"]
 
 
-@pytest.mark.parametrize("parallel", tiered(["ddp", "fsdp"], ["ddp"]))
-def test_two_processes_train_the_model_that_one_trains(tmp_path, parallel):
-    several = [*STEADY, "model.residual=block_attnres", f"trainer.parallel={parallel}"]
-    done = torchrun(tmp_path, *several, "run_dir=two")
+@pytest.mark.parametrize(
+    ("parallel", "geometry"),
+    tiered(
+        [("ddp", "euclidean"), ("fsdp", "euclidean"), ("fsdp", "lorentz")], [("ddp", "euclidean")]
+    ),
+)
+def test_two_processes_train_the_model_that_one_trains(tmp_path, parallel, geometry):
+    same = [*STEADY, "model.residual=block_attnres", f"model.geometry={geometry}"]
+    done = torchrun(tmp_path, *same, f"trainer.parallel={parallel}", "run_dir=two")
     assert done.returncode == 0, done.stdout + done.stderr
-    train(tmp_path / "one", *STEADY, "model.residual=block_attnres")
+    train(tmp_path / "one", *same)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert one.keys() == two.keys()
     for key in one:
@@ -323,6 +328,23 @@ def test_sharding_refuses_a_model_with_manifold_parameters():
     model.point = geoopt.ManifoldParameter(torch.zeros(2), manifold=geoopt.PoincareBall())
     with pytest.raises(RunError, match="fsdp would drop the manifold of point .*use .*ddp"):
         parallelize(model, World(0, 1, torch.device("cpu")), "fsdp")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "parameter"),
+    [
+        ("mlp_nano", {"geometry": "lorentz", "learned_curvature": True}, "log_ratio"),
+        ("poincare_resnet_nano", {}, "log_variance"),
+    ],
+)
+def test_sharding_refuses_a_parameter_that_has_no_pieces(name, options, parameter):
+    from archzoo.train.engine.process import World, parallelize
+    from archzoo.train.errors import RunError
+    from archzoo.zoo import create_model
+
+    model = create_model(name, **options)
+    with pytest.raises(RunError, match=rf"fsdp cannot cut .*{parameter} into .*parallel=ddp"):
+        parallelize(model, World(0, 2, torch.device("cpu")), "fsdp")
 
 
 def test_the_environment_of_these_tests_is_a_users(tmp_path):

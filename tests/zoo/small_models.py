@@ -50,6 +50,15 @@ CLASSES = list({size_and_class(name)[1]: name for name in _FALLING}.values())
 # Those whose branches are added to a stream of vectors behind a norm of their own.
 ADDITIVE = [name for name in NANO if model_info(name).options["residual"].default == "add"]
 
+TINY: dict[str, dict[str, Any]] = {
+    "mlp_nano": {"width": 8, "depth": 2},
+    "vit_nano": {"width": 16, "depth": 2, "num_heads": 2},
+    "gpt_nano": {"width": 16, "depth": 2, "num_heads": 2, "context_length": TOKENS},
+    "resnet_nano": {"widths": (4, 6), "depths": (2, 2), "img_size": 12},
+    "poincare_resnet_nano": {"widths": (4, 6), "depths": (2, 2), "img_size": 12},
+}
+"""Keywords that make some of the smallest smaller still, for laws of many cases."""
+
 
 def build(name: str, seed: int = 0, **options: Any) -> Any:
     """Return a model whose parameters follow from the seed, and whose graph is a ring."""

@@ -180,7 +180,8 @@ def parallelize(model: nn.Module, world: World, parallel: str) -> nn.Module:
 
     Raises:
         RunError: `fsdp` for a model with manifold parameters, which sharding would turn into
-            plain ones without a word.
+            plain ones without a word, or on several processes for one with parameters of one
+            number, such as a learned curvature.
     """
     if parallel == "fsdp":
         from torch.distributed.fsdp import fully_shard
@@ -192,6 +193,12 @@ def parallelize(model: nn.Module, world: World, parallel: str) -> nn.Module:
                 f"({len(manifolds)} parameters); use trainer.parallel=ddp"
             )
         if world.size > 1:
+            numbers = [name for name, p in model.named_parameters() if not p.dim()]
+            if numbers:
+                raise RunError(
+                    f"trainer.parallel=fsdp cannot cut {numbers[0]} into pieces "
+                    f"({len(numbers)} parameters of one number); use trainer.parallel=ddp"
+                )
             for trunk in model.modules():
                 for block in getattr(trunk, "branches", ()):
                     fully_shard(block)

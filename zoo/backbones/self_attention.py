@@ -173,10 +173,14 @@ class SelfAttention(Attention):
         width: Token width; a multiple of num_heads.
         num_heads: Heads.
         qk_norm: Whether queries and keys are layer-normed in each head; None is as `space` says.
+        drop_rate: Dropout of the attention weights, in [0, 1).
         space: The geometry of the tokens.
 
     Shape:
         (B, T, width), or a mapping of three such views, -> (B, T, width).
+
+    Raises:
+        ValueError: drop_rate > 0 in a curved space.
     """
 
     def __init__(
@@ -185,6 +189,7 @@ class SelfAttention(Attention):
         num_heads: int,
         *,
         qk_norm: bool | None = None,
+        drop_rate: float = 0.0,
         space: Geometry = FLAT,
     ) -> None:
         """Build the projections."""
@@ -195,7 +200,7 @@ class SelfAttention(Attention):
         self.qkv = space.qkv(width)
         self.q_norm = nn.LayerNorm(width // num_heads) if qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(width // num_heads) if qk_norm else nn.Identity()
-        self.attend = space.attention(num_heads)
+        self.attend = space.attention(num_heads, drop_rate)
         self.proj = space.linear(width, width)
 
     def forward(self, x: Read) -> Tensor:

@@ -53,13 +53,14 @@ class VisionTransformer(ImageNetwork):
             `linear` in flat space and `mlr` in a curved one.
         drop_rate: Dropout before the head and inside the MLPs, in [0, 1).
         drop_path_rate: Stochastic depth of the last branch, in [0, 1).
+        attn_drop_rate: Dropout of the attention weights, in [0, 1), in flat space.
 
     Shape:
         (B, in_chans, H, W) -> (B, num_classes), at H and W of img_size.
 
     Raises:
         ValueError: sizes that do not divide, an unknown residual or pool, a residual or a head of
-            another space, or a curvature that nothing has.
+            another space, attention dropout in a curved one, or a curvature that nothing has.
     """
 
     pools = ("token", "avg", "")
@@ -85,11 +86,12 @@ class VisionTransformer(ImageNetwork):
         head: HeadName | None = None,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
     ) -> None:
         """Build the patch embedding, the trunk and the head."""
         check_sizes(1, patch_size=patch_size, width=width, depth=depth, num_heads=num_heads)
         check_sizes(0, registers=registers)
-        check_rates(drop_rate=drop_rate)
+        check_rates(drop_rate=drop_rate, attn_drop_rate=attn_drop_rate)
         check_sizes(1, **{"mlp_ratio · width": int(mlp_ratio * width)})
         sides = image_sides(img_size)
         if any(side % patch_size for side in sides):
@@ -124,7 +126,9 @@ class VisionTransformer(ImageNetwork):
         sites, branches = [], []
         for block in range(depth):
             branches += [
-                SelfAttention(width, num_heads, qk_norm=qk_norm, space=space),
+                SelfAttention(
+                    width, num_heads, qk_norm=qk_norm, drop_rate=attn_drop_rate, space=space
+                ),
                 FeedForward(width, int(width * mlp_ratio), drop_rate, space=space),
             ]
             sites += [Site("attention", block), Site("mlp", block)]

@@ -1,5 +1,9 @@
 """Global pooling of images of the hyperboloid to the centre of mass of their pixels.
 
+Lipschitz: no constant holds for all space parts. Two points R from the origin whose geodesic is
+some radii long have a centre some radii nearer to the origin, in space parts R times as far as the
+points need to move for it. So a network that pools by centres of mass has no certificate.
+
 Source: Law et al. 2019, "Lorentzian distance learning for hyperbolic representations", eq. 9.
 Differs from it: space parts (`space_points.centroid`).
 """

@@ -63,6 +63,13 @@ def test_dropout_acts_in_training_only():
     torch.testing.assert_close(model(x), model(x), **BITWISE)
 
 
+def test_attention_weights_are_dropped_in_training_only():
+    model, x = build("vit_nano", attn_drop_rate=0.5), example("vit_nano")
+    plain = build("vit_nano")
+    assert not torch.equal(model(x), model(x))
+    assert torch.equal(model.eval()(x), plain.eval()(x))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

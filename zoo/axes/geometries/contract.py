@@ -47,12 +47,15 @@ class Geometry(Protocol):
         """Make the projection (…, width) -> (…, 3 width) to queries, keys and values."""
         ...
 
-    def attention(self, num_heads: int) -> nn.Module:
+    def attention(self, num_heads: int, drop_rate: float = 0.0) -> nn.Module:
         """Make what attends: `(query, key, value, *, mask, causal, centre)` -> (B, H, T, D).
 
         Its `kept(key, value)` is what a decoder keeps of its tokens and gives back in their place,
         and its `centre_of_prompt(key, value)`, of what the first ones left, what it gives as
         `centre`.
+
+        Raises:
+            ValueError: dropout of weights, `drop_rate`, whose sums a mean of points needs.
         """
         ...
 

@@ -17,7 +17,16 @@ __all__ = ["Euclidean", "ScaledDotProduct"]
 
 
 class ScaledDotProduct(nn.Module):
-    """Scaled dot-product attention, which needs no parameters and no centre."""
+    """Scaled dot-product attention, which needs no parameters and no centre.
+
+    Args:
+        drop_rate: Dropout of the weights in training, in [0, 1).
+    """
+
+    def __init__(self, drop_rate: float = 0.0) -> None:
+        """Keep the rate."""
+        super().__init__()
+        self.drop_rate = drop_rate
 
     def kept(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Return both as they are."""
@@ -37,7 +46,8 @@ class ScaledDotProduct(nn.Module):
         centre: None = None,
     ) -> Tensor:
         """Attend (B, H, T, D)."""
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+        dropped = self.drop_rate if self.training else 0.0
+        return F.scaled_dot_product_attention(query, key, value, mask, dropped, causal)
 
 
 @dataclass(frozen=True)
@@ -66,9 +76,9 @@ class Euclidean:
         """Make an ordinary linear layer."""
         return self.linear(width, 3 * width, bias=bias)
 
-    def attention(self, num_heads: int) -> ScaledDotProduct:
+    def attention(self, num_heads: int, drop_rate: float = 0.0) -> ScaledDotProduct:
         """Make scaled dot-product attention."""
-        return ScaledDotProduct()
+        return ScaledDotProduct(drop_rate)
 
     def merge(self, heads: Tensor) -> Tensor:
         """Leave the heads side by side."""

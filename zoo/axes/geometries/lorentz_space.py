@@ -23,7 +23,7 @@ from ....layers.hyperbolic import (
 )
 from ...network import HeadBuilder, linear_head
 from .contract import Aggregate, HeadName, NeighbourMean
-from .poincare_ball import mean_of_points, tied_prototypes
+from .poincare_ball import attention_of_points, mean_of_points, tied_prototypes
 
 __all__ = ["Lorentz"]
 
@@ -53,9 +53,9 @@ class Lorentz:
         """Make a linear layer; parts of a space part are space parts."""
         return self.linear(width, 3 * width, bias=bias)
 
-    def attention(self, num_heads: int) -> HyperbolicAttention:
+    def attention(self, num_heads: int, drop_rate: float = 0.0) -> HyperbolicAttention:
         """Make attention of points."""
-        return HyperbolicAttention(num_heads, curvature=self.ball)
+        return attention_of_points(num_heads, drop_rate, self.ball)
 
     def merge(self, heads: Tensor) -> Tensor:
         """Leave the heads side by side: the space part of the concatenated point."""

@@ -28,7 +28,7 @@ from ...network import HeadBuilder
 from .contract import Aggregate, HeadName, NeighbourMean
 from .euclidean_space import Euclidean
 
-__all__ = ["Init", "Poincare", "mean_of_points", "tied_prototypes"]
+__all__ = ["Init", "Poincare", "attention_of_points", "mean_of_points", "tied_prototypes"]
 
 Init = Literal["identity", "dirac", "normal"]
 
@@ -75,9 +75,9 @@ class Poincare:
                 layer.weight.mul_(self.weight_scale)
         return layer
 
-    def attention(self, num_heads: int) -> HyperbolicAttention:
+    def attention(self, num_heads: int, drop_rate: float = 0.0) -> HyperbolicAttention:
         """Make attention of points."""
-        return HyperbolicAttention(num_heads, curvature=self.ball)
+        return attention_of_points(num_heads, drop_rate, self.ball)
 
     def merge(self, heads: Tensor) -> Tensor:
         """Read the heads side by side as one point, and return its tangent."""
@@ -204,6 +204,22 @@ def _mean_of_points(
     neighbours: Neighbours,
 ) -> Tensor:
     return mean(h, neighbours, ball(), points_as)
+
+
+def attention_of_points(
+    num_heads: int, drop_rate: float, ball: BallCurvature
+) -> HyperbolicAttention:
+    """Make attention of points, without dropout.
+
+    Raises:
+        ValueError: a rate above 0.
+    """
+    if drop_rate > 0:
+        raise ValueError(
+            f"attn_drop_rate={drop_rate} needs geometry='euclidean': a mean of points has weights "
+            f"that sum to one, and dropout leaves other sums; use drop_rate or drop_path_rate"
+        )
+    return HyperbolicAttention(num_heads, curvature=ball)
 
 
 def tied_prototypes(
