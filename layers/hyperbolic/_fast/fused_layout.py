@@ -18,7 +18,15 @@ from ...autocast import without_autocast
 from ...fast_path import records_gradients
 from ..maths.ball import Curvature
 
-__all__ = ["as_forward", "by_hand", "laid_out", "matched", "tensor_or_none"]
+__all__ = [
+    "applied",
+    "as_forward",
+    "by_hand",
+    "has_rows",
+    "laid_out",
+    "matched",
+    "tensor_or_none",
+]
 
 
 def by_hand(number: Curvature, *tensors: Tensor) -> bool:
@@ -35,6 +43,25 @@ def by_hand(number: Curvature, *tensors: Tensor) -> bool:
         and all(t.dtype == first.dtype and t.device == first.device for t in tensors[1:])
         and not (isinstance(number, Tensor) and (number.dim() > 1 or number.numel() != 1))
     )
+
+
+def applied(function: type[torch.autograd.Function], *given: Any) -> Any:
+    """Apply a hand-written function; where no gradient is wanted, without a place in the graph."""
+    if torch.is_grad_enabled():
+        return function.apply(*given)
+    return function.forward(_Nothing(), *given)
+
+
+class _Nothing:
+    """The context of a forward pass that no backward pass follows."""
+
+    def save_for_backward(self, *kept: Tensor | None) -> None:
+        """Keep nothing."""
+
+
+def has_rows(x: Tensor) -> bool:
+    """Whether a kernel can go over points (…, D) row by row: channels that lie side by side."""
+    return 2 <= x.dim() <= 4 and (x.stride(-1) == 1 or x.shape[-1] == 1)
 
 
 def laid_out(x: Tensor, groups: int = 1, *, like: Tensor | None = None) -> Tensor:

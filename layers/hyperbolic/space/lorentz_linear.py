@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ...decay import exclude_from_decay
 from ...fast_path import faster
-from .._fast.fused_space import fused_map
+from .._fast.fused_lorentz_linear import fused_map
 from ..curvature import BallCurvature, curvature_of
 from ..maths.ball import Curvature, check_curvature
 from ..maths.shape_checks import check_one_number, check_parameters, check_shape, check_widths
