@@ -34,10 +34,13 @@ struct ByType<single, twice> {
   define(drop_backward,                                                                           \
          "Tensor gradient, Tensor mean, float curvature, Tensor(a!) dmean, "                      \
          "Tensor(b!) dcurvature")                                                                 \
+  define(attend_points,                                                                           \
+         "Tensor query, Tensor key, Tensor value, Tensor log_gain, float scale, "                 \
+         "float curvature, Tensor(a!) out")                                                       \
   define(add_time,                                                                                \
          "Tensor s, Tensor time_weight, float curvature, Tensor(a!) heights, Tensor(b!) out")     \
   define(map_points,                                                                              \
-         "Tensor s, Tensor weight, Tensor time_weight, Tensor bias, float curvature, "            \
+         "Tensor s, Tensor weight, Tensor time_weight, Tensor? bias, float curvature, "           \
          "Tensor(a!) out")                                                                        \
   define(add_time_backward,                                                                       \
          "Tensor gradient, Tensor s, Tensor time_weight, Tensor heights, float curvature, "       \

@@ -3,6 +3,9 @@
 
 #pragma once
 
+#include <limits>
+#include <optional>
+
 #include "rows.h"
 
 namespace points {
@@ -149,6 +152,57 @@ void drop_backward(const Tensor& gradient, const Tensor& mean, double curvature,
   data<T>(dcurvature)[0] = T(sums.total()[0]);
 }
 
+// Attention of one query of each head to lifted keys and values, the drop included; several heads of
+// queries may share one of keys and values.
+template <typename T>
+void attend_points(const Tensor& query, const Tensor& key, const Tensor& value,
+                   const Tensor& log_gain, double scale, double curvature, const Tensor& out) {
+  lead_rows("query", query);
+  lead_rows("key", key);
+  const int64_t width = query.size(-1);
+  if (query.dim() != 4 || query.size(2) != 1)
+    checks::refuse("query has shape ", checks::shape(query), ", expected (B, H, 1, D)");
+  if (key.dim() != 4 || key.size(0) != query.size(0) || key.size(3) != width + 1 || !key.size(2) ||
+      !key.size(1) || query.size(1) % key.size(1))
+    checks::refuse("key has shape ", checks::shape(key), ", expected lifts for heads of queries of ",
+                   "shape ", checks::shape(query));
+  check_rows("value", value, key, width + 1);
+  check_rows("out", out, query, width);
+  checks::matches("key", key, query);
+  const int64_t heads = query.size(1), tokens = key.size(2), share = heads / key.size(1);
+  checks::dense("log_gain", log_gain, query, {heads});
+  const Rows<T> queries(query), keys(key), values(value), to(out);
+  const T c = T(curvature);
+  for_rows(queries.count, 2 * tokens * width, [&](int64_t i) {
+    const T* q = queries.row(i);
+    const int64_t first = i / share * tokens;
+    const T time = std::sqrt(T(1) + c * dot(q, q, width));
+    const T steep = T(scale) * std::exp(data<T>(log_gain)[i % heads]);
+    std::vector<T> score(tokens), mean(width + 1, T(0));
+    T most = -std::numeric_limits<T>::infinity(), total = 0;
+    for (int64_t k = 0; k < tokens; ++k) {
+      const T* x = keys.row(first + k);
+      score[k] = steep * (dot(q, x, width) - time * x[width]);
+      most = most < score[k] ? score[k] : most;
+    }
+    T* weights = score.data();
+#pragma omp simd reduction(+ : total)
+    for (int64_t k = 0; k < tokens; ++k) {
+      const T lower = weights[k] - most;
+      weights[k] = T(1) + expm1(lower < T(-80) ? T(-80) : lower);
+      total += weights[k];
+    }
+    for (int64_t k = 0; k < tokens; ++k)
+      add(mean.data(), weights[k] / total, values.row(first + k), width + 1);
+    T square;
+    const T f = spread(mean.data(), width, c, square);
+    const T by = T(1) / std::sqrt(f < T(1) ? T(1) : f);
+    T* y = to.row(i);
+#pragma omp simd
+    for (int64_t j = 0; j < width; ++j) y[j] = by * mean[j];
+  });
+}
+
 // out += sqrt(c) h w0, h of each point kept.
 template <typename T>
 void add_time(const Tensor& s, const Tensor& time_weight, double curvature, const Tensor& heights,
@@ -171,15 +225,15 @@ void add_time(const Tensor& s, const Tensor& time_weight, double curvature, cons
 // out = W s + b + sqrt(c) h w0 for few points: one call where a product and its sums are many.
 template <typename T>
 void map_points(const Tensor& s, const Tensor& weight, const Tensor& time_weight,
-                const Tensor& bias, double curvature, const Tensor& out) {
+                const std::optional<Tensor>& bias, double curvature, const Tensor& out) {
   lead_rows("s", s);
-  const int64_t outputs = out.size(-1);
+  const int64_t outputs = time_weight.numel();
   check_rows("out", out, s, outputs);
   checks::dense("weight", weight, s, {outputs, s.size(-1)});
   checks::dense("time_weight", time_weight, s, {outputs});
-  checks::holds("bias", bias, s, bias.numel() ? outputs : 0);
+  if (bias) checks::dense("bias", *bias, s, {outputs});
   const Rows<T> in(s), to(out);
-  const T *rows = data<T>(weight), *w = data<T>(time_weight), *b = data<T>(bias);
+  const T *rows = data<T>(weight), *w = data<T>(time_weight), *b = bias ? data<T>(*bias) : nullptr;
   const T root = T(std::sqrt(curvature));
   for (int64_t i = 0; i < in.count; ++i) {
     const T* x = in.row(i);

@@ -36,13 +36,15 @@ def by_hand(number: Curvature, *tensors: Tensor) -> bool:
     that is one number.
     """
     first = tensors[0]
-    return (
-        records_gradients(*tensors)
-        and not first.is_meta
-        and first.numel() > 0
-        and all(t.dtype == first.dtype and t.device == first.device for t in tensors[1:])
-        and not (isinstance(number, Tensor) and (number.dim() > 1 or number.numel() != 1))
-    )
+    if not records_gradients(*tensors) or first.is_meta or first.numel() == 0:
+        return False
+    if isinstance(number, Tensor) and (number.dim() > 1 or number.numel() != 1):
+        return False
+    dtype, device = first.dtype, first.device
+    for other in tensors[1:]:
+        if other.dtype != dtype or other.device != device:
+            return False
+    return True
 
 
 def applied(function: type[torch.autograd.Function], *given: Any) -> Any:

@@ -18,7 +18,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...autocast import autocasts
-from ...fast_path import differentiates_backward, kernel_takes, through_definition
+from ...fast_path import (
+    differentiates_backward,
+    kernel_takes,
+    records_gradients,
+    through_definition,
+)
 from ..maths.ball import Curvature, as_number
 from ..maths.space_parts import lorentz_map
 from .fused_layout import applied, as_forward, by_hand, tensor_or_none
@@ -34,25 +39,26 @@ def fused_map(
 ) -> Tensor | None:
     """The result of `space_parts.lorentz_map`, or None where that must run."""
     given = (weight, time_weight) if bias is None else (weight, time_weight, bias)
-    if autocasts(s) or not by_hand(curvature, s, *given):
+    autocast = autocasts(s)
+    few = s.numel() <= FEW * s.shape[-1] and not torch.is_grad_enabled()
+    if few and not autocast and records_gradients() and s.numel() and _takes(s, *given):
+        out = s.new_empty(*s.shape[:-1], weight.shape[0])
+        numbers = weight, time_weight, bias, as_number(curvature)
+        torch.ops.archzoo_poincare.map_points(s, *numbers, out)
+        return out
+    if autocast or not by_hand(curvature, s, *given):
         return None
     flat = s.reshape(-1, s.shape[-1])
-    if len(flat) <= FEW and not torch.is_grad_enabled() and _takes(flat, *given):
-        out = flat.new_empty(len(flat), len(weight))
-        few = weight, time_weight, _or_empty(bias, weight), as_number(curvature)
-        torch.ops.archzoo_poincare.map_points(flat, *few, out)
-    else:
-        out = applied(_Map, flat, weight, time_weight, bias, curvature)
-    return out.view(*s.shape[:-1], len(weight))
+    out = applied(_Map, flat, weight, time_weight, bias, curvature)
+    return out.view(*s.shape[:-1], weight.shape[0])
 
 
 def _takes(*tensors: Tensor) -> bool:
     """Whether kernels run on a layer's tensors."""
-    return all(x.is_contiguous() for x in tensors) and kernel_takes("poincare", *tensors)
-
-
-def _or_empty(bias: Tensor | None, weight: Tensor) -> Tensor:
-    return weight.new_empty(0) if bias is None else bias
+    for x in tensors:
+        if not x.is_contiguous():
+            return False
+    return kernel_takes("poincare", *tensors)
 
 
 class _Map(torch.autograd.Function):

@@ -18,12 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...fast_path import differentiates_backward, kernel_takes, through_definition
+from ...autocast import autocasts
+from ...fast_path import (
+    differentiates_backward,
+    kernel_takes,
+    records_gradients,
+    through_definition,
+)
 from ..maths.ball import Curvature, as_number
 from ..maths.space_parts import drop
 from .fused_layout import applied, as_forward, by_hand, has_rows, tensor_or_none
 
-__all__ = ["fused_covector", "fused_drop", "fused_lift"]
+__all__ = ["fused_attention", "fused_covector", "fused_drop", "fused_lift"]
 
 
 def fused_lift(s: Tensor, curvature: Curvature) -> Tensor | None:
@@ -42,6 +48,33 @@ def fused_covector(s: Tensor, curvature: Curvature, gain: Tensor | None) -> Tens
 def fused_drop(mean: Tensor, curvature: Curvature) -> Tensor | None:
     """The result of `space_parts.drop` for [S, n] (…, D + 1), or None where that must run."""
     return applied(_Drop, mean, curvature) if by_hand(curvature, mean) else None
+
+
+def fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, log_gain: Tensor, curvature: Curvature
+) -> Tensor | None:
+    """Attention of one query of each head to lifted keys and values, or None.
+
+    A decoder's step in one call: covector, softmax, mean and drop. It has no gradient.
+
+    Args:
+        query: (B, H, 1, D).
+        key: Lifts (B, H', S, D + 1), H' divides H.
+        value: Likewise.
+        log_gain: (H,).
+        curvature: c.
+    """
+    given = query, key, value, log_gain
+    if query.shape[-2] != 1 or not key.numel() or torch.is_grad_enabled():
+        return None
+    if autocasts(query) or not records_gradients() or not _takes(query, key, value):
+        return None
+    if not kernel_takes("poincare", query, log_gain):
+        return None
+    out = torch.empty_like(query)
+    scale = query.shape[-1] ** -0.5
+    torch.ops.archzoo_poincare.attend_points(*given, scale, as_number(curvature), out)
+    return out
 
 
 def _takes(*tensors: Tensor) -> bool:

@@ -56,7 +56,7 @@ def lorentz_linear(
     check_curvature(curvature)
     check_one_number("curvature", curvature)
     check_parameters(weight, bias, "M", "N")
-    check_shape("time_weight", time_weight, len(weight))
+    check_shape("time_weight", time_weight, weight.shape[0])
     check_shape("s", s, "…", weight.shape[1])
     return faster(fused_map, lorentz_map, s, weight, time_weight, bias, curvature)
 
