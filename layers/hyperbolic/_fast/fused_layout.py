@@ -60,6 +60,9 @@ class _Nothing:
     def save_for_backward(self, *kept: Tensor | None) -> None:
         """Keep nothing."""
 
+    def set_materialize_grads(self, value: bool) -> None:
+        """Say nothing of gradients that never come."""
+
 
 def has_rows(x: Tensor) -> bool:
     """Whether a kernel can go over points (…, D) row by row: channels that lie side by side."""
