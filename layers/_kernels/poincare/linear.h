@@ -47,6 +47,71 @@ void row_squares(const Tensor& t, double coefficient, const Tensor& squares) {
   });
 }
 
+// What a layer knows of its hyperplanes: F, a, 1/a where it is asked for, and h.
+template <typename T>
+struct Planes {
+  const T *factor, *stretch, *inverse, *shift;
+};
+
+// The velocities of a point by its products, in place of them or elsewhere; returns |velocity|^2.
+// Loops stand in functions of their own, where the compiler sees that nothing overlaps.
+template <typename T>
+__attribute__((noinline)) T velocities(const T* product, const Planes<T> planes, T along, T cosh,
+                                       int64_t width, T* out) {
+  T norm = 0;
+#pragma omp simd reduction(+ : norm)
+  for (int64_t j = 0; j < width; ++j) {
+    const T u = along * planes.factor[j] * product[j] - cosh * planes.shift[j];
+    T slant;
+    const T wide = planes.stretch[j] * asinh(std::abs(u), slant);
+    const T velocity = std::copysign(sinh(T(LIMIT) < wide ? T(LIMIT) : wide), u);
+    out[j] = velocity;
+    norm += velocity * velocity;
+  }
+  return norm;
+}
+
+// What a point adds to the sums da, dh and <D, z> F of each output.
+template <typename T>
+struct Shares {
+  T *stretch, *shift, *normal;
+};
+
+template <typename T>
+struct Turn {
+  T to_u, to_h;
+};
+
+// The gradient of a point's products from that of its velocities, by g + turn velocity.
+template <typename T>
+__attribute__((noinline)) Turn<T> velocities_backward(const T* gradient, const T* out,
+                                                      const Planes<T> planes, T by, T turn,
+                                                      T along, T cosh, int64_t width, T* to,
+                                                      const Shares<T> sums) {
+  // What was held at the limit, to rounding.
+  constexpr T MOST = T(LIMIT) * (T(1) - T(SINGLE<T> ? 2e-6 : 4e-15));
+  const T back = T(1) / by;
+  T to_u = 0, to_h = 0;
+#pragma omp simd reduction(+ : to_u, to_h)
+  for (int64_t j = 0; j < width; ++j) {
+    const T velocity = back * out[j];
+    T steep;
+    const T wide = asinh(std::abs(velocity), steep), far = wide * planes.inverse[j];
+    const T length = T(80) < far ? T(80) : far, more = expm1(length), power = T(1) + more;
+    const T small = T(1) / power, secant = T(2) / (power + small);
+    const T u = std::copysign(T(0.5) * (more + more * small), velocity);
+    const T pull = wide < MOST ? (by * gradient[j] + turn * velocity) * steep : T(0);
+    const T du = pull * planes.stretch[j] * secant;
+    sums.stretch[j] += pull * std::copysign(length, velocity);
+    sums.shift[j] -= cosh * du;
+    sums.normal[j] += du * (u + cosh * planes.shift[j]);
+    to_u += du * u;
+    to_h += du * planes.shift[j];
+    to[j] = along * planes.factor[j] * du;
+  }
+  return {to_u, to_h};
+}
+
 // out = sinh(a asinh(S F p - cosh h)), which is scaled and, for tangents, shortened to its asinh.
 template <typename T>
 void linear_points(const Tensor& product, const Tensor& squares, const Tensor& factor,
@@ -61,20 +126,11 @@ void linear_points(const Tensor& product, const Tensor& squares, const Tensor& f
   const char* names[] = {"factor", "stretch", "shift"};
   for (int64_t k = 0; k < 3; ++k) checks::dense(names[k], *numbers[k], product, {width});
   const Rows<T> in(product), to(out);
-  const T *f = data<T>(factor), *a = data<T>(stretch), *h = data<T>(shift);
+  const Planes<T> planes{data<T>(factor), data<T>(stretch), nullptr, data<T>(shift)};
   for_rows(count, 8 * width, [&](int64_t i) {
     const Capped<T> s = capped(data<T>(squares)[i], T(LIMIT));
-    const T *row = in.row(i), along = s.factor, cosh = s.cosh;
-    T *y = to.row(i), norm = 0;
-#pragma omp simd reduction(+ : norm)
-    for (int64_t j = 0; j < width; ++j) {
-      const T u = along * f[j] * row[j] - cosh * h[j];
-      T slant;
-      const T wide = a[j] * asinh(std::abs(u), slant);
-      const T velocity = std::copysign(sinh(T(LIMIT) < wide ? T(LIMIT) : wide), u);
-      y[j] = velocity;
-      norm += velocity * velocity;
-    }
+    T* y = to.row(i);
+    const T norm = velocities(in.row(i), planes, s.factor, s.cosh, width, y);
     data<T>(norms)[i] = norm;
     const T by = tangent ? T(scale) * asinhc(norm).value : T(scale);
 #pragma omp simd
@@ -103,50 +159,28 @@ void linear_points_backward(const Tensor& gradient, const Tensor& out, const Ten
   const char* names[] = {"factor", "stretch", "shift"};
   for (int64_t k = 0; k < 3; ++k) checks::dense(names[k], *numbers[k], out, {width});
   const Rows<T> from(gradient), in(out), to(dproduct);
-  const T *f = data<T>(factor), *a = data<T>(stretch), *h = data<T>(shift);
   std::vector<T> inverse(width);
-  for (int64_t j = 0; j < width; ++j) inverse[j] = T(1) / a[j];
-  // What was held at the limit, to rounding.
-  const T most = T(LIMIT) * (T(1) - T(SINGLE<T> ? 2e-6 : 4e-15));
-  const T* per = inverse.data();
+  const Planes<T> planes{data<T>(factor), data<T>(stretch), inverse.data(), data<T>(shift)};
+  for (int64_t j = 0; j < width; ++j) inverse[j] = T(1) / planes.stretch[j];
   Sums totals(3 * width + 1);
   for_spans(count, [&](int64_t chunk, int64_t i, int64_t last) {
     std::vector<T> part(3 * width, T(0));
-    T *da = part.data(), *dh = da + width, *dz = dh + width;
+    const Shares<T> shares{part.data(), part.data() + width, part.data() + 2 * width};
     double* total = totals.chunk(chunk);
     for (; i < last; ++i) {
       const T *g = from.row(i), *y = in.row(i);
-      T* p = to.row(i);
       const Capped<T> s = capped(data<T>(squares)[i], T(LIMIT));
-      const T all = dot(g, y, width), slope_of = s.factor, cosh = s.cosh;
+      const T all = dot(g, y, width);
       T by = T(scale), turn = 0;
       if (tangent) {
         const Radial<T> r = asinhc(data<T>(norms)[i]);
         by *= r.value;
         turn = T(2 * scale) * r.slope * all / by;
       }
-      const T back = T(1) / by;
-      T to_u = 0, to_h = 0;
-#pragma omp simd reduction(+ : to_u, to_h)
-      for (int64_t j = 0; j < width; ++j) {
-        const T velocity = back * y[j];
-        T steep;
-        const T wide = asinh(std::abs(velocity), steep), far = wide * per[j];
-        const T length = T(80) < far ? T(80) : far;
-        const T power = T(1) + expm1(length), small = T(1) / power;
-        const T secant = T(2) / (power + small);
-        const T u = std::copysign(sinh(length), velocity);
-        const T pull = wide < most ? (by * g[j] + turn * velocity) * steep : T(0);
-        const T du = pull * a[j] * secant, offset = cosh * h[j];
-        da[j] += pull * std::copysign(length, velocity);
-        dh[j] -= cosh * du;
-        dz[j] += du * (u + offset);
-        to_u += du * u;
-        to_h += du * h[j];
-        p[j] = slope_of * f[j] * du;
-      }
+      const Turn<T> of = velocities_backward(g, y, planes, by, turn, s.factor, s.cosh, width,
+                                             to.row(i), shares);
       data<T>(dsquares)[i] =
-          s.factor_slope / s.factor * (to_u + cosh * to_h) - s.cosh_slope * to_h;
+          s.factor_slope / s.factor * (of.to_u + s.cosh * of.to_h) - s.cosh_slope * of.to_h;
       total[3 * width] += all;
     }
     collect(total, part.data(), 3 * width);

@@ -23,6 +23,7 @@ __all__ = [
     "as_forward",
     "by_hand",
     "has_rows",
+    "infers",
     "laid_out",
     "matched",
     "tensor_or_none",
@@ -52,6 +53,11 @@ def applied(function: type[torch.autograd.Function], *given: Any) -> Any:
     if torch.is_grad_enabled():
         return function.apply(*given)
     return function.forward(_Nothing(), *given)
+
+
+def infers() -> bool:
+    """Whether hand-written code may run that has no gradient: none is wanted, and nothing follows."""
+    return not torch.is_grad_enabled() and records_gradients()
 
 
 class _Nothing:

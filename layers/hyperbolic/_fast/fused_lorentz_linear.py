@@ -18,15 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...autocast import autocasts
-from ...fast_path import (
-    differentiates_backward,
-    kernel_takes,
-    records_gradients,
-    through_definition,
-)
+from ...fast_path import differentiates_backward, kernel_takes, through_definition
 from ..maths.ball import Curvature, as_number
 from ..maths.space_parts import lorentz_map
-from .fused_layout import applied, as_forward, by_hand, tensor_or_none
+from .fused_layout import applied, as_forward, by_hand, infers, tensor_or_none
 
 __all__ = ["fused_map"]
 
@@ -40,8 +35,8 @@ def fused_map(
     """The result of `space_parts.lorentz_map`, or None where that must run."""
     given = (weight, time_weight) if bias is None else (weight, time_weight, bias)
     autocast = autocasts(s)
-    few = s.numel() <= FEW * s.shape[-1] and not torch.is_grad_enabled()
-    if few and not autocast and records_gradients() and s.numel() and _takes(s, *given):
+    few = 0 < s.numel() <= FEW * s.shape[-1]
+    if few and not autocast and infers() and _takes(s, *given):
         out = s.new_empty(*s.shape[:-1], weight.shape[0])
         numbers = weight, time_weight, bias, as_number(curvature)
         torch.ops.archzoo_poincare.map_points(s, *numbers, out)

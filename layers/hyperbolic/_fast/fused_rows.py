@@ -55,7 +55,7 @@ class _Tangent(torch.autograd.Function):
         curvature, squares, out = ctx.saved_tensors
         if differentiates_backward(gradient):
             c = ctx.number if curvature is None else curvature
-            s = 2 * sinhc(4 * c * squared_norm(out, -1)) * out
+            s = _given(2 * sinhc(4 * c * squared_norm(out, -1)) * out)
             return tuple(
                 through_definition(
                     lambda s, c: velocity_to_tangent(root(c) * s, c), (s, c), gradient
@@ -66,6 +66,11 @@ class _Tangent(torch.autograd.Function):
             gradient.contiguous(), out, squares, ctx.number, ds, slope
         )
         return ds, None if curvature is None else slope.view_as(curvature)
+
+
+def _given(x: Tensor) -> Tensor:
+    """Return what was given, found again, as something that gets a gradient."""
+    return x if x.requires_grad else x.detach().requires_grad_()
 
 
 def fused_row_norm(t: Tensor, weight: Tensor | None, share: Curvature, eps: float) -> Tensor | None:
@@ -107,7 +112,7 @@ class _Norm(torch.autograd.Function):
         gradient, second = gradients
         if gradient is None or second is not None or differentiates_backward(gradient):
             known = ctx.number if share is None else share
-            t = out / (known * weight * inverses[..., None])
+            t = _given(out / (known * weight * inverses[..., None]))
             both = [
                 like.new_zeros(like.shape) if g is None else g
                 for g, like in zip(gradients, (out, inverses), strict=True)

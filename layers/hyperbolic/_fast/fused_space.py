@@ -19,15 +19,10 @@ import torch
 from torch import Tensor
 
 from ...autocast import autocasts
-from ...fast_path import (
-    differentiates_backward,
-    kernel_takes,
-    records_gradients,
-    through_definition,
-)
+from ...fast_path import differentiates_backward, kernel_takes, through_definition
 from ..maths.ball import Curvature, as_number
 from ..maths.space_parts import drop
-from .fused_layout import applied, as_forward, by_hand, has_rows, tensor_or_none
+from .fused_layout import applied, as_forward, by_hand, has_rows, infers, tensor_or_none
 
 __all__ = ["fused_attention", "fused_covector", "fused_drop", "fused_lift"]
 
@@ -65,9 +60,9 @@ def fused_attention(
         curvature: c.
     """
     given = query, key, value, log_gain
-    if query.shape[-2] != 1 or not key.numel() or torch.is_grad_enabled():
+    if query.shape[-2] != 1 or not key.numel() or autocasts(query):
         return None
-    if autocasts(query) or not records_gradients() or not _takes(query, key, value):
+    if not infers() or not _takes(query, key, value):
         return None
     if not kernel_takes("poincare", query, log_gain):
         return None
