@@ -55,12 +55,17 @@ def records_gradients(*tensors: Tensor) -> bool:
     tracer of `torch.jit` and of the older ONNX export, `make_fx` and every other dispatch mode,
     `torch.func`, forward-mode gradients, and subclasses and proxies in place of tensors.
     """
-    return not (
+    if (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or is_transformed()
         or torch._C._len_torch_dispatch_stack() > 0
-    ) and all(type(x) in _PLAIN for x in tensors)
+    ):
+        return False
+    for x in tensors:
+        if type(x) not in _PLAIN:
+            return False
+    return True
 
 
 def is_transformed() -> bool:
@@ -80,15 +85,13 @@ def one_plain_dtype(*tensors: Tensor) -> bool:
     memory are not.
     """
     dtype = tensors[0].dtype
-    return dtype in (torch.float32, torch.float64) and all(
-        t.dtype == dtype
-        and t.device.type == "cpu"
-        and type(t) in _PLAIN
-        and t.layout == torch.strided
-        and not t.is_neg()
-        and not t._is_zerotensor()
-        for t in tensors
-    )
+    if dtype not in (torch.float32, torch.float64):
+        return False
+    for t in tensors:
+        plain = t.dtype == dtype and t.is_cpu and type(t) in _PLAIN and t.layout == torch.strided
+        if not plain or t.is_neg() or t._is_zerotensor():
+            return False
+    return True
 
 
 def kernel_takes(family: str, *tensors: Tensor) -> bool:

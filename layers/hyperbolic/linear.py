@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from ..fast_path import faster
+from ._fast.fused_linear import LinearOutput, fused_linear
 from ._fast.fused_maps import fused_tangent
 from ._fast.fused_planes import fused_patches
 from ._fast.fused_weights import fused_hyperplanes
 from .curvature import BallCurvature, curvature_of
 from .maths.ball import Curvature, check_curvature, in_float32, root
-from .maths.coordinates import Coordinates, check_coordinates, scaled_tangent
+from .maths.coordinates import check_coordinates, scaled_tangent
 from .maths.hyperplanes import Scale, check_stretch, hyperplanes, patch_velocity
 from .maths.shape_checks import check_one_number, check_parameters, check_shape, check_widths
 
@@ -36,9 +37,9 @@ def poincare_linear(
     *,
     largest: float | None = None,
     scale: Scale = "distance",
-    output: Coordinates = "tangent",
+    output: LinearOutput = "tangent",
 ) -> Tensor:
-    """Map tangents (…, N) to tangents (…, M), or to velocities.
+    """Map tangents (…, N) to tangents (…, M), or to velocities or space parts.
 
     Args:
         t: Tangents at the origin.
@@ -48,7 +49,8 @@ def poincare_linear(
         largest: Cap on τ = √c · distance from the origin, before and after, in (0, 30]; None is 30
             before only.
         scale: `distance`, or `angle` for velocities 2‖z‖ u, linear in u (`hyperplanes`).
-        output: `tangent`, or `velocity` for a layer that takes those (`MidpointBatchNorm`).
+        output: `tangent`, `velocity` for a layer that takes those (`MidpointBatchNorm`), or `space`
+            for the space part ω/√c.
 
     Raises:
         ValueError: a curvature that is not one positive number, a dtype other than a float's,
@@ -58,16 +60,39 @@ def poincare_linear(
     check_one_number("curvature", curvature)
     check_parameters(weight, offset, "M", "N")
     check_shape("t", t, "…", weight.shape[1])
-    planes = faster(fused_hyperplanes, hyperplanes, weight, offset, curvature)
-    given = (t.reshape(-1, t.shape[-1]), *planes, 4 * curvature, None)
-    out = faster(fused_patches, patch_velocity, *given, largest=largest, scale=scale)
-    if output == "tangent":
-        out = faster(fused_tangent, scaled_tangent, out, 0.5 / root(curvature))
+    flat = t.reshape(-1, t.shape[-1])
+    out = None
+    if largest is None and scale == "distance":
+        out = fused_linear(_linear, flat, weight, offset, curvature, output)
+    if out is None:
+        given = (flat, weight, offset, curvature)
+        out = _linear(*given, largest=largest, scale=scale, output=output)
     return out.view(*t.shape[:-1], len(weight))
 
 
+def _linear(
+    t: Tensor,
+    weight: Tensor,
+    offset: Tensor | None,
+    curvature: Curvature,
+    *,
+    largest: float | None = None,
+    scale: Scale = "distance",
+    output: LinearOutput,
+) -> Tensor:
+    """Map tangents (B, N)."""
+    planes = faster(fused_hyperplanes, hyperplanes, weight, offset, curvature)
+    given = (t, *planes, 4 * curvature, None)
+    out = faster(fused_patches, patch_velocity, *given, largest=largest, scale=scale)
+    if output == "space":
+        return out / root(curvature)
+    if output == "tangent":
+        return faster(fused_tangent, scaled_tangent, out, 0.5 / root(curvature))
+    return out
+
+
 class PoincareLinear(nn.Module):
-    """A linear layer of the Poincaré ball, tangents in and tangents or velocities out.
+    """A linear layer of the Poincaré ball: tangents in, and tangents, velocities or space parts out.
 
     Args:
         in_features: N, at least 1.
@@ -99,7 +124,7 @@ class PoincareLinear(nn.Module):
         init: Literal["identity", "normal"] = "identity",
         largest: float | None = None,
         scale: Scale = "distance",
-        output: Coordinates = "tangent",
+        output: LinearOutput = "tangent",
     ) -> None:
         """Make z and r."""
         super().__init__()
@@ -107,13 +132,14 @@ class PoincareLinear(nn.Module):
         if init not in ("identity", "normal"):
             raise ValueError(f"init must be 'identity' or 'normal', got {init!r}")
         check_stretch(largest, scale)
-        check_coordinates("output", output)
+        if output != "space":
+            check_coordinates("output", output)
         self.in_features, self.out_features = in_features, out_features
         self.curvature = curvature_of(curvature)
         self.init: Literal["identity", "normal"] = init
         self.largest = largest
         self.scale: Scale = scale
-        self.output: Coordinates = output
+        self.output: LinearOutput = output
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.offset = nn.Parameter(torch.empty(out_features)) if bias else None
         self.reset_parameters()

@@ -61,7 +61,7 @@ inline void check_box(const Tensor& t, int64_t groups, const std::vector<int64_t
   checks::dense(name, square, t, {t.size(0), groups, outputs(0), outputs(1)});
 }
 
-Box box_of(const Tensor& t, const Tensor& square, const std::vector<int64_t>& place) {
+inline Box box_of(const Tensor& t, const Tensor& square, const std::vector<int64_t>& place) {
   const bool flat = t.dim() < 4;
   auto pair = [&](int64_t k) { return std::vector<int64_t>{place[2 * k], place[2 * k + 1]}; };
   return {flat ? 1 : t.size(2),      flat ? 1 : t.size(3), flat ? 1 : square.size(2),

@@ -18,7 +18,16 @@ from ...autocast import without_autocast
 from ...fast_path import records_gradients
 from ..maths.ball import Curvature
 
-__all__ = ["as_forward", "by_hand", "laid_out", "matched", "tensor_or_none"]
+__all__ = [
+    "applied",
+    "as_forward",
+    "by_hand",
+    "has_rows",
+    "infers",
+    "laid_out",
+    "matched",
+    "tensor_or_none",
+]
 
 
 def by_hand(number: Curvature, *tensors: Tensor) -> bool:
@@ -28,13 +37,42 @@ def by_hand(number: Curvature, *tensors: Tensor) -> bool:
     that is one number.
     """
     first = tensors[0]
-    return (
-        records_gradients(*tensors)
-        and not first.is_meta
-        and first.numel() > 0
-        and all(t.dtype == first.dtype and t.device == first.device for t in tensors[1:])
-        and not (isinstance(number, Tensor) and (number.dim() > 1 or number.numel() != 1))
-    )
+    if not records_gradients(*tensors) or first.is_meta or first.numel() == 0:
+        return False
+    if isinstance(number, Tensor) and (number.dim() > 1 or number.numel() != 1):
+        return False
+    dtype, device = first.dtype, first.device
+    for other in tensors[1:]:
+        if other.dtype != dtype or other.device != device:
+            return False
+    return True
+
+
+def applied(function: type[torch.autograd.Function], *given: Any) -> Any:
+    """Apply a hand-written function; where no gradient is wanted, without a place in the graph."""
+    if torch.is_grad_enabled():
+        return function.apply(*given)
+    return function.forward(_Nothing(), *given)
+
+
+def infers() -> bool:
+    """Whether hand-written code may run that has no gradient: none is wanted, and nothing follows."""
+    return not torch.is_grad_enabled() and records_gradients()
+
+
+class _Nothing:
+    """The context of a forward pass that no backward pass follows."""
+
+    def save_for_backward(self, *kept: Tensor | None) -> None:
+        """Keep nothing."""
+
+    def set_materialize_grads(self, value: bool) -> None:
+        """Say nothing of gradients that never come."""
+
+
+def has_rows(x: Tensor) -> bool:
+    """Whether a kernel can go over points (…, D) row by row: channels that lie side by side."""
+    return 2 <= x.dim() <= 4 and (x.stride(-1) == 1 or x.shape[-1] == 1)
 
 
 def laid_out(x: Tensor, groups: int = 1, *, like: Tensor | None = None) -> Tensor:

@@ -5,7 +5,8 @@ the transpose of the box filter:
 
     ds = convᵀ(G) + s boxᵀ(√c t/X),    dw₀ = Σ e G,    dc = Σ t box/(2√c X (1 + X))
 
-Each is one pass over a map, where the definition makes several that it keeps.
+Each is one pass over a map, where the definition makes several that it keeps. Two forms: passes of
+a compiled kernel, and plain PyTorch.
 """
 
 # Shape letters: B batch, N and M channels in and out.
@@ -19,10 +20,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...autocast import autocasts
-from ...fast_path import differentiates_backward, through_definition
+from ...fast_path import differentiates_backward, kernel_takes, through_definition
 from ..maths.ball import Curvature, as_number, squared_norm
 from ..maths.hyperplanes import Place
-from .fused_layout import as_forward, by_hand, tensor_or_none
+from .fused_layout import applied, as_forward, by_hand, laid_out, matched, tensor_or_none
+from .fused_planes import box_numbers
 
 __all__ = ["fused_conv"]
 
@@ -44,8 +46,8 @@ def fused_conv(
     narrow = autocasts(s) or s.dtype.itemsize < 4
     if groups > 1 or narrow or not by_hand(curvature, s, *given):
         return None
-    out = _Conv.apply(s, weight, time_weight, bias, curvature, place, definition)
-    return out  # type: ignore[return-value]
+    s, time_weight = laid_out(s), time_weight.contiguous()
+    return applied(_Conv, s, weight, time_weight, bias, curvature, place, definition)
 
 
 class _Conv(torch.autograd.Function):
@@ -61,12 +63,18 @@ class _Conv(torch.autograd.Function):
         definition: Definition,
     ) -> Tensor:
         c = as_number(curvature)
-        norms = squared_norm(s, 1)
-        ones = norms.new_ones(1, 1, *weight.shape[2:])
-        box = F.conv2d(norms, ones, None, *place)
-        excess = box / (c * box).add_(1).sqrt_().add_(1)
-        out = F.conv2d(s, weight, bias, *place)
-        out.addcmul_(excess, time_weight.view(-1, 1, 1), value=math.sqrt(c))
+        out = laid_out(F.conv2d(s, weight, bias, *place))
+        ctx.kernel = kernel_takes("poincare", s, time_weight, out)
+        if ctx.kernel:
+            box = out.new_empty(len(out), 1, *out.shape[2:])
+            kernels = torch.ops.archzoo_poincare
+            kernels.patch_squares(s, 1, box_numbers(weight, place), 1.0, box)
+            kernels.add_time_map(box, time_weight, c, out)
+        else:
+            norms = squared_norm(s, 1)
+            box = F.conv2d(norms, norms.new_ones(1, 1, *weight.shape[2:]), None, *place)
+            excess = box / (c * box).add_(1).sqrt_().add_(1)
+            out.addcmul_(excess, time_weight.view(-1, 1, 1), value=math.sqrt(c))
         ctx.number, ctx.place, ctx.definition = c, place, definition
         ctx.save_for_backward(s, weight, time_weight, bias, tensor_or_none(curvature), box)
         return out
@@ -84,6 +92,20 @@ class _Conv(torch.autograd.Function):
                 gradient,
             )
             return *found, None, None
+        if ctx.kernel:
+            gradient = laid_out(gradient)
+            ds, dweight, _ = _transposed(gradient, s, weight, None, place, weights=True)
+            ds = matched(ds, s)
+            dbox, slope = torch.empty_like(box), box.new_empty(())
+            dtime, dbias = torch.empty_like(time_weight), torch.empty_like(time_weight)
+            kernels = torch.ops.archzoo_poincare
+            kernels.add_time_map_backward(
+                gradient, box, time_weight, c, dbox, dtime, dbias, slope
+            )
+            kernels.patch_squares_backward(dbox, s, 1, box_numbers(weight, place), 1.0, ds)
+            dbias = None if bias is None else dbias
+            dcurvature = None if curvature is None else slope.view_as(curvature)
+            return ds, dweight, dtime, dbias, dcurvature, None, None
         root = math.sqrt(c)
         ds, dweight, dbias = _transposed(gradient, s, weight, bias, place, weights=True)
         time = (c * box).add_(1).sqrt_()

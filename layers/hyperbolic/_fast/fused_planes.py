@@ -31,7 +31,7 @@ from ..maths.hyperplanes import Place, Scale, patch_velocity, patches_in_range
 from ..maths.radial import sinhc_slope, sinhc_value
 from .fused_layout import as_forward, by_hand, laid_out, matched, tensor_or_none
 
-__all__ = ["Capped", "capped", "capped_slopes", "fused_patches"]
+__all__ = ["Capped", "box_numbers", "capped", "capped_slopes", "fused_patches"]
 
 
 def fused_patches(
@@ -125,7 +125,7 @@ class _Planes(torch.autograd.Function):
             if ctx.kernel:
                 dt = matched(dt, t)
                 torch.ops.archzoo_poincare.patch_squares_backward(
-                    dsquare, t, groups, _numbers(weight, place), number, dt
+                    dsquare, t, groups, box_numbers(weight, place), number, dt
                 )
             else:
                 _squares_backward(dsquare, t, weight, place, groups, 2 * number, dt)
@@ -152,12 +152,12 @@ def _sums(
         return product, _squares(t, weight, place, groups).mul_(number)
     product = laid_out(product, groups)
     square = product.new_empty((len(product), groups, *product.shape[2:]))
-    numbers = _numbers(weight, place)
+    numbers = box_numbers(weight, place)
     torch.ops.archzoo_poincare.patch_squares(t, groups, numbers, number, square)
     return product, square
 
 
-def _numbers(weight: Tensor, place: Place | None) -> list[int]:
+def box_numbers(weight: Tensor, place: Place | None) -> list[int]:
     """Return kernel, stride, padding and dilation as the kernel's eight numbers."""
     if place is None:
         return [1, 1, 1, 1, 0, 0, 1, 1]

@@ -1,4 +1,4 @@
-"""Lift, covector, drop and linear layer of space parts, with gradients written by hand.
+"""Lift, covector and drop of space parts, with gradients written by hand.
 
 Lifts keep what they return, which attention keeps too, and drop what it is given: no copy is kept
 for them. With X = 1 + ch, q = ‖s‖² = h(1 + X), and G, g the gradients of space and last channel:
@@ -7,30 +7,29 @@ for them. With X = 1 + ch, q = ‖s‖² = h(1 + X), and G, g the gradients of s
     covector:  ds = γ(G − cg/X s)            dc = −Σ γ g q/(2X)       dγ = Σ ⟨(G, g), out⟩/γ
     drop:      K = ⟨G, S⟩ f^(−3/2) [f > 1],  dS = G/√f + cK S,        dn = −cK(1 + cn)
                dc = −½ Σ K (2n(1 + cn) − ‖S‖²)
-    linear:    ds = G W + ⟨G, w₀⟩ √c/X s,    dW = Gᵀs,  db = Σ G,     dw₀ = Σ e G
-               dc = Σ ⟨G, w₀⟩ h/(2√c X)
+
+Two forms: single passes of a compiled kernel over the rows, and plain PyTorch.
 """
 
-# Shape letters: N points, D inputs, M outputs.
+# Shape letters: D channels.
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...autocast import autocasts
-from ...fast_path import differentiates_backward, through_definition
+from ...fast_path import differentiates_backward, kernel_takes, through_definition
 from ..maths.ball import Curvature, as_number
-from ..maths.space_parts import drop, lorentz_map
-from .fused_layout import as_forward, by_hand, tensor_or_none
+from ..maths.space_parts import drop
+from .fused_layout import applied, as_forward, by_hand, has_rows, infers, tensor_or_none
 
-__all__ = ["fused_covector", "fused_drop", "fused_lift", "fused_map"]
+__all__ = ["fused_attention", "fused_covector", "fused_drop", "fused_lift"]
 
 
 def fused_lift(s: Tensor, curvature: Curvature) -> Tensor | None:
     """The result of `space_parts.lift` for s (…, D), or None where that must run."""
-    return _Lift.apply(s, curvature) if by_hand(curvature, s) else None  # type: ignore[return-value]
+    return applied(_Lift, s, curvature) if by_hand(curvature, s) else None
 
 
 def fused_covector(s: Tensor, curvature: Curvature, gain: Tensor | None) -> Tensor | None:
@@ -38,24 +37,60 @@ def fused_covector(s: Tensor, curvature: Curvature, gain: Tensor | None) -> Tens
     given = () if gain is None else (gain,)
     if not by_hand(curvature, s, *given):
         return None
-    return _Covector.apply(s, curvature, gain)  # type: ignore[return-value]
+    return applied(_Covector, s, curvature, gain)
 
 
 def fused_drop(mean: Tensor, curvature: Curvature) -> Tensor | None:
     """The result of `space_parts.drop` for [S, n] (…, D + 1), or None where that must run."""
-    return _Drop.apply(mean, curvature) if by_hand(curvature, mean) else None  # type: ignore[return-value]
+    return applied(_Drop, mean, curvature) if by_hand(curvature, mean) else None
 
 
-def fused_map(
-    s: Tensor, weight: Tensor, time_weight: Tensor, bias: Tensor | None, curvature: Curvature
+def fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, log_gain: Tensor, curvature: Curvature
 ) -> Tensor | None:
-    """The result of `space_parts.lorentz_map`, or None where that must run."""
-    given = (weight, time_weight) if bias is None else (weight, time_weight, bias)
-    if autocasts(s) or not by_hand(curvature, s, *given):
+    """Attention of one query of each head to lifted keys and values, or None.
+
+    A decoder's step in one call: covector, softmax, mean and drop. It has no gradient.
+
+    Args:
+        query: (B, H, 1, D).
+        key: Lifts (B, H', S, D + 1), H' divides H.
+        value: Likewise.
+        log_gain: (H,).
+        curvature: c.
+    """
+    given = query, key, value, log_gain
+    if query.shape[-2] != 1 or not key.numel() or autocasts(query):
         return None
-    flat = s.reshape(-1, s.shape[-1])
-    out = _Map.apply(flat, weight, time_weight, bias, curvature)
-    return out.view(*s.shape[:-1], len(weight))  # type: ignore[union-attr]
+    if not infers() or not _takes(query, key, value):
+        return None
+    if not kernel_takes("poincare", query, log_gain):
+        return None
+    out = torch.empty_like(query)
+    scale = query.shape[-1] ** -0.5
+    torch.ops.archzoo_poincare.attend_points(*given, scale, as_number(curvature), out)
+    return out
+
+
+def _takes(*tensors: Tensor) -> bool:
+    """Whether kernels run over the rows of tensors."""
+    return all(map(has_rows, tensors)) and kernel_takes("poincare", *tensors)
+
+
+def _longer(s: Tensor) -> Tensor:
+    """Return room for one more channel."""
+    return s.new_empty(*s.shape[:-1], s.shape[-1] + 1)
+
+
+def _shorter(x: Tensor) -> Tensor:
+    """Return room for one channel less, the rows in the order of x in memory."""
+    return torch.empty_like(x[..., :-1])
+
+
+def _gains(gain: Tensor | None, like: Tensor) -> Tensor:
+    """Return the gain of each point, without a copy."""
+    gain = like.new_ones(()) if gain is None else gain
+    return gain.expand(*like.shape[:-1], 1)
 
 
 def _square(s: Tensor) -> Tensor:
@@ -67,10 +102,13 @@ class _Lift(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, s: Tensor, curvature: Curvature) -> Tensor:
         c = as_number(curvature)
-        out = s.new_empty(*s.shape[:-1], s.shape[-1] + 1)
-        out[..., :-1] = s
-        square = _square(s)
-        torch.div(square, (c * square).add_(1).sqrt_().add_(1), out=out[..., -1:])
+        out = _longer(s)
+        if _takes(s):
+            torch.ops.archzoo_poincare.lift(s, c, out)
+        else:
+            out[..., :-1] = s
+            square = _square(s)
+            torch.div(square, (c * square).add_(1).sqrt_().add_(1), out=out[..., -1:])
         ctx.number = c
         ctx.save_for_backward(out, tensor_or_none(curvature))
         return out
@@ -79,6 +117,10 @@ class _Lift(torch.autograd.Function):
     @as_forward
     def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
         out, curvature = ctx.saved_tensors
+        if not differentiates_backward(gradient) and _takes(out, gradient):
+            ds, slope = _shorter(out), out.new_empty(())
+            torch.ops.archzoo_poincare.lift_backward(gradient, out, ctx.number, ds, slope)
+            return ds, None if curvature is None else slope.view_as(curvature)
         # By operations that can be differentiated again: what is kept has the graph of s.
         s, h = out[..., :-1], out[..., -1:]
         g = gradient[..., -1:]
@@ -93,14 +135,17 @@ class _Covector(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, s: Tensor, curvature: Curvature, gain: Tensor | None) -> Tensor:
         c = as_number(curvature)
-        out = s.new_empty(*s.shape[:-1], s.shape[-1] + 1)
-        time = _square(s).mul_(c).add_(1).sqrt_().neg_()
-        if gain is None:
-            out[..., :-1] = s
-            out[..., -1:] = time
+        out = _longer(s)
+        if _takes(s) and (gain is None or _takes(gain)):
+            torch.ops.archzoo_poincare.covector(s, _gains(gain, s), c, out)
         else:
-            torch.mul(s, gain, out=out[..., :-1])
-            torch.mul(time, gain, out=out[..., -1:])
+            time = _square(s).mul_(c).add_(1).sqrt_().neg_()
+            if gain is None:
+                out[..., :-1] = s
+                out[..., -1:] = time
+            else:
+                torch.mul(s, gain, out=out[..., :-1])
+                torch.mul(time, gain, out=out[..., -1:])
         ctx.number = c
         ctx.save_for_backward(out, tensor_or_none(curvature), gain)
         return out
@@ -109,6 +154,18 @@ class _Covector(torch.autograd.Function):
     @as_forward
     def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
         out, curvature, gain = ctx.saved_tensors
+        dcurvature = dgain = None
+        if not differentiates_backward(gradient) and _takes(out, gradient):
+            gains, ds, slope = _gains(gain, out), _shorter(out), out.new_empty(())
+            along = out.new_empty(*out.shape[:-1], 1)
+            torch.ops.archzoo_poincare.covector_backward(
+                gradient, out, gains, ctx.number, ds, along, slope
+            )
+            if curvature is not None:
+                dcurvature = slope.view_as(curvature)
+            if gain is not None:
+                dgain = (along / gain).sum_to_size(gain.shape)
+            return ds, dcurvature, dgain
         c = ctx.number if curvature is None else curvature
         # γs and −γX: their quotients are those of s and −X.
         s, time = out[..., :-1], out[..., -1:]
@@ -118,7 +175,6 @@ class _Covector(torch.autograd.Function):
             ds = torch.addcmul(rest, s, c * turn)
         else:
             ds = torch.addcmul(rest * gain, s, gain * (c * turn))
-        dcurvature = dgain = None
         if curvature is not None:
             square = s.square().sum(-1, keepdim=True)
             dcurvature = (0.5 * (turn * square).sum()).view_as(curvature)
@@ -131,10 +187,14 @@ class _Drop(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mean: Tensor, curvature: Curvature) -> Tensor:
         c = as_number(curvature)
-        space, n = mean[..., :-1], mean[..., -1:]
-        f = (n * (2 + c * n)).sub_(_square(space)).mul_(c).add_(1)
         ctx.number = c
         ctx.save_for_backward(mean, tensor_or_none(curvature))
+        if _takes(mean):
+            out = _shorter(mean)
+            torch.ops.archzoo_poincare.drop(mean, c, out)
+            return out
+        space, n = mean[..., :-1], mean[..., -1:]
+        f = (n * (2 + c * n)).sub_(_square(space)).mul_(c).add_(1)
         return space * f.clamp_min_(1.0).rsqrt_()
 
     @staticmethod
@@ -145,6 +205,10 @@ class _Drop(torch.autograd.Function):
         if differentiates_backward(gradient):
             inputs = (mean, c if curvature is None else curvature)
             return tuple(through_definition(drop, inputs, gradient))
+        if _takes(mean, gradient):
+            result, slope = torch.empty_like(mean), mean.new_empty(())
+            torch.ops.archzoo_poincare.drop_backward(gradient, mean, c, result, slope)
+            return result, None if curvature is None else slope.view_as(curvature)
         space, n = mean[..., :-1], mean[..., -1:]
         square = _square(space)
         f = (n * (2 + c * n)).sub_(square).mul_(c).add_(1)
@@ -160,39 +224,3 @@ class _Drop(torch.autograd.Function):
             return result, None
         slope = (2 * n * late).sub_(square).mul_(along).sum().mul_(-0.5)
         return result, slope.view_as(curvature)
-
-
-class _Map(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        s: Tensor,
-        weight: Tensor,
-        time_weight: Tensor,
-        bias: Tensor | None,
-        curvature: Curvature,
-    ) -> Tensor:
-        c = as_number(curvature)
-        square = _square(s)
-        h = square.div_((c * square).add_(1).sqrt_().add_(1)).squeeze(-1)
-        out = s @ weight.mT if bias is None else torch.addmm(bias, s, weight.mT)
-        ctx.number = c
-        ctx.save_for_backward(s, weight, time_weight, bias, tensor_or_none(curvature), h)
-        return out.addr_(h, time_weight, alpha=math.sqrt(c))
-
-    @staticmethod
-    @as_forward
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
-        s, weight, time_weight, bias, curvature, h = ctx.saved_tensors
-        c = ctx.number
-        if differentiates_backward(gradient):
-            inputs = (s, weight, time_weight, bias, c if curvature is None else curvature)
-            return tuple(through_definition(lorentz_map, inputs, gradient))
-        root = math.sqrt(c)
-        turn = (gradient @ time_weight).div_((c * h).add_(1))
-        ds = (gradient @ weight).addcmul_(s, (root * turn)[:, None])
-        dbias = None if bias is None else gradient.sum(0)
-        dcurvature = None
-        if curvature is not None:
-            dcurvature = ((turn @ h) / (2 * root)).view_as(curvature)
-        return ds, gradient.mT @ s, root * (h @ gradient), dbias, dcurvature

@@ -121,9 +121,9 @@ def check_range(dtype: torch.dtype, side: str, coordinates: str | None) -> None:
     Raises:
         ValueError: they would overflow at τ = 11.8.
     """
-    if dtype == torch.float16 and coordinates == "velocity":
+    if dtype == torch.float16 and coordinates in ("velocity", "space"):
         raise ValueError(
-            f"{side}='velocity' needs the range of bfloat16 or float32, got float16, which ends at "
+            f"{side}={coordinates!r} needs the range of bfloat16 or float32, got float16, which ends at "
             f"τ = 11.8; cast to bfloat16 or use autocast, or exchange tangents instead"
         )
 

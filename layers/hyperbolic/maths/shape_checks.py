@@ -17,14 +17,17 @@ def check_shape(name: str, x: Tensor, *expected: int | str) -> None:
     Raises:
         ValueError: another number of axes, or another size.
     """
-    sizes = expected[1:] if expected[0] == "…" else expected
-    shape = x.shape[len(x.shape) - len(sizes) :] if expected[0] == "…" else x.shape
-    fits = len(shape) == len(sizes) and all(
-        isinstance(size, str) or found == size for found, size in zip(shape, sizes, strict=True)
-    )
+    # A decoder notices what a check costs at each token: most shapes fit, axis by axis.
+    shape = x.shape
+    axes, wanted = len(shape), len(expected)
+    fits = axes >= wanted - 1 if expected[0] == "…" else axes == wanted
+    while fits and wanted > 0:
+        wanted, axes = wanted - 1, axes - 1
+        size = expected[wanted]
+        fits = isinstance(size, str) or shape[axes] == size
     if not fits:
         wanted = ", ".join(map(str, expected))
-        raise ValueError(f"{name} has shape {tuple(x.shape)}, expected ({wanted})")
+        raise ValueError(f"{name} has shape {tuple(shape)}, expected ({wanted})")
 
 
 def check_axis(name: str, x: Tensor, dim: int, size: int | None = None, least: int = 1) -> None:
@@ -63,7 +66,7 @@ def check_parameters(weight: Tensor, offset: Tensor | None, *expected: int | str
     """
     check_shape("weight", weight, *expected)
     if offset is not None:
-        check_shape("offset", offset, len(weight))
+        check_shape("offset", offset, weight.shape[0])
 
 
 def check_widths(**widths: int) -> None:

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from ...autocast import autocasts, without_autocast
 from ...decay import exclude_from_decay
 from ...fast_path import faster
-from .._fast.fused_space import fused_covector, fused_drop, fused_lift
+from .._fast.fused_space import fused_attention, fused_covector, fused_drop, fused_lift
 from ..curvature import BallCurvature, curvature_of
 from ..maths.ball import Curvature, check_curvature
 from ..maths.shape_checks import check_shape
@@ -250,12 +250,17 @@ class HyperbolicAttention(nn.Module):
         centre: Centre | None = None,
     ) -> Tensor:
         """Attend; a decoder gives what it keeps, and the centre of its prompt, which stays."""
-        check_shape("query", query, "B", len(self.log_gain), "T", "D")
+        check_shape("query", query, "B", self.log_gain.shape[0], "T", "D")
         curvature = self.curvature()
+        lifted = key.shape[-1] > query.shape[-1]
+        if lifted and mask is None:
+            out = fused_attention(query, key, value, self.log_gain, curvature)
+            if out is not None:
+                return out
         gain = self.log_gain.exp()[:, None, None]
         gain = gain.to(torch.promote_types(query.dtype, torch.float32))
         grouped = key.shape[1] != query.shape[1]
-        if key.shape[-1] > query.shape[-1]:
+        if lifted:
             with without_autocast(query):
                 lifted = faster(fused_covector, covector, query, curvature, gain)
             given = lifted, key, value, curvature

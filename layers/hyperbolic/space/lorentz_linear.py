@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ...decay import exclude_from_decay
 from ...fast_path import faster
-from .._fast.fused_space import fused_map
+from .._fast.fused_lorentz_linear import fused_map
 from ..curvature import BallCurvature, curvature_of
 from ..maths.ball import Curvature, check_curvature
 from ..maths.shape_checks import check_one_number, check_parameters, check_shape, check_widths
@@ -56,7 +56,7 @@ def lorentz_linear(
     check_curvature(curvature)
     check_one_number("curvature", curvature)
     check_parameters(weight, bias, "M", "N")
-    check_shape("time_weight", time_weight, len(weight))
+    check_shape("time_weight", time_weight, weight.shape[0])
     check_shape("s", s, "…", weight.shape[1])
     return faster(fused_map, lorentz_map, s, weight, time_weight, bias, curvature)
 

@@ -10,10 +10,7 @@ Differs from it: heads are cut out of the space part, so that no β-split is nee
 
 from typing import Any
 
-from torch import Tensor
-
 from ..linear import PoincareLinear
-from ..maths.ball import root
 
 __all__ = ["PointProjection"]
 
@@ -34,9 +31,5 @@ class PointProjection(PoincareLinear):
     """
 
     def __init__(self, in_features: int, out_features: int, **options: Any) -> None:
-        """Make a layer that returns velocities."""
-        super().__init__(in_features, out_features, output="velocity", **options)
-
-    def forward(self, t: Tensor) -> Tensor:
-        """Map tangents to space parts."""
-        return super().forward(t) / root(self.curvature())
+        """Make the layer."""
+        super().__init__(in_features, out_features, output="space", **options)

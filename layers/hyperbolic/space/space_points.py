@@ -17,6 +17,7 @@ Differs from them: no time is carried along.
 
 from torch import Tensor
 
+from .._fast.fused_rows import fused_row_tangent
 from ..maths.ball import Curvature, check_curvature, in_float32, inner, root
 from ..maths.coordinates import (
     ball_to_velocity,
@@ -157,7 +158,9 @@ def to_tangent(s: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
     Raises:
         ValueError: a curvature that is not positive, or a dtype other than a float's.
     """
-    return velocity_to_tangent(root(curvature) * s, curvature, dim=dim)
+    check_curvature(curvature)
+    found = fused_row_tangent(s, curvature) if dim % s.dim() == s.dim() - 1 else None
+    return velocity_to_tangent(root(curvature) * s, curvature, dim=dim) if found is None else found
 
 
 @in_float32

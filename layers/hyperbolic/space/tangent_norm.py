@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._fast.fused_rows import fused_row_norm
 from ..curvature import BallCurvature, curvature_of
 from ..maths.ball import Curvature, check_curvature, in_float32, root
 from ..maths.shape_checks import check_shape
@@ -52,7 +53,8 @@ def tangent_norm(
         check_shape("weight", weight, width)
     reach = 2 * root(curvature) * width**0.5 / radius
     share = 1 / reach.clamp_min(1.0) if isinstance(reach, Tensor) else min(1.0, 1 / reach)
-    return share * F.rms_norm(t, (width,), weight, eps)
+    found = fused_row_norm(t, weight, share, eps)
+    return share * F.rms_norm(t, (width,), weight, eps) if found is None else found
 
 
 class TangentNorm(nn.Module):

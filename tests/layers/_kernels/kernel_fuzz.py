@@ -108,6 +108,50 @@ def norm(**options: Any) -> nn.Module:
     return hyperbolic.MidpointBatchNorm(4, curvature=ball(), eps=1e-2, **options)
 
 
+class Points(nn.Module):
+    """A function of space parts, or of the tokens of one head, and of a learned curvature."""
+
+    def __init__(self, of: Callable[..., Tensor], layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.curvature = ball()
+        self.of, self.layer = of, layer
+
+    def forward(self, t: Tensor) -> Tensor:
+        return self.of(self, t)
+
+
+def attending(module: Points, t: Tensor) -> Tensor:
+    heads = t.unsqueeze(1)
+    assert module.layer is not None
+    return module.layer(heads, 0.3 * heads, heads.flip(-2)).squeeze(1)
+
+
+def decoding(module: Points, t: Tensor) -> Tensor:
+    """Attend from the last token, and map it, as a decoder does; neither has a gradient."""
+    attend, linear = module.layer.children()  # type: ignore[union-attr]
+    heads = t.unsqueeze(1)
+    with torch.no_grad():
+        step = attend(heads[..., -1:, :], *attend.kept(heads, heads.flip(-2)))
+        mapped = linear(step[:1]).mean()
+    return t + mapped
+
+
+def lorentz_linear() -> nn.Module:
+    layer = hyperbolic.LorentzLinear(8, 6, curvature=ball())
+    nn.init.normal_(layer.time_weight)
+    return layer
+
+
+def lorentz_conv(**options: Any) -> nn.Module:
+    layer = hyperbolic.LorentzConv2d(4, 6, 3, curvature=ball(), **options)
+    nn.init.normal_(layer.time_weight)
+    return layer
+
+
+def attention() -> nn.Module:
+    return hyperbolic.HyperbolicAttention(1, curvature=ball())
+
+
 def ball() -> hyperbolic.BallCurvature:
     return hyperbolic.BallCurvature(0.3, learned=True)
 
@@ -126,6 +170,7 @@ LAYERS: dict[str, Subject] = {
     "linear of tokens": Subject(linear, TOKENS, -1),
     "linear without offset": Subject(lambda: linear(bias=False), ROWS, -1),
     "linear to velocities": Subject(lambda: linear(output="velocity"), ROWS, -1),
+    "linear to space parts": Subject(lambda: linear(output="space"), ROWS, -1),
     "linear with a cap": Subject(lambda: linear(largest=6.0), ROWS, -1),
     "conv": Subject(conv, IMAGE),
     "conv 1x1": Subject(lambda: conv(size=1), IMAGE),
@@ -151,6 +196,19 @@ LAYERS: dict[str, Subject] = {
     ),
     "sum of rows": Subject(lambda: Sum(lambda t: 0.6 * t.flip(0), -1), TOKENS, -1, False),
     "pool": Subject(lambda: hyperbolic.MidpointPool(curvature=ball()), IMAGE, 1, False),
+    "linear of the hyperboloid": Subject(lorentz_linear, ROWS, -1),
+    "conv of the hyperboloid": Subject(lambda: lorentz_conv(padding=1), IMAGE),
+    "conv of the hyperboloid with stride": Subject(lambda: lorentz_conv(stride=2), IMAGE),
+    "tangents of space parts": Subject(
+        lambda: Points(lambda m, t: hyperbolic.space_points.to_tangent(t, m.curvature())),
+        *(ROWS, -1, False, False),
+    ),
+    "norm of tangents": Subject(lambda: hyperbolic.TangentNorm(8, curvature=ball()), TOKENS, -1),
+    "attention": Subject(lambda: Points(attending, attention()), TOKENS, -1, False, False),
+    "decoder": Subject(
+        lambda: Points(decoding, nn.Sequential(attention(), lorentz_linear())),
+        *(TOKENS, -1, False, False),
+    ),
     "classifier": Subject(lambda: hyperbolic.PoincareMLR(8, 6, curvature=ball()), ROWS, -1),
 }
 

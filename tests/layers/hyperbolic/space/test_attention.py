@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
-from ..hyperbolic_paths import take
+from ..hyperbolic_paths import HAND_WRITTEN, take
 from .drawn_points import CURVATURES, LAW, draw, grads, leaf, moved, spread
 
 ALL_CURVATURES = pytest.mark.parametrize("c", CURVATURES)
-PATHS = ["definition", "hand"]
+PATHS = ["definition", *HAND_WRITTEN]
 C = 0.3
 B, H, T, D = 2, 3, 6, 4
 

@@ -14,7 +14,7 @@ from archzoo.layers.hyperbolic import space_points as points
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from ..hyperbolic_paths import take
+from ..hyperbolic_paths import HAND_WRITTEN, take
 from .drawn_points import CURVATURES, LAW, draw, grads, leaf, moved, rotated, spread
 
 ALL_CURVATURES = pytest.mark.parametrize("c", CURVATURES)
@@ -76,12 +76,13 @@ def by_hand(name: str, s: Tensor, c: Tensor, g: Tensor) -> Tensor:
     return function(s, c, g if "gains" in name else None)
 
 
+@pytest.mark.parametrize("path", HAND_WRITTEN)
 @pytest.mark.parametrize("layout", ["contiguous", "heads of a projection"])
 @pytest.mark.parametrize("name", FAST)
 def test_what_is_written_by_hand_is_the_definition_in_outputs_and_both_derivatives(
-    name, layout, monkeypatch
+    name, layout, path, monkeypatch
 ):
-    take("hand", monkeypatch)
+    take(path, monkeypatch)
     s = draw(2, 3, 4, 5)
     if layout != "contiguous":
         s = draw(2, 4, 3, 3, 5)[:, :, 1].transpose(1, 2)
