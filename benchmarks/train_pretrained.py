@@ -27,8 +27,9 @@ from typing import Any
 import torch
 import yaml
 from archzoo.train.subject.card_figures import HEADLINES, card_figures, certified_figures
-from archzoo.train.subject.given_data import ModelOnData, model_on_data
+from archzoo.train.subject.given_data import model_on_data
 from archzoo.train.subject.given_model import find_model, find_run
+from archzoo.train.subject.model_and_folds import ModelOnData
 from archzoo.train.subject.run_card import run_card
 from archzoo.zoo.share.pretrained import SHIPPED, config_digest
 from archzoo.zoo.share.save_load import WEIGHTS, save_model

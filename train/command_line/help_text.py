@@ -59,14 +59,15 @@ def command_help(name: str, function: Callable[..., Any]) -> str:
 
 
 def described(function: Callable[..., Any]) -> Mapping[str, str]:
-    """What the docstring of a command, or of the schema that it takes, says of each parameter."""
+    """What the docstrings of a command, and of the schemas that it takes, say of each parameter."""
     found: dict[str, str] = {}
-    for source in (getattr(function, "schema", None), function):
+    known = inspect.signature(function).parameters
+    for source in (*reversed(getattr(function, "schemas", ())), function):
         part = re.search(r"^Args:\n((?: .*\n?|\n(?= ))*)", inspect.getdoc(source) or "", re.M)
         for entry in re.split(r"^ {4}(?=\S)", part[1] if part else "", flags=re.M)[1:]:
             key, _, text = entry.partition(":")
             found[key.lstrip("*")] = " ".join(text.split())
-    return found
+    return {key: text for key, text in found.items() if key in known or key == "options"}
 
 
 def spelt(value: Any) -> str:

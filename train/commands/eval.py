@@ -26,8 +26,9 @@ from ..engine.process import choose_device
 from ..errors import RunError, check_at_least_one
 from ..measures.corruptions import CORRUPTIONS, SEVERITIES, strength
 from ..subject.evaluation import class_figures, corrupted_figures, fold_figures
-from ..subject.given_data import ModelOnData, model_on_data
+from ..subject.given_data import model_on_data
 from ..subject.given_model import ModelPlace, find_model
+from ..subject.model_and_folds import ModelOnData
 
 __all__ = ["eval_"]
 

@@ -12,7 +12,7 @@ from ..errors import RunError
 from ..measures.pixels import pixel_batches
 from ..measures.reconstruction import reconstruction
 from .evaluation import fold_figures
-from .given_data import ModelOnData
+from .model_and_folds import ModelOnData
 
 __all__ = ["HEADLINES", "card_figures", "certified_figures", "levels_of"]
 

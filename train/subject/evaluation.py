@@ -22,7 +22,7 @@ from ..measures.classification import (
     negative_log_likelihood,
     summary,
 )
-from .given_data import ModelOnData
+from .model_and_folds import ModelOnData
 
 __all__ = ["MOST_CLASSES", "class_figures", "corrupted_figures", "fold_figures"]
 

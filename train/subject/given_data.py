@@ -4,8 +4,7 @@ What the data set would choose for itself and the model has settled follows the 
 pixels, size and cut of photographs, the encoder of a table's rows, the length of a context.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -14,115 +13,15 @@ from torch import Tensor, nn
 from ...zoo.models import models
 from ...zoo.registry import nearest
 from ..check import READS
-from ..data import Batches, Fold, Splits, data_sets, loader
-from ..engine.metrics import IGNORE
+from ..data import Splits, data_sets
 from ..errors import RunError
-from ..measures.corruptions import corrupt
-from ..measures.pixels import FromPixels, pixel_batches
 from .given_model import ModelPlace
+from .model_and_folds import ModelOnData, conventions_of
 
-__all__ = [
-    "SPLITS",
-    "WHERE",
-    "ModelOnData",
-    "check_fit",
-    "conventions_of",
-    "kind_of",
-    "model_on_data",
-]
-
-SPLITS = ("train", "validation", "test")
+__all__ = ["WHERE", "check_fit", "kind_of", "model_on_data"]
 
 WHERE = {"root", "path", "download"}
 """Keywords of data sets that say where the data lie, and not which they are."""
-
-
-@dataclass(frozen=True)
-class ModelOnData:
-    """A model and data that it can be measured on.
-
-    Args:
-        name: Registered name of the model.
-        model: In eval mode.
-        data: Name of the data set.
-        splits: Its folds.
-        own: Whether the model's run was trained on that data set.
-        classes: Names of the model's classes, where they are known.
-        order: For each class of the data its number in the model; None where they are the same.
-    """
-
-    name: str
-    model: nn.Module
-    data: str
-    splits: Splits
-    own: bool
-    classes: list[str] | None
-    order: Tensor | None
-
-    def fold(self, split: str) -> Fold:
-        """Return a fold by its name.
-
-        Raises:
-            RunError: no such fold, or one without samples.
-        """
-        if split not in SPLITS:
-            raise RunError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-        fold: Fold = getattr(self.splits, split)
-        if not len(fold):
-            raise RunError(f"the {split} fold of {self.data} holds no sample; take another split")
-        return fold
-
-    def batches(self, split: str, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield a fold as the model reads it, with targets in the order of the model's classes."""
-        fold, statistics = self.fold(split), self._statistics()
-        if statistics != (self.splits.mean, self.splits.std):
-            yield from self._from_pixels(fold, batch_size, None, 0)
-            return
-        for inputs, targets in loader(fold, Batches(len(fold), batch_size)):
-            yield inputs, self._in_order(targets)
-
-    def corrupted(
-        self, split: str, batch_size: int, corruption: str, severity: int, seed: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the same with a corruption of the pixels.
-
-        Raises:
-            RunError: the data are no images.
-        """
-        if self.splits.kind != "image" or self.splits.mean is None:
-            raise RunError(
-                f"corruptions are of images, but {self.data} gives {self.splits.kind}; leave "
-                f"corruptions out"
-            )
-        yield from self._from_pixels(self.fold(split), batch_size, (corruption, severity), seed)
-
-    def _from_pixels(
-        self, fold: Fold, batch_size: int, corruption: tuple[str, int] | None, seed: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        normalize, first = FromPixels(self.model, *self._statistics()).normalize, 0
-        pixels = pixel_batches(fold, self.splits.mean, self.splits.std, batch_size=batch_size)
-        for x, targets in pixels:
-            if corruption is not None:
-                x = corrupt(x, *corruption, seed=seed, first=first)
-            first += len(x)
-            yield normalize(x), self._in_order(targets)
-
-    def _statistics(self) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-        """Mean and standard deviation that the model was trained with, else those of the data."""
-        own = conventions_of(self.model)
-        if self.splits.kind != "image" or "mean" not in own or "std" not in own:
-            return self.splits.mean, self.splits.std
-        return tuple(own["mean"]), tuple(own["std"])
-
-    def _in_order(self, targets: Tensor) -> Tensor:
-        if self.order is None:
-            return targets
-        return torch.where(targets == IGNORE, targets, self.order[targets.clamp(min=0)])
-
-
-def conventions_of(model: nn.Module) -> dict[str, Any]:
-    """What a model keeps of the data that it was trained on."""
-    return cast("dict[str, Any]", getattr(model, "conventions", {}))
 
 
 def model_on_data(

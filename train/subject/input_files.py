@@ -12,7 +12,8 @@ from ..data.evaluation_transform import read_image
 from ..data.table_encoder import TableEncoder
 from ..data.table_files import csv_lines
 from ..errors import RunError
-from .given_data import conventions_of, kind_of
+from .given_data import kind_of
+from .model_and_folds import conventions_of
 
 __all__ = ["Sample", "reads", "samples", "text_windows"]
 

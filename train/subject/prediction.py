@@ -13,8 +13,8 @@ from ..data import Batches, loader
 from ..engine.half_precision import autocast
 from ..engine.metrics import predictions
 from ..measures.classification import all_outcomes
-from .given_data import conventions_of
 from .input_files import Sample, reads, samples, text_windows
+from .model_and_folds import conventions_of
 
 __all__ = ["Prediction", "predict"]
 
