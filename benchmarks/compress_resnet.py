@@ -57,7 +57,7 @@ RULES = {
     "fisher": ("dp", "fisher"),
     "output": ("dp", "output"),
 }
-TUNED = ("feature_mimicking", "fisher")
+TUNED = ("feature_mimicking", "output")
 TUNINGS: dict[str, tuple[str, ...]] = {
     "plain": (),
     "PELA": ("distill=pela", "distill.features=1", "distill.logits=0"),
@@ -164,7 +164,10 @@ def point(
 
 
 def tuning(share: float, seed: int, how: str) -> dict[str, Any]:
-    """One epoch of training."""
+    """One epoch of training, of a compressed network that is made anew where it was not kept."""
+    case, rule = TUNED
+    if not start(share, seed).exists():
+        Compressed(seed, case).at(rule, share, start(share, seed))
     folder = FOLDER / f"{how.replace(' ', '-')}-{share}-{seed}"
     return {"accuracy": tuned(seed, how, folder, start(share, seed))}
 
@@ -187,12 +190,12 @@ def brief() -> Measurement:
         folder = Path(place)
         train("dense", 0, folder / "dense-0", *SHORT)
         subject = Compressed(0, TUNED[0], quick=True, folder=folder)
-        for rule in ("uniform", "fisher"):
+        for rule in ("uniform", "output"):
             found = subject.at(rule, 0.8, folder / rule)
             rows.append({"ranks by": rule, **found})
         for how in TUNINGS:
             teacher = (f"distill.teacher={folder / 'dense-0'}",) if TUNINGS[how] else ()
-            given = (0, how, folder / f"tuned {how}", folder / "fisher", *SHORT, *teacher)
+            given = (0, how, folder / f"tuned {how}", folder / "output", *SHORT, *teacher)
             rows.append({"tuning": how, "accuracy": tuned(*given)})
     return rows, []
 
