@@ -4,15 +4,13 @@ Dense networks are those of `lowrank_fashion_mnist.py`: four epochs, three seeds
 by `compress` with 256 training samples; batch norms are then estimated anew on 2,000, and nothing
 is trained. Rules for ranks are compared within one case. Kernels unfold by channel.
 
-After that one epoch of training follows for the factors of one case and rule, once plainly and once
-beside the dense network as a frozen teacher (`distill=pela`), at equal steps and learning rates.
-
     ARCHZOO_DATA=DIR python benchmarks/compress_resnet.py --check     DIR holds FashionMNIST/raw
     ARCHZOO_DATA=DIR python benchmarks/compress_resnet.py --runs      the runs alone, no table
 
 What has ended is kept in `results/compress_resnet_runs.jsonl`, a line a run, and is not run again;
-trainings lie in `runs/` and go on where they stopped. Figures of TRP and Maestro beside these are
-those of `results/lowrank_fashion_mnist_runs.jsonl`.
+trainings lie in `runs/` and go on where they stopped. TRP and Maestro, which train with compression
+in view, stand beside it by their figures of `results/lowrank_fashion_mnist.json`. What one epoch of
+training makes of the result is measured by `pela_resnet.py`.
 """
 
 import functools
@@ -20,10 +18,9 @@ import itertools
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -46,7 +43,6 @@ from lowrank_fashion_mnist import SHORT, train
 from records import Records
 from torch import Tensor
 
-FOLDER = Path(__file__).parent.parent / "runs" / "compress_resnet"
 SEEDS = (0, 1, 2)
 SHARES = (0.4, 0.3)  # of the convolution parameters
 CASES = ("svd", "feature_mimicking")
@@ -57,14 +53,7 @@ RULES = {
     "fisher": ("dp", "fisher"),
     "output": ("dp", "output"),
 }
-TUNED = ("feature_mimicking", "output")
-TUNINGS: dict[str, tuple[str, ...]] = {
-    "plain": (),
-    "PELA": ("distill=pela", "distill.features=1", "distill.logits=0"),
-    "PELA with logits": ("distill=pela", "distill.features=1", "distill.logits=1"),
-}
 CALIBRATION, BATCH, STATISTICS = 256, 64, 2_000
-RATE = 0.02
 
 
 class Compressed:
@@ -95,8 +84,8 @@ class Compressed:
             self.known[sensitivity] = self.work.costs(sensitivity, None, self.seed)
         return self.known[sensitivity]
 
-    def at(self, rule: str, share: float, out: Path | None) -> dict[str, Any]:
-        """Compress to a share of the convolutions, and measure the test fold."""
+    def at(self, rule: str, share: float, out: Path | None = None) -> dict[str, Any]:
+        """Compress to a share of the convolutions and measure the test fold; save where asked."""
         allocation, sensitivity = RULES[rule]
         one = self.subject.sample("test", 64)
         dense = model_costs({"dense": self.model}, one, seconds=0.0)["dense"]
@@ -122,59 +111,32 @@ class Compressed:
         return found["accuracy"]
 
 
-def tuned(seed: int, how: str, folder: Path, start: Path, *more: str) -> float:
-    """Train the factors of a compressed network, and return the accuracy on the test fold."""
-    root = Path(os.environ.get("ARCHZOO_DATA", "data")).resolve()
-    given = ["experiment=lowrank_fashion_mnist", f"data.root={root}", f"seed={seed}"]
-    given += [f"run_dir={folder}", "resume=auto", "logger=[csv]", "trainer.threads=1"]
-    given += ["trainer.progress=false", f"init={start}", "lowrank=fixed_ranks"]
-    given += ["trainer.epochs=1", f"optim.lr={RATE}", *TUNINGS[how]]
-    given += [f"distill.teacher={TRAINED / f'dense-{seed}'}"] if TUNINGS[how] else []
-    subprocess.run([sys.executable, "-m", "archzoo.train", *given, *more], check=True)
-    return json.loads((folder / "result.json").read_text())["test"]["accuracy"]
-
-
 def runs() -> dict[tuple[Any, ...], dict[str, Any]]:
     """Every result, run where it is missing."""
     records = Records(RESULTS / "compress_resnet_runs.jsonl")
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for seed in SEEDS:
-        if not (TRAINED / f"dense-{seed}" / "result.json").exists():
-            train("dense", seed, TRAINED / f"dense-{seed}")
-        result = json.loads((TRAINED / f"dense-{seed}" / "result.json").read_text())
-        found[seed, "dense"] = {"accuracy": result["test"]["accuracy"]}
+        found[seed, "dense"] = {"accuracy": dense_accuracy(seed)}
         for case in CASES:
             subject = functools.cache(functools.partial(Compressed, seed, case))
             for rule, share in itertools.product(RULES, SHARES):
                 key = {"seed": seed, "case": case, "rule": rule, "of": share}
-                work = functools.partial(point, subject, case, rule, share, seed)
+                work = functools.partial(point, subject, rule, share)
                 found[seed, case, rule, share] = records.get(key, work)
-    for share, seed, how in itertools.product(SHARES, SEEDS, TUNINGS):
-        key = {"seed": seed, "tuning": how, "of": share}
-        work = functools.partial(tuning, share, seed, how)
-        found[seed, how, share] = records.get(key, work)
     return found
 
 
-def point(
-    subject: Callable[[], Compressed], case: str, rule: str, share: float, seed: int
-) -> dict[str, Any]:
-    """One compressed network, kept where it is trained on."""
-    return subject().at(rule, share, start(share, seed) if (case, rule) == TUNED else None)
+def dense_accuracy(seed: int) -> float:
+    """Of the dense network, which is trained where it is missing."""
+    folder = TRAINED / f"dense-{seed}"
+    if not (folder / "result.json").exists():
+        train("dense", seed, folder)
+    return json.loads((folder / "result.json").read_text())["test"]["accuracy"]
 
 
-def tuning(share: float, seed: int, how: str) -> dict[str, Any]:
-    """One epoch of training, of a compressed network that is made anew where it was not kept."""
-    case, rule = TUNED
-    if not start(share, seed).exists():
-        Compressed(seed, case).at(rule, share, start(share, seed))
-    folder = FOLDER / f"{how.replace(' ', '-')}-{share}-{seed}"
-    return {"accuracy": tuned(seed, how, folder, start(share, seed))}
-
-
-def start(share: float, seed: int) -> Path:
-    """Where a compressed network lies that is trained on."""
-    return FOLDER / f"{'-'.join(TUNED)}-{share}-{seed}"
+def point(subject: Callable[[], Compressed], rule: str, share: float) -> dict[str, Any]:
+    """One compressed network; what is common to those of a case is made at the first."""
+    return subject().at(rule, share)
 
 
 def measure(quick: bool) -> Measurement:
@@ -184,20 +146,11 @@ def measure(quick: bool) -> Measurement:
 
 
 def brief() -> Measurement:
-    """Two rules and all trainings on a network of three steps, to see that all of it runs."""
-    rows: list[dict[str, Any]] = []
+    """Two rules on a network of three steps, to see that all of it runs."""
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        train("dense", 0, folder / "dense-0", *SHORT)
-        subject = Compressed(0, TUNED[0], quick=True, folder=folder)
-        for rule in ("uniform", "output"):
-            found = subject.at(rule, 0.8, folder / rule)
-            rows.append({"ranks by": rule, **found})
-        for how in TUNINGS:
-            teacher = (f"distill.teacher={folder / 'dense-0'}",) if TUNINGS[how] else ()
-            given = (0, how, folder / f"tuned {how}", folder / "output", *SHORT, *teacher)
-            rows.append({"tuning": how, "accuracy": tuned(*given)})
-    return rows, []
+        train("dense", 0, Path(place) / "dense-0", *SHORT)
+        subject = Compressed(0, "feature_mimicking", quick=True, folder=Path(place))
+        return [{"what": rule, **subject.at(rule, 0.8)} for rule in ("uniform", "output")], []
 
 
 def judged(found: Mapping[tuple[Any, ...], Mapping[str, Any]]) -> Measurement:
@@ -206,35 +159,31 @@ def judged(found: Mapping[tuple[Any, ...], Mapping[str, Any]]) -> Measurement:
     def accuracies(*key: Any) -> list[float]:
         return [100 * found[(seed, *key)]["accuracy"] for seed in SEEDS]
 
-    def row(what: str, *keys: tuple[Any, ...]) -> dict[str, Any]:
-        shown: dict[str, Any] = {"what": what}
-        for share, key in zip(SHARES, keys, strict=True):
-            shown[f"{share:.0%}"] = round(statistics.mean(accuracies(*key)), 2)
-            error = statistics.stdev(accuracies(*key)) / len(SEEDS) ** 0.5
-            shown[f"{share:.0%}, standard error"] = round(error, 2)
-        return shown
-
-    def gain(of: tuple[Any, ...], over: tuple[Any, ...]) -> tuple[float, float]:
-        pairs = zip(accuracies(*of), accuracies(*over), strict=True)
-        gains = [a - b for a, b in pairs]
-        return statistics.mean(gains), statistics.stdev(gains) / len(SEEDS) ** 0.5
-
-    rows = [{"what": "dense", "40%": round(statistics.mean(accuracies("dense")), 2)}]
+    rows: list[dict[str, Any]] = [{"case": "dense", "40%": spread(accuracies("dense"))[0]}]
     for case, rule in itertools.product(CASES, RULES):
-        rows.append(row(f"{case}, {rule}", *((case, rule, share) for share in SHARES)))
-    rows += [row(how, *((how, share) for share in SHARES)) for how in TUNINGS]
-    bars = []
-    notes = []
+        shown: dict[str, Any] = {"case": case, "ranks by": rule}
+        for share in SHARES:
+            average, error = spread(accuracies(case, rule, share))
+            shown |= {f"{share:.0%}": average, f"{share:.0%}, standard error": error}
+            macs = [found[seed, case, rule, share]["macs"] for seed in SEEDS]
+            shown[f"{share:.0%}, MACs"] = round(statistics.mean(macs), 3)
+        rows.append(shown)
+    bars, notes = [], []
     for case, share in itertools.product(CASES, SHARES):
-        points, error = gain((case, "output", share), (case, "uniform", share))
+        pairs = zip(
+            accuracies(case, "output", share), accuracies(case, "uniform", share), strict=True
+        )
+        points, error = spread([a - b for a, b in pairs])
         what = f"{case} at {share:.0%}: points of output over uniform"
         bars.append(Bar(what, points, 1.0, at_most=False))
-        notes.append(f"{what}: {points:.2f} ± {error:.2f}")
-    for how, share in itertools.product([h for h in TUNINGS if h != "plain"], SHARES):
-        points, error = gain((how, share), ("plain", share))
-        verdict = "" if points >= 0.3 else "; .3 not reproduced"
-        notes.append(f"{how} over plain at {share:.0%}: {points:.2f} ± {error:.2f}{verdict}")
+        notes.append(f"{what}: {points:.2f} ± {error:.2f} over {len(SEEDS)} seeds")
     return rows, bars, notes
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """The mean of some figures and its standard error."""
+    error = statistics.stdev(values) / len(values) ** 0.5
+    return round(statistics.mean(values), 2), round(error, 2)
 
 
 if __name__ == "__main__":
