@@ -26,7 +26,9 @@ from typing import Any
 from torch import Tensor, nn
 
 __all__ = [
+    "clone",
     "fgg_linear",
+    "folders",
     "gcn_layers",
     "hcnn_layers",
     "hcnn_manifold",

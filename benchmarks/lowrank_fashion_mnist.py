@@ -37,8 +37,8 @@ from typing import Any
 import torch
 from archzoo.train.command_line.arguments import call_with
 from archzoo.train.command_line.export_arguments import ExportConfig
-from archzoo.train.commands.export import TIMED
 from archzoo.train.commands.export import exported as export
+from archzoo.train.measures.model_costs import TIMED
 from archzoo.zoo.share.create import create_model
 from archzoo.zoo.transform.costs import latencies
 from archzoo.zoo.transform.plain_layers import plain_layers

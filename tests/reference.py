@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from archzoo.train.callbacks import callbacks
+from archzoo.train.callbacks import callbacks, distillations
 from archzoo.train.command_line.known_commands import names, summary
 from archzoo.train.data import data_sets
 from archzoo.train.engine.loggers import loggers
@@ -81,6 +81,7 @@ def page() -> str:
         ),
         "Residuals: `residual=`": parts(residuals),
         "Low-rank methods: `lowrank=`": parts(methods),
+        "Distillation: `distill=`": parts(distillations),
         "Heads: `classifier=`": parts(heads),
         "Data sets: `data=`": parts(data_sets),
         "Callbacks: `callbacks=[…]`": parts(callbacks, source=False),

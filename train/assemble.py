@@ -1,6 +1,7 @@
 """The parts of a run, made from its config: data, model, callbacks, loggers, trainer."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ import torch
 from ..zoo.models import build_model
 from ..zoo.network import Network
 from ..zoo.share.content_digest import sealed, unsealed
-from .callbacks import Callback, LowRankTraining, callbacks
+from .callbacks import Callback, LowRankTraining, callbacks, distillations
 from .check import model_options
 from .config import RunConfig, options_of
 from .data import Splits, check_folds, check_shares, data_sets
@@ -22,6 +23,7 @@ from .engine.process import World
 from .engine.saved.run_folder import RunFolder
 from .engine.schedule import learning_rate_factor
 from .errors import RunError
+from .frozen_teacher import frozen_teacher
 from .initial_weights import build_from, initial_place
 from .subject.given_model import ModelPlace
 
@@ -68,6 +70,10 @@ def _make_trainer(
     if world.device.type == "cpu" and len(splits.shape) == 3:
         refuse_unset_gradients(model, torch.zeros(1, *splits.shape), config.trainer.amp)
     called: list[Callback] = [LowRankTraining()] if config.lowrank else []
+    if config.distill is not None:
+        how = options_of(config.distill)
+        teacher = world.leader_first(lambda: frozen_teacher(how["teacher"], model, splits))
+        called.append(distillations.build(config.distill["name"], teacher, **how))
     called += [callbacks.build(name, **(o or {})) for name, o in config.callbacks.items()]
     about = {"name": config.name, "config": folder.running}
     logged = [
@@ -108,11 +114,8 @@ def _from_weights(
 
     The leader goes first, so that a download happens once.
     """
-    if not world.leader:
-        world.share(None)
-    model, facts = build_from(place, name, options, classes)
+    model, facts = world.leader_first(lambda: build_from(place, name, options, classes))
     if world.leader:
-        world.share(None)
         say(f"init: the weights of {facts['model']} in {facts['init']}")
         if "head" in facts:
             say(facts["head"])
@@ -127,11 +130,8 @@ def _read_data(config: RunConfig, world: World) -> Splits:
     """
     try:
         check_shares(config.trainer.batch_size, world.size)
-        if not world.leader:
-            world.share(None)
-        splits = data_sets.build(config.data["name"], **options_of(config.data))
-        if world.leader:
-            world.share(None)
+        build = partial(data_sets.build, config.data["name"], **options_of(config.data))
+        splits: Splits = world.leader_first(build)
         check_folds(splits, config.trainer.batch_size, config.trainer.accumulate, world.size)
         return splits
     except (ValueError, OSError) as error:  # the latter names its file

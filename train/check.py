@@ -12,7 +12,7 @@ from ..zoo.axes.lowrank import make_method
 from ..zoo.models import build_model, models
 from ..zoo.network import image_sides
 from ..zoo.registry import Entry, Registry, listed
-from .callbacks import callbacks
+from .callbacks import callbacks, distillations
 from .config import FACTS, RunConfig, TrainerConfig, options_of
 from .data import Graph, data_sets
 from .engine.loggers import loggers
@@ -60,6 +60,7 @@ def check_run(config: RunConfig) -> None:
                     f"trainer.parallel=fsdp cannot; set lowrank.shrink_every=0, or use "
                     f"trainer.parallel=ddp"
                 )
+        _check_distillation(config)
         _check_named("callbacks", config.callbacks, callbacks)
         _check_named("logger", config.logger, loggers)
         for name, options in config.callbacks.items():
@@ -233,6 +234,29 @@ def _check_trainer(config: TrainerConfig, kind: str) -> None:
         raise ValueError(f"trainer.cutmix cuts images, but the data gives {kind}; set it to 0")
     if config.mixup and kind in ("tokens", "nodes", "graph"):
         raise ValueError(f"trainer.mixup cannot mix {kind}; set it to 0")
+
+
+def _check_distillation(config: RunConfig) -> None:
+    """Refuse a teacher in a run whose passes it cannot follow."""
+    if config.distill is None:
+        return
+    found = distillations.build(config.distill["name"], None, **options_of(config.distill))
+    trainer = config.trainer
+    if trainer.compile is True:
+        raise ValueError(
+            "trainer.compile=true compiles the features into one graph, where distill= cannot read "
+            "them; use trainer.compile=blocks"
+        )
+    if trainer.parallel == "fsdp":
+        raise ValueError(
+            "trainer.parallel=fsdp shards the weights that distill= reads whole; use "
+            "trainer.parallel=ddp"
+        )
+    if trainer.grad_checkpointing and found.factors["features"]:
+        raise ValueError(
+            "trainer.grad_checkpointing drops the features that distill= compares; set "
+            "distill.features=0, or leave it off"
+        )
 
 
 def _check_schedule(config: RunConfig) -> None:

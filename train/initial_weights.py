@@ -21,7 +21,13 @@ from ..zoo.share.transfer_weights import take_weights
 from .errors import RunError
 from .subject.given_model import ModelPlace, find_model
 
-__all__ = ["build_from", "initial_place", "whole_place"]
+__all__ = ["build_from", "initial_place", "refuse_differences", "whole_place"]
+
+STANDING = ("fixed_ranks", "compensated")
+"""Methods that are none: they stand for factors that something else made."""
+
+UNDECIDED = ("seed", "learning_rate_ratio")
+"""Settings of every method that decide nothing of stored weights."""
 
 
 def whole_place(init: str) -> str:
@@ -31,8 +37,12 @@ def whole_place(init: str) -> str:
     return str(Path(init.removeprefix("local-dir:")).absolute())
 
 
-def initial_place(init: str) -> ModelPlace:
-    """Find the weights to start from.
+def initial_place(init: str, key: str = "init") -> ModelPlace:
+    """Find trained weights, such as those to start from.
+
+    Args:
+        init: Where they are.
+        key: What the setting is called that names them.
 
     Raises:
         RunError: there is no such model, or it has no weights.
@@ -40,10 +50,10 @@ def initial_place(init: str) -> ModelPlace:
     try:
         place = find_model(init)
     except RunError as error:
-        raise RunError(f"init: {error}") from error
+        raise RunError(f"{key}: {error}") from error
     if not place.trained:
         raise RunError(
-            f"init={init} is a registered name, which has no weights; name a run, the folder of a "
+            f"{key}={init} is a registered name, which has no weights; name a run, the folder of a "
             f"saved model, hf-hub:OWNER/NAME or pretrained:NAME"
         )
     return place
@@ -57,8 +67,9 @@ def build_from(
 ) -> tuple[Network, dict[str, Any]]:
     """Build a model with the weights of another.
 
-    Factored weights of the same method and settings are taken over as they are; of any other they
-    are made dense first, and the run's own method starts from dense weights.
+    Factored weights of the same method and settings are taken over as they are, and so are those of
+    an export where the run's method is `fixed_ranks` or `compensated` and names no ranks; of any
+    other they are made dense first, and the run's own method starts from dense weights.
 
     Args:
         place: Of the other.
@@ -82,16 +93,19 @@ def build_from(
         "weights": content_digest(source.state_dict()),
     }
     plain = {key: value for key, value in options.items() if key != "lowrank"}
-    spec = options.get("lowrank")
-    kept = spec is not None and _method(source.recipe.options.get("lowrank")) == _method(spec)
+    theirs = source.recipe.options.get("lowrank")
+    spec = _with_ranks_of(theirs, options.get("lowrank"))
+    kept = spec is not None and _method(theirs) == _method(spec)
     try:
         if getattr(source, "lowrank", None) is not None and not kept:
             merge_lowrank(source)
-        given = dict(options) if kept else plain
+        given = {**plain, "lowrank": spec} if kept else plain
         model = build_model(name, **given)
         anew, head = _head(model, source, classes)
-        _refuse_differences(name, given, model, source)
+        refuse_differences(name, given, source)
         take_weights(model, source, head=anew, stem=False)
+        if kept and spec != options["lowrank"]:
+            facts["lowrank"] = spec
         if spec is not None and not kept:
             controller = apply_lowrank(model, spec)
             if controller.method.decided():
@@ -102,13 +116,27 @@ def build_from(
     return model, facts if head is None else {**facts, "head": head}
 
 
+def _with_ranks_of(theirs: LowRankSpec | None, own: LowRankSpec | None) -> LowRankSpec | None:
+    """A run's method, with the ranks of the initial weights where it stands for given ones."""
+    if own is None or theirs is None:
+        return own
+    mine, written = _changed(own), _changed(theirs)
+    if mine["name"] not in STANDING or mine["name"] != written["name"] or "ranks" in mine:
+        return own
+    return {**written, **mine}
+
+
 def _method(spec: LowRankSpec | None) -> dict[str, Any] | None:
     """A low-rank method and its settings, but for those that decide nothing of stored weights."""
     if spec is None:
         return None
+    return {k: v for k, v in _changed(spec).items() if k not in UNDECIDED}
+
+
+def _changed(spec: LowRankSpec) -> dict[str, Any]:
+    """A method's name, and its settings that are not the defaults."""
     written = lowrank_config(spec)
-    settings = {"name": written} if isinstance(written, str) else written
-    return {k: v for k, v in settings.items() if k not in ("seed", "learning_rate_ratio")}
+    return {"name": written} if isinstance(written, str) else written
 
 
 def _head(model: Network, source: Any, classes: Sequence[str] | None) -> tuple[bool, str | None]:
@@ -134,8 +162,13 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")
 
 
-def _refuse_differences(name: str, options: Mapping[str, Any], model: Network, source: Any) -> None:
-    """Refuse a source that is built otherwise than the model, but for rates of dropout.
+def refuse_differences(name: str, options: Mapping[str, Any], source: Any) -> None:
+    """Refuse a source that is built otherwise than a model, but for rates of dropout.
+
+    Args:
+        name: Of the model.
+        options: Keywords of its builder.
+        source: Made by name, too.
 
     Raises:
         ValueError: naming the first difference.

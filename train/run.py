@@ -57,6 +57,8 @@ def run_to_end(
         config = recorded_config(recorded, config, given)
     config.imports = import_parts(config.imports, recorded)
     config.init = None if config.init is None else whole_place(config.init)
+    if config.distill is not None and config.distill["teacher"] is not None:
+        config.distill["teacher"] = whole_place(config.distill["teacher"])
     check_run(config)
     with claimed_folder(config, sweep) as (world, folder):
         return _run(config, folder, world)

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from ..zoo.axes.lowrank import method_info, methods
 from ..zoo.models import models
 from ..zoo.registry import Entry
-from .callbacks import callbacks
+from .callbacks import callbacks, distillations
 from .config import FACTS, RunConfig
 from .data import data_sets
 from .engine.loggers import loggers
@@ -41,11 +41,13 @@ def register_schemas() -> None:
         store.store(group="data", name=name, node=_schema(data_sets[name]))
     for name in methods.names():
         store.store(group="lowrank", name=name, node=_schema(method_info(name), seed="${seed}"))
+    for name in distillations.names():
+        store.store(group="distill", name=name, node=_schema(distillations[name]))
     # Several may be chosen, so each has its name as a key of the group.
     for group, registry in {"callbacks": callbacks, "logger": loggers}.items():
         for name in registry.names():
             store.store(group=group, name=name, node={name: _schema(registry[name], named=False)})
-    for group in ("lowrank", "callbacks", "logger"):
+    for group in ("lowrank", "distill", "callbacks", "logger"):
         store.store(group=group, name="none", node={})
     for name in SCHEDULES:
         store.store(group="schedule", name=name, node={"name": name})

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..layers.residual import Read
 from .trunk import Trunk
 
-__all__ = ["block_ends", "blocks_of", "handed_on", "layer_order"]
+__all__ = ["block_ends", "block_outputs", "blocks_of", "handed_on", "layer_order"]
 
 Blocks = list[list[nn.Module]]
 """The modules of each block, in order."""
@@ -32,6 +32,29 @@ def blocks_of(trunk: Trunk) -> Blocks:
     spans = itertools.pairwise([0, *block_ends(trunk)])
     found: Blocks = [[*trunk.branches[i:j], *trunk.norms[i:j]] for i, j in spans]
     found[-1].append(trunk.residual)
+    return found
+
+
+def block_outputs(model: nn.Module) -> list[tuple[nn.Module, bool]]:
+    """Return where a hook sees what each block of a network hands on, in order (`handed_on`).
+
+    Args:
+        model: Whose trunks are looked at.
+
+    Returns:
+        A module for each block, and whether it is its first input that is handed on: the norm of
+        the next block's first branch, or for the last block of a trunk the trunk, by its output.
+    """
+    found: list[tuple[nn.Module, bool]] = []
+    for trunk in model.modules():
+        if not isinstance(trunk, Trunk):
+            continue
+        for end in block_ends(trunk)[:-1]:
+            norm = trunk.norms[end]
+            if isinstance(norm, nn.ModuleDict):
+                norm = norm["value" if "value" in norm else "input"]
+            found.append((norm, True))
+        found.append((trunk, False))
     return found
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from archzoo.train.callbacks import callbacks
+from archzoo.train.callbacks import callbacks, distillations
 from archzoo.train.config import RunConfig, run_config
 from archzoo.train.data import data_sets
 from archzoo.train.engine.loggers import loggers
@@ -33,7 +33,7 @@ TINY = [
 """A run of a second: an MLP on the digits, without the mixing that the digits are trained with."""
 
 
-REGISTRIES = (models, data_sets, methods, callbacks, loggers)
+REGISTRIES = (models, data_sets, methods, distillations, callbacks, loggers)
 STORED: list[Entry] = []
 """What Hydra knows the schemas of."""
 

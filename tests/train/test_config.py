@@ -26,10 +26,12 @@ NAMES = {
     "schedule": [*SCHEDULES],
     "optim": ["step_adamw"],
     "lowrank": ["none"],
+    "distill": ["none", "pela"],
 }
 """What signatures make a choice of, beside models, data sets and low-rank methods."""
 STORED = [(group, name) for group, names in NAMES.items() for name in names]
 NEEDS = {
+    "pela": ["distill.teacher=pretrained:vit_nano"],
     "sample": ["model=gpt_nano", "data=bytes"],
     "reconstruction": ["model=poincare_embedding_nano", "data=tree", "optim=riemannian_sgd"],
 }

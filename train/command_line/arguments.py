@@ -13,7 +13,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ...zoo.registry import fits, nearest
@@ -25,6 +25,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Found = TypeVar("Found")
 
 FORMERLY = "former_names"
+NAMED: dict[Any, str] = {
+    **{float: "a number", int: "a whole number", str: "text", bool: "true or false"},
+    **{types.NoneType: "null", Any: "anything"},
+}
+"""Types that a word may have."""
 WORDS = {"true": True, "false": False, "null": None}
 INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)")
 FLOAT = re.compile(
@@ -32,19 +37,26 @@ FLOAT = re.compile(
 )  # what is no INTEGER
 
 
-def takes(schema: Callable[..., Any]) -> Callable[[Command], Command]:
+def takes(
+    schema: Callable[..., Any], only: Collection[str] | None = None
+) -> Callable[[Command], Command]:
     """Decorate a command that hands its `**options` to a function or class, whose keys it has.
+
+    It may be said of several, each of which takes some of the options.
 
     Args:
         schema: Its parameters and the `Args` of its docstring become those of the command.
+        only: Names of those parameters that the command has; None is all.
     """
 
     def decorate(function: Command) -> Command:
         own = inspect.signature(function).parameters.values()
         mine = [p for p in own if p.kind is not p.VAR_KEYWORD]
-        whole = [*inspect.signature(schema).parameters.values(), *mine]
+        theirs = inspect.signature(schema).parameters.values()
+        whole = [*(p for p in theirs if only is None or p.name in only), *mine]
         whole.sort(key=lambda parameter: parameter.kind)
-        vars(function).update(schema=schema, __signature__=inspect.Signature(whole))
+        schemas = (schema, *getattr(function, "schemas", ()))
+        vars(function).update(schemas=schemas, __signature__=inspect.Signature(whole))
         return function
 
     return decorate
@@ -92,7 +104,8 @@ def read_arguments(
     known = inspect.signature(function).parameters
     rest = next((p for p in known.values() if p.kind is p.VAR_POSITIONAL), None)
     keys = [name for name in known if rest is None or name != rest.name]
-    former = getattr(vars(function).get("schema", function), FORMERLY, {})
+    schemas = vars(function).get("schemas", (function,))
+    former = {key: now for one in schemas for key, now in getattr(one, FORMERLY, {}).items()}
     found: dict[str, Any] = {}
     inside: dict[str, dict[str, Any]] = {}
     loose: list[str] = []
@@ -139,12 +152,13 @@ def in_words(kind: Any) -> str:
     if origin is typing.Literal:
         return " or ".join("null" if member is None else str(member) for member in members)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(in_words(member) for member in members)
+        # What only a program can give, such as a module, is left out.
+        typed = [m for m in members if not isinstance(m, type) or m in NAMED]
+        return " or ".join(in_words(member) for member in typed)
     if origin in (tuple, list):
         plural = {float: "numbers", int: "whole numbers", str: "texts", Any: "anything"}
         return f"a list of {plural.get(members[0]) or in_words(members[0])}"
-    named = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
-    return {**named, types.NoneType: "null", Any: "anything"}.get(kind) or str(kind)
+    return NAMED.get(kind) or str(kind)
 
 
 def _read(parameter: inspect.Parameter, text: str) -> Any:

@@ -59,15 +59,17 @@ def command_help(name: str, function: Callable[..., Any]) -> str:
 
 
 def described(function: Callable[..., Any]) -> Mapping[str, str]:
-    """What the docstrings of a command and of the schema that it takes say of each parameter."""
-    schema = getattr(function, "schema", None)
+    """What the docstrings of a command, and of the schemas that it takes, say of each parameter."""
     found: dict[str, str] = {}
-    for source in (*reversed(getattr(schema, "__mro__", ())), schema, function):
+    known = inspect.signature(function).parameters
+    schemas = reversed(getattr(function, "schemas", ()))
+    bases = (base for schema in schemas for base in reversed(getattr(schema, "__mro__", (schema,))))
+    for source in (*bases, function):
         part = re.search(r"^Args:\n((?: .*\n?|\n(?= ))*)", inspect.getdoc(source) or "", re.M)
         for entry in re.split(r"^ {4}(?=\S)", part[1] if part else "", flags=re.M)[1:]:
             key, _, text = entry.partition(":")
             found[key.lstrip("*")] = " ".join(text.split())
-    return found
+    return {key: text for key, text in found.items() if key in known or key == "options"}
 
 
 def spelt(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Export a model: to torch.export, to ONNX, or at fixed ranks.
+"""Export a model: to torch.export, to ONNX, or smaller, at fixed ranks.
 
 format=pt2 and format=onnx write files that run without archzoo, with plain weights. They are loaded
 again and compared with the model on real samples before they are kept; where outputs differ,
@@ -8,8 +8,8 @@ nothing is written and the exit code is 1:
     archzoo export gpt_nano OUT format=[pt2,onnx]        with decoder.*, one step with the cache
     archzoo export hf-hub:OWNER/NAME OUT format=pt2 data=cifar10 data.root=DIR
 
-A budget chooses ranks for a run, cuts the model to them, estimates batch norms anew on the training
-fold, evaluates the test fold, and measures parameters, MACs and CPU latency beside the dense model.
+A budget chooses ranks, cuts the model to them, estimates batch norms anew on the training fold,
+evaluates the test fold, and measures parameters, MACs and CPU latency beside the dense model.
 Writes a model folder, which `create_model("local-dir:DIR")` rebuilds, with an export.json. Latency
 is that of `plain_layers(model)`, whose two convolutions have their kernels ready:
 
@@ -17,136 +17,98 @@ is that of `plain_layers(model)`, whose two convolutions have their kernels read
     archzoo export RUN OUT parameters=0.3 format=[folder,onnx]
     archzoo export RUN OUT latency=0.8 scheme=spatial
     archzoo export RUN OUT energy=0.02 validation=true   a share of Σ σ² of every weight
+
+A case looks at training samples, of the run or of data=, for the ranks and for the factors:
+
+    archzoo export RUN OUT case=feature_mimicking budget=0.4
+    archzoo export RUN OUT case=svd_llm budget=0.4 sensitivity=output calibration=512
+    archzoo export RUN OUT case=eora base=prune:2:4 rank=8
+    archzoo export pretrained:NAME OUT case=svd budget=0.5 allocation=energy sensitivity=local
 """
 
-import copy
-import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...layers.lowrank import (
-    Controller,
-    FactoredConv2d,
-    Factors,
-    Scheme,
-    merge,
-    reestimate_batch_norm,
-    structures,
-)
+from ...layers.lowrank import reestimate_batch_norm
 from ...zoo.network import Network
 from ...zoo.share.save_load import save_model
-from ...zoo.transform.compress import factorize, fixed_ranks, ranks_by
-from ...zoo.transform.costs import METRICS, Metric, costs_of, count_macs, latencies
-from ...zoo.transform.plain_layers import plain_layers
-from ...zoo.transform.rank_search import search_ranks, spectrum_ranks
+from ...zoo.transform.data_aware import compress
 from ..command_line.answer import Answer
 from ..command_line.arguments import takes
-from ..command_line.export_arguments import ExportConfig, budget_of, named_ranks
-from ..command_line.finished_run import FinishedRun, finished_run
+from ..command_line.export_arguments import (
+    COMPRESSION,
+    ExportConfig,
+    budget_of,
+    check_compression,
+)
 from ..command_line.table import aligned
-from ..data import Batches, Fold, loader, needs_shuffling
-from ..engine.metrics import cross_entropy, evaluate
+from ..engine.metrics import evaluate
 from ..engine.saved.folder_lock import is_locked
 from ..engine.saved.run_folder import RunFolder
 from ..errors import RunError
-from ..subject.exported_files import export_files, table_of_files, whole_model
+from ..measures.model_costs import COUNTED, TIMED, model_costs
+from ..subject.exported_files import export_files, table_of_files, trained_on_data, whole_model
+from ..subject.model_on_data import ModelOnData
+from ..subject.smaller_model import Smaller, compressed, cut
 
 __all__ = ["export", "exported", "table"]
 
-TIMED = (1, 64)  # batch sizes of the reported latencies
-KINDS = ("image", "features", "tokens")
-COUNTED = ("parameters", "convolution parameters", "MACs")
-
 
 @takes(ExportConfig)
+@takes(compress, only=COMPRESSION)
 def export(**options: Any) -> Answer:
     """Export a model to a folder, and say what it costs and how well it does.
 
     Args:
-        options: Fields of `ExportConfig`.
+        options: Fields of `ExportConfig`, and keywords of `compress`.
     """
+    how = {name: options.pop(name) for name in COMPRESSION if name in options}
     config = ExportConfig(**options)
-    found = exported(config)
+    found = exported(config, how)
     parts = [table(found)] if "ranks" in found else []
     parts += [table_of_files(found, config.out)] if "parity" in found else []
     return Answer(found, "\n\n".join([*parts, str(Path(config.out) / "export.json")]))
 
 
-def exported(config: ExportConfig) -> dict[str, Any]:
-    """Write a model, cut to fixed ranks where there is a budget; return what export.json holds.
+def exported(config: ExportConfig, how: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Write a model, smaller where there is a budget or a case; return what export.json holds.
+
+    Args:
+        config: The command's own settings.
+        how: Keywords of `compress`, beside a case.
 
     Raises:
         RunError: the run has not ended, its data is missing, the budget cannot be met, the model
             has no such format or differs in it, or `out` is the folder of a run.
     """
+    how = dict(how or {})
+    check_compression(config, how)
     if RunFolder(Path(config.out)).holds_run() or is_locked(Path(config.out)):
         raise RunError(f"out={config.out} holds a run, which an export would overwrite")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    given = {
+        "data": config.data,
+        "seed": config.seed,
+        "root": config.root,
+        "other_data": config.other_data,
+        "imports": config.imports,
+    }
     if not budget_of(config):
-        model, inputs, about = whole_model(
-            config.run,
-            data=config.data,
-            samples=config.samples,
-            seed=config.seed,
-            root=config.root,
-            other_data=config.other_data,
-            imports=config.imports,
-        )
+        model, inputs, about = whole_model(config.run, samples=config.samples, **given)
         name = type(model).__name__ if model.recipe is None else model.recipe.name
         return _write(config, model, inputs, {"model": name, "run": config.run, **about})
-    run = finished_run(
-        config.run,
-        config.root,
-        kinds=KINDS,
-        other_data=config.other_data,
-        imports=config.imports,
-    )
-    try:
-        controller = factorize(
-            run.model,
-            scheme=cast(Scheme | None, config.scheme),
-            targets=config.targets,
-            ordered=config.ordered,
-        )
-        ranks = _choose(config, run, controller)
-        model = fixed_ranks(run.model, controller, ranks)
-    except ValueError as error:
-        raise RunError(str(error)) from error
-    trained = run.model.lowrank
-    found: dict[str, Any] = {
-        "model": run.name,
-        "data": run.data,
-        "run": config.run,
-        "lowrank": None if trained is None else type(trained.method).__name__,
-        "scheme": controller.method.scheme,
-        "budget": budget_of(config),
-        "search": config.search,
-        "tested": run.tested,
-    }
-    if config.statistics != 0:
-        found["before_statistics"] = _accuracies(config, run, model)
-        fold = run.splits.train
-        samples = len(fold) if config.statistics is None else config.statistics
-        batches = _batches(config, fold, samples, min(config.batch_size, samples))
-        reestimate_batch_norm(model, (inputs for inputs, _ in batches))
-    found["accuracy"] = _accuracies(config, run, model)
-    dense = copy.deepcopy(run.model)
-    merge(dense)
-    found |= _measure(config, run, {"dense": dense, "exported": model})
-    kept = {name: s.rank for name, _, s in structures(model) if isinstance(s, Factors)}
-    found["ranks"] = [
-        {"name": name, "full": min(factors.shape[-2:]), "rank": kept.get(name)}
-        for name, factors in controller.factors().items()
-    ]
-    found["torch"], found["threads"] = torch.__version__, torch.get_num_threads()
-    return _write(config, model, _sample(run.splits.test, config.samples), found)
+    subject, tested = trained_on_data(config.run, **given)
+    by_data = config.case is not None
+    smaller = compressed(config, subject, how) if by_data else cut(config, subject)
+    found = _measured(config, subject, smaller, tested)
+    return _write(config, smaller.model, subject.sample("test", config.samples), found)
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -172,9 +134,14 @@ def table(found: Mapping[str, Any]) -> str:
         f"{'dense' if row['rank'] is None else row['rank']:>6}  {row['full']:>4}  {row['name']}"
         for row in found["ranks"]
     ]
-    head = f"{found['model']} on {found['data']}, {found['scheme']} factors"
+    kind = f"{found['scheme']} factors"
+    if "compression" in found:
+        kind = " ".join(f"{key}={value}" for key, value in found["budget"].items())
+        ratio = found["compression"]["additivity"]["ratio"]
+        if ratio is not None:
+            lines += ["", f"distortion of all weights over the sum of each: {ratio:.2f}"]
     left = f", {len(dense)} of {len(found['ranks'])} weights stay dense" if dense else ""
-    return "\n".join([head + left, "", *lines])
+    return "\n".join([f"{found['model']} on {found['data']}, {kind}{left}", "", *lines])
 
 
 def _write(
@@ -197,90 +164,45 @@ def _write(
     return found
 
 
-def _choose(config: ExportConfig, run: FinishedRun, controller: Controller) -> dict[str, int]:
-    """Ranks for whichever budget was given."""
-    if config.ranks:
-        return named_ranks(config.ranks)
-    metric: Metric | None = next((n for n in METRICS if getattr(config, n) is not None), None)
-    if metric is None:
-        return ranks_by(controller, energy=config.energy, threshold=config.threshold)
-    sample = None
-    if metric != "parameters":
-        size = config.latency_batch if metric == "latency" else 1
-        sample = _sample(run.splits.train, size)
-    costs = costs_of(controller, metric, sample)
-    budget = getattr(config, metric) * costs.total
-    if config.search == "spectrum":
-        return spectrum_ranks(controller, costs, budget)
-    samples = config.search_samples
-    inputs, targets = next(_batches(config, run.splits.train, samples, samples))
-
-    def loss(model: nn.Module) -> float:
-        return float(cross_entropy(model(inputs), targets))
-
-    return search_ranks(controller, costs, budget, loss, step=config.step)
-
-
-def _batches(
-    config: ExportConfig, fold: Fold, samples: int, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled whole batches of the training fold, augmented as in training."""
-    size = min(batch_size, len(fold))
-    shuffle = needs_shuffling(fold)
-    cut = Batches(len(fold), size, seed=config.seed, shuffle=shuffle, drop_last=True)
-    return itertools.islice(iter(loader(fold, cut)), max(1, min(samples, len(fold)) // size))
-
-
-def _accuracies(
-    config: ExportConfig, run: FinishedRun, model: nn.Module
-) -> dict[str, dict[str, float]]:
-    folds = {"validation": run.splits.validation} if config.validation else {}
-    folds["test"] = run.splits.test
-    return {
-        name: evaluate(
-            model,
-            loader(fold, Batches(len(fold), config.batch_size)),
-            run.splits.kind,
-            torch.device("cpu"),
-            nullcontext,
-        )
-        for name, fold in folds.items()
+def _measured(
+    config: ExportConfig, subject: ModelOnData, smaller: Smaller, tested: float | None
+) -> dict[str, Any]:
+    """Estimate batch norms anew, and measure the smaller model beside the dense one."""
+    trained = getattr(subject.model, "lowrank", None)
+    if tested is None:
+        tested = _accuracy(config, subject, smaller.dense, "test")["accuracy"]
+    found: dict[str, Any] = {
+        "model": subject.name,
+        "data": subject.data,
+        "run": config.run,
+        "lowrank": None if trained is None else type(trained.method).__name__,
+        **smaller.facts,
+        "tested": tested,
     }
-
-
-def _measure(
-    config: ExportConfig, run: FinishedRun, models: Mapping[str, nn.Module]
-) -> dict[str, dict[str, Any]]:
-    """Count models, and time them side by side, with plain layers in the place of factored ones."""
-    one = _sample(run.splits.test, 1)
-    found: dict[str, dict[str, Any]] = {
-        name: {
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "convolution parameters": _convolution_parameters(model),
-            "MACs": count_macs(model, one),
-            "latency": [],
-        }
-        for name, model in models.items()
-    }
-    for batch in TIMED:
-        sample = _sample(run.splits.test, batch)
-        fast = [plain_layers(model) for model in models.values()]
-        seconds = latencies(fast, sample, seconds=config.latency_seconds)
-        for row, each in zip(found.values(), seconds, strict=True):
-            row["latency"].append({"batch": batch, "milliseconds": 1000 * each})
+    if config.statistics != 0:
+        found["before_statistics"] = _accuracies(config, subject, smaller.model)
+        fold = subject.fold("train")
+        samples = len(fold) if config.statistics is None else config.statistics
+        batches = subject.drawn(samples, min(config.batch_size, samples), config.seed)
+        reestimate_batch_norm(smaller.model, (inputs for inputs, _ in batches))
+    found["accuracy"] = _accuracies(config, subject, smaller.model)
+    models = {"dense": smaller.dense, "exported": smaller.model}
+    sample = subject.sample("test", max(TIMED))
+    found |= model_costs(models, sample, seconds=config.latency_seconds)
+    found["ranks"] = smaller.ranks
+    found["torch"], found["threads"] = torch.__version__, torch.get_num_threads()
     return found
 
 
-def _sample(fold: Fold, size: int) -> Tensor:
-    return fold.__getitems__([(0, i % len(fold)) for i in range(size)])[0]
+def _accuracies(
+    config: ExportConfig, subject: ModelOnData, model: nn.Module
+) -> dict[str, dict[str, float]]:
+    folds = ("validation", "test") if config.validation else ("test",)
+    return {fold: _accuracy(config, subject, model, fold) for fold in folds}
 
 
-def _convolution_parameters(model: nn.Module) -> int:
-    """Numbers of all kernels, dense and factored."""
-    count = 0
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            count += module.weight.numel()
-        elif isinstance(module, FactoredConv2d):
-            count += module.structure.parameter_count()
-    return count
+def _accuracy(
+    config: ExportConfig, subject: ModelOnData, model: nn.Module, fold: str
+) -> dict[str, float]:
+    batches = subject.batches(fold, config.batch_size)
+    return evaluate(model, batches, subject.splits.kind, torch.device("cpu"), nullcontext)

@@ -20,7 +20,7 @@ from ...zoo.models import heads, models
 from ...zoo.registry import Entry, Registry, nearest, type_name
 from ...zoo.share.pretrained import weights_cards
 from ...zoo.share.weights_card import WeightsCard
-from ..callbacks import callbacks
+from ..callbacks import callbacks, distillations
 from ..command_line.answer import Answer
 from ..command_line.table import aligned
 from ..data import data_sets
@@ -37,6 +37,7 @@ KINDS: dict[str, Registry] = {
     "models": models,
     "residuals": residuals,
     "lowrank": methods,
+    "distill": distillations,
     "heads": heads,
     "data": data_sets,
     "callbacks": callbacks,
@@ -48,8 +49,8 @@ def list_(*words: str, counts: bool = False, imports: Sequence[str] = ()) -> Ans
     """List the entries of a registry.
 
     Args:
-        words: A kind (models, weights, residuals, lowrank, heads, data, callbacks or loggers), a
-            shell pattern such as "vit_*", or both.
+        words: A kind (models, weights, residuals, lowrank, distill, heads, data, callbacks or
+            loggers), a shell pattern such as "vit_*", or both.
         counts: Whether to build every model, without memory for its weights, and count parameters
             and MACs.
         imports: Modules of your own, or files, whose parts are listed as well.

@@ -55,6 +55,15 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def leader_first(self, work: Callable[[], T]) -> T:
+        """Return what work returns: on the leader first, so that a download happens once."""
+        if not self.leader:
+            self.share(None)
+        found = work()
+        if self.leader:
+            self.share(None)
+        return found
+
     def lead(self, work: Callable[[], T]) -> T:
         """Return on every process what the leader's work returns, or raise its RunError on all."""
         if self.size == 1:

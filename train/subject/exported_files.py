@@ -16,8 +16,12 @@ from ..command_line.table import aligned
 from ..errors import RunError
 from .given_data import kind_of, model_on_data
 from .given_model import find_model
+from .model_on_data import ModelOnData
 
-__all__ = ["export_files", "random_inputs", "table_of_files", "whole_model"]
+__all__ = ["export_files", "random_inputs", "table_of_files", "trained_on_data", "whole_model"]
+
+KINDS = ("image", "features", "tokens")
+"""What a model may read that is made smaller."""
 
 AXES = {"tokens": {0: "batch", 1: "tokens"}}
 """Axes of any length, by what a model reads; of all others the batch."""
@@ -65,6 +69,45 @@ def whole_model(
     assert isinstance(subject.model, Network)
     inputs, _ = next(subject.batches("test", samples))
     return subject.model, inputs, {"samples": f"test fold of {subject.data}"}
+
+
+def trained_on_data(
+    text: str,
+    *,
+    data: str | dict[str, Any] | None,
+    seed: int,
+    root: str | None,
+    other_data: bool,
+    imports: Sequence[str] | None,
+) -> tuple[ModelOnData, float | None]:
+    """Load a trained model of images, features or tokens beside data, to make it smaller by them.
+
+    Args:
+        text: As in `find_model`.
+        data: Name of a data set, or a mapping with `name`; None is that of the run.
+        seed: Of nothing but what a data set draws.
+        root: Where the data lies, if it has moved.
+        other_data: As in `model_on_data`.
+        imports: As in `find_model`.
+
+    Returns:
+        The model on its data, and the accuracy that its run reported on the test fold, where these
+        are its own.
+
+    Raises:
+        RunError: no such model, one without weights, or data that are missing, do not fit, or are
+            of another kind.
+    """
+    place = find_model(text, imports)
+    if not place.trained:
+        raise RunError(f"run={text} is a registered name, which has no weights to make smaller")
+    moved = {} if root is None else {"root": root}
+    subject = model_on_data(place, data, moved, kinds=KINDS, other_data=other_data, seed=seed)
+    if not isinstance(subject.model, Network):
+        raise RunError(
+            f"run={text} is no model of the zoo; call compress(model, …) of archzoo.zoo on it"
+        )
+    return subject, subject.reported("test")
 
 
 def random_inputs(model: nn.Module, count: int, seed: int = 0) -> Tensor:

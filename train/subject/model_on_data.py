@@ -1,5 +1,6 @@
 """A model on data: samples as the model reads them, their pixels, and classes in its order."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -7,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..data import Batches, Fold, Splits, loader
+from ..data import Batches, Fold, Splits, loader, needs_shuffling
 from ..engine.metrics import IGNORE
 from ..errors import RunError
 from ..measures.corruptions import corrupt
@@ -76,6 +77,42 @@ class ModelOnData:
         fold = self.fold(split)
         for inputs, targets in loader(fold, Batches(len(fold), batch_size)):
             yield inputs, self._in_order(targets)
+
+    def drawn(
+        self, samples: int, batch_size: int, seed: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield whole batches of the training fold that a seed draws, augmented as in training.
+
+        Args:
+            samples: How many at most; at least one batch is yielded.
+            batch_size: Samples in a batch, or all that the fold has.
+            seed: Of the order.
+
+        Raises:
+            RunError: a fold without samples.
+        """
+        fold = self.fold("train")
+        size = min(batch_size, len(fold))
+        count = max(1, min(samples, len(fold)) // size)
+        if not self._as_given():
+            normalize = self.from_pixels().normalize
+            how = {"samples": count * size, "batch_size": size, "seed": seed}
+            for x, targets in self.pixels("train", **how):
+                yield normalize(x), targets
+            return
+        shuffle = needs_shuffling(fold)
+        cut = Batches(len(fold), size, seed=seed, shuffle=shuffle, drop_last=True)
+        for inputs, targets in itertools.islice(iter(loader(fold, cut)), count):
+            yield inputs, self._in_order(targets)
+
+    def sample(self, split: str, size: int) -> Tensor:
+        """Return first inputs of a fold as the model reads them, again where there are too few.
+
+        Raises:
+            RunError: no such fold, or one without samples.
+        """
+        inputs, _ = next(self.batches(split, size))
+        return inputs[torch.arange(size) % len(inputs)]
 
     def corrupted(
         self, split: str, batch_size: int, corruption: str, severity: int, seed: int = 0

@@ -71,7 +71,7 @@ def compensated(
     order: list[str],
     *,
     plain: bool,
-) -> Any:
+) -> tuple[Any, dict[str, int]]:
     """Return a copy of a model with coarse weights and a low-rank path beside each.
 
     Paths beside factors join them, and the result has factors of fixed ranks; others are factors
@@ -89,6 +89,9 @@ def compensated(
         order: Targets in the order in which they run.
         plain: Whether the path is the SVD of what the base took, without data.
 
+    Returns:
+        The copy, and by name how many inputs of a layer its path was decided by.
+
     Raises:
         ValueError: a base that is none, or a model without the layers of the given one.
     """
@@ -97,6 +100,7 @@ def compensated(
     whole = {n: _matrix(dense, n, names[n]) for n in order}
     chains = {n: chain for n in order if (chain := _chain(base, n, whole[n])) is not None}
     paths: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+    inputs: dict[str, int] = {}
     for name in order:
         matrix = whole[name]
         coarse = _coarse(base, partly, name, matrix)
@@ -116,6 +120,7 @@ def compensated(
             wide = {name: left_out} if matrix.shape[-2] < matrix.shape[-1] else {}
             moments = collect_moments(partly, data, [name], forward=forward, matrices=wide)
             check_enough(name, moments[name], path)
+            inputs[name] = moments[name].count
             left, right, _ = compensate(matrix, coarse, moments[name], path)
         with torch.no_grad():
             weight.add_((left @ right).view(weight.shape))
@@ -126,13 +131,13 @@ def compensated(
         if isinstance(base, nn.Module):  # what is no target keeps its factors
             more = {n: _chain(base, n, s.dense().detach()) for n, _, s in structures(base)}
             chains = {n: chain for n, chain in more.items() if chain is not None} | chains
-        return _joined(source, chains, paths)
+        return _joined(source, chains, paths), inputs
     ranks = {name: left.shape[-1] for name, (_, left, _) in paths.items()}
     result, made = structured(source, "compensated", ranks=ranks)
     for name, (coarse, left, right) in paths.items():
         extra: Any = made[name].extra
         _write((extra.weight, coarse), (made[name].left, left), (made[name].right, right))
-    return result
+    return result, inputs
 
 
 def _joined(

@@ -26,6 +26,7 @@ from ...layers.lowrank import (
 from .calibration_pass import Directions, running_order
 from .coarse_base import coarse_weight, compensated
 from .compress import densified, factorize
+from .compression_report import CompressionReport
 from .layer_by_layer import LayerByLayer
 
 __all__ = ["compress"]
@@ -53,6 +54,7 @@ def compress(
     forward: Forward = forward_batch,
     loss: Callable[[nn.Module, Any], Tensor] | None = None,
     seed: int = 0,
+    report: Callable[[CompressionReport], object] | None = None,
 ) -> Model:
     """Return a smaller copy of a model: factors of fixed ranks, or low-rank paths beside a base.
 
@@ -80,6 +82,7 @@ def compress(
         loss: Returns the loss of a batch for "fwsvd" and "fisher"; None takes random directions of
             the outputs, whose squared gradients are the Fisher information of outputs with noise.
         seed: Of these directions.
+        report: Called with what was found on the way.
 
     Returns:
         A model that `save_model` writes, if the given one is of the zoo.
@@ -112,15 +115,22 @@ def compress(
         assert rank is not None
         order = running_order(dense, list(names), data, forward)
         plain = case == "svd"
-        result = compensated(model, dense, base, names, rank, data, forward, order, plain=plain)
+        result, inputs = compensated(
+            model, dense, base, names, rank, data, forward, order, plain=plain
+        )
+        curves = {}
     else:
         assert budget is not None
         work = LayerByLayer(case, dense, names, data, forward, directions)
-        curves = work.costs(sensitivity, loss, seed)
-        ranks = work.ranks(curves, budget, allocation)
+        ranks = work.ranks(work.costs(sensitivity, loss, seed), budget, allocation)
         result = work.made(model, ranks, sequential)
+        inputs = {name: moments.count for name, moments in work.moments.items()}
+        curves = work.measured
     if batch_norm and data and any(structures(result)):
         reestimate_batch_norm(result, data, forward=forward)
+    if report is not None:
+        full = {name: min(shape[-2:]) for name, shape in names.items()}
+        report(CompressionReport(sensitivity, full, inputs, curves))
     return result
 
 

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,6 +40,7 @@ class LayerByLayer:
     Attributes:
         dense: The model without factors.
         names: Shapes of the targets' matrices, in the order of the modules.
+        measured: By name, the distortion of the outputs at every rank that was measured.
     """
 
     case: str
@@ -48,6 +49,7 @@ class LayerByLayer:
     data: list[Any]
     forward: Forward
     loss: Callable[[nn.Module, Any], Tensor]
+    measured: dict[str, dict[int, float]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         """Collect the moments of all targets in the dense model."""
@@ -153,6 +155,7 @@ class LayerByLayer:
             replace_module(work, previous, layer)
             previous = layer
             seen[rank] = distortion(outputs_of(work, self.data, self.forward), expected)
+        self.measured[name] = seen
         return output_curve(min(shape[-2:]), seen)
 
     def _corrected(self, name: str, cut: Calibrated) -> Tensor:

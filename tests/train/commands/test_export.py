@@ -133,7 +133,10 @@ def test_the_command_prints_a_table_and_names_its_file(
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ([], "give exactly one of parameters, macs, latency, energy, threshold, ranks, got none"),
+        (
+            [],
+            "exactly one of parameters, macs, latency, energy, threshold, ranks, case, got none",
+        ),
         (["format=folder"], "got none; format=pt2 or format=onnx needs none"),
         (["format=tflite"], "format must be a list of folder or pt2 or onnx"),
         (["format=pt2", "tolerance=0"], "tolerance must be above 0, got 0"),
@@ -166,7 +169,7 @@ def test_a_budget_out_of_reach_or_a_run_without_an_end_is_one_line(
 ) -> None:
     with pytest.raises(RunError, match="cannot be met"):
         exported(config(runs["dense"], tmp_path, parameters=0.01))
-    with pytest.raises(RunError, match="holds no config.yaml"):
+    with pytest.raises(RunError, match="holds no run that began and no saved model"):
         exported(config(tmp_path, tmp_path, energy=0.1))
     with pytest.raises(RunError, match="energy must be a share"):
         exported(config(runs["dense"], tmp_path, energy=1.0))

@@ -29,6 +29,10 @@ RUNS = {
     "ddp, adamw, ema": ["callbacks=[ema]", "callbacks.ema.decay=0.9", "trainer.clip_grad=1"],
     "ddp, muon": ["optim=muon"],
     "ddp, maestro": [*chosen("maestro"), "trainer.accumulate=2"],
+    "ddp, pela": [
+        *("model=vit_nano_block_attnres", "lowrank=low_rank", "distill=pela"),
+        *("distill.teacher=pretrained:vit_nano_block_attnres/digits", "distill.perturbation=1"),
+    ],
     "ddp, switchlora, step_adamw": chosen("switchlora"),
     "fsdp, adamw, ema": ["trainer.parallel=fsdp", "callbacks=[ema]", "callbacks.ema.decay=0.9"],
     "fsdp, muon": ["trainer.parallel=fsdp", "optim=muon"],
