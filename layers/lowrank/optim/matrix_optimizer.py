@@ -35,7 +35,17 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         """Check and keep the settings."""
+        self._prepare()
         super().__init__(params, {"projected": True, **defaults})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become a copy; PyTorch copies groups and what is kept of parameters only."""
+        super().__setstate__(state)
+        self._prepare()
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Make what is no state: it follows from sizes."""
 
     @abstractmethod
     def _check_group(self, group: Mapping[str, Any]) -> None:
@@ -48,10 +58,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
         """Update a matrix, the gradient given as (long side, short side)."""
 
     @abstractmethod
-    def _state_shapes(
-        self, p: Tensor, group: Mapping[str, Any], rank: int
-    ) -> dict[str, tuple[int, ...]]:
-        """Shapes of what is kept of a matrix."""
+    def _state_shapes(self, p: Tensor, group: Mapping[str, Any], rank: int) -> dict[str, Any]:
+        """Shapes of tensors, and numbers, that are kept of a matrix."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, whose settings are its own where it has some.
@@ -151,10 +159,9 @@ class MatrixOptimizer(torch.optim.Optimizer):
         state = self.state[p]
         if "exp_avg" not in state:
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
-        count, betas = float(state["step"]), group["betas"]
-        direction = adam_direction(
-            grad, state["exp_avg"], state["exp_avg_sq"], count, betas, group["eps"]
-        )
+        betas, moments = group["betas"], (state["exp_avg"], state["exp_avg_sq"])
+        totals = [correction(beta, float(state["step"])) for beta in betas]
+        direction = adam_direction(grad, *moments, betas, group["eps"], *totals)
         p.sub_(direction, alpha=group["lr"])
 
     def _check_parameter(self, value: Tensor) -> None:
@@ -172,12 +179,10 @@ class MatrixOptimizer(torch.optim.Optimizer):
     def _check_state(self, p: Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> None:
         rank = self._rank(p, group) if "rank" in group else None
         if rank is None:
-            wanted: dict[str, tuple[int, ...]] = {
-                name: tuple(p.shape) for name in ("exp_avg", "exp_avg_sq")
-            }
+            wanted: dict[str, Any] = dict.fromkeys(("exp_avg", "exp_avg_sq"), tuple(p.shape))
         else:
             wanted = self._state_shapes(p, group, rank)
-        found = {name: tuple(v.shape) for name, v in state.items() if isinstance(v, Tensor)}
+        found = {n: tuple(v.shape) if isinstance(v, Tensor) else v for n, v in state.items()}
         found.pop("step", None)
         if found != wanted:
             raise ValueError(
@@ -205,24 +210,23 @@ def adam_direction(
     gradient: Tensor,
     mean: Tensor,
     square: Tensor,
-    count: float,
     betas: tuple[float, float],
     eps: float,
-    weight: Tensor | None = None,
+    mean_total: Tensor | float,
+    square_total: Tensor | float,
 ) -> Tensor:
-    """Update Adam's moments in place and return m̂ / (√v̂ + ε).
+    """Update Adam's moments in place and return (m / a) / (√(v / c) + ε).
 
     Args:
         gradient: Of any shape.
         mean: m, of the same shape.
         square: v, of the same shape.
-        count: t, with this update.
         betas: (β₁, β₂).
         eps: ε.
-        weight: Total weight of the gradients in v, this one's included, that broadcasts to its
-            shape; None for 1 - β₂ᵗ.
+        mean_total: a, the weight of all gradients in m, this one's included: 1 - β₁ᵗ, or numbers
+            that broadcast to the shape.
+        square_total: c, the same of v: 1 - β₂ᵗ.
     """
     mean.lerp_(gradient, 1 - betas[0])
     square.mul_(betas[1]).addcmul_(gradient, gradient, value=1 - betas[1])
-    total = correction(betas[1], count) if weight is None else weight
-    return mean / correction(betas[0], count) / ((square / total).sqrt_().add_(eps))
+    return (mean / mean_total).div_((square / square_total).sqrt_().add_(eps))

@@ -2,14 +2,16 @@
 
     every `update_every` steps   choose P (n, r) for G (m, n), n ≤ m, and carry the moments over
     g = G P
-    m <- β₁ m + (1 - β₁) g,   v <- β₂ v + (1 - β₂) g²,   c <- β₂ c + (1 - β₂)
-    u = (m / (1 - β₁ᵗ)) / (√(v / c) + ε)
+    m <- β₁ m + (1 - β₁) g,   v <- β₂ v + (1 - β₂) g²
+    a <- β₁ a + (1 - β₁),     c <- β₂ c + (1 - β₂)
+    u = (m / a) / (√(v / c) + ε)
     w <- (1 - η λ) w - η s u Pᵀ
 
     channel_scaling              w <- (1 - η λ) w - η s diag(|u_i| / |g_i|) G     for the rows i
 
-The moments are 2 r m numbers instead of 2 m n. c (r) is the weight of all gradients that v has seen
-in a column; it is 1 - β₂ᵗ for one that has always been chosen.
+The moments are 2 r m numbers instead of 2 m n. a and c (r) are the weights of all gradients that m
+and v have seen in a column, 1 - β₁ᵗ and 1 - β₂ᵗ where it was always chosen. They move with the
+columns, too: a² and c as v does.
 
 With basis="svd", update_every=200, rotate=False and scale=0.25 it is GaLore, and APOLLO with
 basis="random" and channel_scaling=True.
@@ -17,9 +19,9 @@ basis="random" and channel_scaling=True.
 Source: Modoranu et al. 2025, arXiv:2505.17967 (DCT); Zhao et al. 2024, "GaLore: Memory-Efficient
 LLM Training by Gradient Low-Rank Projection", arXiv:2403.03507; Zhu et al. 2024, "APOLLO: SGD-like
 Memory, AdamW-level Performance", arXiv:2412.05270.
-Differs from them: c. Without it a column that is chosen anew has a v that began at zero while t
-goes on, and moves (1 - β₁) / √(1 - β₂) = 3.2 times too far. Random columns are orthonormal, so
-APOLLO's ratio of norms needs no factor √(n / r).
+Differs from them: a and c. Without them a column that is chosen anew has moments that began at zero
+while t goes on, and moves (1 - β₁) / √(1 - β₂) = 3.2 times too far. Random columns are orthonormal,
+so APOLLO's ratio of norms needs no factor √(n / r).
 """
 
 import random
@@ -85,12 +87,14 @@ class ProjectedAdamW(MatrixOptimizer):
         seed: int = 0,
     ) -> None:
         """Check and keep the settings."""
-        self._bases: dict[str, Basis] = {name: kind() for name, kind in BASES.items()}
         settings = {"rank": rank, "basis": basis, "update_every": update_every, "ranking": ranking}
         settings |= {"rotate": rotate, "error_feedback": error_feedback, "scale": scale}
         settings |= {"channel_scaling": channel_scaling, "seed": seed}
         adam = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, adam | settings)
+
+    def _prepare(self) -> None:
+        self._bases: dict[str, Basis] = {name: kind() for name, kind in BASES.items()}
 
     def _check_group(self, group: Mapping[str, Any]) -> None:
         if group["basis"] not in BASES:
@@ -125,10 +129,10 @@ class ProjectedAdamW(MatrixOptimizer):
         seen = grad @ columns
         if feedback:
             keep_error(state, grad - seen @ columns.mT, whole_numbers=feedback == "int8")
-        weight = state["weight"].mul_(betas[1]).add_(1 - betas[1])
+        for beta, total in zip(betas, state["totals"], strict=True):
+            total.mul_(beta).add_(1 - beta)
         moments = state["exp_avg"], state["exp_avg_sq"]
-        count = float(state["step"])
-        move = adam_direction(seen, *moments, count, betas, group["eps"], weight).to(grad.dtype)
+        move = adam_direction(seen, *moments, betas, group["eps"], *state["totals"]).to(grad.dtype)
         if group["channel_scaling"]:
             move = _scale_channels(grad, move, seen, state)
         else:
@@ -145,24 +149,27 @@ class ProjectedAdamW(MatrixOptimizer):
             accurate = torch.promote_types(grad.dtype, torch.float32)
             state["exp_avg"] = grad.new_zeros(rows, rank)
             state["exp_avg_sq"] = grad.new_zeros(rows, rank)
-            state["weight"] = grad.new_zeros(rank, dtype=accurate)
+            state["totals"] = grad.new_zeros(2, rank, dtype=accurate)
+            state["side"] = size
         elif (step - 1) % (group["update_every"] or basis.update_every):
             return basis.columns(old, grad)
         draw = random.Random(f"{group['seed']}, parameter {number}, step {step}").getrandbits(63)
         new = basis.choose(grad, rank, group["ranking"], torch.Generator().manual_seed(draw))
         if old is not None and group["rotate"]:
-            for name, squares in (("exp_avg", False), ("exp_avg_sq", True), ("weight", True)):
-                state[name] = basis.carry(state[name], old, new, size, squares=squares)
+            move = {"old": old, "new": new, "n": size}
+            state["exp_avg"] = basis.carry(state["exp_avg"], **move)
+            state["exp_avg_sq"] = basis.carry_squares(state["exp_avg_sq"], **move)
+            mean, square = state["totals"]
+            totals = basis.carry_squares(torch.stack([mean.square(), square]), **move)
+            state["totals"] = torch.stack([totals[0].sqrt(), totals[1]])
         state["basis"] = new
         return basis.columns(new, grad)
 
-    def _state_shapes(
-        self, p: Tensor, group: Mapping[str, Any], rank: int
-    ) -> dict[str, tuple[int, ...]]:
+    def _state_shapes(self, p: Tensor, group: Mapping[str, Any], rank: int) -> dict[str, Any]:
         rows, size = tall_shape(p)
-        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("exp_avg", "exp_avg_sq"), (rows, rank))
+        shapes: dict[str, Any] = dict.fromkeys(("exp_avg", "exp_avg_sq"), (rows, rank))
         kept = self._bases[group["basis"]].kept_shape(size, rank)
-        shapes |= {"weight": (rank,), "basis": kept}
+        shapes |= {"totals": (2, rank), "basis": kept, "side": size}
         if group["error_feedback"]:
             shapes["error"] = (rows, size)
         if group["error_feedback"] == "int8":

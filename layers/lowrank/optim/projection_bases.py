@@ -50,8 +50,12 @@ class Basis(Protocol):
         """Return P (n, r) for a gradient (m, n)."""
         ...
 
-    def carry(self, values: Tensor, old: Tensor, new: Tensor, n: int, *, squares: bool) -> Tensor:
-        """Return moments (..., r) of the old columns for the new ones."""
+    def carry(self, values: Tensor, old: Tensor, new: Tensor, n: int) -> Tensor:
+        """Return means (..., r) in the new columns from those in the old ones."""
+        ...
+
+    def carry_squares(self, values: Tensor, old: Tensor, new: Tensor, n: int) -> Tensor:
+        """Return means of squares (..., r) in the new columns."""
         ...
 
 
@@ -86,9 +90,11 @@ class CosineColumns:
         """Return the cosines of the indices."""
         return self.table(like.shape[1], like)[:, kept]
 
-    def carry(self, values: Tensor, old: Tensor, new: Tensor, n: int, *, squares: bool) -> Tensor:
-        """Gather the columns that stay; squares move alike."""
+    def carry(self, values: Tensor, old: Tensor, new: Tensor, n: int) -> Tensor:
+        """Gather the columns that stay."""
         return gather_columns(values, old, new, n)
+
+    carry_squares = carry
 
 
 class Vectors:
@@ -104,11 +110,13 @@ class Vectors:
         """Return what is kept."""
         return kept
 
-    def carry(self, values: Tensor, old: Tensor, new: Tensor, n: int, *, squares: bool) -> Tensor:
-        """Rotate by R = PᵀP', squares by R ∘ R."""
-        turn = old.mT @ new
-        turn = turn.square() if squares else turn
-        return values @ turn.to(values.dtype)
+    def carry(self, values: Tensor, old: Tensor, new: Tensor, n: int) -> Tensor:
+        """Rotate by R = PᵀP'."""
+        return values @ (old.mT @ new).to(values.dtype)
+
+    def carry_squares(self, values: Tensor, old: Tensor, new: Tensor, n: int) -> Tensor:
+        """Rotate by R ∘ R."""
+        return values @ (old.mT @ new).square().to(values.dtype)
 
 
 class SingularVectors(Vectors):

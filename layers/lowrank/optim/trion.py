@@ -71,10 +71,12 @@ class Trion(MatrixOptimizer):
         eps: float = 1e-8,
     ) -> None:
         """Check and keep the settings."""
-        self._cosines = CosineColumns()
         settings = {"momentum": momentum, "rank": rank, "ranking": ranking, "scaling": scaling}
         adam = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, adam | settings)
+
+    def _prepare(self) -> None:
+        self._cosines = CosineColumns()
 
     def _check_group(self, group: Mapping[str, Any]) -> None:
         if not 0.0 <= group["momentum"] < 1.0:
@@ -100,9 +102,7 @@ class Trion(MatrixOptimizer):
         momentum.sub_(seen @ columns.mT, alpha=1 - group["momentum"])
         self._move(p, orthogonalize(seen) @ columns.mT, group["lr"] * _scale(p, group["scaling"]))
 
-    def _state_shapes(
-        self, p: Tensor, group: Mapping[str, Any], rank: int
-    ) -> dict[str, tuple[int, ...]]:
+    def _state_shapes(self, p: Tensor, group: Mapping[str, Any], rank: int) -> dict[str, Any]:
         return {"momentum": tall_shape(p)}
 
 
