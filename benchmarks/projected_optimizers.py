@@ -40,13 +40,15 @@ STEPS, EVERY = 600, 20
 METHODS: dict[str, dict[str, Any]] = {
     "AdamW": {"name": "adamw", "fused": True},
     "DCT": {"name": "projected_adamw", "basis": "dct"},
-    "DCT, error feedback, int8": {
-        "name": "projected_adamw",
-        "basis": "dct",
-        "error_feedback": "int8",
-    },
-    "SVD": {"name": "projected_adamw", "basis": "svd", "update_every": EVERY},
     "random": {"name": "projected_adamw", "basis": "random", "update_every": EVERY},
+    "SVD": {"name": "projected_adamw", "basis": "svd", "update_every": EVERY},
+    "Trion": {"name": "trion"},
+    "APOLLO": {
+        "name": "projected_adamw",
+        "basis": "random",
+        "update_every": EVERY,
+        "channel_scaling": True,
+    },
     "GaLore": {
         "name": "projected_adamw",
         "basis": "svd",
@@ -54,13 +56,11 @@ METHODS: dict[str, dict[str, Any]] = {
         "rotate": False,
         "scale": 0.25,
     },
-    "APOLLO": {
+    "DCT, error feedback, int8": {
         "name": "projected_adamw",
-        "basis": "random",
-        "update_every": EVERY,
-        "channel_scaling": True,
+        "basis": "dct",
+        "error_feedback": "int8",
     },
-    "Trion": {"name": "trion"},
 }
 RATES = (0.002, 0.005, 0.01)
 OUTER = (0.02, 0.05, 0.1, 0.001, 0.0005)  # taken up where the best rate is at an end
