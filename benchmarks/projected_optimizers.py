@@ -169,7 +169,7 @@ def costs(names: list[str], repetitions: int) -> dict[str, dict[str, float]]:
         }
     for name in names:
         kept = found[name]["KiB of the matrices"] / found[reference]["KiB of the matrices"]
-        found[name]["over AdamW"] = round(kept, 4)
+        found[name]["bytes over AdamW"] = round(kept, 4)
     return found
 
 
@@ -203,7 +203,7 @@ def measure(quick: bool) -> Measurement:
                 "optimiser": name,
                 "bits/byte": round(mean, 4),
                 "standard error": round(error, 4),
-                "over AdamW's": round(mean / summary(bits["AdamW"])[0], 4),
+                "bits over AdamW": round(mean / summary(bits["AdamW"])[0], 4),
                 "against AdamW": verdict(bits[name], bits["AdamW"]),
                 "seeds": [round(b, 4) for b in bits[name]],
                 "test": round(statistics.mean(one["test"] for one in found[name]), 4),
@@ -214,7 +214,7 @@ def measure(quick: bool) -> Measurement:
                 "seconds": statistics.median(one["seconds"] for one in found[name]),
             }
         )
-    kept = measured["DCT"]["over AdamW"]
+    kept = measured["DCT"]["bytes over AdamW"]
     bars.append(Bar("bytes of the DCT's state over AdamW's, projected matrices", kept, 0.3))
     if not quick:
         means = {name: summary(each)[0] for name, each in bits.items()}

@@ -33,7 +33,7 @@ from records import Records
 from spread import summary
 from torch import Tensor, nn
 
-RATE = 0.005
+RATE = 0.002
 SEEDS = (0, 1, 2)
 REDUCTIONS = (0.25, 0.5, 0.75)
 

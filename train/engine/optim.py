@@ -76,6 +76,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     projected: list[dict[str, Any]] = []
     if config.name in PROJECTED:
         left = options.pop("unprojected", None)
+        left = [left] if isinstance(left, str) else left
         named = {} if left is None else {"unprojected": list(left)}
         projected = matrix_groups(model, config.weight_decay, **named)
     try:

@@ -108,7 +108,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
                 continue
             state = self.state[p]
             if not state:
-                state["step"] = torch.zeros(())
+                state["step"] = torch.zeros((), dtype=torch.float32)
             state["step"] += 1
             if group["weight_decay"]:
                 p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -131,9 +131,14 @@ class MatrixOptimizer(torch.optim.Optimizer):
         kept: list[tuple[Tensor, dict[str, Any]]] = []
         pairs = zip(self.param_groups, state_dict["param_groups"], strict=False)
         for group, saved in pairs:
+            if missing := sorted(self.defaults.keys() - saved.keys()):
+                raise ValueError(
+                    f"a group of the state has no {missing[0]!r}; it is of another optimiser than "
+                    f"{type(self).__name__}"
+                )
             for p, key in zip(group["params"], saved["params"], strict=False):
                 if key in state_dict["state"]:
-                    self._check_state(p, state_dict["state"][key], {**group, **saved})
+                    self._check_state(p, state_dict["state"][key], saved)
                     kept.append((p, state_dict["state"][key]))
         super().load_state_dict(state_dict)
         for p, state in kept:
@@ -177,7 +182,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             )
 
     def _check_state(self, p: Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> None:
-        rank = self._rank(p, group) if "rank" in group else None
+        rank = self._rank(p, group)
         if rank is None:
             wanted: dict[str, Any] = dict.fromkeys(("exp_avg", "exp_avg_sq"), tuple(p.shape))
         else:

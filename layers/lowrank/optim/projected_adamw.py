@@ -24,7 +24,6 @@ while t goes on, and moves (1 - β₁) / √(1 - β₂) = 3.2 times too far. Ran
 so APOLLO's ratio of norms needs no factor √(n / r).
 """
 
-import random
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -153,8 +152,8 @@ class ProjectedAdamW(MatrixOptimizer):
             state["side"] = size
         elif (step - 1) % (group["update_every"] or basis.update_every):
             return basis.columns(old, grad)
-        draw = random.Random(f"{group['seed']}, parameter {number}, step {step}").getrandbits(63)
-        new = basis.choose(grad, rank, group["ranking"], torch.Generator().manual_seed(draw))
+        draw = f"{group['seed']}, parameter {number}, step {step}"
+        new = basis.choose(grad, rank, group["ranking"], draw)
         if old is not None and group["rotate"]:
             move = {"old": old, "new": new, "n": size}
             state["exp_avg"] = basis.carry(state["exp_avg"], **move)
@@ -182,7 +181,8 @@ class ProjectedAdamW(MatrixOptimizer):
 def _scale_channels(grad: Tensor, move: Tensor, seen: Tensor, state: dict[str, Any]) -> Tensor:
     """Return the rows of a gradient, each as long as its move in the subspace says.
 
-    The norm of the whole may grow by 1 % a step and no faster, as in APOLLO's code.
+    The norm of the whole may grow by 1 % a step and no faster, as in APOLLO's code, but from zero:
+    there a layer that had no gradient at first, as before zeros, would hardly ever begin.
     """
     tiny = torch.finfo(grad.dtype).tiny
     length = torch.linalg.vector_norm(seen, dim=1, keepdim=True)
@@ -190,7 +190,8 @@ def _scale_channels(grad: Tensor, move: Tensor, seen: Tensor, state: dict[str, A
     scaled = grad * torch.where(length > 0, ratio, 0.0)  # a row that is not seen rests
     norm = torch.linalg.vector_norm(scaled)
     if "norm" in state:
-        allowed = torch.minimum(norm, GROWTH * state["norm"])
+        most = torch.where(state["norm"] > 0, GROWTH * state["norm"], norm)
+        allowed = torch.minimum(norm, most)
         scaled = scaled * (allowed / norm.clamp(tiny))
         norm = allowed
     state["norm"] = norm

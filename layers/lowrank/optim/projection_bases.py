@@ -10,6 +10,7 @@ One table of cosines for each size serves all matrices of an optimiser.
 
 # Shape letters: m long side, n short side of a gradient, r columns.
 
+import random
 from typing import Protocol
 
 import torch
@@ -40,10 +41,8 @@ class Basis(Protocol):
         """Shape of what is kept."""
         ...
 
-    def choose(
-        self, gradient: Tensor, rank: int, ranking: Ranking, generator: torch.Generator
-    ) -> Tensor:
-        """Return what is kept of new columns."""
+    def choose(self, gradient: Tensor, rank: int, ranking: Ranking, draw: str) -> Tensor:
+        """Return what is kept of new columns; `draw` names the draw of random ones."""
         ...
 
     def columns(self, kept: Tensor, like: Tensor) -> Tensor:
@@ -79,9 +78,7 @@ class CosineColumns:
         """One index a column."""
         return (rank,)
 
-    def choose(
-        self, gradient: Tensor, rank: int, ranking: Ranking, generator: torch.Generator
-    ) -> Tensor:
+    def choose(self, gradient: Tensor, rank: int, ranking: Ranking, draw: str) -> Tensor:
         """Return the indices of the largest coefficients."""
         coefficients = gradient @ self.table(gradient.shape[1], gradient)
         return strongest_columns(coefficients, rank, ranking)
@@ -122,9 +119,7 @@ class Vectors:
 class SingularVectors(Vectors):
     """Leading right singular vectors of the gradient at the time."""
 
-    def choose(
-        self, gradient: Tensor, rank: int, ranking: Ranking, generator: torch.Generator
-    ) -> Tensor:
+    def choose(self, gradient: Tensor, rank: int, ranking: Ranking, draw: str) -> Tensor:
         """Decompose the gradient."""
         return singular_basis(gradient, rank)
 
@@ -132,10 +127,9 @@ class SingularVectors(Vectors):
 class RandomVectors(Vectors):
     """Orthonormal vectors that no gradient decides."""
 
-    def choose(
-        self, gradient: Tensor, rank: int, ranking: Ranking, generator: torch.Generator
-    ) -> Tensor:
+    def choose(self, gradient: Tensor, rank: int, ranking: Ranking, draw: str) -> Tensor:
         """Draw them."""
+        generator = torch.Generator().manual_seed(random.Random(draw).getrandbits(63))
         return random_basis(gradient.shape[1], rank, gradient, generator)
 
 
