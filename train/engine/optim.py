@@ -1,5 +1,6 @@
 """Optimisers by name: timm's, geoopt's Riemannian ones, and ours."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from ...layers.lowrank.optim.trion import Trion
 from ...zoo.registry import nearest
 from ..config import OptimConfig
 
-__all__ = ["check_optimizer", "check_sharing", "make_optimizer"]
+__all__ = ["check_optimizer", "check_sharing", "make_optimizer", "without_names"]
 
 RIEMANNIAN = {"riemannian_adam": "RiemannianAdam", "riemannian_sgd": "RiemannianSGD"}
 PROJECTED = {"projected_adamw": ProjectedAdamW, "trion": Trion}
@@ -55,6 +56,12 @@ def check_sharing(config: OptimConfig, parallel: str) -> None:
         )
 
 
+def without_names(config: OptimConfig) -> OptimConfig:
+    """Return the config without what names the parameters of one model."""
+    options = {key: value for key, value in config.options.items() if key != "unprojected"}
+    return dataclasses.replace(config, options=options)
+
+
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """Build the optimiser, without weight decay on vectors and on what a layer marks.
 
@@ -77,8 +84,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     if config.name in PROJECTED:
         left = options.pop("unprojected", None)
         left = [left] if isinstance(left, str) else left
-        named = {} if left is None else {"unprojected": list(left)}
-        projected = matrix_groups(model, config.weight_decay, **named)
+        projected = matrix_groups(model, config.weight_decay, left)
     try:
         if config.name in PROJECTED:
             optimizer = PROJECTED[config.name](projected, lr=config.lr, **options)

@@ -34,6 +34,8 @@ def test_patterns_name_modules_or_parameters_and_frozen_ones_are_left_out() -> N
     groups = matrix_groups(model, 0.1, ["0", "*.bias"])
     assert named(model, groups, "projected") == {"1.weight"}
     assert sum(len(group["params"]) for group in groups) == 4
+    with pytest.raises(ValueError, match="unprojected: '3' matches no parameter; give patterns"):
+        matrix_groups(model, 0.1, ["3"])
 
 
 def test_weights_of_factors_are_refused_and_dense_ones_of_a_method_are_not() -> None:
