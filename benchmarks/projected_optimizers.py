@@ -41,25 +41,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "AdamW": {"name": "adamw", "fused": True},
     "DCT": {"name": "projected_adamw", "basis": "dct"},
     "random": {"name": "projected_adamw", "basis": "random", "update_every": EVERY},
+    "DCT, every 20 steps": {"name": "projected_adamw", "basis": "dct", "update_every": EVERY},
     "SVD": {"name": "projected_adamw", "basis": "svd", "update_every": EVERY},
+    "DCT, error feedback": {"name": "projected_adamw", "basis": "dct", "error_feedback": "int8"},
     "Trion": {"name": "trion"},
     "APOLLO": {
         "name": "projected_adamw",
         "basis": "random",
         "update_every": EVERY,
         "channel_scaling": True,
-    },
-    "GaLore": {
-        "name": "projected_adamw",
-        "basis": "svd",
-        "update_every": EVERY,
-        "rotate": False,
-        "scale": 0.25,
-    },
-    "DCT, error feedback, int8": {
-        "name": "projected_adamw",
-        "basis": "dct",
-        "error_feedback": "int8",
     },
 }
 RATES = (0.002, 0.005, 0.01)

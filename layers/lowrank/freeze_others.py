@@ -23,7 +23,7 @@ def check_patterns(model: nn.Module, patterns: Sequence[str], setting: str = "tr
     names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
         if not any(matches(name, pattern) for name in names):
-            near = difflib.get_closematches(pattern, names, n=3, cutoff=0.4) or names[:3]
+            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4) or names[:3]
             raise ValueError(
                 f"{setting}: {pattern!r} matches no parameter; give patterns on names such as "
                 f"{', '.join(near)}"

@@ -131,7 +131,9 @@ class MatrixOptimizer(torch.optim.Optimizer):
         kept: list[tuple[Tensor, dict[str, Any]]] = []
         pairs = zip(self.param_groups, state_dict["param_groups"], strict=False)
         for group, saved in pairs:
-            if missing := sorted(self.defaults.keys() - saved.keys()):
+            # PyTorch adds defaults of its own, which no group has.
+            own = self.defaults.keys() & group.keys()
+            if missing := sorted(own - saved.keys()):
                 raise ValueError(
                     f"a group of the state has no {missing[0]!r}; it is of another optimiser than "
                     f"{type(self).__name__}"
