@@ -16,7 +16,7 @@ from .callbacks import callbacks, distillations
 from .config import FACTS, RunConfig, TrainerConfig, options_of
 from .data import Graph, data_sets
 from .engine.loggers import loggers
-from .engine.optim import check_optimizer, make_optimizer
+from .engine.optim import check_optimizer, check_sharing, make_optimizer, without_names
 from .engine.schedule import SCHEDULES
 from .errors import RunError
 
@@ -49,8 +49,9 @@ def check_run(config: RunConfig) -> None:
         _check_trainer(config.trainer, data.kind)
         _check_schedule(config)
         check_optimizer(config.optim)
+        check_sharing(config.optim, config.trainer.parallel)
         # Whose parameters it has does not matter, to its options or to a method.
-        optimizer = make_optimizer(nn.Linear(1, 1), config.optim)
+        optimizer = make_optimizer(nn.Linear(1, 1), without_names(config.optim))
         if config.lowrank is not None:
             method = make_method(config.lowrank)
             method.check_optimizer(optimizer)

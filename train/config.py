@@ -31,9 +31,10 @@ FACTS = (
 
 @dataclass
 class OptimConfig:
-    """An optimiser by name, of timm's list or `riemannian_adam` / `riemannian_sgd` of geoopt.
+    """An optimiser by name: of timm's list, of geoopt's Riemannian ones, or of ours.
 
-    `options` holds further keywords of that optimiser, such as `betas`.
+    Those are `riemannian_adam` and `riemannian_sgd`, and `step_adamw`, `projected_adamw` and
+    `trion`. `options` holds further keywords of an optimiser, such as `betas`.
     """
 
     name: str = "adamw"

@@ -53,6 +53,7 @@ def register_schemas() -> None:
         store.store(group="schedule", name=name, node={"name": name})
     # The count of steps that it keeps for every vector is what lowrank=switchlora needs.
     store.store(group="optim", name="step_adamw", node={"name": "step_adamw"})
+    store.store(group="optim", name="trion", node={"name": "trion"})
 
 
 def choices(group: str) -> list[str]:

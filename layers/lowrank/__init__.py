@@ -67,7 +67,9 @@ from .methods.sst import SST as SST
 from .methods.switchlora import SwitchLoRA as SwitchLoRA
 from .methods.trp import TRP as TRP
 from .methods.welore import WeLore as WeLore
+from .optim.projected_adamw import ProjectedAdamW as ProjectedAdamW
 from .optim.step_adamw import StepAdamW as StepAdamW
+from .optim.trion import Trion as Trion
 from .reparametrize import merge as merge
 from .reparametrize import reparametrize as reparametrize
 from .reparametrize import structures as structures

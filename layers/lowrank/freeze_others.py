@@ -6,21 +6,26 @@ from collections.abc import Collection, Sequence
 
 from torch import nn
 
-__all__ = ["check_patterns", "freeze_others"]
+__all__ = ["check_patterns", "freeze_others", "matches"]
 
 
-def check_patterns(model: nn.Module, patterns: Sequence[str]) -> None:
+def check_patterns(model: nn.Module, patterns: Sequence[str], setting: str = "train_also") -> None:
     """Refuse patterns on names of parameters, or of modules around them, that match nothing.
+
+    Args:
+        model: Has the names.
+        patterns: Of the shell.
+        setting: How the message calls them.
 
     Raises:
         ValueError: naming the pattern and the nearest names.
     """
     names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
-        if not any(_matches(name, pattern) for name in names):
+        if not any(matches(name, pattern) for name in names):
             near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4) or names[:3]
             raise ValueError(
-                f"train_also: {pattern!r} matches no parameter; give patterns on names such as "
+                f"{setting}: {pattern!r} matches no parameter; give patterns on names such as "
                 f"{', '.join(near)}"
             )
 
@@ -35,7 +40,7 @@ def freeze_others(model: nn.Module, kept: Collection[int], patterns: Sequence[st
     """
     frozen = []
     for name, parameter in model.named_parameters():
-        left = id(parameter) in kept or any(_matches(name, p) for p in patterns)
+        left = id(parameter) in kept or any(matches(name, p) for p in patterns)
         if parameter.requires_grad and not left:
             parameter.requires_grad_(False)
             parameter.grad = None  # an optimiser would go on stepping on the last one
@@ -43,7 +48,7 @@ def freeze_others(model: nn.Module, kept: Collection[int], patterns: Sequence[st
     return frozen
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
     """Whether a pattern matches a parameter's name, or that of a module around it."""
     parts = name.split(".")
     return any(fnmatch.fnmatchcase(".".join(parts[:n]), pattern) for n in range(1, len(parts) + 1))

@@ -191,6 +191,43 @@ def lowrank_bytes_gpt() -> str:
     )
 
 
+def projected_optimizers() -> str:
+    """Optimisers that keep less, beside AdamW."""
+    return table(
+        ("", "bits/byte", "over AdamW's", "KiB", "over AdamW's", "step over AdamW's", "rate"),
+        *(
+            (
+                row["optimiser"],
+                f"{row['bits/byte']:.3f} ± {row['standard error']:.3f}",
+                f"{row['bits over AdamW']:.3f}",
+                f"{row['KiB of the matrices']:,.0f}",
+                f"{row['bytes over AdamW']:.2f}",
+                f"{row['training step over AdamW']:.2f}",
+                f"{row['rate']:g}",
+            )
+            for row in sorted(rows("projected_optimizers"), key=lambda row: row["bits/byte"])
+        ),
+    )
+
+
+def welore_bytes_gpt() -> str:
+    """A GPT cut at WeLore's ranks, at equal ones, and at those of the least squared error."""
+    return table(
+        ("ranks lost", "rule", "bits/byte", "more than whole", "more than one share", "parameters"),
+        *(
+            (
+                f"{float(row['ranks lost']):.0%}".replace("%", " %"),
+                row["rule"],
+                f"{row['bits/byte']:.3f}",
+                f"{row['more than whole']:+.3f}",
+                f"{row['more than uniform']:+.3f} ± {row['standard error']:.3f}",
+                f"{row['parameters']:,}",
+            )
+            for row in rows("welore_bytes_gpt")
+        ),
+    )
+
+
 FAMILY_FIGURES = {
     function.__name__: function
     for function in (
@@ -201,5 +238,7 @@ FAMILY_FIGURES = {
         ldlt_tabular,
         lowrank_fashion_mnist,
         lowrank_bytes_gpt,
+        projected_optimizers,
+        welore_bytes_gpt,
     )
 }

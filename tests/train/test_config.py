@@ -24,7 +24,7 @@ NAMES = {
     "callbacks": ["none", *callbacks.names()],
     "logger": ["none", *loggers.names()],
     "schedule": [*SCHEDULES],
-    "optim": ["step_adamw"],
+    "optim": ["step_adamw", "trion"],
     "lowrank": ["none"],
     "distill": ["none", "pela"],
 }

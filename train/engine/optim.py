@@ -1,5 +1,6 @@
-"""Optimisers by name: timm's, geoopt's Riemannian ones, and one of ours."""
+"""Optimisers by name: timm's, geoopt's Riemannian ones, and ours."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -7,13 +8,17 @@ import torch
 from torch import nn
 
 from ...layers.decay import decay_exclusions
+from ...layers.lowrank.optim.matrix_groups import matrix_groups
+from ...layers.lowrank.optim.projected_adamw import ProjectedAdamW
 from ...layers.lowrank.optim.step_adamw import StepAdamW
+from ...layers.lowrank.optim.trion import Trion
 from ...zoo.registry import nearest
 from ..config import OptimConfig
 
-__all__ = ["check_optimizer", "make_optimizer"]
+__all__ = ["check_optimizer", "check_sharing", "make_optimizer", "without_names"]
 
 RIEMANNIAN = {"riemannian_adam": "RiemannianAdam", "riemannian_sgd": "RiemannianSGD"}
+PROJECTED = {"projected_adamw": ProjectedAdamW, "trion": Trion}
 
 
 def check_optimizer(config: OptimConfig) -> None:
@@ -24,7 +29,7 @@ def check_optimizer(config: OptimConfig) -> None:
     """
     from timm.optim import get_optimizer_info, list_optimizers
 
-    known = [*RIEMANNIAN, "step_adamw", *list_optimizers()]
+    known = [*RIEMANNIAN, *PROJECTED, "step_adamw", *list_optimizers()]
     if config.name not in known:
         raise ValueError(f"optim.name: no optimiser {config.name!r}{nearest(config.name, known)}")
     if config.name in list_optimizers() and get_optimizer_info(config.name).second_order:
@@ -38,14 +43,33 @@ def check_optimizer(config: OptimConfig) -> None:
         raise ValueError(f"optim.weight_decay must be at least 0, got {config.weight_decay}")
 
 
+def check_sharing(config: OptimConfig, parallel: str) -> None:
+    """Refuse an optimiser of whole matrices where the processes share out their rows.
+
+    Raises:
+        ValueError: naming both and what works.
+    """
+    if config.name in PROJECTED and parallel == "fsdp":
+        raise ValueError(
+            f"optim.name={config.name} projects whole matrices, which trainer.parallel=fsdp cuts "
+            f"into pieces; use trainer.parallel=ddp, or optim=adamw"
+        )
+
+
+def without_names(config: OptimConfig) -> OptimConfig:
+    """Return the config without what names the parameters of one model."""
+    options = {key: value for key, value in config.options.items() if key != "unprojected"}
+    return dataclasses.replace(config, options=options)
+
+
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """Build the optimiser, without weight decay on vectors and on what a layer marks.
 
     Every group keeps its `initial_lr`, the base that a schedule scales.
 
     Raises:
-        ValueError: an option that the optimiser does not take, or parameters on a manifold, which
-            it would leave without a word.
+        ValueError: an option that the optimiser does not take, parameters on a manifold, which it
+            would leave without a word, or factors where it projects matrices.
     """
     from timm.optim import create_optimizer_v2, param_groups_weight_decay
 
@@ -56,8 +80,15 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
             f"optim.name={config.name} would take {manifolds[0]} off its manifold; use "
             f"optim=riemannian_adam or optim=riemannian_sgd"
         )
+    projected: list[dict[str, Any]] = []
+    if config.name in PROJECTED:
+        left = options.pop("unprojected", None)
+        left = [left] if isinstance(left, str) else left
+        projected = matrix_groups(model, config.weight_decay, left)
     try:
-        if config.name in RIEMANNIAN or config.name == "step_adamw":
+        if config.name in PROJECTED:
+            optimizer = PROJECTED[config.name](projected, lr=config.lr, **options)
+        elif config.name in RIEMANNIAN or config.name == "step_adamw":
             groups = param_groups_weight_decay(
                 model, config.weight_decay, no_weight_decay_list=decay_exclusions(model)
             )

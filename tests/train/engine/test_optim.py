@@ -3,7 +3,7 @@
 import pytest
 import torch
 from archzoo.train.config import OptimConfig
-from archzoo.train.engine.optim import check_optimizer, make_optimizer
+from archzoo.train.engine.optim import check_optimizer, check_sharing, make_optimizer
 from archzoo.zoo import create_model, list_models, model_info
 
 SMALL = [name for name in list_models("*_nano*")]
@@ -43,6 +43,31 @@ def test_muon_leaves_the_pseudo_queries_to_adamw(name):
     for key, parameter in model.named_parameters():
         if key in marked:
             assert id(parameter) in by_adamw, key
+
+
+@pytest.mark.parametrize("name", ["projected_adamw", "trion"])
+def test_a_projected_optimiser_leaves_embeddings_and_what_is_named_to_adamw(name):
+    model = create_model("gpt_nano")
+    names = {id(p): key for key, p in model.named_parameters()}
+
+    def projected(**options):
+        made = make_optimizer(model, OptimConfig(name, lr=0.25, options=options))
+        assert {group["initial_lr"] for group in made.param_groups} == {0.25}
+        return {names[id(p)] for g in made.param_groups if g["projected"] for p in g["params"]}
+
+    usual = projected(rank=0.5)
+    assert "embedding.weight" not in usual and "trunk.branches.0.qkv.weight" in usual
+    assert projected(unprojected=["embedding", "*.qkv"]) == {k for k in usual if ".qkv." not in k}
+
+
+def test_a_projected_optimiser_is_refused_factors_and_shards():
+    factored = create_model("mlp_nano", lowrank={"name": "low_rank", "rank": 0.25})
+    with pytest.raises(ValueError, match=r"made of factors.*lowrank=none$"):
+        make_optimizer(factored, OptimConfig("trion"))
+    with pytest.raises(ValueError, match="trainer.parallel=fsdp cuts into pieces; use trainer.par"):
+        check_sharing(OptimConfig("projected_adamw"), "fsdp")
+    check_sharing(OptimConfig("projected_adamw"), "ddp")
+    check_sharing(OptimConfig("adamw"), "fsdp")
 
 
 def test_a_manifold_parameter_stays_on_its_manifold_under_riemannian_adam():
@@ -92,6 +117,14 @@ def test_bad_settings_are_refused_by_name(config, said):
 def test_an_option_the_optimiser_does_not_take_is_refused():
     with pytest.raises(ValueError, match="optim.options: adamw does not take them.*betaz"):
         make_optimizer(create_model("mlp_nano"), OptimConfig(options={"betaz": 1}))
+
+
+def test_a_setting_of_a_projected_optimiser_out_of_range_is_refused_by_name():
+    said = "optim.options of projected_adamw: basis must be one of dct, svd, random, got 'fft'"
+    with pytest.raises(ValueError, match=said):
+        make_optimizer(
+            create_model("mlp_nano"), OptimConfig("projected_adamw", options={"basis": "fft"})
+        )
 
 
 def test_every_model_names_only_its_own_parameters_as_free_of_decay():

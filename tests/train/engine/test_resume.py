@@ -234,6 +234,26 @@ def test_a_run_that_ended_goes_on_when_it_is_asked_for_more(tmp_path):
         train(tmp_path / "cut", *steady, f"resume={tmp_path / 'cut'}", "trainer.steps=6")
 
 
+PROJECTED = {
+    "dct, int8": ["optim=projected_adamw", "+optim.options.error_feedback=int8"],
+    "svd": ["optim=galore", "+optim.options.update_every=4"],
+    "random": ["optim=apollo", "+optim.options.update_every=4"],
+    "trion": ["optim=trion", "+optim.options.rank=0.5"],
+}
+
+
+@pytest.mark.parametrize("name", tiered(PROJECTED, ["dct, int8"]))
+def test_a_run_of_a_projected_optimiser_goes_on_bitwise(tmp_path, monkeypatch, name):
+    own = [*PROJECTED[name], "trainer.clip_grad=1"]
+    whole = train(tmp_path / "whole", *own)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        with pytest.raises(Stop):
+            train(tmp_path / "cut", *own)
+    assert train(tmp_path / "cut", *own, "resume=auto") == whole
+    assert equal_weights(tmp_path / "whole", tmp_path / "cut")
+
+
 def same_rows(one: Path, other: Path) -> None:
     for a, b in zip(rows(one), rows(other), strict=True):
         del a["samples_per_second"], b["samples_per_second"]
