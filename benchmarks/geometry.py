@@ -28,7 +28,7 @@ from archzoo.layers.hyperbolic import (
     hyperbolic_attention,
 )
 from archzoo.layers.hyperbolic._fast import fused_layout
-from geometry_parity import full
+from geometry_adapters import full
 from harness import Bar, Measurement, interleaved, main, median_ratio
 from hyperbolic import Candidate
 from torch import Tensor, nn

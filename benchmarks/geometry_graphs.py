@@ -28,7 +28,7 @@ from archzoo.layers.graphs import (
 )
 from archzoo.layers.hyperbolic import GatedLorentzLinear
 from archzoo.zoo import create_model
-from geometry_parity import full
+from geometry_adapters import full
 from harness import Bar, Measurement, interleaved, main, median_ratio
 from hyperbolic import Candidate
 from torch import Tensor, nn
