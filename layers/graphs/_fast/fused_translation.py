@@ -37,7 +37,7 @@ FURTHEST = 19.0**2
 
 def fused_translation(a: Tensor, b: Tensor, curvature: float | Tensor) -> Tensor | None:
     """The result of `mobius_add_tangents` for a (N, D) and b (D,), or None where that must run."""
-    given = [a, b] + [curvature] * isinstance(curvature, Tensor)
+    given = [a, b, curvature] if isinstance(curvature, Tensor) else [a, b]
     plain = a.dtype in (torch.float32, torch.float64) and a.device.type == "cpu"
     alike = all((t.dtype, t.device) == (a.dtype, a.device) for t in given)
     if not (plain and alike and a.numel() and records_gradients(*given)):
