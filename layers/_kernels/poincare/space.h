@@ -78,9 +78,9 @@ void covector_backward(const Tensor& gradient, const Tensor& out, const Tensor& 
   check_rows("gradient", gradient, out, out.size(-1));
   check_rows("gain", gain, out, 1);
   check_rows("ds", ds, out, out.size(-1) - 1);
-  check_rows("along", along, out, 1);
+  const Rows<T> from(gradient), in(out), gains(gain), to(ds);
+  checks::holds("along", along, out, in.count);
   checks::holds("dcurvature", dcurvature, out, 1);
-  const Rows<T> from(gradient), in(out), gains(gain), to(ds), dots(along);
   Sums sums(1);
   for_spans(to.count, [&](int64_t chunk, int64_t i, int64_t last) {
     for (; i < last; ++i) {
@@ -94,7 +94,7 @@ void covector_backward(const Tensor& gradient, const Tensor& out, const Tensor& 
         all += g[j] * x[j];
         square += x[j] * x[j];
       }
-      *dots.row(i) = all + g[to.width] * x[to.width];
+      data<T>(along)[i] = all + g[to.width] * x[to.width];
       // |gain s|^2/(-gain X) is -gain |s|^2/X.
       sums.chunk(chunk)[0] += 0.5 * quotient * square;
     }

@@ -99,9 +99,7 @@ class _Conv(torch.autograd.Function):
             dbox, slope = torch.empty_like(box), box.new_empty(())
             dtime, dbias = torch.empty_like(time_weight), torch.empty_like(time_weight)
             kernels = torch.ops.archzoo_poincare
-            kernels.add_time_map_backward(
-                gradient, box, time_weight, c, dbox, dtime, dbias, slope
-            )
+            kernels.add_time_map_backward(gradient, box, time_weight, c, dbox, dtime, dbias, slope)
             kernels.patch_squares_backward(dbox, s, 1, box_numbers(weight, place), 1.0, ds)
             dbias = None if bias is None else dbias
             dcurvature = None if curvature is None else slope.view_as(curvature)
