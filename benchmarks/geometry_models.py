@@ -60,7 +60,8 @@ def training(quick: bool) -> list[Row]:
         candidates = {}
         for geometry in ("euclidean", *bars):
             model = built(name, geometry)
-            run = (lambda model=model, x=x: model(x)), [], list(model.parameters())
+            leaves: list[Tensor] = list(model.parameters())
+            run = (lambda model=model, x=x: model(x)), [], leaves
             candidates[geometry] = Candidate(*run)
             if geometry in bars:
                 candidates[f"{geometry}, plain"] = Definition(*run)
