@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-_PLAIN = (Tensor, nn.Parameter)
+_PLAIN = {Tensor, nn.Parameter}
 _TAKEN: ContextVar[set[str] | None] = ContextVar("kernels_taken", default=None)
 Answer = TypeVar("Answer")
 
@@ -55,17 +55,12 @@ def records_gradients(*tensors: Tensor) -> bool:
     tracer of `torch.jit` and of the older ONNX export, `make_fx` and every other dispatch mode,
     `torch.func`, forward-mode gradients, and subclasses and proxies in place of tensors.
     """
-    if (
+    return not (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or is_transformed()
         or torch._C._len_torch_dispatch_stack() > 0
-    ):
-        return False
-    for x in tensors:
-        if type(x) not in _PLAIN:
-            return False
-    return True
+    ) and _PLAIN.issuperset(map(type, tensors))
 
 
 def is_transformed() -> bool:

@@ -92,7 +92,7 @@ def _linear(
 
 
 class PoincareLinear(nn.Module):
-    """A linear layer of the Poincaré ball: tangents in, and tangents, velocities or space parts out.
+    """A linear layer of the Poincaré ball: tangents in; tangents, velocities or space parts out.
 
     Args:
         in_features: N, at least 1.

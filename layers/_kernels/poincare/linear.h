@@ -162,7 +162,7 @@ void linear_points_backward(const Tensor& gradient, const Tensor& out, const Ten
   std::vector<T> inverse(width);
   const Planes<T> planes{data<T>(factor), data<T>(stretch), inverse.data(), data<T>(shift)};
   for (int64_t j = 0; j < width; ++j) inverse[j] = T(1) / planes.stretch[j];
-  Sums totals(3 * width + 1);
+  Sums totals(3 * width + 1, chunks_of(count));
   for_spans(count, [&](int64_t chunk, int64_t i, int64_t last) {
     std::vector<T> part(3 * width, T(0));
     const Shares<T> shares{part.data(), part.data() + width, part.data() + 2 * width};
@@ -229,7 +229,7 @@ void row_tangents_backward(const Tensor& gradient, const Tensor& out, const Tens
   const Rows<T> from(gradient), in(out), to(ds);
   checks::holds("squares", squares, out, in.count);
   checks::holds("dcurvature", dcurvature, out, 1);
-  Sums sums(1);
+  Sums sums(1, chunks_of(in.count));
   for_spans(in.count, [&](int64_t chunk, int64_t i, int64_t last) {
     for (; i < last; ++i) {
       const T *g = from.row(i), *y = in.row(i), square = data<T>(squares)[i];
@@ -283,7 +283,7 @@ void row_norm_backward(const Tensor& gradient, const Tensor& out, const Tensor& 
   std::vector<T> inverse(width);
   for (int64_t j = 0; j < width; ++j) inverse[j] = T(1 / (share * double(weight[j])));
   const T* per = inverse.data();
-  Sums sums(width + 1);
+  Sums sums(width + 1, chunks_of(in.count));
   for_spans(in.count, [&](int64_t chunk, int64_t i, int64_t last) {
     std::vector<T> part(width, T(0));
     T* sum = part.data();

@@ -140,14 +140,15 @@ void for_tiles(const Map<T>& map, const Body& body) {
 
 // Sums over pixels, one row of `width` numbers for each chunk.
 struct Sums {
-  int64_t width;
+  int64_t width, chunks;
   std::vector<double> partial;
 
-  explicit Sums(int64_t width) : width(width), partial(CHUNKS * width, 0.0) {}
+  explicit Sums(int64_t width, int64_t chunks = CHUNKS)
+      : width(width), chunks(chunks), partial(chunks * width, 0.0) {}
   double* chunk(int64_t index) { return partial.data() + index * width; }
   std::vector<double> total() const {
     std::vector<double> sum(width, 0.0);
-    for (int64_t k = 0; k < CHUNKS; ++k)
+    for (int64_t k = 0; k < chunks; ++k)
       for (int64_t c = 0; c < width; ++c) sum[c] += partial[k * width + c];
     return sum;
   }

@@ -58,16 +58,20 @@ void for_rows(int64_t count, int64_t width, const Body& body) {
   });
 }
 
-// body(chunk, first, last) for spans of rows, at most `CHUNKS` chunks: what is summed in float over
-// a span is short enough to keep its digits.
+// Spans of rows: what is summed in float over one is short enough to keep its digits. Few rows make
+// few chunks, since clearing and adding up sums of all channels costs as much as some rows do.
 constexpr int64_t SPAN = 64;
 
+inline int64_t spans_of(int64_t count) { return (count + SPAN - 1) / SPAN; }
+inline int64_t chunks_of(int64_t count) { return std::min(CHUNKS, spans_of(count)); }
+
+// body(chunk, first, last) for all spans.
 template <typename Body>
 void for_spans(int64_t count, const Body& body) {
-  const int64_t spans = (count + SPAN - 1) / SPAN;
-  torch::stable::parallel_for(0, CHUNKS, 1, [&](int64_t first, int64_t last) {
+  const int64_t spans = spans_of(count), chunks = chunks_of(count);
+  torch::stable::parallel_for(0, chunks, 1, [&](int64_t first, int64_t last) {
     for (int64_t chunk = first; chunk < last; ++chunk)
-      for (int64_t t = chunk * spans / CHUNKS; t < (chunk + 1) * spans / CHUNKS; ++t)
+      for (int64_t t = chunk * spans / chunks; t < (chunk + 1) * spans / chunks; ++t)
         body(chunk, t * SPAN, std::min(count, (t + 1) * SPAN));
   });
 }

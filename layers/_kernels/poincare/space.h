@@ -39,7 +39,7 @@ void lift_backward(const Tensor& gradient, const Tensor& out, double curvature, 
   check_rows("ds", ds, out, out.size(-1) - 1);
   checks::holds("dcurvature", dcurvature, out, 1);
   const Rows<T> from(gradient), in(out), to(ds);
-  Sums sums(1);
+  Sums sums(1, chunks_of(to.count));
   for_spans(to.count, [&](int64_t chunk, int64_t i, int64_t last) {
     for (; i < last; ++i) {
       const T *g = from.row(i), *x = in.row(i), h = x[to.width];
@@ -78,10 +78,10 @@ void covector_backward(const Tensor& gradient, const Tensor& out, const Tensor& 
   check_rows("gradient", gradient, out, out.size(-1));
   check_rows("gain", gain, out, 1);
   check_rows("ds", ds, out, out.size(-1) - 1);
-  check_rows("along", along, out, 1);
+  const Rows<T> from(gradient), in(out), gains(gain), to(ds);
+  checks::holds("along", along, out, in.count);
   checks::holds("dcurvature", dcurvature, out, 1);
-  const Rows<T> from(gradient), in(out), gains(gain), to(ds), dots(along);
-  Sums sums(1);
+  Sums sums(1, chunks_of(to.count));
   for_spans(to.count, [&](int64_t chunk, int64_t i, int64_t last) {
     for (; i < last; ++i) {
       const T *g = from.row(i), *x = in.row(i), factor = *gains.row(i);
@@ -94,7 +94,7 @@ void covector_backward(const Tensor& gradient, const Tensor& out, const Tensor& 
         all += g[j] * x[j];
         square += x[j] * x[j];
       }
-      *dots.row(i) = all + g[to.width] * x[to.width];
+      data<T>(along)[i] = all + g[to.width] * x[to.width];
       // |gain s|^2/(-gain X) is -gain |s|^2/X.
       sums.chunk(chunk)[0] += 0.5 * quotient * square;
     }
@@ -136,7 +136,7 @@ void drop_backward(const Tensor& gradient, const Tensor& mean, double curvature,
   const Rows<T> from(gradient), in(mean), to(dmean);
   const int64_t width = from.width;
   const T c = T(curvature);
-  Sums sums(1);
+  Sums sums(1, chunks_of(from.count));
   for_spans(from.count, [&](int64_t chunk, int64_t i, int64_t last) {
     for (; i < last; ++i) {
       const T *g = from.row(i), *x = in.row(i), n = x[width], late = T(1) + c * n;
@@ -262,7 +262,7 @@ void add_time_backward(const Tensor& gradient, const Tensor& s, const Tensor& ti
   const Rows<T> from(gradient), in(s), to(ds);
   const T *w = data<T>(time_weight), *h = data<T>(heights);
   const T root = T(std::sqrt(curvature));
-  Sums sums(2 * outputs + 1);
+  Sums sums(2 * outputs + 1, chunks_of(in.count));
   for_spans(in.count, [&](int64_t chunk, int64_t i, int64_t last) {
     std::vector<T> part(2 * outputs, T(0));
     T *with_height = part.data(), *plain = with_height + outputs;

@@ -41,11 +41,7 @@ def by_hand(number: Curvature, *tensors: Tensor) -> bool:
         return False
     if isinstance(number, Tensor) and (number.dim() > 1 or number.numel() != 1):
         return False
-    dtype, device = first.dtype, first.device
-    for other in tensors[1:]:
-        if other.dtype != dtype or other.device != device:
-            return False
-    return True
+    return len({(x.dtype, x.device) for x in tensors}) == 1
 
 
 def applied(function: type[torch.autograd.Function], *given: Any) -> Any:
@@ -56,7 +52,7 @@ def applied(function: type[torch.autograd.Function], *given: Any) -> Any:
 
 
 def infers() -> bool:
-    """Whether hand-written code may run that has no gradient: none is wanted, and nothing follows."""
+    """Whether hand-written code without a gradient may run: none is wanted, nothing follows."""
     return not torch.is_grad_enabled() and records_gradients()
 
 

@@ -4,7 +4,8 @@ With F, a, h of each hyperplane and S, cosh of τ² of each point (`hyperplanes`
 the gradient of ω, which the output gives back, as it gives u:
 
     ω = sinh(L),  u = S F p − cosh(τ) h = sinh(L/a)
-    du = g a √(1 + ω²)/√(1 + u²), 0 where |L| is held at 30;   E = Σ du (u + cosh(τ) h),  dp = S F du
+    du = g a √(1 + ω²)/√(1 + u²), 0 where |L| is held at 30
+    E = Σ du (u + cosh(τ) h),  dp = S F du
     da = Σ g √(1 + ω²) L/a,  dh = −Σ cosh(τ) du
     dτ² = (S'/S)(⟨du, u⟩ + cosh(τ)⟨du, h⟩) − ½S ⟨du, h⟩,   dt = dp z + 8c dτ² t
     dz = dpᵀ t + (2 da − E/‖z‖) z/‖z‖,   dr = s (E tanh(s r) + dh cosh(s r)),   s = 2√c

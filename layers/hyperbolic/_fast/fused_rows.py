@@ -117,8 +117,9 @@ class _Norm(torch.autograd.Function):
                 like.new_zeros(like.shape) if g is None else g
                 for g, like in zip(gradients, (out, inverses), strict=True)
             ]
-            inputs = (t, weight, known)
-            found = through_definition(lambda *given: _norm(*given, ctx.eps), inputs, both)
+            found = through_definition(
+                lambda t, g, n: _norm(t, g, n, ctx.eps), (t, weight, known), both
+            )
             return *found, None
         dt, dweight = torch.empty_like(out), torch.empty_like(weight)
         along = out.new_empty(())

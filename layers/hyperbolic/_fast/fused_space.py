@@ -205,6 +205,7 @@ class _Drop(torch.autograd.Function):
         if differentiates_backward(gradient):
             inputs = (mean, c if curvature is None else curvature)
             return tuple(through_definition(drop, inputs, gradient))
+        gradient = gradient if has_rows(gradient) else gradient.contiguous()
         if _takes(mean, gradient):
             result, slope = torch.empty_like(mean), mean.new_empty(())
             torch.ops.archzoo_poincare.drop_backward(gradient, mean, c, result, slope)

@@ -123,8 +123,8 @@ def check_range(dtype: torch.dtype, side: str, coordinates: str | None) -> None:
     """
     if dtype == torch.float16 and coordinates in ("velocity", "space"):
         raise ValueError(
-            f"{side}={coordinates!r} needs the range of bfloat16 or float32, got float16, which ends at "
-            f"τ = 11.8; cast to bfloat16 or use autocast, or exchange tangents instead"
+            f"{side}={coordinates!r} needs the range of bfloat16 or float32, got float16, which "
+            f"ends at τ = 11.8; cast to bfloat16 or use autocast, or exchange tangents instead"
         )
 
 

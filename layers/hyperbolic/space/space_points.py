@@ -159,7 +159,7 @@ def to_tangent(s: Tensor, curvature: Curvature, *, dim: int = -1) -> Tensor:
         ValueError: a curvature that is not positive, or a dtype other than a float's.
     """
     check_curvature(curvature)
-    found = fused_row_tangent(s, curvature) if dim % s.dim() == s.dim() - 1 else None
+    found = fused_row_tangent(s, curvature) if dim in (-1, s.dim() - 1) else None
     return velocity_to_tangent(root(curvature) * s, curvature, dim=dim) if found is None else found
 
 

@@ -69,6 +69,15 @@ WRONG: dict[str, Callable[[Tensor], Tensor]] = {
 ALLOWED = {
     ("hyperplanes", 1, "nothing"),  # hyperplanes through the origin have no offsets
     ("patch_squares", 0, "longer last axis"),  # rows of any width have one square each
+    ("row_squares", 0, "longer last axis"),
+    ("add_time", 0, "longer last axis"),
+    ("plane_numbers", 0, "longer last axis"),
+    ("plane_numbers", 1, "nothing"),
+    # The gain of a head is that of all its tokens: numbers at any distance.
+    ("covector", 1, "every other number"),
+    ("covector", 1, "repeated"),
+    ("covector_backward", 2, "every other number"),
+    ("covector_backward", 2, "repeated"),
 }
 
 
