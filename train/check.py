@@ -61,7 +61,9 @@ def check_run(config: RunConfig) -> None:
                     f"trainer.parallel=fsdp cannot; set lowrank.shrink_every=0, or use "
                     f"trainer.parallel=ddp"
                 )
-        _check_distillation(config)
+        if config.distill is not None:
+            how = options_of(config.distill)
+            distillations.build(config.distill["name"], None, **how).check_trainer(config.trainer)
         _check_named("callbacks", config.callbacks, callbacks)
         _check_named("logger", config.logger, loggers)
         for name, options in config.callbacks.items():
@@ -235,29 +237,6 @@ def _check_trainer(config: TrainerConfig, kind: str) -> None:
         raise ValueError(f"trainer.cutmix cuts images, but the data gives {kind}; set it to 0")
     if config.mixup and kind in ("tokens", "nodes", "graph"):
         raise ValueError(f"trainer.mixup cannot mix {kind}; set it to 0")
-
-
-def _check_distillation(config: RunConfig) -> None:
-    """Refuse a teacher in a run whose passes it cannot follow."""
-    if config.distill is None:
-        return
-    found = distillations.build(config.distill["name"], None, **options_of(config.distill))
-    trainer = config.trainer
-    if trainer.compile is True:
-        raise ValueError(
-            "trainer.compile=true compiles the features into one graph, where distill= cannot read "
-            "them; use trainer.compile=blocks"
-        )
-    if trainer.parallel == "fsdp":
-        raise ValueError(
-            "trainer.parallel=fsdp shards the weights that distill= reads whole; use "
-            "trainer.parallel=ddp"
-        )
-    if trainer.grad_checkpointing and found.factors["features"]:
-        raise ValueError(
-            "trainer.grad_checkpointing drops the features that distill= compares; set "
-            "distill.features=0, or leave it off"
-        )
 
 
 def _check_schedule(config: RunConfig) -> None:

@@ -118,7 +118,39 @@ def experiments() -> str:
     )
 
 
+def compress_resnet() -> str:
+    """Rules for ranks within two cases of compression by data."""
+
+    def figure(row: dict[str, Any], share: str) -> str:
+        return f"{row[share]:.1f} ± {row[f'{share}, standard error']:.1f}"
+
+    dense = only("compress_resnet", case="dense")
+    found = [row for row in rows("compress_resnet") if row["case"] != "dense"]
+    return table(
+        ("case", "ranks by", "40 %", "30 %", "MACs at 40 / 30 %"),
+        ("dense", "", f"{dense['40%']:.1f}", "", ""),
+        *(
+            (
+                f"`{row['case']}`",
+                {"uniform": "`uniform`", "energy": "`energy`"}.get(
+                    row["ranks by"], f"`dp`, `{row['ranks by']}`"
+                ),
+                figure(row, "40%"),
+                figure(row, "30%"),
+                f"{row['40%, MACs']:.2f} / {row['30%, MACs']:.2f}",
+            )
+            for row in found
+        ),
+    )
+
+
 FIGURES = {
     function.__name__: function
-    for function in (residual_costs, residual_bytes_gpt, compare_digits, experiments)
+    for function in (
+        residual_costs,
+        residual_bytes_gpt,
+        compare_digits,
+        experiments,
+        compress_resnet,
+    )
 }

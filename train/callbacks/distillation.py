@@ -18,7 +18,7 @@ for Swin alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,8 +31,10 @@ from ...zoo.depth import block_outputs
 from ...zoo.network import Network
 from ...zoo.registry import Registry
 from ...zoo.share.content_digest import content_digest
+from ..config import TrainerConfig
 from ..errors import RunError
 from .hooks import Callback, TrainingRun
+from .watched_pass import WatchedPass
 
 __all__ = [
     "Distillation",
@@ -116,8 +118,30 @@ class Distillation(Callback):
         self.network, self.teacher, self.slack = network, teacher, slack
         self.factors, self.weights = settings, ""
         self.targets: list[Target] = []
-        self.mine, self.theirs = _Pass(), _Pass()
+        self.mine, self.theirs = WatchedPass(), WatchedPass()
         self.terms: dict[str, Tensor] = {}
+
+    def check_trainer(self, config: TrainerConfig) -> None:
+        """Refuse a run whose passes nobody can follow.
+
+        Raises:
+            ValueError: naming the setting and another.
+        """
+        if config.compile is True:
+            raise ValueError(
+                "trainer.compile=true compiles the features into one graph, where distill= cannot "
+                "read them; use trainer.compile=blocks"
+            )
+        if config.parallel == "fsdp":
+            raise ValueError(
+                "trainer.parallel=fsdp shards the weights that distill= reads whole; use "
+                "trainer.parallel=ddp"
+            )
+        if config.grad_checkpointing and self.factors["features"]:
+            raise ValueError(
+                "trainer.grad_checkpointing drops the features that distill= compares; set "
+                "distill.features=0, or leave it off"
+            )
 
     def start(self, run: TrainingRun) -> None:
         """Watch both models, and refuse what has no such term.
@@ -193,51 +217,3 @@ class Distillation(Callback):
 def _distance(found: Tensor, expected: Tensor) -> Tensor:
     """Return the mean squared difference, in float32 where the tensors are of half precision."""
     return F.mse_loss(at_least_float32(found), at_least_float32(expected))
-
-
-class _Pass:
-    """What one forward pass of a model took and gave."""
-
-    def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        """Let go of the tensors."""
-        self.inputs: Tensor | None = None
-        self.logits: Tensor | None = None
-        self.features: list[Tensor] = []
-
-    def watch(self, model: nn.Module, features: bool, wanted: Callable[[], bool]) -> None:
-        """Keep the inputs, the logits and, if asked for, the features of every wanted pass."""
-
-        # Functions and no methods: a copy of the model shares them, as an average of weights does,
-        # and copies no teacher. A copy is never trained, so no pass of its own is wanted.
-        def enters(module: nn.Module, given: tuple[Any, ...]) -> None:
-            if module is model and wanted():
-                self.forget()
-                self.inputs = given[0].detach()
-
-        def leaves(module: nn.Module, given: tuple[Any, ...], logits: Tensor) -> None:
-            if module is model and wanted():
-                self.logits = logits
-
-        model.register_forward_pre_hook(enters)
-        model.register_forward_hook(leaves)
-        if not features:
-            return
-        own = set()
-        for part, by_input in block_outputs(model):
-            own.add(part)
-
-            def reads(module: nn.Module, given: tuple[Any, ...]) -> None:
-                if module in own and wanted():
-                    self.features.append(given[0])
-
-            def gives(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
-                if module in own and wanted():
-                    self.features.append(output)
-
-            if by_input:
-                part.register_forward_pre_hook(reads)
-            else:
-                part.register_forward_hook(gives)

@@ -20,6 +20,7 @@ SAME_POINT = (
 
 LONGEST = 24  # characters of a list or a mapping in a label
 PARTS = ("model.name", "data.name")
+UNNAMED = {"lowrank.name": "dense", "distill.name": "no teacher"}  # what a label calls a null
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,10 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
     What a model takes as a mapping, such as a residual with options, is one setting.
     """
-    found: dict[str, Any] = {}
+    # Not there before runs had a teacher.
+    found: dict[str, Any] = {} if config.get("distill") else {"distill.name": None}
     for key, value in config.items():
-        if key == "logger":
+        if key == "logger" or (key == "distill" and value is None):
             continue
         if isinstance(value, Mapping):
             found |= {f"{key}.{name}": inner for name, inner in value.items()}
@@ -145,8 +147,8 @@ def _differing(told: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[s
 
 def _word(key: str, value: Any) -> str:
     """A setting as a label says it."""
-    if key == "lowrank.name" and value is None:
-        return "dense"
+    if value is None and key in UNNAMED:
+        return UNNAMED[key]
     if isinstance(value, Mapping) and "name" in value:
         options = ", ".join(f"{k}={v}" for k, v in value.items() if k != "name")
         return f"{value['name']}({options})"

@@ -19,7 +19,8 @@ from archzoo.train.subject.given_model import find_model
 from archzoo.zoo import compress, create_model, save_model
 
 from ..engine.test_full_disk import no_file_above
-from ..small_runs import train
+from ..engine.test_loop import Stop, stop_after
+from ..small_runs import equal_weights, train
 
 pytestmark = pytest.mark.long
 
@@ -168,3 +169,23 @@ def test_what_compress_takes_the_command_takes_with_the_same_default() -> None:
     words = ["a", "b", "case=svd", "budget=0.5", "sequential=false", "base=prune:2:4", "rank=4"]
     _, given = read_arguments(export, words)
     assert given["base"] == "prune:2:4" and given["sequential"] is False and given["rank"] == 4
+
+
+def test_an_export_is_trained_on_at_its_own_ranks_and_goes_on(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(run, tmp_path / "small", "feature_mimicking", {}, budget=0.7)
+    small = create_model(f"local-dir:{tmp_path / 'small'}")
+    more = [*SMALL, f"init={tmp_path / 'small'}", "lowrank=fixed_ranks", "trainer.evaluate_every=2"]
+    train(tmp_path / "whole", *more)
+    trained = create_model(f"local-dir:{tmp_path / 'whole'}")
+    assert {n: s.rank for n, _, s in structures(trained)} == {
+        n: s.rank for n, _, s in structures(small)
+    }
+    assert trained.state_dict().keys() == small.state_dict().keys()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Stop):
+            train(tmp_path / "parts", *more, "trainer.checkpoint_every=1")
+    train(tmp_path / "parts", *more, "trainer.checkpoint_every=1", "resume=auto")
+    assert equal_weights(tmp_path / "whole", tmp_path / "parts")

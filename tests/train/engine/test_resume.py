@@ -60,6 +60,7 @@ def changed(config: dict, key: str) -> dict:
 
 
 RICH = ["callbacks=[ema]", "lowrank=trp", "model.residual={name: block_attnres, block_size: 2}"]
+RICH += ["distill=pela", "distill.teacher=there"]
 RECORDED = plain(*RICH)
 
 

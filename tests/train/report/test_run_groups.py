@@ -56,6 +56,18 @@ def test_what_leaves_the_result_as_it_is_makes_no_other_point(tmp_path):
     assert [len(one.runs) for one in groups(tmp_path)] == [2]
 
 
+def test_a_run_without_a_teacher_is_the_point_of_runs_from_before_there_were_any(tmp_path):
+    for name, told in (
+        ("old", ""),
+        ("none", "distill: null\n"),
+        ("pela", "distill: {name: pela}\n"),
+    ):
+        config = leave(tmp_path / name) / "config.yaml"
+        config.write_text(config.read_text() + told)
+    found = {one.label: len(one.runs) for one in groups(tmp_path)}
+    assert found == {"no teacher": 2, "pela": 1}
+
+
 def test_a_step_that_one_run_lacks_is_the_mean_of_the_others(tmp_path):
     leave(tmp_path / "a", seed=0)
     short = leave(tmp_path / "b", seed=1, shift=0.2, ended=False)
