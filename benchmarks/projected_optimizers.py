@@ -29,6 +29,7 @@ from archzoo.train.engine.optim import make_optimizer
 from archzoo.train.run import run
 from archzoo.train.schemas import register_schemas
 from archzoo.zoo import create_model
+from gradient_energy import energies
 from harness import RESULTS, Bar, Measurement, interleaved, main, median_ratio
 from hydra import compose, initialize_config_module
 from projected_peers import identities, parities
@@ -166,6 +167,7 @@ def costs(names: list[str], repetitions: int) -> dict[str, dict[str, float]]:
 def measure(quick: bool) -> Measurement:
     """Train every point that is missing, count and time, and judge the identities."""
     bars = [*identities(), *parities()]
+    notes: list[str] = []
     names = ["AdamW", "DCT", "random", "Trion"] if quick else list(METHODS)
     measured = costs(names, 3 if quick else 15)
     if quick:
@@ -184,6 +186,9 @@ def measure(quick: bool) -> Measurement:
             rates[name], grids[name] = best_rate(records, text, name)
             found[name] = [result(records, text, name, rates[name], seed) for seed in SEEDS]
             print(f"{name} is done", flush=True)
+        shares = records.get({"energy of": SHAPE}, lambda: energies(text, SHAPE))
+        told = ", ".join(f"{k} {v:.1%}" for k, v in shares.items() if k != "energy of")
+        notes.append(f"of the energy of gradients in a quarter of the columns: {told}")
     bits = {name: [one["validation"] for one in found[name]] for name in names}
     rows = []
     for name in names:
@@ -211,7 +216,7 @@ def measure(quick: bool) -> Measurement:
         ratio = "bits/byte of the DCT at a quarter of the width over"
         bars.append(Bar(f"{ratio} AdamW's", means["DCT"] / means["AdamW"], 1.02))
         bars.append(Bar(f"{ratio} a random basis's", means["DCT"] / means["random"], 1.0))
-    return rows, bars
+    return rows, bars, notes
 
 
 def novels() -> Path:
