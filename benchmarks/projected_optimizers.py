@@ -46,12 +46,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "SVD": {"name": "projected_adamw", "basis": "svd", "update_every": EVERY},
     "DCT, error feedback": {"name": "projected_adamw", "basis": "dct", "error_feedback": "int8"},
     "Trion": {"name": "trion"},
-    "APOLLO": {
-        "name": "projected_adamw",
-        "basis": "random",
-        "update_every": EVERY,
-        "channel_scaling": True,
-    },
 }
 RATES = (0.002, 0.005, 0.01)
 OUTER = (0.02, 0.05, 0.1, 0.001, 0.0005)  # taken up where the best rate is at an end

@@ -2,7 +2,7 @@
 
 from .finding import Finding
 from .kept import only, rounded, rows
-from .negative_costs import low_rank, missed_bars
+from .negative_costs import fewer_numbers, low_rank, missed_bars
 
 __all__ = ["negative_results"]
 
@@ -139,4 +139,5 @@ def certificates() -> list[Finding]:
 def negative_results() -> str:
     """All findings, the newest first."""
     found = [*residuals_on_bytes(), *missed_bars(), *geometry(), *low_rank(), *certificates()]
+    found += fewer_numbers()
     return "\n\n".join(map(str, sorted(found, key=lambda one: one.date, reverse=True)))
