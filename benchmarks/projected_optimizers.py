@@ -4,7 +4,7 @@ Every optimiser trains the same GPT (two blocks of width 96) on the six novels o
 `$ARCHZOO_DATA/austen`, matrices at a quarter of the width and all else by AdamW. One learning rate
 serves all parameters: the best of a grid at seed 0, which is extended until the best lies inside
 it. Two more seeds run at that rate. Columns that are not cosines are chosen every 20 steps, as
-short runs need; GaLore's and APOLLO's authors choose them every 200 of many thousand.
+short runs need; GaLore's authors choose them every 200 of many thousand.
 
 Bytes are those of the storages that the optimiser holds for the projected matrices, the table of
 cosines included. Each run is appended to `results/projected_optimizers_runs.jsonl` when it ends,

@@ -136,9 +136,9 @@ def fewer_numbers() -> list[Finding]:
             f"Cosines chosen every step {bits('DCT')} bits per byte, every 20 steps "
             f"{bits('DCT, every 20 steps')}, random vectors drawn every 20 steps {bits('random')}, "
             f"AdamW {bits('AdamW')} (GPT of two blocks, a quarter of the width 96, three seeds, a "
-            "grid of learning rates each). The strongest quarter of the cosines holds less than half "
-            "of a gradient here. That random vectors come to every direction in turn is a likely "
-            "cause of what they gain, and was not separated.",
+            "grid of learning rates each). The strongest quarter of the cosines holds less than "
+            "half of a gradient here. That random vectors come to every direction in turn is a "
+            "likely cause of what they gain, and was not separated.",
             "projected_optimizers",
         ),
         Finding(
