@@ -4,7 +4,7 @@ Every optimiser trains the same GPT (two blocks of width 96) on the six novels o
 `$ARCHZOO_DATA/austen`, matrices at a quarter of the width and all else by AdamW. One learning rate
 serves all parameters: the best of a grid at seed 0, which is extended until the best lies inside
 it. Two more seeds run at that rate. Columns that are not cosines are chosen every 20 steps, as
-short runs need; GaLore's and APOLLO's authors choose them every 200 of many thousand.
+short runs need; GaLore's authors choose them every 200 of many thousand.
 
 Bytes are those of the storages that the optimiser holds for the projected matrices, the table of
 cosines included. Each run is appended to `results/projected_optimizers_runs.jsonl` when it ends,
@@ -29,6 +29,7 @@ from archzoo.train.engine.optim import make_optimizer
 from archzoo.train.run import run
 from archzoo.train.schemas import register_schemas
 from archzoo.zoo import create_model
+from gradient_energy import energies
 from harness import RESULTS, Bar, Measurement, interleaved, main, median_ratio
 from hydra import compose, initialize_config_module
 from projected_peers import identities, parities
@@ -45,12 +46,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "SVD": {"name": "projected_adamw", "basis": "svd", "update_every": EVERY},
     "DCT, error feedback": {"name": "projected_adamw", "basis": "dct", "error_feedback": "int8"},
     "Trion": {"name": "trion"},
-    "APOLLO": {
-        "name": "projected_adamw",
-        "basis": "random",
-        "update_every": EVERY,
-        "channel_scaling": True,
-    },
 }
 RATES = (0.002, 0.005, 0.01)
 OUTER = (0.02, 0.05, 0.1, 0.001, 0.0005)  # taken up where the best rate is at an end
@@ -166,6 +161,7 @@ def costs(names: list[str], repetitions: int) -> dict[str, dict[str, float]]:
 def measure(quick: bool) -> Measurement:
     """Train every point that is missing, count and time, and judge the identities."""
     bars = [*identities(), *parities()]
+    notes: list[str] = []
     names = ["AdamW", "DCT", "random", "Trion"] if quick else list(METHODS)
     measured = costs(names, 3 if quick else 15)
     if quick:
@@ -184,6 +180,9 @@ def measure(quick: bool) -> Measurement:
             rates[name], grids[name] = best_rate(records, text, name)
             found[name] = [result(records, text, name, rates[name], seed) for seed in SEEDS]
             print(f"{name} is done", flush=True)
+        shares = records.get({"energy of": SHAPE}, lambda: energies(text, SHAPE))
+        told = ", ".join(f"{k} {v:.1%}" for k, v in shares.items() if k != "energy of")
+        notes.append(f"of the energy of gradients in a quarter of the columns: {told}")
     bits = {name: [one["validation"] for one in found[name]] for name in names}
     rows = []
     for name in names:
@@ -211,7 +210,7 @@ def measure(quick: bool) -> Measurement:
         ratio = "bits/byte of the DCT at a quarter of the width over"
         bars.append(Bar(f"{ratio} AdamW's", means["DCT"] / means["AdamW"], 1.02))
         bars.append(Bar(f"{ratio} a random basis's", means["DCT"] / means["random"], 1.0))
-    return rows, bars
+    return rows, bars, notes
 
 
 def novels() -> Path:

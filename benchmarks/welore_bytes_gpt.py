@@ -161,6 +161,16 @@ def measure(quick: bool) -> Measurement:
                     "ranks, seed 0": cases[0]["ranks"],
                 }
             )
+    reached = [
+        one[reduction]["WeLore"]["reduction"] - float(reduction)
+        for one in found
+        for reduction in map(str, REDUCTIONS)
+    ]
+    bars.append(
+        Bar(
+            "share of ranks that the threshold loses beyond what is asked", min(reached), 0.0, False
+        )
+    )
     half = [one["0.5"]["WeLore"]["bits"] - one["0.5"]["uniform"]["bits"] for one in found]
     if not quick:
         bars.append(

@@ -1,9 +1,9 @@
-"""Negative results of low rank, and bars of time and memory that were missed."""
+"""Negative results of low rank and of projections, and bars of time and memory that were missed."""
 
 from .finding import Finding
 from .kept import dense_accuracy, mean, result, rows
 
-__all__ = ["compression", "low_rank", "missed_bars"]
+__all__ = ["compression", "fewer_numbers", "low_rank", "missed_bars"]
 
 
 def missed_bars() -> list[Finding]:
@@ -139,5 +139,41 @@ def low_rank() -> list[Finding]:
             f"{times('TRP', 'latency at 64')} of the time at batch 64, "
             f"{times('TRP', 'latency at 1')} at batch 1 (one thread).",
             "lowrank_fashion_mnist",
+        ),
+    ]
+
+
+def fewer_numbers() -> list[Finding]:
+    """What projections of gradients and uneven ranks did not give."""
+    found = {row["optimiser"]: row for row in rows("projected_optimizers")}
+
+    def bits(name: str) -> str:
+        return f"{found[name]['bits/byte']:.3f} ± {found[name]['standard error']:.3f}"
+
+    def more(lost: str, rule: str) -> str:
+        (row,) = rows("welore_bytes_gpt", **{"ranks lost": lost, "rule": rule})
+        return f"{row['more than uniform']:+.3f} ± {row['standard error']:.3f}"
+
+    return [
+        Finding(
+            "2026-11-29",
+            "The strongest cosines of a gradient are no better a basis than random vectors",
+            f"Cosines chosen every step {bits('DCT')} bits per byte, every 20 steps "
+            f"{bits('DCT, every 20 steps')}, random vectors drawn every 20 steps {bits('random')}, "
+            f"AdamW {bits('AdamW')} (GPT of two blocks, a quarter of the width 96, three seeds, a "
+            "grid of learning rates each). The strongest quarter of the cosines holds less than "
+            "half of a gradient here. That random vectors come to every direction in turn is a "
+            "likely cause of what they gain, and was not separated.",
+            "projected_optimizers",
+        ),
+        Finding(
+            "2026-11-29",
+            "WeLore's uneven ranks cost more than equal ones in a small GPT",
+            f"With half of the ranks gone {more('0.5', 'WeLore')} bits per byte more than one "
+            f"share for all layers, with three quarters {more('0.75', 'WeLore')}. So do those of "
+            f"the least squared error, {more('0.5', 'least error')} and "
+            f"{more('0.75', 'least error')} (600 steps of AdamW before, nothing trained after). "
+            "Errors of weights say little of errors of the output, as elsewhere here.",
+            "welore_bytes_gpt",
         ),
     ]

@@ -2,7 +2,7 @@
 
 from .finding import Finding
 from .kept import only, rounded, rows
-from .negative_costs import compression, low_rank, missed_bars
+from .negative_costs import compression, fewer_numbers, low_rank, missed_bars
 
 __all__ = ["negative_results"]
 
@@ -144,6 +144,7 @@ def negative_results() -> str:
         *geometry(),
         *low_rank(),
         *compression(),
+        *fewer_numbers(),
         *certificates(),
     ]
     return "\n\n".join(map(str, sorted(found, key=lambda one: one.date, reverse=True)))
