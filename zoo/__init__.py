@@ -4,6 +4,7 @@ if __name__ == "zoo":
     raise ImportError("this folder is a part of archzoo: import archzoo.zoo, not zoo")
 
 from . import backbones as backbones
+from .axes.adapters import apply_adapter as apply_adapter
 from .axes.lowrank import apply_lowrank as apply_lowrank
 from .axes.lowrank import merge_lowrank as merge_lowrank
 from .axes.residuals import residuals as residuals

@@ -133,6 +133,14 @@ class Controller(WatchedWeights):
         """Return what the method adds to the loss, or None."""
         return self.method.penalty(self)
 
+    def end_task(self) -> None:
+        """End a task of a sequence: what it learned stays in the weights, and the next starts anew.
+
+        Raises:
+            ValueError: a method that has no tasks.
+        """
+        self.method.end_task(self, self.optimizers[0] if self.optimizers else None)
+
     def summary(self) -> str:
         """Say in a line what is a target, and what was left out and why."""
         frozen = [name for name, target in self.targets.items() if target.frozen]
@@ -220,6 +228,8 @@ class Controller(WatchedWeights):
             if factors.refitted:
                 drop_misfitting_state(optimizer, factors.left)
                 drop_misfitting_state(optimizer, factors.right)
+                if factors.core is not None:
+                    drop_misfitting_state(optimizer, factors.core)
                 factors.refitted = False
         rates = [(group, group["lr"]) for group in optimizer.param_groups]
         try:
