@@ -18,10 +18,17 @@ from torch import nn
 from ...layers import lowrank as layers
 from ...layers.lowrank.adapters.adapter import Adapter, Statistics
 from ...layers.lowrank.adapters.adapter import adapt as adapt_weights
+from ...layers.lowrank.adapters.bone import Bone
+from ...layers.lowrank.adapters.codyra import CoDyRA
 from ...layers.lowrank.adapters.dora import DoRA
+from ...layers.lowrank.adapters.dylora import DyLoRA
+from ...layers.lowrank.adapters.increlora import IncreLoRA
 from ...layers.lowrank.adapters.lora import FFALoRA, LoRA, RsLoRA
 from ...layers.lowrank.adapters.lora_xs import LoRASB, LoRAXS
 from ...layers.lowrank.adapters.miss import MiSS
+from ...layers.lowrank.adapters.nystrom import IntTune, NLoRA, SLoRA
+from ...layers.lowrank.adapters.randlora import RandLoRA
+from ...layers.lowrank.adapters.sara import SaRA
 from ...layers.lowrank.adapters.svfit import SVFit
 from ..network import Network
 from ..recipe import record
@@ -52,6 +59,15 @@ for _name, _build, _source in [
     ("lora_xs", LoRAXS, "arXiv:2405.17604"),
     ("lora_sb", LoRASB, "arXiv:2411.19557"),
     ("miss", MiSS, "arXiv:2409.15371"),
+    ("bone", Bone, "arXiv:2409.15371"),
+    ("dylora", DyLoRA, "arXiv:2210.07558"),
+    ("codyra", CoDyRA, "arXiv:2412.01004"),
+    ("increlora", IncreLoRA, "arXiv:2308.12043"),
+    ("randlora", RandLoRA, "arXiv:2502.00987"),
+    ("sara", SaRA, "arXiv:2409.06633"),
+    ("nlora", NLoRA, "arXiv:2502.14482"),
+    ("slora", SLoRA, "arXiv:2502.14482"),
+    ("inttune", IntTune, "arXiv:2502.14482"),
 ]:
     presets.register(name=_name, source=_source)(_build)
 

@@ -16,6 +16,8 @@ NAMES = list(presets.names())
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "svfit": {"rank": 3},
+    "increlora": {"rank": 1, "target_rank": 2, "warmup": 1, "grow_every": 1},
+    "sara": {"share": 0.3},
 }
 """What a preset is tried with, where its defaults do not suit weights of eight rows."""
 
