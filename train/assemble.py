@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ..layers.lowrank.adapters.adapter import Statistics
 from ..zoo.models import build_model
 from ..zoo.network import Network
 from ..zoo.share.content_digest import sealed, unsealed
@@ -22,7 +23,7 @@ from .engine.process import World
 from .engine.saved.run_folder import RunFolder
 from .engine.schedule import learning_rate_factor
 from .errors import RunError
-from .initial_weights import build_from, initial_place
+from .initial_weights import build_from, gradients_of, initial_place
 from .subject.given_model import ModelPlace
 
 __all__ = ["assemble"]
@@ -55,11 +56,12 @@ def _make_trainer(
     options = model_options(config, splits.shape, splits.num_classes, splits.graph)
     if place is None:
         if config.init is not None:
-            options = {**options, **_decided(folder)}
+            options = options | _decided(folder)
         model = build_model(config.model["name"], **options)
     else:
         classes = splits.about.get("classes")
-        model, facts = _from_weights(place, config.model["name"], options, classes, world)
+        read = gradients_of(splits)
+        model, facts = _from_weights(place, config.model["name"], options, classes, read, world)
         folder.write_text("init.json", sealed(facts))
     if splits.graph is not None:
         model.follow_graph(splits.graph.edges, splits.graph.features)
@@ -67,7 +69,7 @@ def _make_trainer(
     model.follow_data(**splits.conventions())
     if world.device.type == "cpu" and len(splits.shape) == 3:
         refuse_unset_gradients(model, torch.zeros(1, *splits.shape), config.trainer.amp)
-    called: list[Callback] = [LowRankTraining()] if config.lowrank else []
+    called: list[Callback] = [LowRankTraining()] if model.lowrank else []
     called += [callbacks.build(name, **(o or {})) for name, o in config.callbacks.items()]
     about = {"name": config.name, "config": folder.running}
     logged = [
@@ -91,10 +93,10 @@ def _make_trainer(
 
 
 def _decided(folder: RunFolder) -> dict[str, Any]:
-    """Return the low-rank method as the initial weights decided it, which are not at hand now."""
+    """Return what the initial weights decided of a method, since they are not at hand now."""
     file = folder.path / "init.json"
     facts = unsealed(file.read_bytes()) if file.is_file() else {}
-    return {"lowrank": facts["lowrank"]} if "lowrank" in facts else {}
+    return {key: facts[key] for key in ("lowrank", "adapter") if key in facts}
 
 
 def _from_weights(
@@ -102,6 +104,7 @@ def _from_weights(
     name: str,
     options: Mapping[str, Any],
     classes: Sequence[str] | None,
+    statistics: Statistics,
     world: World,
 ) -> tuple[Network, dict[str, Any]]:
     """Build the model with the weights of `init=` on every process, and say which they are.
@@ -110,7 +113,7 @@ def _from_weights(
     """
     if not world.leader:
         world.share(None)
-    model, facts = build_from(place, name, options, classes)
+    model, facts = build_from(place, name, options, classes, statistics)
     if world.leader:
         world.share(None)
         say(f"init: the weights of {facts['model']} in {facts['init']}")

@@ -95,6 +95,7 @@ class RunConfig:
     model: Any = MISSING
     data: Any = MISSING
     lowrank: Any = None  # what the weights are made of; {} or null leaves them dense
+    adapter: Any = None  # what is trained beside the weights of init=; {} or null trains them
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -114,9 +115,9 @@ def run_config(node: DictConfig) -> RunConfig:
     except OmegaConfBaseException as error:
         said = str(error.msg or error).splitlines()[0]
         raise RunError(f"{error.full_key}: {said}; write a value, or the key of one") from error
-    for group in ("model", "data", "lowrank", "callbacks", "logger"):
+    for group in ("model", "data", "lowrank", "adapter", "callbacks", "logger"):
         setattr(config, group, _plain(getattr(config, group)))
-    config.lowrank = config.lowrank or None
+    config.lowrank, config.adapter = config.lowrank or None, config.adapter or None
     return config
 
 

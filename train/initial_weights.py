@@ -8,8 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from ..layers.lowrank import Target
+from ..layers.lowrank.adapters.adapter import Adapter, Statistics
+from ..layers.lowrank.adapters.lora_xs import mean_gradients
+from ..zoo.axes.adapters import AdapterSpec, adapter_config, apply_adapter, make_adapter
 from ..zoo.axes.lowrank import LowRankSpec, apply_lowrank, lowrank_config, merge_lowrank
 from ..zoo.models import build_model, models
 from ..zoo.network import Network
@@ -18,10 +23,15 @@ from ..zoo.share.content_digest import content_digest
 from ..zoo.share.pretrained import PRETRAINED
 from ..zoo.share.save_load import build_empty
 from ..zoo.share.transfer_weights import take_weights
+from .data import Splits
+from .engine.metrics import loss_for
 from .errors import RunError
 from .subject.given_model import ModelPlace, find_model
 
-__all__ = ["build_from", "initial_place", "whole_place"]
+__all__ = ["build_from", "gradients_of", "initial_place", "whole_place"]
+
+SAMPLES = 50
+"""How many training samples an adapter reads that starts from gradients."""
 
 
 def whole_place(init: str) -> str:
@@ -54,6 +64,7 @@ def build_from(
     name: str,
     options: Mapping[str, Any],
     classes: Sequence[str] | None = None,
+    statistics: Statistics | None = None,
 ) -> tuple[Network, dict[str, Any]]:
     """Build a model with the weights of another.
 
@@ -65,11 +76,12 @@ def build_from(
         name: Of the model.
         options: Keywords of `build_model`.
         classes: Names of the classes that the model is to tell apart.
+        statistics: What an adapter that starts from data reads.
 
     Returns:
         The model, and facts to record: `init`, `model`, a digest of the `weights`, `head`, a
-        sentence where it is started anew or its classes had other names, and `lowrank`, the method
-        with what it read off the weights.
+        sentence where it is started anew or its classes had other names, and `lowrank` or
+        `adapter`, the method with what it read off the weights.
 
     Raises:
         RunError: the two differ in more than the head, the structure of weights and rates of
@@ -81,13 +93,17 @@ def build_from(
         "model": source.recipe[0],
         "weights": content_digest(source.state_dict()),
     }
-    plain = {key: value for key, value in options.items() if key != "lowrank"}
-    spec = options.get("lowrank")
-    kept = spec is not None and _method(source.recipe.options.get("lowrank")) == _method(spec)
+    plain = {key: value for key, value in options.items() if key not in ("lowrank", "adapter")}
+    spec, adapter = options.get("lowrank"), options.get("adapter")
+    known = source.recipe.options
+    kept = spec is not None and _method(known.get("lowrank")) == _method(spec)
+    kept |= adapter is not None and _preset(known.get("adapter")) == _preset(adapter)
     try:
         if getattr(source, "lowrank", None) is not None and not kept:
             merge_lowrank(source)
         given = dict(options) if kept else plain
+        if kept and adapter is not None:
+            given["adapter"] = facts["adapter"] = known["adapter"]
         model = build_model(name, **given)
         anew, head = _head(model, source, classes)
         _refuse_differences(name, given, model, source)
@@ -97,6 +113,10 @@ def build_from(
             if controller.method.decided():
                 assert model.recipe is not None  # it was built by name
                 facts["lowrank"] = model.recipe.options["lowrank"]
+        if adapter is not None and not kept:
+            facts |= _adapt(model, adapter, statistics)
+        if adapter is not None and anew:
+            _refuse_untrained_head(model)
     except ValueError as error:
         raise RunError(f"init={place.text}: {' '.join(str(error).split())}") from error
     return model, facts if head is None else {**facts, "head": head}
@@ -109,6 +129,56 @@ def _method(spec: LowRankSpec | None) -> dict[str, Any] | None:
     written = lowrank_config(spec)
     settings = {"name": written} if isinstance(written, str) else written
     return {k: v for k, v in settings.items() if k not in ("seed", "learning_rate_ratio")}
+
+
+def _preset(spec: AdapterSpec | None) -> dict[str, Any] | None:
+    """A preset and its settings, but for those that decide nothing of stored weights."""
+    if spec is None:
+        return None
+    written = adapter_config(spec)
+    settings = {"name": written} if isinstance(written, str) else written
+    decided = make_adapter(spec).decided()
+    free = ("seed", "learning_rate_ratio", "train_also", "total_steps", *decided)
+    return {k: v for k, v in settings.items() if k not in free}
+
+
+def _adapt(model: Network, spec: AdapterSpec, statistics: Statistics | None) -> dict[str, Any]:
+    """Put an adapter beside the weights, and return what it read off them."""
+    reads = make_adapter(spec).reads
+    controller = apply_adapter(model, spec, statistics=statistics if reads else None)
+    assert isinstance(controller.method, Adapter) and model.recipe is not None
+    return {"adapter": model.recipe.options["adapter"]} if controller.method.decided() else {}
+
+
+def _refuse_untrained_head(model: Network) -> None:
+    """Refuse a head that is drawn anew and never trained.
+
+    Raises:
+        ValueError: with what trains it.
+    """
+    if not any(p.requires_grad for p in model.get_classifier().parameters()):
+        raise ValueError(
+            "the data have other classes, so the head is started anew, and the adapter would leave "
+            "it as it is drawn; set adapter.train_also=[head]"
+        )
+
+
+def gradients_of(splits: Splits) -> Statistics:
+    """Return what reads the mean gradients of a model's targets off a few training samples."""
+
+    def read(model: nn.Module, targets: Mapping[str, Target]) -> Mapping[str, Tensor]:
+        count = min(SAMPLES, len(splits.train))
+        order = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(0))
+        batch = splits.train.__getitems__([(0, int(place)) for place in order[:count]])
+        measure, device = loss_for(model), next(model.parameters()).device
+
+        def loss(net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+            inputs, labels = (part.to(device) for part in batch)
+            return measure(net(inputs), labels, 0.0)
+
+        return mean_gradients([batch], loss)(model, targets)
+
+    return read
 
 
 def _head(model: Network, source: Any, classes: Sequence[str] | None) -> tuple[bool, str | None]:

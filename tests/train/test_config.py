@@ -26,6 +26,7 @@ NAMES = {
     "schedule": [*SCHEDULES],
     "optim": ["step_adamw"],
     "lowrank": ["none"],
+    "adapter": ["none"],
 }
 """What signatures make a choice of, beside models, data sets and low-rank methods."""
 STORED = [(group, name) for group, names in NAMES.items() for name in names]

@@ -71,6 +71,7 @@ class LowRankTraining(Callback):
         """Nothing is known before the run."""
         self.resized = 0
         self.filled_in = False
+        self.word = "lowrank"
 
     def start(self, run: TrainingRun) -> None:
         """Attach the method to the optimiser.
@@ -82,13 +83,14 @@ class LowRankTraining(Callback):
         assert controller is not None
         self.run, self.controller = run, controller
         method: Any = controller.method
+        self.word = "adapter" if method.adapts else "lowrank"
         self.filled_in = getattr(method, "total_steps", 0) is None
         if self.filled_in:
             method.total_steps = run.total_steps
         try:
             controller.attach(run.optimizer)
         except ValueError as error:
-            raise RunError(f"lowrank: {error}") from error
+            raise RunError(f"{self.word}: {error}") from error
         self._follow_sizes()
 
     def loss(self, run: TrainingRun, loss: Tensor) -> Tensor:
@@ -139,21 +141,28 @@ class LowRankTraining(Callback):
                     f"{run.best_step}, are {share:.3f} of the dense ones ({parameters:,} "
                     f"parameters as stored, {sizes['dense_parameters']:,} when dense)"
                 )
-        return {"lowrank": sizes}
+        if controller.method.adapts:
+            trained = [p for p in model.parameters() if p.requires_grad]
+            sizes |= {
+                "trained": sum(p.numel() for p in trained),
+                "optimizer_bytes": _state_bytes(run.optimizer),
+            }
+        return {self.word: sizes}
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
         """Refuse the state of another method, or of other settings or targets."""
         planned = state["settings"].get("total_steps")
         if self.filled_in and planned not in (None, self.run.total_steps):
             raise RunError(
-                f"lowrank: {state['method']} planned its events over the {planned} steps of the "
-                f"run, which now has {self.run.total_steps}; resume with trainer.steps={planned}, "
-                f"or begin a run that is to grow with lowrank.total_steps={self.run.total_steps}"
+                f"{self.word}: {state['method']} planned its events over the {planned} steps of "
+                f"the run, which now has {self.run.total_steps}; resume with "
+                f"trainer.steps={planned}, or begin a run that is to grow with "
+                f"{self.word}.total_steps={self.run.total_steps}"
             )
         try:
             self.controller.check_state_dict(state)
         except ValueError as error:
-            raise RunError(f"lowrank: {error}") from error
+            raise RunError(f"{self.word}: {error}") from error
 
     def state_dict(self) -> dict[str, Any]:
         """Return the controller's state."""
@@ -175,6 +184,12 @@ class LowRankTraining(Callback):
             return
         self.resized = self.controller.resized
         self.run.follow_sizes()
+
+
+def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Count the bytes of what an optimiser keeps; of a sharded one those of this process."""
+    kept = [v for state in optimizer.state.values() for v in state.values()]
+    return sum(v.numel() * v.element_size() for v in kept if isinstance(v, Tensor))
 
 
 def _singular_values(target: Target, step: int) -> Tensor:

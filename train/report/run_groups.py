@@ -13,7 +13,14 @@ __all__ = ["Group", "Summary", "group_runs", "settings", "summary"]
 
 SAME_POINT = (
     *("seed", "name", "run_dir", "resume", "other_data", "imports", "data.root"),
-    *("data.seed", "lowrank.seed", "trainer.threads", "trainer.workers", "trainer.progress"),
+    *(
+        "data.seed",
+        "lowrank.seed",
+        "adapter.seed",
+        "trainer.threads",
+        "trainer.workers",
+        "trainer.progress",
+    ),
     *("trainer.max_time", "trainer.device", "trainer.keep_checkpoints"),
 )
 """What two runs of one point may differ in: the seed, and what leaves the result as it is."""
@@ -101,6 +108,8 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
             found |= {f"{key}.{name}": inner for name, inner in value.items()}
         elif key == "lowrank" and value is None:
             found["lowrank.name"] = None
+        elif key == "adapter" and value is None:
+            found["adapter.name"] = None
         else:
             found[key] = value
     return {key: value for key, value in found.items() if key not in SAME_POINT}
@@ -147,6 +156,8 @@ def _word(key: str, value: Any) -> str:
     """A setting as a label says it."""
     if key == "lowrank.name" and value is None:
         return "dense"
+    if key == "adapter.name" and value is None:
+        return "no adapter"
     if isinstance(value, Mapping) and "name" in value:
         options = ", ".join(f"{k}={v}" for k, v in value.items() if k != "name")
         return f"{value['name']}({options})"

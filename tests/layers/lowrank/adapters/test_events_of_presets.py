@@ -149,7 +149,7 @@ def test_growth_of_increlora_moves_no_weight_and_meets_the_total_exactly():
     model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 6), nn.Linear(6, 5)).double()
     preset = IncreLoRA(rank=1, target_rank=3, warmup=2, grow_every=1, at_once=2)
     controller = adapt(model, preset, ["*"])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02, weight_decay=0.0)
     controller.attach(optimizer)
     totals = []
     for step in range(9):

@@ -1,0 +1,132 @@
+"""Adapters in the trainer: beside the weights of another run, which stay, and go on as any run."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from archzoo.train.check import check_run
+from archzoo.train.engine import loop
+from archzoo.train.errors import RunError
+from archzoo.train.run import run
+from archzoo.zoo import create_model, save_model
+from archzoo.zoo.axes.adapters import presets
+
+from ...tiers import tiered
+from ..small_runs import configure, train, weights
+
+pytestmark = pytest.mark.long
+
+# Settings under which something happens within a dozen steps of an MLP of 32 units.
+EAGER = {
+    "bone": {"rank": 4},
+    "codyra": {"rank": 4, "shrink": 0.5, "stages": 3},
+    "increlora": {"target_rank": 3, "warmup": 2, "grow_every": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base") / "run"
+    train(folder)
+    return folder
+
+
+def chosen(name, folder):
+    given = [f"adapter.{key}={value}" for key, value in EAGER.get(name, {}).items()]
+    return [f"adapter={name}", f"init={folder}", *given]
+
+
+def result_of(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "name", tiered(presets.names(), ("dylora", "increlora", "lora_sb", "dora"))
+)
+def test_a_run_trains_beside_the_weights_of_another_which_keep_their_bits(name, base, tmp_path):
+    train(tmp_path / "run", *chosen(name, base))
+    before, after = create_model(f"local-dir:{base}"), create_model(f"local-dir:{tmp_path / 'run'}")
+    assert after.recipe.options["adapter"]
+    fixed = {n.removesuffix(".extra.weight"): p for n, p in after.lowrank.fixed().items()
+             if n.endswith("extra.weight")}  # fmt: skip
+    assert fixed and fixed.keys() == after.lowrank.targets.keys()
+    for place, weight in fixed.items():
+        assert torch.equal(weight, before.get_submodule(place).weight)
+    for key, value in before.named_parameters():
+        if key in dict(after.named_parameters()):
+            assert torch.equal(value, after.get_parameter(key)), key
+    told = result_of(tmp_path / "run")["adapter"]
+    trained = [p for p in after.parameters() if p.requires_grad]
+    assert told["trained"] == sum(p.numel() for p in trained) < told["dense_parameters"]
+    assert told["optimizer_bytes"] >= 8 * told["trained"]
+
+
+class Stop(Exception):
+    """Ends a run where a crash would."""
+
+
+def test_a_run_of_dylora_that_stopped_goes_on_without_the_weights_it_started_from(
+    base, tmp_path, monkeypatch
+):
+    given = configure(*chosen("dylora", base), folder=tmp_path / "any")
+
+    def into(folder, config, resume=None):
+        return run(dataclasses.replace(config, run_dir=str(folder), resume=resume))
+
+    whole = into(tmp_path / "whole", given)
+    after = loop.Trainer._after_step
+
+    def stopping(self, loss, request):
+        after(self, loss, request)
+        if self.step == 8:
+            raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(loop.Trainer, "_after_step", stopping)
+        into(tmp_path / "cut", given)
+    assert into(tmp_path / "cut", given, "auto") == whole
+    one, two = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_an_adapter_goes_on_from_that_of_another_run(base, tmp_path):
+    train(tmp_path / "one", *chosen("lora", base))
+    train(tmp_path / "two", *chosen("lora", tmp_path / "one"), "optim.lr=1e-12")
+    one, two = (create_model(f"local-dir:{tmp_path / name}") for name in ("one", "two"))
+    for key, value in one.state_dict().items():
+        torch.testing.assert_close(two.state_dict()[key], value, rtol=0, atol=1e-6)
+    train(tmp_path / "three", *chosen("miss", tmp_path / "one"))
+    merged = create_model(f"local-dir:{tmp_path / 'three'}")
+    weight = merged.lowrank.structures().__next__()[1].extra.weight
+    dense = next(one.lowrank.structures())[1].dense()
+    torch.testing.assert_close(weight, dense)
+
+
+REFUSED = {
+    ("adapter=lora",): "adapter=lora trains beside weights that stay, and there are none: give ini",
+    ("adapter=lora", "lowrank=sltrain", "init=x"): "adapter=lora .* lowrank=sltrain trains the w",
+    ("adapter=increlora", "init=x", "trainer.parallel=fsdp"): "adapter=increlora adds components",
+    ("adapter=lora", "init=x", "adapter.rank=999"): "adapter=lora: no weight of .*exceeds the full",
+    ("adapter=lora", "init=x", "adapter.targets=[nothing]"): "targets: 'nothing' matches no linear",
+    ("adapter=lora", "init=x", "adapter.train_also=[haed]"): "train_also: 'haed' matches no param",
+    ("adapter=lora", "init=x", "adapter.alpha=0"): "adapter=lora: alpha must be above 0, got 0",
+}
+
+
+@pytest.mark.parametrize("words", REFUSED, ids=str)
+def test_an_adapter_that_cannot_be_is_refused_in_one_line_before_the_run(words):
+    with pytest.raises(RunError, match=REFUSED[words]) as caught:
+        check_run(configure(*words))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_head_that_is_started_anew_must_be_trained(base, tmp_path):
+    smaller = ["model.num_classes=10", "data=digits"]
+    folder = tmp_path / "few"
+    model = create_model(f"local-dir:{base}", num_classes=3)
+    save_model(model, folder)
+    with pytest.raises(RunError, match=r"head is started anew.*set adapter.train_also=\[head\]"):
+        train(tmp_path / "run", *smaller, *chosen("lora", folder))
+    train(tmp_path / "again", *smaller, *chosen("lora", folder), "adapter.train_also=[head]")
+    assert result_of(tmp_path / "again")["adapter"]["trained"] > 0
