@@ -18,18 +18,22 @@ from torch import nn
 from ...layers import lowrank as layers
 from ...layers.lowrank.adapters.adapter import Adapter, Statistics
 from ...layers.lowrank.adapters.adapter import adapt as adapt_weights
+from ...layers.lowrank.adapters.allora import ALLoRA
 from ...layers.lowrank.adapters.bone import Bone
-from ...layers.lowrank.adapters.codyra import CoDyRA
 from ...layers.lowrank.adapters.dora import DoRA
-from ...layers.lowrank.adapters.dylora import DyLoRA
-from ...layers.lowrank.adapters.increlora import IncreLoRA
 from ...layers.lowrank.adapters.lora import FFALoRA, LoRA, RsLoRA
 from ...layers.lowrank.adapters.lora_xs import LoRASB, LoRAXS
+from ...layers.lowrank.adapters.lq_lora import LQLoRA
 from ...layers.lowrank.adapters.miss import MiSS
 from ...layers.lowrank.adapters.nystrom import IntTune, NLoRA, SLoRA
 from ...layers.lowrank.adapters.randlora import RandLoRA
-from ...layers.lowrank.adapters.sara import SaRA
+from ...layers.lowrank.adapters.scheduled.codyra import CoDyRA
+from ...layers.lowrank.adapters.scheduled.dylora import DyLoRA
+from ...layers.lowrank.adapters.scheduled.increlora import IncreLoRA
+from ...layers.lowrank.adapters.scheduled.sara import SaRA
+from ...layers.lowrank.adapters.scheduled.smora import SMoRA
 from ...layers.lowrank.adapters.svfit import SVFit
+from ...layers.lowrank.adapters.tlora import TLoRA
 from ..network import Network
 from ..recipe import record
 from ..registry import Entry, Option, Registry
@@ -68,6 +72,10 @@ for _name, _build, _source in [
     ("nlora", NLoRA, "arXiv:2502.14482"),
     ("slora", SLoRA, "arXiv:2502.14482"),
     ("inttune", IntTune, "arXiv:2502.14482"),
+    ("lq_lora", LQLoRA, "arXiv:2311.12023"),
+    ("tlora", TLoRA, "arXiv:2501.08727"),
+    ("smora", SMoRA, "arXiv:2501.15103"),
+    ("allora", ALLoRA, "arXiv:2410.09692"),
 ]:
     presets.register(name=_name, source=_source)(_build)
 
@@ -146,10 +154,11 @@ def apply_adapter(
         )
     except ValueError as error:
         raise ValueError(f"adapter={name}: {error}") from error
+    made = {"name": name, **_spec.split(spec)[1], **preset.decided()}
+    controller.spec = adapter_config(made)
     if ours:
         model.lowrank = controller
-        made = {"name": name, **_spec.split(spec)[1], **preset.decided()}
-        record(model, adapter=adapter_config(made))
+        record(model, adapter=controller.spec)
     return controller
 
 

@@ -18,6 +18,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "svfit": {"rank": 3},
     "increlora": {"rank": 1, "target_rank": 2, "warmup": 1, "grow_every": 1},
     "sara": {"share": 0.3},
+    "smora": {"rank": 4, "active": 2},
 }
 """What a preset is tried with, where its defaults do not suit weights of eight rows."""
 

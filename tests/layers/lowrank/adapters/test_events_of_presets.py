@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 from archzoo.layers.lowrank.adapters.adapter import adapt
-from archzoo.layers.lowrank.adapters.codyra import CoDyRA, soft_threshold
-from archzoo.layers.lowrank.adapters.dylora import DyLoRA, NestedFactors
-from archzoo.layers.lowrank.adapters.increlora import RESERVE, IncreLoRA
 from archzoo.layers.lowrank.adapters.lora import LoRA
-from archzoo.layers.lowrank.adapters.sara import SaRA, SmallEntries, smallest_entries
+from archzoo.layers.lowrank.adapters.scheduled.codyra import CoDyRA, soft_threshold
+from archzoo.layers.lowrank.adapters.scheduled.dylora import DyLoRA, NestedFactors
+from archzoo.layers.lowrank.adapters.scheduled.increlora import RESERVE, IncreLoRA
+from archzoo.layers.lowrank.adapters.scheduled.sara import SaRA, SmallEntries, smallest_entries
 from archzoo.layers.lowrank.optim.step_adamw import StepAdamW
 from torch import nn
 

@@ -20,11 +20,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..optim.partial_update import PartialUpdate
-from ..watched_weights import WatchedWeights
-from ..weights.factors import Factors
-from ..weights.structure import FrozenDense
-from .adapter import ScaledAdapter, fresh_right
+from ...optim.partial_update import PartialUpdate
+from ...watched_weights import WatchedWeights
+from ...weights.factors import Factors
+from ...weights.structure import FrozenDense
+from ..adapter import ScaledAdapter, fresh_right
 
 __all__ = ["DyLoRA", "NestedFactors"]
 

@@ -18,12 +18,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..event_schedule import check_steps, known, steps_of
-from ..methods.sltrain import SparseTerm
-from ..optim.partial_update import PartialUpdate
-from ..watched_weights import WatchedWeights
-from ..weights.structure import FrozenDense, WeightStructure
-from .adapter import Adapter
+from ...event_schedule import check_steps, known, steps_of
+from ...methods.sltrain import SparseTerm
+from ...optim.partial_update import PartialUpdate
+from ...watched_weights import WatchedWeights
+from ...weights.structure import FrozenDense, WeightStructure
+from ..adapter import Adapter
 
 __all__ = ["SaRA", "SmallEntries", "smallest_entries"]
 

@@ -23,12 +23,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..event_schedule import check_steps, known, steps_of
-from ..maths.random_vectors import normal
-from ..watched_weights import WatchedWeights
-from ..weights.factors import Factors
-from ..weights.structure import FrozenDense
-from .adapter import RankedAdapter
+from ...event_schedule import check_steps, known, steps_of
+from ...maths.random_vectors import normal
+from ...watched_weights import WatchedWeights
+from ...weights.factors import Factors
+from ...weights.structure import FrozenDense
+from ..adapter import RankedAdapter
 
 __all__ = ["RESERVE", "IncreLoRA", "ReservedFactors"]
 

@@ -21,14 +21,14 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from ..event_schedule import check_steps, known, steps_of
-from ..maths.random_vectors import normal
-from ..methods.relora import merge_factors
-from ..watched_weights import WatchedWeights
-from ..weights.factors import Factors
-from ..weights.resize_parameter import reset_state
-from ..weights.structure import FrozenDense, assign, stored_in
-from .adapter import RankedAdapter, fresh_right
+from ...event_schedule import check_steps, known, steps_of
+from ...maths.random_vectors import normal
+from ...methods.relora import merge_factors
+from ...watched_weights import WatchedWeights
+from ...weights.factors import Factors
+from ...weights.resize_parameter import reset_state
+from ...weights.structure import FrozenDense, assign, stored_in
+from ..adapter import RankedAdapter, fresh_right
 
 __all__ = ["CoDyRA", "soft_threshold"]
 
