@@ -37,6 +37,7 @@ class Controller(WatchedWeights):
         method: What happens.
         skipped: Candidates that were left out, by name, with the reason.
         trains_also: What `freeze_rest` was given, or None where nothing was frozen.
+        spec: What made it by name, or None; whoever saves its targets alone writes that too.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Controller(WatchedWeights):
         super().__init__(model, targets, seed=seed, learning_rate_ratio=learning_rate_ratio)
         self.method, self.skipped = method, dict(skipped)
         self.trains_also: list[str] | None = None
+        self.spec: Any = None
         self._started = False  # or resumed
         self._fixed: list[nn.Parameter] = []
         self._written: DenseWeights | None = None

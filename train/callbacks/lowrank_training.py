@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ...layers.lowrank import Controller, Factors, Target, refuse_diverged
+from ...layers.lowrank.adapters.adapter import Adapter
 from ...zoo.network import Network
+from ...zoo.share.adapter_files import save_adapter
 from ..engine.process import is_sharded
 from ..errors import RunError
 from .hooks import Callback, TrainingRun
@@ -17,6 +19,7 @@ from .hooks import Callback, TrainingRun
 __all__ = ["RANKS", "LowRankTraining", "ranks_of", "spectra_of"]
 
 RANKS = "ranks.jsonl"
+ALONE = "adapter.safetensors"
 
 
 def ranks_of(controller: Controller) -> dict[str, int]:
@@ -63,6 +66,8 @@ class LowRankTraining(Callback):
     `lowrank`. `ranks.jsonl` in the run's folder then has one more line, with the rank of every
     target and, unless the model is sharded, the singular values of three of them. A method that
     needs the length of the run has a setting `total_steps`, filled in where it is None.
+
+    The best adapter is kept alone as well, as `adapter.safetensors`.
 
     A change of a weight's size makes DDP and `torch.compile` begin anew.
     """
@@ -148,6 +153,13 @@ class LowRankTraining(Callback):
                 "optimizer_bytes": _state_bytes(run.optimizer),
             }
         return {self.word: sizes}
+
+    def end(self, run: TrainingRun, model: Network) -> None:
+        """Keep the best adapter alone too, where it can be."""
+        controller = model.lowrank
+        assert controller is not None
+        if isinstance(controller.method, Adapter) and controller.method.kept_whole:
+            run.write_file(ALONE, lambda path: save_adapter(controller, path))
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
         """Refuse the state of another method, or of other settings or targets."""

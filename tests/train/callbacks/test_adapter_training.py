@@ -9,8 +9,8 @@ from archzoo.train.check import check_run
 from archzoo.train.engine import loop
 from archzoo.train.errors import RunError
 from archzoo.train.run import run
-from archzoo.zoo import create_model, save_model
-from archzoo.zoo.axes.adapters import presets
+from archzoo.zoo import create_model, load_adapter, save_model
+from archzoo.zoo.axes.adapters import make_adapter, presets
 
 from ...tiers import tiered
 from ..small_runs import configure, train, weights
@@ -21,8 +21,11 @@ pytestmark = pytest.mark.long
 EAGER = {
     "bone": {"rank": 4},
     "codyra": {"rank": 4, "shrink": 0.5, "stages": 3},
+    "smora": {"rank": 8},
     "increlora": {"target_rank": 3, "warmup": 2, "grow_every": 2},
 }
+# Those that keep the weight that they stand beside.
+WHOLE = [name for name in presets.names() if make_adapter(name).kept_whole]
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +44,7 @@ def result_of(folder):
     return json.loads((folder / "result.json").read_text())
 
 
-@pytest.mark.parametrize(
-    "name", tiered(presets.names(), ("dylora", "increlora", "lora_sb", "dora"))
-)
+@pytest.mark.parametrize("name", tiered(WHOLE, ("lora_sb",)))
 def test_a_run_trains_beside_the_weights_of_another_which_keep_their_bits(name, base, tmp_path):
     train(tmp_path / "run", *chosen(name, base))
     before, after = create_model(f"local-dir:{base}"), create_model(f"local-dir:{tmp_path / 'run'}")
@@ -56,6 +57,10 @@ def test_a_run_trains_beside_the_weights_of_another_which_keep_their_bits(name, 
     for key, value in before.named_parameters():
         if key in dict(after.named_parameters()):
             assert torch.equal(value, after.get_parameter(key)), key
+    alone = create_model(f"local-dir:{base}")
+    load_adapter(alone, tmp_path / "run" / "adapter.safetensors")
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(alone.eval()(images), after.eval()(images))
     told = result_of(tmp_path / "run")["adapter"]
     trained = [p for p in after.parameters() if p.requires_grad]
     assert told["trained"] == sum(p.numel() for p in trained) < told["dense_parameters"]
@@ -90,6 +95,7 @@ def test_a_run_of_dylora_that_stopped_goes_on_without_the_weights_it_started_fro
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_an_adapter_goes_on_from_that_of_another_run(base, tmp_path):
     train(tmp_path / "one", *chosen("lora", base))
     train(tmp_path / "two", *chosen("lora", tmp_path / "one"), "optim.lr=1e-12")
@@ -101,6 +107,15 @@ def test_an_adapter_goes_on_from_that_of_another_run(base, tmp_path):
     weight = merged.lowrank.structures().__next__()[1].extra.weight
     dense = next(one.lowrank.structures())[1].dense()
     torch.testing.assert_close(weight, dense)
+
+
+@pytest.mark.slow
+def test_a_quantised_weight_is_trained_beside_and_its_model_comes_back(base, tmp_path):
+    train(tmp_path / "run", *chosen("lq_lora", base), "adapter.mean_bits=3.5")
+    model = create_model(f"local-dir:{tmp_path / 'run'}")
+    assert set(model.recipe.options["adapter"]["chosen"].values()) <= {2, 3, 4, 8}
+    assert result_of(tmp_path / "run")["adapter"]["trained"] > 0
+    assert not (tmp_path / "run" / "adapter.safetensors").exists()
 
 
 REFUSED = {
