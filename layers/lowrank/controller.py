@@ -135,6 +135,10 @@ class Controller(WatchedWeights):
         """Return what the method adds to the loss, or None."""
         return self.method.penalty(self)
 
+    def note_loss(self, loss: Tensor) -> None:
+        """Tell the method the loss of a micro-batch, before its backward pass; few read it."""
+        self.method.note_loss(self, loss)
+
     def end_task(self) -> None:
         """End a task of a sequence: what it learned stays in the weights, and the next starts anew.
 

@@ -110,6 +110,9 @@ class Method:
         """Return what is added to the loss, or None."""
         return None
 
+    def note_loss(self, controller: WatchedWeights, loss: Tensor) -> None:
+        """With the loss of every micro-batch of a step, before its backward pass."""
+
     def learning_rate_factor(self, controller: WatchedWeights) -> float:
         """Return what multiplies the learning rate of the targets in the coming step."""
         return 1.0

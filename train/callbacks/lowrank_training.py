@@ -99,7 +99,8 @@ class LowRankTraining(Callback):
         self._follow_sizes()
 
     def loss(self, run: TrainingRun, loss: Tensor) -> Tensor:
-        """Add the method's penalty."""
+        """Tell the method the loss, and add its penalty."""
+        self.controller.note_loss(loss)
         penalty = self.controller.penalty()
         return loss if penalty is None else loss + penalty.to(loss.dtype)
 

@@ -30,6 +30,7 @@ from ...layers.lowrank.adapters.randlora import RandLoRA
 from ...layers.lowrank.adapters.scheduled.codyra import CoDyRA
 from ...layers.lowrank.adapters.scheduled.dylora import DyLoRA
 from ...layers.lowrank.adapters.scheduled.increlora import IncreLoRA
+from ...layers.lowrank.adapters.scheduled.remix import ReMix
 from ...layers.lowrank.adapters.scheduled.sara import SaRA
 from ...layers.lowrank.adapters.scheduled.smora import SMoRA
 from ...layers.lowrank.adapters.svfit import SVFit
@@ -75,6 +76,7 @@ for _name, _build, _source in [
     ("lq_lora", LQLoRA, "arXiv:2311.12023"),
     ("tlora", TLoRA, "arXiv:2501.08727"),
     ("smora", SMoRA, "arXiv:2501.15103"),
+    ("remix", ReMix, "arXiv:2603.10160"),
     ("allora", ALLoRA, "arXiv:2410.09692"),
 ]:
     presets.register(name=_name, source=_source)(_build)

@@ -22,6 +22,7 @@ EAGER = {
     "bone": {"rank": 4},
     "codyra": {"rank": 4, "shrink": 0.5, "stages": 3},
     "smora": {"rank": 8},
+    "remix": {"rank": 2, "adapters": 3},
     "increlora": {"target_rank": 3, "warmup": 2, "grow_every": 2},
 }
 # Those that keep the weight that they stand beside.
@@ -37,7 +38,8 @@ def base(tmp_path_factory):
 
 def chosen(name, folder):
     given = [f"adapter.{key}={value}" for key, value in EAGER.get(name, {}).items()]
-    return [f"adapter={name}", f"init={folder}", *given]
+    more = ["trainer.accumulate=2", "trainer.batch_size=16"] if name == "remix" else []
+    return [f"adapter={name}", f"init={folder}", *given, *more]
 
 
 def result_of(folder):
@@ -136,6 +138,7 @@ def test_an_adapter_that_cannot_be_is_refused_in_one_line_before_the_run(words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_head_that_is_started_anew_must_be_trained(base, tmp_path):
     smaller = ["model.num_classes=10", "data=digits"]
     folder = tmp_path / "few"

@@ -20,7 +20,7 @@ EACH = pytest.mark.parametrize(("network", "name"), tiered(EVERY, USUAL))
 def spec_of(name):
     """Small ranks, which suit all weights of the small models."""
     options = adapter_info(name).options
-    few = {"rank": 2, "active": 1}
+    few = {"rank": 2, "active": 1, "adapters": 2}
     return {"name": name, **{k: v for k, v in few.items() if k in options}}
 
 

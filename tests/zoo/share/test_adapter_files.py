@@ -50,7 +50,10 @@ def trained(name, seed=1, **more):
     controller.attach(optimizer)
     for step in range(3):
         optimizer.zero_grad()
-        (model(batch(10 * seed + step)) - seed).square().sum().backward()
+        for micro in range(2):
+            loss = (model(batch(10 * seed + 2 * step + micro)) - seed).square().sum()
+            controller.note_loss(loss)
+            loss.backward()
         optimizer.step()
     return model.eval(), controller
 
@@ -76,7 +79,8 @@ def test_an_adapter_that_was_saved_alone_gives_the_same_outputs_beside_its_base(
     assert {n for n, p in again.named_parameters() if p.requires_grad} == {
         n for n, p in old.items() if p.requires_grad
     }
-    assert list(controller.targets) == ["0", "4"]
+    # A gate reads the input of a linear layer, so a convolution has none.
+    assert list(controller.targets) == (["0", "4"] if make_adapter(name).is_matrix else ["4"])
     path_again = save_adapter(controller, tmp_path / "again.safetensors")
     assert path_again.read_bytes() == path.read_bytes()
 
@@ -305,3 +309,16 @@ def test_what_cannot_be_merged_is_refused_by_name(pair):
         adapters.merge("both", ["lora", "miss"])
     with pytest.raises(ValueError, match="was not merged here"):
         adapters.save("lora", "nowhere")
+
+
+def test_adapters_over_a_shared_factor_are_averaged_exactly(tmp_path):
+    model = base().eval()
+    adapters, weights = AdapterSet(model), []
+    for seed in (1, 2):
+        trained_, controller = trained("ffa_lora", seed=seed)
+        weights.append(trained_[4].weight.detach())
+        adapters.add(f"client{seed}", save_adapter(controller, tmp_path / str(seed)))
+    adapters.merge("mean", adapters.names, "average")
+    adapters.use("mean")
+    torch.testing.assert_close(model[4].weight, sum(weights) / 2, **CLOSE)
+    assert not torch.equal(weights[0], weights[1])

@@ -132,3 +132,34 @@ def test_what_peft_saved_has_the_same_outputs_here_and_the_same_bits_on_the_way_
     )
     assert one.keys() == two.keys()
     assert all(torch.equal(value, two[key]) for key, value in one.items())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("target", ["3", "5", "wide"])
+def test_randlora_of_peft_has_the_same_outputs_with_the_same_random_matrices(target):
+    """Component (n, k) of ours is component k N + n of peft's, which reads its pairs across."""
+    peft = pytest.importorskip("peft", reason="needs the extra peers")
+    plain = nn.Sequential(nn.Linear(9, 32)).double() if target == "wide" else network()
+    name = "0" if target == "wide" else target
+    config = peft.RandLoraConfig(r=4, randlora_alpha=6, target_modules=[name])
+    theirs = peft.get_peft_model(copy.deepcopy(plain), config).double()
+    layer = theirs.base_model.model[int(name)]
+    scales, gains = layer.randlora_lambda["default"], layer.randlora_gamma["default"]
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in (scales, gains):
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    ours = copy.deepcopy(plain)
+    spec = {"name": "randlora", "rank": 4, "alpha": 6.0, "targets": [name]}
+    ((_, structure),) = apply_adapter(ours, spec).structures()
+    terms = len(gains)
+    across = [k * terms + n for n in range(terms) for k in range(4)]
+    with torch.no_grad():
+        structure.left = layer.randlora_B["default"].flatten(1)[:, across].double()
+        structure.right = layer.randlora_A["default"][:, 0].double()
+        structure.weights.copy_(scales.mT)
+        structure.gains.copy_(gains)
+    x = torch.randn(5, ours[int(name)].in_features, generator=generator).double()
+    torch.testing.assert_close(ours[int(name)](x), layer(x), **CLOSE)
+    merged = ours[int(name)].to_dense()
+    torch.testing.assert_close(merged(x), layer(x), **CLOSE)

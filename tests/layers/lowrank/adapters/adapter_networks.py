@@ -19,6 +19,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "increlora": {"rank": 1, "target_rank": 2, "warmup": 1, "grow_every": 1},
     "sara": {"share": 0.3},
     "smora": {"rank": 4, "active": 2},
+    "remix": {"rank": 1, "adapters": 3, "active": 2},
 }
 """What a preset is tried with, where its defaults do not suit weights of eight rows."""
 
@@ -65,14 +66,16 @@ def adapted(name: str, kind: str, **more: Any) -> tuple[nn.Sequential, Controlle
 
 
 def train(controller: Controller, kind: str, steps: int = 5, **optim: Any) -> None:
-    """Take steps of AdamW over all parameters, with weight decay."""
+    """Take steps of AdamW over all parameters, with weight decay, of two micro-batches each."""
     model = controller.model.train()
     settings = {"lr": 0.05, "weight_decay": 0.1, **optim}
     optimizer = torch.optim.AdamW(model.parameters(), **settings)
     controller.attach(optimizer)
     for step in range(steps):
         optimizer.zero_grad()
-        x = example(kind, 10 + step)
-        loss, penalty = (model(x) - 1).square().sum(), controller.penalty()
-        (loss if penalty is None else loss + penalty).backward()
+        for micro in range(2):
+            x = example(kind, 10 + 2 * step + micro)
+            loss, penalty = (model(x) - 1).square().sum(), controller.penalty()
+            controller.note_loss(loss)
+            (loss if penalty is None else loss + penalty).backward()
         optimizer.step()

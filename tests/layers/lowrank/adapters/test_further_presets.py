@@ -1,11 +1,19 @@
 """Laws of presets with a gate, a transform of the inputs, or a gradient of their own."""
 
+import itertools
+
 import pytest
 import torch
 from archzoo.layers.lowrank import Factors, merge
 from archzoo.layers.lowrank.adapters.adapter import adapt
 from archzoo.layers.lowrank.adapters.allora import ALLoRA, RowScaledFactors
 from archzoo.layers.lowrank.adapters.lora import LoRA
+from archzoo.layers.lowrank.adapters.scheduled.remix import (
+    DrawnGate,
+    ReMix,
+    leave_one_out,
+    sequence_log_probability,
+)
 from archzoo.layers.lowrank.adapters.scheduled.smora import RankGate, SMoRA
 from archzoo.layers.lowrank.adapters.tlora import RingTransform, ring_matrix, two_factors
 from archzoo.layers.lowrank.weights.structure import FrozenDense
@@ -153,3 +161,89 @@ def test_allora_starts_as_lora_at_a_higher_rate_and_slows_down_where_it_has_move
     assert sizes == sorted(sizes, reverse=True)
     with pytest.raises(ValueError, match="eta2 must be above 0, got 0"):
         ALLoRA(eta2=0)
+
+
+def all_draws(n, k):
+    return torch.tensor(list(itertools.permutations(range(n), k)))
+
+
+@pytest.mark.parametrize(("n", "k"), [(3, 1), (3, 2), (4, 2), (3, 3)])
+def test_draws_without_replacement_have_probabilities_that_add_up_to_one(n, k):
+    draws = all_draws(n, k)
+    logits = drawn(n).expand(len(draws), n)
+    torch.testing.assert_close(
+        sequence_log_probability(logits, draws).exp().sum(), torch.tensor(1.0).double(), **CLOSE
+    )
+
+
+def test_the_gradient_of_the_router_is_unbiased_with_the_denominators_and_biased_without():
+    logits, draws = drawn(3).requires_grad_(), all_draws(3, 2)
+    losses = torch.tensor([2.0, -1, 0, 3, 1, -2], dtype=torch.float64)
+
+    def scores(values):
+        return sequence_log_probability(values.expand(len(draws), 3), draws)
+
+    expected = (scores(logits).exp() * losses).sum()
+    (exact,) = torch.autograd.grad(expected, logits)
+
+    def estimate(score):
+        rows = torch.stack([torch.autograd.grad(s, logits, retain_graph=True)[0] for s in score])
+        chances, total = scores(logits).detach().exp(), torch.zeros_like(exact)
+        for one, two in itertools.product(range(len(draws)), repeat=2):
+            weights = leave_one_out(losses[[one, two]])
+            total += chances[one] * chances[two] * (weights[0] * rows[one] + weights[1] * rows[two])
+        return total
+
+    torch.testing.assert_close(estimate(scores(logits)), exact, **CLOSE)
+    short = logits.log_softmax(-1)[draws].sum(-1)
+    assert (estimate(short) - exact).norm() > 0.01
+
+
+def test_active_adapters_count_alike_and_evaluation_takes_the_likeliest():
+    gate = DrawnGate(5, adapters=4, rank=3, active=2, like=drawn(1))
+    with torch.no_grad():
+        gate.router.copy_(drawn(4, 5))
+    torch.manual_seed(0)
+    x = drawn(50, 5, seed=1)
+    gates = gate(x)
+    assert gates.unique().tolist() == [0.0, 1.0]
+    blocks = gates.unflatten(-1, (4, 3))
+    assert (blocks == blocks[..., :1]).all() and (blocks[..., 0].sum(-1) == 2).all()
+    chosen = gate.eval()(x).unflatten(-1, (4, 3))[..., 0].bool()
+    likeliest = (x @ gate.router.T).topk(2, -1).indices
+    assert chosen.gather(-1, likeliest).all()
+    whole = DrawnGate(5, adapters=2, rank=3, active=2, like=drawn(1))
+    assert (whole(x) == 1).all()
+
+
+def test_a_router_learns_which_adapter_serves_and_one_draw_is_refused():
+    torch.manual_seed(0)
+    model = network("linear")
+    controller = adapt(model, ReMix(rank=1, adapters=2, active=1), ["0"])
+    structure = model[0].structure
+    with torch.no_grad():
+        structure.left[:, 1] = 5.0  # the second adapter spoils the outputs
+    teacher = network("linear")
+    routers = [structure.gate.router]
+    optimizer = torch.optim.SGD(routers, lr=0.3)
+    controller.attach(optimizer)
+    x = example_with_constant()
+    before = structure.gate.eval()(x)[:, 0].mean()
+    for _ in range(40):
+        optimizer.zero_grad()
+        for _ in range(4):
+            place = torch.randint(len(x), (1,))
+            loss = (model.train()(x[place]) - teacher(x[place])).square().sum()
+            controller.note_loss(loss)
+        optimizer.step()
+    chances = (x @ structure.gate.router.T).softmax(-1)[:, 0]
+    assert chances.mean() > 0.9 and before <= 1
+    controller.note_loss(loss)
+    with pytest.raises(ValueError, match=r"there were 1; set trainer.accumulate to 2 or more"):
+        optimizer.step()
+
+
+def example_with_constant():
+    x = drawn(30, 10, seed=5)
+    x[:, 0] = 2.0
+    return x
