@@ -185,6 +185,7 @@ def save_adapter(controller: Controller, path: str | Path) -> Path:
     model, spec = controller.model, controller.spec
     settings = {"name": spec} if isinstance(spec, str) else dict(spec)
     found = {name: structure for name, structure in controller.structures()}
+    settings["targets"] = list(found)  # of patterns those that have the adapter
     beside = state_beside(model)
     trained = [n for n, p in model.named_parameters() if p.requires_grad and n in beside]
     base = {n: t for n, t in base_parameters(model).items() if n not in trained}

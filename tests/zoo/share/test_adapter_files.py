@@ -34,7 +34,7 @@ def batch(seed=1):
 
 def spec_of(name, **more):
     options = adapter_info(name).options
-    few = {"rank": 2, "targets": ["0", "4"], "total_steps": 10, "share": 0.2}
+    few = {"rank": 2, "active": 1, "targets": ["0", "4"], "total_steps": 10, "share": 0.2}
     return {"name": name, **{k: v for k, v in few.items() if k in options}, **more}
 
 
