@@ -183,7 +183,7 @@ def save_adapter(controller: Controller, path: str | Path) -> Path:
             f"{type(method).__name__} changes the weight that it stands beside; save the model"
         )
     model, spec = controller.model, controller.spec
-    settings = {"name": spec} if isinstance(spec, str) else dict(spec)
+    settings: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
     found = {name: structure for name, structure in controller.structures()}
     settings["targets"] = list(found)  # of patterns those that have the adapter
     beside = state_beside(model)

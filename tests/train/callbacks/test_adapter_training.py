@@ -131,7 +131,10 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("words", tiered([(each,) for each in REFUSED], [*REFUSED][:3].__contains__))
+USUAL = [*REFUSED][:3]
+
+
+@pytest.mark.parametrize("words", tiered([(each,) for each in REFUSED], USUAL.__contains__))
 def test_an_adapter_that_cannot_be_is_refused_in_one_line_before_the_run(words):
     with pytest.raises(RunError, match=REFUSED[words]) as caught:
         check_run(configure(*words))
