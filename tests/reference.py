@@ -14,6 +14,7 @@ from archzoo.train.command_line.known_commands import names, summary
 from archzoo.train.data import data_sets
 from archzoo.train.engine.loggers import loggers
 from archzoo.zoo import residuals
+from archzoo.zoo.axes.adapters import presets
 from archzoo.zoo.axes.lowrank import methods
 from archzoo.zoo.inspect.describe import residual_of
 from archzoo.zoo.models import heads, models
@@ -82,6 +83,7 @@ def page() -> str:
         "Residuals: `residual=`": parts(residuals),
         "Low-rank methods: `lowrank=`": parts(methods),
         "Distillation: `distill=`": parts(distillations),
+        "Adapters: `adapter=`": parts(presets),
         "Heads: `classifier=`": parts(heads),
         "Data sets: `data=`": parts(data_sets),
         "Callbacks: `callbacks=[…]`": parts(callbacks, source=False),

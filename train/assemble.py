@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..layers.lowrank.adapters.adapter import Statistics
 from ..zoo.models import build_model
 from ..zoo.network import Network
 from ..zoo.share.content_digest import sealed, unsealed
@@ -24,6 +25,7 @@ from .engine.saved.run_folder import RunFolder
 from .engine.schedule import learning_rate_factor
 from .errors import RunError
 from .frozen_teacher import frozen_teacher
+from .initial_adapter import gradients_of
 from .initial_weights import build_from, initial_place
 from .subject.given_model import ModelPlace
 
@@ -57,11 +59,12 @@ def _make_trainer(
     options = model_options(config, splits.shape, splits.num_classes, splits.graph)
     if place is None:
         if config.init is not None:
-            options = {**options, **_decided(folder)}
+            options = options | _decided(folder)
         model = build_model(config.model["name"], **options)
     else:
         classes = splits.about.get("classes")
-        model, facts = _from_weights(place, config.model["name"], options, classes, world)
+        read = gradients_of(splits)
+        model, facts = _from_weights(place, config.model["name"], options, classes, read, world)
         folder.write_text("init.json", sealed(facts))
     if splits.graph is not None:
         model.follow_graph(splits.graph.edges, splits.graph.features)
@@ -69,7 +72,7 @@ def _make_trainer(
     model.follow_data(**splits.conventions())
     if world.device.type == "cpu" and len(splits.shape) == 3:
         refuse_unset_gradients(model, torch.zeros(1, *splits.shape), config.trainer.amp)
-    called: list[Callback] = [LowRankTraining()] if config.lowrank else []
+    called: list[Callback] = [LowRankTraining()] if model.lowrank else []
     if config.distill is not None:
         how = options_of(config.distill)
         teacher = world.leader_first(lambda: frozen_teacher(how["teacher"], model, splits))
@@ -97,10 +100,10 @@ def _make_trainer(
 
 
 def _decided(folder: RunFolder) -> dict[str, Any]:
-    """Return the low-rank method as the initial weights decided it, which are not at hand now."""
+    """Return what the initial weights decided of a method, since they are not at hand now."""
     file = folder.path / "init.json"
     facts = unsealed(file.read_bytes()) if file.is_file() else {}
-    return {"lowrank": facts["lowrank"]} if "lowrank" in facts else {}
+    return {key: facts[key] for key in ("lowrank", "adapter") if key in facts}
 
 
 def _from_weights(
@@ -108,13 +111,14 @@ def _from_weights(
     name: str,
     options: Mapping[str, Any],
     classes: Sequence[str] | None,
+    statistics: Statistics,
     world: World,
 ) -> tuple[Network, dict[str, Any]]:
     """Build the model with the weights of `init=` on every process, and say which they are.
 
     The leader goes first, so that a download happens once.
     """
-    model, facts = world.leader_first(lambda: build_from(place, name, options, classes))
+    model, facts = world.leader_first(lambda: build_from(place, name, options, classes, statistics))
     if world.leader:
         say(f"init: the weights of {facts['model']} in {facts['init']}")
         if "head" in facts:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..zoo.axes.adapters import make_adapter
 from ..zoo.axes.lowrank import make_method
 from ..zoo.models import build_model, models
 from ..zoo.network import image_sides
@@ -64,6 +65,8 @@ def check_run(config: RunConfig) -> None:
         if config.distill is not None:
             how = options_of(config.distill)
             distillations.build(config.distill["name"], None, **how).check_trainer(config.trainer)
+        if config.adapter is not None:
+            _check_adapter(config, optimizer)
         _check_named("callbacks", config.callbacks, callbacks)
         _check_named("logger", config.logger, loggers)
         for name, options in config.callbacks.items():
@@ -112,7 +115,7 @@ def model_options(
         elif name in facts:
             options[name] = facts[name]
     entry.check(options)
-    return options if config.lowrank is None else {**options, "lowrank": config.lowrank}
+    return options | _on_weights(config)
 
 
 def _trial_options(config: RunConfig, data: Entry) -> dict[str, Any]:
@@ -130,8 +133,35 @@ def _trial_options(config: RunConfig, data: Entry) -> dict[str, Any]:
     given = {k: v for k, v in options_of(config.model).items() if not _unset(k, v)}
     facts = data_facts(data.kind, shape, 256)
     options = {k: v for k, v in facts.items() if k in models[config.model["name"]].options}
-    options |= given
-    return options if config.lowrank is None else {**options, "lowrank": config.lowrank}
+    return options | given | _on_weights(config)
+
+
+def _on_weights(config: RunConfig) -> dict[str, Any]:
+    """Keywords that every model takes: what its weights are made of, or what is beside them."""
+    given = {"lowrank": config.lowrank, "adapter": config.adapter}
+    return {key: spec for key, spec in given.items() if spec is not None}
+
+
+def _check_adapter(config: RunConfig, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an adapter beside weights that there are not, or that change themselves."""
+    preset = make_adapter(config.adapter)
+    name = config.adapter["name"]
+    if config.lowrank is not None:
+        raise ValueError(
+            f"adapter={name} trains beside weights that stay, and lowrank="
+            f"{config.lowrank['name']} trains the weights; leave one of them out"
+        )
+    if config.init is None:
+        raise ValueError(
+            f"adapter={name} trains beside weights that stay, and there are none: give init=, a "
+            f"run, the folder of a saved model, hf-hub:OWNER/NAME or pretrained:NAME"
+        )
+    preset.check_optimizer(optimizer)
+    if config.trainer.parallel == "fsdp" and preset.resizes:
+        raise ValueError(
+            f"adapter={name} adds components in training, which trainer.parallel=fsdp cannot; use "
+            f"trainer.parallel=ddp"
+        )
 
 
 def _check_numbers(config: Mapping[str, Any], prefix: str = "") -> None:

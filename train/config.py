@@ -97,6 +97,7 @@ class RunConfig:
     data: Any = MISSING
     lowrank: Any = None  # what the weights are made of; {} or null leaves them dense
     distill: Any = None  # the frozen teacher beside which it is trained; {} or null is none
+    adapter: Any = None  # what is trained beside the weights of init=; {} or null trains them
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -116,9 +117,10 @@ def run_config(node: DictConfig) -> RunConfig:
     except OmegaConfBaseException as error:
         said = str(error.msg or error).splitlines()[0]
         raise RunError(f"{error.full_key}: {said}; write a value, or the key of one") from error
-    for group in ("model", "data", "lowrank", "distill", "callbacks", "logger"):
+    for group in ("model", "data", "lowrank", "distill", "adapter", "callbacks", "logger"):
         setattr(config, group, _plain(getattr(config, group)))
-    config.lowrank, config.distill = config.lowrank or None, config.distill or None
+    for group in ("lowrank", "distill", "adapter"):
+        setattr(config, group, getattr(config, group) or None)
     return config
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from ..layers.lowrank.adapters.adapter import Statistics
 from ..zoo.axes.lowrank import LowRankSpec, apply_lowrank, lowrank_config, merge_lowrank
 from ..zoo.models import build_model, models
 from ..zoo.network import Network
@@ -19,6 +20,7 @@ from ..zoo.share.pretrained import PRETRAINED
 from ..zoo.share.save_load import build_empty
 from ..zoo.share.transfer_weights import take_weights
 from .errors import RunError
+from .initial_adapter import is_preset_of, put_adapter, refuse_untrained_head
 from .subject.given_model import ModelPlace, find_model
 
 __all__ = ["build_from", "initial_place", "refuse_differences", "whole_place"]
@@ -64,6 +66,7 @@ def build_from(
     name: str,
     options: Mapping[str, Any],
     classes: Sequence[str] | None = None,
+    statistics: Statistics | None = None,
 ) -> tuple[Network, dict[str, Any]]:
     """Build a model with the weights of another.
 
@@ -76,11 +79,12 @@ def build_from(
         name: Of the model.
         options: Keywords of `build_model`.
         classes: Names of the classes that the model is to tell apart.
+        statistics: What an adapter that starts from data reads.
 
     Returns:
         The model, and facts to record: `init`, `model`, a digest of the `weights`, `head`, a
-        sentence where it is started anew or its classes had other names, and `lowrank`, the method
-        with what it read off the weights.
+        sentence where it is started anew or its classes had other names, and `lowrank` or
+        `adapter`, the method with what it read off the weights.
 
     Raises:
         RunError: the two differ in more than the head, the structure of weights and rates of
@@ -92,25 +96,36 @@ def build_from(
         "model": source.recipe[0],
         "weights": content_digest(source.state_dict()),
     }
-    plain = {key: value for key, value in options.items() if key != "lowrank"}
-    theirs = source.recipe.options.get("lowrank")
+    plain = {key: value for key, value in options.items() if key not in ("lowrank", "adapter")}
+    known, adapter = source.recipe.options, options.get("adapter")
+    theirs = known.get("lowrank")
     spec = _with_ranks_of(theirs, options.get("lowrank"))
-    kept = spec is not None and _method(theirs) == _method(spec)
+    same_method = spec is not None and _method(theirs) == _method(spec)
+    same_preset = adapter is not None and is_preset_of(adapter, known.get("adapter"))
+    kept = same_method or same_preset
     try:
         if getattr(source, "lowrank", None) is not None and not kept:
             merge_lowrank(source)
-        given = {**plain, "lowrank": spec} if kept else plain
+        given = dict(plain)
+        if same_method:
+            given["lowrank"] = spec
+        if same_preset:
+            given["adapter"] = facts["adapter"] = known["adapter"]
         model = build_model(name, **given)
         anew, head = _head(model, source, classes)
         refuse_differences(name, given, source)
         take_weights(model, source, head=anew, stem=False)
-        if kept and spec != options["lowrank"]:
+        if same_method and spec != options["lowrank"]:
             facts["lowrank"] = spec
         if spec is not None and not kept:
             controller = apply_lowrank(model, spec)
             if controller.method.decided():
                 assert model.recipe is not None  # it was built by name
                 facts["lowrank"] = model.recipe.options["lowrank"]
+        if adapter is not None and not kept:
+            facts |= put_adapter(model, adapter, statistics)
+        if adapter is not None and anew:
+            refuse_untrained_head(model)
     except ValueError as error:
         raise RunError(f"init={place.text}: {' '.join(str(error).split())}") from error
     return model, facts if head is None else {**facts, "head": head}

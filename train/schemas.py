@@ -1,8 +1,8 @@
 """Hydra's choices for a run, read off signatures: a new part of a run needs no YAML.
 
-Every model, data set, low-rank method, callback and logger is a choice of its group, with one typed
-field per keyword of its builder and the builder's own defaults. YAML in `conf/` holds only what no
-signature says.
+Every model, data set, low-rank method, adapter, callback and logger is a choice of its group, with
+one typed field per keyword of its builder and the builder's own defaults. YAML in `conf/` holds
+only what no signature says.
 """
 
 import secrets
@@ -15,6 +15,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+from ..zoo.axes.adapters import adapter_info, presets
 from ..zoo.axes.lowrank import method_info, methods
 from ..zoo.models import models
 from ..zoo.registry import Entry
@@ -43,11 +44,13 @@ def register_schemas() -> None:
         store.store(group="lowrank", name=name, node=_schema(method_info(name), seed="${seed}"))
     for name in distillations.names():
         store.store(group="distill", name=name, node=_schema(distillations[name]))
+    for name in presets.names():
+        store.store(group="adapter", name=name, node=_schema(adapter_info(name), seed="${seed}"))
     # Several may be chosen, so each has its name as a key of the group.
     for group, registry in {"callbacks": callbacks, "logger": loggers}.items():
         for name in registry.names():
             store.store(group=group, name=name, node={name: _schema(registry[name], named=False)})
-    for group in ("lowrank", "distill", "callbacks", "logger"):
+    for group in ("lowrank", "distill", "adapter", "callbacks", "logger"):
         store.store(group=group, name="none", node={})
     for name in SCHEDULES:
         store.store(group="schedule", name=name, node={"name": name})

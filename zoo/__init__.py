@@ -4,6 +4,7 @@ if __name__ == "zoo":
     raise ImportError("this folder is a part of archzoo: import archzoo.zoo, not zoo")
 
 from . import backbones as backbones
+from .axes.adapters import apply_adapter as apply_adapter
 from .axes.lowrank import apply_lowrank as apply_lowrank
 from .axes.lowrank import merge_lowrank as merge_lowrank
 from .axes.residuals import residuals as residuals
@@ -23,13 +24,20 @@ from .inspect.residual_expansion import residual_expansion as residual_expansion
 from .models import list_models as list_models
 from .models import model_info as model_info
 from .models import register_model as register_model
+from .share.adapter_files import load_adapter as load_adapter
+from .share.adapter_files import remove_adapter as remove_adapter
+from .share.adapter_files import save_adapter as save_adapter
+from .share.adapter_set import AdapterSet as AdapterSet
 from .share.create import create_model as create_model
 from .share.export import export_model as export_model
 from .share.export import export_onnx as export_onnx
 from .share.export import export_program as export_program
+from .share.peft_bridge import load_peft as load_peft
+from .share.peft_bridge import save_peft as save_peft
 from .share.save_load import push_to_hub as push_to_hub
 from .share.save_load import save_model as save_model
 from .share.timm_bridge import register_with_timm as register_with_timm
+from .transform.adapt import adapt as adapt
 from .transform.data_aware import compress as compress
 from .transform.distortion import additivity as additivity
 from .transform.mimic_embeddings import mimic_embeddings as mimic_embeddings

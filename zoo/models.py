@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from ..layers.hyperbolic import check_geometry
+from .axes.adapters import apply_adapter
 from .axes.lowrank import apply_lowrank
 from .network import Network
 from .recipe import Recipe, record
@@ -98,8 +99,8 @@ def build_model(name: str, **overrides: Any) -> Network:
 
     Args:
         name: Of the model.
-        overrides: Keywords of its builder, and two that every model takes: `classifier`, the
-            kind of its head, and `lowrank`.
+        overrides: Keywords of its builder, and three that every model takes: `classifier`, the
+            kind of its head, `lowrank` and `adapter`.
 
     Raises:
         ValueError: unknown name or keyword, a value of another type or out of range, or layers in
@@ -107,6 +108,7 @@ def build_model(name: str, **overrides: Any) -> Network:
     """
     entry = models[name]
     classifier, lowrank = overrides.pop("classifier", None), overrides.pop("lowrank", None)
+    adapter = overrides.pop("adapter", None)
     entry.check(overrides)
     model = entry.build(**overrides)
     check_geometry(model)
@@ -119,4 +121,6 @@ def build_model(name: str, **overrides: Any) -> Network:
         use_named_head(model, classifier)
     if lowrank is not None:
         apply_lowrank(model, lowrank)
+    if adapter is not None:
+        apply_adapter(model, adapter)
     return model

@@ -3,8 +3,8 @@
     imports=[my_module]           importable, such as on PYTHONPATH
     imports=[./my_module.py]      a file
 
-A model, residual, data set, low-rank method or callback that such a module registers is then a
-choice like any other. A saved model names the modules that it cannot be built without.
+A model, residual, data set, low-rank method, adapter or callback that such a module registers is
+then a choice like any other. A saved model names the modules that it cannot be built without.
 """
 
 import importlib
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .axes.adapters import presets
 from .axes.lowrank import methods
 from .axes.residuals import residuals
 from .models import heads, models
@@ -56,7 +57,12 @@ def modules_of(name: str, options: Mapping[str, Any]) -> list[str]:
         name: Of the model, as its recipe has it.
         options: Its changed keywords.
     """
-    chosen = {"residual": residuals, "lowrank": methods, "classifier": heads}
+    chosen = {
+        "residual": residuals,
+        "lowrank": methods,
+        "adapter": presets,
+        "classifier": heads,
+    }
     parts = [(models, name), *((registry, options.get(key)) for key, registry in chosen.items())]
     found = []
     for registry, spec in parts:

@@ -1,5 +1,32 @@
 """Weights made of factors: their decomposition, and the layers and methods that train them."""
 
+from .adapters.adapter import Adapter as Adapter
+from .adapters.adapter import Statistics as Statistics
+from .adapters.adapter import adapt as adapt
+from .adapters.allora import ALLoRA as ALLoRA
+from .adapters.bone import Bone as Bone
+from .adapters.dora import DoRA as DoRA
+from .adapters.lora import FFALoRA as FFALoRA
+from .adapters.lora import LoRA as LoRA
+from .adapters.lora import RsLoRA as RsLoRA
+from .adapters.lora_xs import LoRASB as LoRASB
+from .adapters.lora_xs import LoRAXS as LoRAXS
+from .adapters.lora_xs import mean_gradients as mean_gradients
+from .adapters.lq_lora import LQLoRA as LQLoRA
+from .adapters.miss import MiSS as MiSS
+from .adapters.nystrom import IntTune as IntTune
+from .adapters.nystrom import NLoRA as NLoRA
+from .adapters.nystrom import SLoRA as SLoRA
+from .adapters.randlora import RandLoRA as RandLoRA
+from .adapters.remove import remove_adapters as remove_adapters
+from .adapters.scheduled.codyra import CoDyRA as CoDyRA
+from .adapters.scheduled.dylora import DyLoRA as DyLoRA
+from .adapters.scheduled.increlora import IncreLoRA as IncreLoRA
+from .adapters.scheduled.remix import ReMix as ReMix
+from .adapters.scheduled.sara import SaRA as SaRA
+from .adapters.scheduled.smora import SMoRA as SMoRA
+from .adapters.svfit import SVFit as SVFit
+from .adapters.tlora import TLoRA as TLoRA
 from .batch_norm import reestimate_batch_norm as reestimate_batch_norm
 from .choose_targets import EXCLUDED as EXCLUDED
 from .choose_targets import FROZEN as FROZEN

@@ -157,7 +157,7 @@ def _add_parameter(
 
 
 def _left_frozen(weight: Tensor, method: Method) -> bool:
-    return not (weight.requires_grad or method.takes_frozen)
+    return not (weight.requires_grad or method.takes_frozen or method.adapts)
 
 
 def reason_to_skip(method: Method, target: Target, *, economic: bool) -> str:

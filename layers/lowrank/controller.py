@@ -37,6 +37,7 @@ class Controller(WatchedWeights):
         method: What happens.
         skipped: Candidates that were left out, by name, with the reason.
         trains_also: What `freeze_rest` was given, or None where nothing was frozen.
+        spec: What made it by name, or None; whoever saves its targets alone writes that too.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Controller(WatchedWeights):
         super().__init__(model, targets, seed=seed, learning_rate_ratio=learning_rate_ratio)
         self.method, self.skipped = method, dict(skipped)
         self.trains_also: list[str] | None = None
+        self.spec: Any = None
         self._started = False  # or resumed
         self._fixed: list[nn.Parameter] = []
         self._written: DenseWeights | None = None
@@ -132,6 +134,18 @@ class Controller(WatchedWeights):
     def penalty(self) -> Tensor | None:
         """Return what the method adds to the loss, or None."""
         return self.method.penalty(self)
+
+    def note_loss(self, loss: Tensor) -> None:
+        """Tell the method the loss of a micro-batch, before its backward pass; few read it."""
+        self.method.note_loss(self, loss)
+
+    def end_task(self) -> None:
+        """End a task of a sequence: what it learned stays in the weights, and the next starts anew.
+
+        Raises:
+            ValueError: a method that has no tasks.
+        """
+        self.method.end_task(self, self.optimizers[0] if self.optimizers else None)
 
     def summary(self) -> str:
         """Say in a line what is a target, and what was left out and why."""
@@ -220,6 +234,8 @@ class Controller(WatchedWeights):
             if factors.refitted:
                 drop_misfitting_state(optimizer, factors.left)
                 drop_misfitting_state(optimizer, factors.right)
+                if factors.core is not None:
+                    drop_misfitting_state(optimizer, factors.core)
                 factors.refitted = False
         rates = [(group, group["lr"]) for group in optimizer.param_groups]
         try:

@@ -27,6 +27,8 @@ class Method:
         skips_uneconomic: Whether a weight whose structure would be larger is left out by default.
         takes_frozen: Whether a weight that is not trained gets a structure, which is not trained
             either; false where it is left out.
+        adapts: Whether it trains what is added to weights that stay, those included that nothing
+            trained before.
         budget: Share of the targets' dense parameters that a run is to end at, or None.
         trains_also: Patterns of what is trained beside the targets, as `Controller.freeze_rest`
             takes them, or None where nothing is frozen.
@@ -37,6 +39,7 @@ class Method:
     replaces: bool = True
     skips_uneconomic: bool = True
     takes_frozen: bool = False
+    adapts: bool = False
     budget: float | None = None
     trains_also: Sequence[str] | None = None
 
@@ -107,6 +110,9 @@ class Method:
         """Return what is added to the loss, or None."""
         return None
 
+    def note_loss(self, controller: WatchedWeights, loss: Tensor) -> None:
+        """With the loss of every micro-batch of a step, before its backward pass."""
+
     def learning_rate_factor(self, controller: WatchedWeights) -> float:
         """Return what multiplies the learning rate of the targets in the coming step."""
         return 1.0
@@ -120,6 +126,14 @@ class Method:
 
     def after_step(self, controller: WatchedWeights, optimizer: torch.optim.Optimizer) -> None:
         """After the optimiser's step; `controller.step` counts it already."""
+
+    def end_task(self, controller: WatchedWeights, optimizer: torch.optim.Optimizer | None) -> None:
+        """Between one task and the next of a sequence; `Controller.end_task` calls it.
+
+        Raises:
+            ValueError: the method has no tasks.
+        """
+        raise ValueError(f"{type(self).__name__} knows no tasks; train on, or merge the model")
 
     def check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Refuse an optimiser that the method cannot work with.

@@ -155,7 +155,7 @@ def _replace(
     parameter = target.name.partition(":")[2]
     module, weight = target.module, target.weight
     assert weight is not None
-    if not weight.requires_grad:
+    if not weight.requires_grad and not method.adapts:
         structure.requires_grad_(False)
     if parameter:
         face = FactoredParameter(structure, target.unfolding)

@@ -116,6 +116,14 @@ class WatchedWeights:
             structure.select(components)
         self.resized += 1
 
+    def grow(self, name: str, left: Tensor, right: Tensor, core: Tensor | None = None) -> None:
+        """Append components to a target, in all twins too; see `Factors.grow`."""
+        self.factors()[name].grow(left, right, self.optimizers, core=core)
+        for structure in self.twins_of(name):
+            assert isinstance(structure, Factors)
+            structure.grow(left, right, core=core)
+        self.resized += 1
+
     @staticmethod
     def _find(model: nn.Module, name: str) -> WeightStructure:
         path, _, parameter = name.partition(":")

@@ -11,6 +11,7 @@ from archzoo.train.data import data_sets
 from archzoo.train.engine.loggers import loggers
 from archzoo.train.run import run
 from archzoo.train.schemas import register_schemas
+from archzoo.zoo.axes.adapters import presets
 from archzoo.zoo.axes.lowrank import methods
 from archzoo.zoo.models import models
 from archzoo.zoo.registry import Entry
@@ -33,7 +34,7 @@ TINY = [
 """A run of a second: an MLP on the digits, without the mixing that the digits are trained with."""
 
 
-REGISTRIES = (models, data_sets, methods, distillations, callbacks, loggers)
+REGISTRIES = (models, data_sets, methods, distillations, presets, callbacks, loggers)
 STORED: list[Entry] = []
 """What Hydra knows the schemas of."""
 

@@ -27,6 +27,7 @@ NAMES = {
     "optim": ["step_adamw", "trion"],
     "lowrank": ["none"],
     "distill": ["none", "pela"],
+    "adapter": ["none"],
 }
 """What signatures make a choice of, beside models, data sets and low-rank methods."""
 STORED = [(group, name) for group, names in NAMES.items() for name in names]

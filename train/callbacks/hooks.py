@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -85,6 +86,10 @@ class TrainingRun(Protocol):
 
     def write_text(self, name: str, text: str) -> None:
         """Write a small file of the run's folder, whole or not at all, on the leading process."""
+        ...
+
+    def write_file(self, name: str, write: Callable[[Path], Any]) -> None:
+        """Write a file of the run's folder by a function that writes atomically, on the leader."""
         ...
 
     def follow_sizes(self) -> None:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ...layers.lowrank import Controller, Factors, Target, refuse_diverged
+from ...layers.lowrank.adapters.adapter import Adapter
 from ...zoo.network import Network
+from ...zoo.share.adapter_files import save_adapter
 from ..engine.process import is_sharded
 from ..errors import RunError
 from .hooks import Callback, TrainingRun
@@ -17,6 +19,7 @@ from .hooks import Callback, TrainingRun
 __all__ = ["RANKS", "LowRankTraining", "ranks_of", "spectra_of"]
 
 RANKS = "ranks.jsonl"
+ALONE = "adapter.safetensors"
 
 
 def ranks_of(controller: Controller) -> dict[str, int]:
@@ -64,6 +67,8 @@ class LowRankTraining(Callback):
     target and, unless the model is sharded, the singular values of three of them. A method that
     needs the length of the run has a setting `total_steps`, filled in where it is None.
 
+    The best adapter is kept alone as well, as `adapter.safetensors`.
+
     A change of a weight's size makes DDP and `torch.compile` begin anew.
     """
 
@@ -71,6 +76,7 @@ class LowRankTraining(Callback):
         """Nothing is known before the run."""
         self.resized = 0
         self.filled_in = False
+        self.word = "lowrank"
 
     def start(self, run: TrainingRun) -> None:
         """Attach the method to the optimiser.
@@ -82,17 +88,19 @@ class LowRankTraining(Callback):
         assert controller is not None
         self.run, self.controller = run, controller
         method: Any = controller.method
+        self.word = "adapter" if method.adapts else "lowrank"
         self.filled_in = getattr(method, "total_steps", 0) is None
         if self.filled_in:
             method.total_steps = run.total_steps
         try:
             controller.attach(run.optimizer)
         except ValueError as error:
-            raise RunError(f"lowrank: {error}") from error
+            raise RunError(f"{self.word}: {error}") from error
         self._follow_sizes()
 
     def loss(self, run: TrainingRun, loss: Tensor) -> Tensor:
-        """Add the method's penalty."""
+        """Tell the method the loss, and add its penalty."""
+        self.controller.note_loss(loss)
         penalty = self.controller.penalty()
         return loss if penalty is None else loss + penalty.to(loss.dtype)
 
@@ -139,21 +147,35 @@ class LowRankTraining(Callback):
                     f"{run.best_step}, are {share:.3f} of the dense ones ({parameters:,} "
                     f"parameters as stored, {sizes['dense_parameters']:,} when dense)"
                 )
-        return {"lowrank": sizes}
+        if controller.method.adapts:
+            trained = [p for p in model.parameters() if p.requires_grad]
+            sizes |= {
+                "trained": sum(p.numel() for p in trained),
+                "optimizer_bytes": _state_bytes(run.optimizer),
+            }
+        return {self.word: sizes}
+
+    def end(self, run: TrainingRun, model: Network) -> None:
+        """Keep the best adapter alone too, where it can be."""
+        controller = model.lowrank
+        assert controller is not None
+        if isinstance(controller.method, Adapter) and controller.method.kept_whole:
+            run.write_file(ALONE, lambda path: save_adapter(controller, path))
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
         """Refuse the state of another method, or of other settings or targets."""
         planned = state["settings"].get("total_steps")
         if self.filled_in and planned not in (None, self.run.total_steps):
             raise RunError(
-                f"lowrank: {state['method']} planned its events over the {planned} steps of the "
-                f"run, which now has {self.run.total_steps}; resume with trainer.steps={planned}, "
-                f"or begin a run that is to grow with lowrank.total_steps={self.run.total_steps}"
+                f"{self.word}: {state['method']} planned its events over the {planned} steps of "
+                f"the run, which now has {self.run.total_steps}; resume with "
+                f"trainer.steps={planned}, or begin a run that is to grow with "
+                f"{self.word}.total_steps={self.run.total_steps}"
             )
         try:
             self.controller.check_state_dict(state)
         except ValueError as error:
-            raise RunError(f"lowrank: {error}") from error
+            raise RunError(f"{self.word}: {error}") from error
 
     def state_dict(self) -> dict[str, Any]:
         """Return the controller's state."""
@@ -175,6 +197,12 @@ class LowRankTraining(Callback):
             return
         self.resized = self.controller.resized
         self.run.follow_sizes()
+
+
+def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Count the bytes of what an optimiser keeps; of a sharded one those of this process."""
+    kept = [v for state in optimizer.state.values() for v in state.values()]
+    return sum(v.numel() * v.element_size() for v in kept if isinstance(v, Tensor))
 
 
 def _singular_values(target: Target, step: int) -> Tensor:

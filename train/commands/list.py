@@ -14,6 +14,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 from ...zoo import residuals
+from ...zoo.axes.adapters import presets
 from ...zoo.axes.lowrank import methods
 from ...zoo.inspect.describe import example_shape, measure, residual_of
 from ...zoo.models import heads, models
@@ -38,6 +39,7 @@ KINDS: dict[str, Registry] = {
     "residuals": residuals,
     "lowrank": methods,
     "distill": distillations,
+    "adapters": presets,
     "heads": heads,
     "data": data_sets,
     "callbacks": callbacks,
@@ -49,8 +51,8 @@ def list_(*words: str, counts: bool = False, imports: Sequence[str] = ()) -> Ans
     """List the entries of a registry.
 
     Args:
-        words: A kind (models, weights, residuals, lowrank, distill, heads, data, callbacks or
-            loggers), a shell pattern such as "vit_*", or both.
+        words: A kind (models, weights, residuals, lowrank, distill, adapters, heads, data,
+            callbacks or loggers), a shell pattern such as "vit_*", or both.
         counts: Whether to build every model, without memory for its weights, and count parameters
             and MACs.
         imports: Modules of your own, or files, whose parts are listed as well.

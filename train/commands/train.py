@@ -30,6 +30,7 @@ from ..command_line.train_help import train_help
 from ..config import run_config
 from ..errors import RunError, RunStopped
 from ..given_length import take_back_the_other
+from ..given_place import start_from_place
 from ..override_errors import explain_overrides
 from ..schemas import register_schemas
 from ..sweep import forget_failure, queue_again, record_failure
@@ -48,13 +49,15 @@ def train(*overrides: str) -> None:
     of all points of a sweep as a list, but for points that a launcher ran in other processes.
 
     Args:
-        overrides: `key=value` pairs of Hydra's grammar, Hydra's own flags, and `--json`.
+        overrides: `key=value` pairs of Hydra's grammar, Hydra's own flags, and `--json`; also
+            `model=local-dir:FOLDER`, the model of a folder with its weights.
 
     Raises:
         RunError: an unknown flag, group, choice or key, or a value of another type.
     """
     as_json = "--json" in overrides
     overrides = tuple(word for word in overrides if word != "--json")
+    overrides = start_from_place(overrides)
     import_given(overrides)
     register_schemas()
     if {"-h", "--help"} & set(overrides):

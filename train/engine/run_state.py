@@ -1,7 +1,9 @@
 """A run in progress: its parts, how far it is, and what its callbacks may ask of it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -97,6 +99,14 @@ class RunState:
             RunError: the disk refused.
         """
         self.folder.write_text(name, text)
+
+    def write_file(self, name: str, write: Callable[[Path], Any]) -> None:
+        """Write a file of the run's folder by a function that writes atomically, on the leader.
+
+        Raises:
+            RunError: the disk refused.
+        """
+        self.folder.guard(lambda: write(self.folder.path / name))
 
     def follow_sizes(self) -> None:
         """Begin anew what remembers the sizes of weights: DDP's buckets and compiled code."""

@@ -13,14 +13,19 @@ __all__ = ["Group", "Summary", "group_runs", "settings", "summary"]
 
 SAME_POINT = (
     *("seed", "name", "run_dir", "resume", "other_data", "imports", "data.root"),
-    *("data.seed", "lowrank.seed", "trainer.threads", "trainer.workers", "trainer.progress"),
-    *("trainer.max_time", "trainer.device", "trainer.keep_checkpoints"),
+    *("data.seed", "lowrank.seed", "adapter.seed", "trainer.threads", "trainer.workers"),
+    *("trainer.progress", "trainer.max_time", "trainer.device", "trainer.keep_checkpoints"),
 )
 """What two runs of one point may differ in: the seed, and what leaves the result as it is."""
 
 LONGEST = 24  # characters of a list or a mapping in a label
 PARTS = ("model.name", "data.name")
-UNNAMED = {"lowrank.name": "dense", "distill.name": "no teacher"}  # what a label calls a null
+UNNAMED = {
+    "lowrank.name": "dense",
+    "distill.name": "no teacher",
+    "adapter.name": "no adapter",
+}
+"""What a label calls a null."""
 
 
 @dataclass(frozen=True)
@@ -94,15 +99,14 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
     What a model takes as a mapping, such as a residual with options, is one setting.
     """
-    # Not there before runs had a teacher.
-    found: dict[str, Any] = {} if config.get("distill") else {"distill.name": None}
+    # Earlier runs lack the keys of what came later.
+    absent = {name for name in UNNAMED if not config.get(name.partition(".")[0])}
+    found: dict[str, Any] = dict.fromkeys(sorted(absent))
     for key, value in config.items():
-        if key == "logger" or (key == "distill" and value is None):
+        if key == "logger" or f"{key}.name" in absent:
             continue
         if isinstance(value, Mapping):
             found |= {f"{key}.{name}": inner for name, inner in value.items()}
-        elif key == "lowrank" and value is None:
-            found["lowrank.name"] = None
         else:
             found[key] = value
     return {key: value for key, value in found.items() if key not in SAME_POINT}

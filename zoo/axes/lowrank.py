@@ -10,7 +10,6 @@ The model's weights then have a structure, and `model.lowrank` is the controller
 them in training: `model.lowrank.attach(optimizer)`, or the trainer's `lowrank=`, does it.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,11 +32,13 @@ from ...layers.lowrank.methods.welore import WeLore
 from ..network import Network
 from ..recipe import record
 from ..registry import Entry, Option, Registry
+from .named_settings import NamedSettings
 
 __all__ = [
     "COMMON",
     "LowRankSpec",
     "apply_lowrank",
+    "excluded_of",
     "lowrank_config",
     "make_method",
     "merge_lowrank",
@@ -75,14 +76,16 @@ COMMON = (
 smaller), what multiplies the learning rate of the targets, and the seed of all random choices."""
 
 
+_spec = NamedSettings("lowrank", methods, COMMON)
+
+
 def method_info(name: str) -> Entry:
     """Return what the registry knows of a method, with the settings that all share.
 
     Raises:
         ValueError: no such method; the message names the nearest.
     """
-    entry = methods[name]
-    return dataclasses.replace(entry, options={**entry.options, **{o.name: o for o in COMMON}})
+    return _spec.info(name)
 
 
 def lowrank_config(spec: LowRankSpec) -> str | dict[str, Any]:
@@ -91,12 +94,7 @@ def lowrank_config(spec: LowRankSpec) -> str | dict[str, Any]:
     Raises:
         ValueError: the spec names no registered method, or a setting that it does not take.
     """
-    name, settings = _split(spec)
-    options = method_info(name).options
-    changed = {k: v for k, v in settings.items() if v != options[k].default}
-    if "targets" in changed:
-        changed["targets"] = list(changed["targets"])
-    return {"name": name, **changed} if changed else name
+    return _spec.written(spec)
 
 
 def make_method(spec: LowRankSpec) -> layers.Method:
@@ -105,12 +103,7 @@ def make_method(spec: LowRankSpec) -> layers.Method:
     Raises:
         ValueError: an unknown name or setting, or one out of range.
     """
-    name, settings = _split(spec)
-    own = methods[name].options
-    try:
-        return methods[name].build(**{k: v for k, v in settings.items() if k in own})
-    except ValueError as error:
-        raise ValueError(f"lowrank={name}: {error}") from error
+    return _spec.make(spec)
 
 
 def apply_lowrank(model: Network, spec: LowRankSpec) -> layers.Controller:
@@ -133,14 +126,16 @@ def apply_lowrank(model: Network, spec: LowRankSpec) -> layers.Controller:
             f"the model's weights follow {type(model.lowrank.method).__name__} already; "
             f"call merge_lowrank(model) first"
         )
-    name, settings = _split(spec)
-    common = {o.name: settings.pop(o.name, o.default) for o in COMMON}
+    name, settings = _spec.split(spec)
+    common = _spec.shared(settings)
     method = make_method(spec)
     try:
-        model.lowrank = layers.reparametrize(model, method, excluded=_excluded(model), **common)
+        model.lowrank = layers.reparametrize(model, method, excluded=excluded_of(model), **common)
     except ValueError as error:
         raise ValueError(f"lowrank={name}: {error}") from error
-    record(model, lowrank=lowrank_config({"name": name, **_split(spec)[1], **method.decided()}))
+    record(
+        model, lowrank=lowrank_config({"name": name, **_spec.split(spec)[1], **method.decided()})
+    )
     return model.lowrank
 
 
@@ -161,7 +156,7 @@ def merge_lowrank(model: Network, *, strict: bool = True) -> list[str]:
     merged = layers.merge(model, strict=strict)
     if not any(layers.structures(model)):
         model.lowrank = None
-        record(model, drop=("lowrank",))
+        record(model, drop=("lowrank", "adapter"))
     return merged
 
 
@@ -187,7 +182,7 @@ def saved_lowrank(model: nn.Module, spec: LowRankSpec | None) -> str | dict[str,
         return None
     controller = model.lowrank if isinstance(model, Network) else None
     made = [] if controller is None else [name for name, _ in controller.structures()]
-    name, settings = _split(spec)
+    name, settings = _spec.split(spec)
     if set(found) == set(made):
         if controller is None or layers.FROZEN not in controller.skipped.values():
             return lowrank_config(spec)
@@ -198,24 +193,7 @@ def saved_lowrank(model: nn.Module, spec: LowRankSpec | None) -> str | dict[str,
     return {"name": name, **settings, "targets": found}
 
 
-def _split(spec: LowRankSpec) -> tuple[str, dict[str, Any]]:
-    """Check a spec and return the method's name and the settings beside it."""
-    if isinstance(spec, str):
-        name, settings = spec, {}
-    elif isinstance(spec, Mapping):
-        settings = dict(spec)
-        if "name" not in settings:
-            raise ValueError(
-                f"lowrank={dict(spec)!r} has no 'name'; give one of {', '.join(methods.names())}"
-            )
-        name = settings.pop("name")
-    else:
-        raise ValueError(f"lowrank must be a name or a mapping with a name, got {spec!r}")
-    method_info(name).check(settings)
-    return name, settings
-
-
-def _excluded(model: Network) -> tuple[str, ...]:
+def excluded_of(model: Network) -> tuple[str, ...]:
     """Patterns that stay dense: those of every model, and the model's own first and last layers."""
     own: list[str] = []
     for key in ("classifier", "first_conv"):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..axes.adapters import apply_adapter
 from ..models import build_model
 from ..network import Network
 from .pretrained import PRETRAINED, load_pretrained
@@ -20,15 +21,24 @@ def create_model(name: str, *, pretrained: bool | str = False, **overrides: Any)
         pretrained: Whether a registered name comes with trained weights, or the tag of those
             meant, such as `digits`; `timm` are those of timm. `archzoo list weights` lists them.
         overrides: Keywords of the builder; `model_info(name).options` lists them. Every model
-            takes two beside them, a name or a mapping each: `lowrank`, as in
-            `archzoo.zoo.axes.lowrank`, and `classifier`, the kind of the head, as in
-            `archzoo.zoo.models.heads`. A saved or pretrained model can be given another
+            takes three beside them, a name or a mapping each: `lowrank`, as in
+            `archzoo.zoo.axes.lowrank`, `adapter`, which is put beside the weights that the model
+            has in the end, as in `archzoo.zoo.axes.adapters`, and `classifier`, the kind of the
+            head, as in `archzoo.zoo.models.heads`. A saved or pretrained model can be given another
             `num_classes` or `in_chans`; what then stays fresh is logged.
 
     Raises:
         ValueError: unknown name or keyword, a value of another type or out of range, weights that
             there are not or that are of another model, or a saved model that cannot be rebuilt.
     """
+    adapter = overrides.pop("adapter", None)
+    model = _create(name, pretrained, overrides)
+    if adapter is not None:
+        apply_adapter(model, adapter)
+    return model
+
+
+def _create(name: str, pretrained: bool | str, overrides: dict[str, Any]) -> Network:
     scheme, _, place = name.partition(":")
     if place and pretrained:
         raise ValueError(f"{name} names its weights itself; leave pretrained={pretrained!r} out")

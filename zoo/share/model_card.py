@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from ..axes.adapters import presets
 from ..axes.lowrank import methods
 from ..axes.residuals import residuals
 from ..models import models
@@ -41,6 +42,7 @@ def sources_of(model: nn.Module) -> list[str]:
     found = [entry.source]
     found += _source(residuals, options.get("residual", default))
     found += _source(methods, options.get("lowrank"))
+    found += _source(presets, options.get("adapter"))
     return list(dict.fromkeys(source for each in found for source in each.split(", ")))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..axes.adapters import saved_adapter
 from ..axes.lowrank import saved_lowrank
 from ..axes.residuals import residual_config
 from ..backbones.timm_vit import TIMM, build_converted
@@ -208,7 +209,13 @@ def _checked_config(model: nn.Module) -> dict[str, Any]:
     name, options = recipe.name, dict(recipe.options)
     if "residual" in options:
         options["residual"] = residual_config(options["residual"])
-    lowrank = saved_lowrank(model, options.pop("lowrank", None))
+    lowrank, adapter = options.pop("lowrank", None), options.pop("adapter", None)
+    if adapter is not None and isinstance(model, Network):
+        adapter = saved_adapter(model, adapter)
+    else:
+        lowrank = saved_lowrank(model, lowrank)
+    if adapter is not None:
+        options["adapter"] = adapter
     if lowrank is not None:
         options["lowrank"] = lowrank
     written: dict[str, Any] = {"name": name, "options": options}

@@ -60,11 +60,11 @@ def load_from_timm(name: str, **overrides: Any) -> Any:
         )
     import timm
 
-    for key in ("lowrank", "classifier"):
+    for key in ("lowrank", "adapter", "classifier"):
         if overrides.pop(key, None) is not None:
             raise ValueError(
                 f"{name}, pretrained='timm': {key} would replace weights; leave it out, and use "
-                f"apply_lowrank or use_named_head on the model"
+                f"apply_lowrank, apply_adapter or use_named_head on the model"
             )
     default = entry.options["residual"].default
     spec = overrides.pop("residual", default)

@@ -49,8 +49,11 @@ def merge_factors(structure: Factors, right: Tensor) -> None:
     """
     assert isinstance(structure.extra, FrozenDense)
     fixed = structure.extra.weight
-    product = stored_in(structure.left) @ stored_in(structure.right)
-    assign(fixed, stored_in(fixed) + structure.scale * product)
+    left = stored_in(structure.left)
+    if structure.core is not None:
+        core = stored_in(structure.core)
+        left = left * core[..., None, :] if core.dim() < left.dim() else left @ core
+    assign(fixed, stored_in(fixed) + structure.scale * (left @ stored_in(structure.right)))
     assign(structure.right, right)
     structure.left.zero_()
 

@@ -240,13 +240,13 @@ def conv_settings(conv: nn.Conv2d, scheme: Scheme) -> ConvSettings:
 
 def _chain(structure: WeightStructure) -> tuple[Tensor, list[nn.Module], Tensor]:
     """Return the first matrix, what stands between, and the second matrix of a chain of factors."""
-    if not isinstance(structure, Factors) or structure.extra is not None:
+    if not isinstance(structure, Factors) or structure.extra is not None or structure.gate:
         raise ValueError(f"{type(structure).__name__} is not a chain of two factors")
     left, right = structure.prefix()
     between = structure.between
     if between is not None and not isinstance(between, nn.Module):
         raise ValueError(f"{between} between the factors is no module")
-    return right, [] if between is None else [between], structure.scale * left
+    return right, [] if between is None else [between], structure.scaling() * left
 
 
 def _linear(weight: Tensor, bias: nn.Parameter | None, trained: bool) -> nn.Linear:

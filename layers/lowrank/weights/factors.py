@@ -5,6 +5,10 @@ right_j; a prefix r keeps the first r components, and equals a layer that was cu
 
     y = scale · left_{:r} φ(right_{:r} x) + extra(x) + bias          φ is the identity by default
 
+A core C between the factors, a vector (R) or a matrix (R, R), makes the product left C right, and a
+gate g, which reads the input, makes it left C (g(x) ⊙ right x). Any of left, right and core may be
+kept as it is while the others are trained.
+
 Leading dimensions hold one matrix a group of a convolution.
 """
 
@@ -15,11 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...decay import exclude_from_decay
 from ..maths.decompose import product_svd
 from .resize_parameter import permute_parameter, resize_parameter
 from .structure import ConvSettings, WeightStructure, no_matrix, own_copy
 
-__all__ = ["Factors", "stop_sampling"]
+__all__ = ["PARTS", "Factors", "stop_sampling"]
+
+PARTS = ("left", "right", "core")
+"""What a product may be made of; a core only where one is given."""
 
 
 class Factors(WeightStructure):
@@ -31,6 +39,11 @@ class Factors(WeightStructure):
         scale: Multiplies the product.
         between: An activation after the right factor; then no matrix W exists.
         extra: A structure of the same shape that is added, such as a frozen or a sparse one.
+        core: C (..., R) or (..., R, R), free of weight decay as a vector, or None for C = I.
+        trained: Which of `left`, `right` and `core` are trained; the others have no gradient, no
+            weight decay and no state of an optimiser.
+        gate: A module from inputs (..., columns) to factors (..., R) of the components; then no
+            matrix W exists, and only a linear layer can have it.
 
     Attributes:
         rank: Active prefix r, at most R; kept in the state dict.
@@ -45,6 +58,7 @@ class Factors(WeightStructure):
 
     left: nn.Parameter
     right: nn.Parameter
+    core: nn.Parameter | None
     active: Tensor
 
     def __init__(
@@ -55,6 +69,9 @@ class Factors(WeightStructure):
         scale: float = 1.0,
         between: Callable[[Tensor], Tensor] | None = None,
         extra: WeightStructure | None = None,
+        core: Tensor | None = None,
+        trained: Sequence[str] = PARTS,
+        gate: nn.Module | None = None,
     ) -> None:
         """Keep copies of the factors."""
         super().__init__()
@@ -65,12 +82,30 @@ class Factors(WeightStructure):
         self.shape = (*left.shape[:-1], right.shape[-1])
         if extra is not None and extra.shape != self.shape:
             raise ValueError(f"extra is {extra.shape}, the product of the factors {self.shape}")
+        components = (*left.shape[:-2], left.shape[-1])
+        if core is not None and core.shape not in (components, (*components, components[-1])):
+            raise ValueError(
+                f"core is {tuple(core.shape)}; a vector of the components is {components}, a "
+                f"matrix {(*components, components[-1])}"
+            )
+        if unknown := set(trained) - set(PARTS):
+            raise ValueError(f"trained must name some of {PARTS}, got {min(unknown)!r}")
         self.left = nn.Parameter(own_copy(left))  # the SVD gives columns first in memory
         self.right = nn.Parameter(own_copy(right))
+        self.core = None if core is None else nn.Parameter(own_copy(core))
+        self.fixed = (*type(self).fixed, *(part for part in PARTS if part not in trained))
+        if core is None:
+            self.fixed = tuple(name for name in self.fixed if name != "core")
+        elif core.dim() == left.dim() - 1:
+            exclude_from_decay(self, "core")
+        for name in self.fixed:  # a parameter and no buffer, as in `FrozenDense`
+            if name in self._parameters:
+                self.get_parameter(name).requires_grad_(False)
         self.scale = scale
-        self.between = between
+        self.between, self.gate = between, gate
         self.extra = extra
-        self.is_matrix = between is None and (extra is None or extra.is_matrix)
+        whole = between is None and gate is None
+        self.is_matrix = whole and (extra is None or extra.is_matrix)
         self.register_buffer("active", torch.tensor(left.shape[-1], device=left.device))
         self._rank = self.capacity = left.shape[-1]
         self.refitted = False
@@ -93,32 +128,62 @@ class Factors(WeightStructure):
         self._rank = rank
         self.active.fill_(rank)
 
-    def prefix(self) -> tuple[Tensor, Tensor]:
-        """Return the factors that a forward pass reads now."""
-        rank = self._rank
+    @property
+    def running(self) -> int:
+        """Number of components that a forward pass reads now."""
         if self.training and self.sampled is not None:
-            rank = min(self.sampled, rank)
-        if rank == self.allocated:
-            return self.left, self.right
-        return self.left[..., :rank], self.right[..., :rank, :]
+            return min(self.sampled, self._rank)
+        return self._rank
+
+    def scaling(self) -> float:
+        """Return what multiplies the product now; the scale, unless it depends on the rank."""
+        return self.scale
+
+    def prefix(self) -> tuple[Tensor, Tensor]:
+        """Return the factors that a forward pass reads now, the core in the left one."""
+        rank = self.running
+        left, right, core = self.parts()
+        if rank < self.allocated:
+            left, right = left[..., :rank], right[..., :rank, :]
+        if core is None:
+            return left, right
+        if core.dim() < left.dim():
+            return left * core[..., None, :rank], right
+        return left @ core[..., :rank, :rank], right
+
+    def parts(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return left, right and core with all components, as a forward pass reads them."""
+        return self.left, self.right, self.core
 
     def dense(self) -> Tensor:
         """Return scale · left right + extra."""
         if not self.is_matrix:
             raise no_matrix(self)
         left, right = self.prefix()
-        product = self.scale * (left @ right) if self.scale != 1.0 else left @ right
+        scale = self.scaling()
+        product = scale * (left @ right) if scale != 1.0 else left @ right
         return product if self.extra is None else product + self.extra.dense()
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Multiply by one factor after the other."""
         left, right = self.prefix()
         hidden = self._inner(F.linear(x, right))
+        if self.gate is not None:
+            hidden = self.gate(x)[..., : self.running] * hidden
         y = F.linear(hidden, left, bias)
         return y if self.extra is None else y + self.extra.linear(x, None)
 
     def convolve(self, x: Tensor, bias: Tensor | None, settings: ConvSettings) -> Tensor:
-        """Convolve with one factor after the other."""
+        """Convolve with one factor after the other.
+
+        Raises:
+            ValueError: a gate, which reads single vectors and no patches.
+        """
+        if self.gate is not None:
+            raise ValueError(
+                "a gate on components reads the inputs of a linear layer; leave convolutions out "
+                "with targets="
+            )
         left, right = self.prefix()
         y = settings.unfolding.convolve(
             x, left, right, bias, between=self._inner, **settings.arguments()
@@ -129,9 +194,13 @@ class Factors(WeightStructure):
         """Return how much each active component, or each one with all after it, contributes.
 
         ‖left_j‖ ‖right_j‖, or ‖left_{j:}‖ ‖right_{j:}‖ in the Frobenius norm, which never grows
-        with j, so that a threshold on it keeps a prefix. Batches of matrices are taken as one.
+        with j, so that a threshold on it keeps a prefix. Batches of matrices are taken as one. A
+        core is taken as part of the left factor.
         """
         left, right = (f.detach().double() for f in (self.left, self.right))
+        if self.core is not None:
+            core = self.core.detach().double()
+            left = left * core[..., None, :] if core.dim() < left.dim() else left @ core
         column = left.square().flatten(0, -2).sum(0)[: self._rank]
         row = right.square().movedim(-2, 0).flatten(1).sum(1)[: self._rank]
         if kind == "suffix":
@@ -140,8 +209,10 @@ class Factors(WeightStructure):
 
     def singular_values(self) -> Tensor:
         """Return those of scale · left right over the active prefix, without forming it."""
-        left, right = self.left[..., : self._rank], self.right[..., : self._rank, :]
-        return abs(self.scale) * product_svd(left.detach(), right.detach())[1]
+        sampled, self.sampled = self.sampled, None
+        left, right = self.prefix()
+        scale, self.sampled = self.scaling(), sampled
+        return abs(scale) * product_svd(left.detach(), right.detach())[1]
 
     @torch.no_grad()
     def truncate(self, rank: int, optimizers: Sequence[torch.optim.Optimizer] = ()) -> None:
@@ -154,6 +225,10 @@ class Factors(WeightStructure):
         """
         if not 0 <= rank <= self._rank:
             raise ValueError(f"rank must lie in [0, {self._rank}], got {rank}")
+        if self.core is not None and self.core.dim() == self.left.dim():
+            # Components after the prefix reach into it through the core.
+            self.left.copy_(self.left @ self.core)
+            self.core.copy_(torch.eye(self.allocated).to(self.core).expand_as(self.core))
         self._resize(rank, optimizers)
         self.rank = rank
 
@@ -180,11 +255,19 @@ class Factors(WeightStructure):
         if not torch.equal(order, torch.arange(self.allocated, device="cpu")):
             permute_parameter(self.left, -1, order, optimizers)
             permute_parameter(self.right, -2, order, optimizers)
+            for dim in self._core_dims():
+                assert self.core is not None
+                permute_parameter(self.core, dim, order, optimizers)
         self.truncate(len(chosen), optimizers)
 
     @torch.no_grad()
     def grow(
-        self, left: Tensor, right: Tensor, optimizers: Sequence[torch.optim.Optimizer] = ()
+        self,
+        left: Tensor,
+        right: Tensor,
+        optimizers: Sequence[torch.optim.Optimizer] = (),
+        *,
+        core: Tensor | None = None,
     ) -> None:
         """Append components; with a zero left (or right) part the map stays as it is.
 
@@ -192,6 +275,7 @@ class Factors(WeightStructure):
             left: (..., rows, k).
             right: (..., k, columns).
             optimizers: Their state for the new components starts at zero.
+            core: (..., k), where the core is a vector; a matrix has ones for them.
 
         Raises:
             ValueError: shapes that do not fit, or an inactive suffix that growth would revive.
@@ -209,16 +293,30 @@ class Factors(WeightStructure):
         self.capacity = max(rank, self.capacity)
         self.left[..., old:] = left
         self.right[..., old:, :] = right
+        if self.core is not None and core is not None:
+            self.core[..., old:] = core
+        elif self.core is not None and self.core.dim() == self.left.dim():
+            self.core.diagonal(dim1=-2, dim2=-1)[..., old:] = 1
         self.rank = rank
 
     def _resize(self, rank: int, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         resize_parameter(self.left, -1, rank, optimizers)
         resize_parameter(self.right, -2, rank, optimizers)
+        for dim in self._core_dims():
+            assert self.core is not None
+            resize_parameter(self.core, dim, rank, optimizers)
+
+    def _core_dims(self) -> tuple[int, ...]:
+        """Dimensions of the core along which components lie."""
+        if self.core is None:
+            return ()
+        return (-1,) if self.core.dim() < self.left.dim() else (-1, -2)
 
     def _inner(self, hidden: Tensor) -> Tensor:
         if self.between is not None:
             hidden = self.between(hidden)
-        return hidden if self.scale == 1.0 else self.scale * hidden
+        scale = self.scaling()
+        return hidden if scale == 1.0 else scale * hidden
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any

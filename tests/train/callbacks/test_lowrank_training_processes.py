@@ -107,5 +107,20 @@ def test_two_processes_train_the_model_that_one_trains(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_train_the_adapter_that_one_trains(tmp_path):
+    train(tmp_path / "base")
+    given = ["data.augment=false", "trainer.device=cpu", f"init={tmp_path / 'base'}", *DESCENT]
+    grow = ["adapter.warmup=2", "adapter.grow_every=2", "adapter.target_rank=3"]
+    jobs = {"lora": [], "dylora": [], "increlora": grow, "sara": [], "smora": ["adapter.rank=8"]}
+    jobs = {name: [f"adapter={name}", *given, *more] for name, more in jobs.items()}
+    two_processes(tmp_path, jobs)
+    for name in ("lora", "sara"):
+        train(tmp_path / f"one-{name}", *jobs[name])
+        one, two = weights(tmp_path / f"one-{name}"), weights(tmp_path / name)
+        for key, value in one.items():
+            torch.testing.assert_close(two[key], value, rtol=0, atol=1e-5, msg=f"{name}, {key}")
+
+
+@pytest.mark.slow
 def test_two_processes_draw_alike_under_every_method(tmp_path):
     two_processes(tmp_path, {name: [*chosen(name), *FIFTY] for name in methods.names()})
