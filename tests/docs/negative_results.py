@@ -1,6 +1,7 @@
 """The log of negative results: what did not hold here, with figures read off the kept results."""
 
 from .finding import Finding
+from .graph_figures import links_in_flat_space
 from .kept import only, rounded, rows
 from .negative_costs import low_rank, missed_bars
 
@@ -138,5 +139,12 @@ def certificates() -> list[Finding]:
 
 def negative_results() -> str:
     """All findings, the newest first."""
-    found = [*residuals_on_bytes(), *missed_bars(), *geometry(), *low_rank(), *certificates()]
+    found = [
+        *residuals_on_bytes(),
+        *missed_bars(),
+        *geometry(),
+        *links_in_flat_space(),
+        *low_rank(),
+        *certificates(),
+    ]
     return "\n\n".join(map(str, sorted(found, key=lambda one: one.date, reverse=True)))

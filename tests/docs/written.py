@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from .family_figures import FAMILY_FIGURES
 from .figures import FIGURES
+from .graph_figures import GRAPH_FIGURES
 from .marked import marked_pages, with_parts
 from .mechanisms import EQUATIONS
 from .negative_results import negative_results
@@ -13,6 +14,7 @@ __all__ = ["PARTS", "write_parts"]
 PARTS: dict[str, Callable[[], str]] = {
     **FIGURES,
     **FAMILY_FIGURES,
+    **GRAPH_FIGURES,
     **EQUATIONS,
     "negative_results": negative_results,
 }
