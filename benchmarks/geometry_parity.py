@@ -16,6 +16,14 @@ from typing import Any, NamedTuple
 
 import geometry_peers as theirs
 import torch
+from archzoo.layers.graphs import (
+    KeptNeighbours,
+    Neighbours,
+    midpoints,
+    mobius_linear,
+    neighbour_mean,
+    tangent_means,
+)
 from archzoo.layers.hyperbolic import (
     drop,
     gated_linear,
@@ -133,6 +141,55 @@ def hybonet_aggregation(a: Leaves) -> Tensor:
     return layer(full(a["s"], 1.0), a["edges"].softmax(-1))[..., 1:]
 
 
+EDGES = torch.tensor([[0, 1], [0, 2], [1, 3], [1, 4], [3, 4]])
+NODES = 7
+"""A triangle with two tails, and two nodes alone."""
+
+
+def neighbours() -> Neighbours:
+    """Rows that sum to one, as graph networks have them here."""
+    return KeptNeighbours()(EDGES, NODES, "row", torch.float64)
+
+
+def dense() -> Tensor:
+    """The same rows for the public code."""
+    return neighbour_mean(torch.eye(NODES, dtype=torch.float64), neighbours())
+
+
+def hgcn_convolution(a: Leaves) -> Tensor:
+    """Points of the ball in and out, the bias a tangent."""
+    module, manifold = theirs.hgcn_layers()
+    c = a["c"]
+    sizes, off = (N, M, c, c, 0.0), {"use_bias": True, "use_att": False, "local_agg": False}
+    layer = module.HyperbolicGraphConvolution(manifold, *sizes, torch.relu, **off)
+    given = {"linear.weight": a["w"], "linear.bias": a["b"]}
+    out, _ = call(layer, given, (manifold.expmap0(a["t"], c), dense()))
+    return manifold.logmap0(out, c)
+
+
+def hgcn_ours(a: Leaves) -> Tensor:
+    """Tangents in and out."""
+    mapped = mobius_linear(a["t"], a["w"], a["b"], a["c"])
+    return tangent_means(mapped, neighbours(), a["c"], "tangent").relu()
+
+
+def hybonet_convolution(a: Leaves) -> Tensor:
+    """The gate's row first."""
+    module, manifold = theirs.gcn_layers()
+    sizes = N + 1, M + 1, True, 0.0, False, False
+    layer = module.LorentzGraphConvolution(manifold, *sizes, nonlin=None)
+    names = {"rows": "weight.weight", "bias": "weight.bias", "log": "scale"}
+    given = {f"linear.{theirs}": a[ours] for ours, theirs in names.items()}
+    out, _ = call(layer, given, (full(a["s"], 1.0), dense()))
+    return out[..., 1:]
+
+
+def hybonet_ours(a: Leaves) -> Tensor:
+    """With their gate."""
+    mapped = gated_linear(a["s"], a["rows"], a["bias"], a["log"], 1.0)
+    return midpoints(mapped, neighbours(), 1.0, "space")
+
+
 def hcnn_conv(a: Leaves) -> Tensor:
     """Their patches are pixel by pixel, and their first row is dead."""
     manifold = theirs.hcnn_manifold(1 / a["c"])
@@ -221,6 +278,20 @@ def cases() -> list[Case]:
             {"s": (7, N), "edges": (7, 7)},
             lambda a: drop(a["edges"].softmax(-1) @ lift(a["s"], 1.0), 1.0),
             hybonet_aggregation,
+        ),
+        Case(
+            "HyboNet",
+            "graph convolution",
+            {"s": (NODES, N), "rows": (M + 1, N + 1), "bias": (M + 1,), "log": ()},
+            hybonet_ours,
+            hybonet_convolution,
+        ),
+        Case(
+            "HGCN",
+            "graph convolution",
+            {"t": (NODES, N), "w": (M, N), "b": (M,), "c": ()},
+            hgcn_ours,
+            hgcn_convolution,
         ),
         Case(
             "HyperbolicCV",

@@ -6,6 +6,7 @@ Clones in the folder that the environment variable ARCHZOO_PEERS names, beside g
     git clone https://github.com/Graph-and-Geometric-Learning/HyperCore
     git clone https://github.com/kschwethelm/HyperbolicCV
     git clone https://github.com/robertdvdk/hyperbolic-fully-connected
+    git clone https://github.com/HazyResearch/hgcn
 
 Of each the files that hold a layer are imported, not the packages, whose other files need what
 these do not. Their radius² is 1/c; that of the last is c, as here.
@@ -27,6 +28,7 @@ __all__ = [
     "gcn_layers",
     "hcnn_layers",
     "hcnn_manifold",
+    "hgcn_layers",
     "hybonet_attention",
     "hypercore_attention",
     "hypercore_linear",
@@ -85,6 +87,13 @@ def gcn_layers() -> tuple[Any, Any]:
     """The module of HyboNet's graph layers, and its manifold of c = 1."""
     with folders(clone("fully-hyperbolic-nn") / "gcn", "layers", "manifolds"):
         manifold = importlib.import_module("manifolds.lorentz").Lorentz()
+        return importlib.import_module("layers.hyp_layers"), manifold
+
+
+def hgcn_layers() -> tuple[Any, Any]:
+    """The module of HGCN's graph layers, and its manifold, the ball."""
+    with folders(clone("hgcn"), "layers", "manifolds", "utils"):
+        manifold = importlib.import_module("manifolds.poincare").PoincareBall()
         return importlib.import_module("layers.hyp_layers"), manifold
 
 

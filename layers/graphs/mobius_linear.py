@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..fast_path import faster
 from ..hyperbolic import BallCurvature, curvature_of, mobius_add_tangents
+from ._fast.fused_translation import fused_translation
 
 __all__ = ["MobiusLinear", "mobius_linear"]
 
@@ -41,8 +43,13 @@ def mobius_linear(
     out = F.linear(t, weight)
     if bias is None:
         return out
-    flat = out.reshape(-1, out.shape[-1])
-    return mobius_add_tangents(flat, bias[None].to(out.dtype), curvature).view(out.shape)
+    flat, bias = out.reshape(-1, out.shape[-1]), bias.to(out.dtype)
+    return faster(fused_translation, translated, flat, bias, curvature).view(out.shape)
+
+
+def translated(t: Tensor, by: Tensor, curvature: float | Tensor) -> Tensor:
+    """Return t ⊕ b for tangents (N, M) and one b (M,)."""
+    return mobius_add_tangents(t, by[None], curvature)
 
 
 class MobiusLinear(nn.Module):

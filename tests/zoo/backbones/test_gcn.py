@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from archzoo.layers.graphs import LinkHead, fastrp_table
+from archzoo.layers.hyperbolic import BallCurvature, space_points
 from archzoo.zoo import create_model, save_model
 from archzoo.zoo.certify import certify
 
@@ -139,9 +140,121 @@ def test_a_model_that_was_told_no_graph_has_one_without_edges():
     torch.testing.assert_close(bare(nodes), none(nodes))
 
 
+# Curved spaces.
+
+CURVED = pytest.mark.parametrize("geometry", ["poincare", "lorentz"])
+
+
+@CURVED
+def test_links_in_a_curved_space_are_the_odds_of_its_distances(geometry):
+    model = on_graph(num_classes=None, geometry=geometry, curvature=0.5).double()
+    points = model.encode()
+    if geometry == "poincare":
+        points = space_points.from_tangent(points, 0.5)
+    squared = space_points.distance(points[PAIRS[:, :1]], points[PAIRS[:, 1:]], 0.5).square()
+    expected = (model.head.radius - squared) / model.head.log_temperature.exp()
+    torch.testing.assert_close(model(PAIRS), expected, rtol=1e-10, atol=1e-10)
+    found = model.distances(PAIRS[:, 0]).gather(1, PAIRS[:, 1:])
+    torch.testing.assert_close(found, squared.sqrt(), rtol=1e-10, atol=1e-10)
+
+
+@CURVED
+@pytest.mark.parametrize("features", [None, node_features()], ids=["table", "features"])
+def test_a_flat_network_loads_into_a_curved_space_and_is_its_limit(geometry, features):
+    # Rows that sum to one, since a centre of mass is of shares; time columns weigh √c.
+    options = {"normalise": "row", "norm": "none", "num_classes": None}
+    flat = on_graph(features, **options).double()
+    curved = on_graph(features, geometry=geometry, curvature=1e-20, **options).double()
+    missing, unknown = curved.load_state_dict(flat.state_dict(), strict=False)
+    assert not unknown
+    assert all(key.endswith(("time_weight", "curvature._extra_state")) for key in missing)
+    torch.testing.assert_close(curved.encode(), flat.encode(), rtol=1e-8, atol=1e-8)
+
+
+def test_without_biases_tangents_of_the_ball_make_the_flat_network_whatever_the_curvature():
+    options = {"norm": "none", "num_classes": None}
+    flat = on_graph(**options).double()
+    curved = on_graph(geometry="poincare", curvature=0.3, **options).double()
+    curved.load_state_dict(flat.state_dict(), strict=False)
+    for model in (flat, curved):
+        for branch in model.trunk.branches:
+            torch.nn.init.zeros_(branch.linear.bias)
+    torch.testing.assert_close(curved.encode(), flat.encode(), rtol=1e-10, atol=1e-10)
+
+
+@CURVED
+@pytest.mark.parametrize("num_classes", [None, 3])
+def test_the_curvature_learns_and_is_saved(geometry, num_classes, tmp_path):
+    model = on_graph(
+        num_classes=num_classes, geometry=geometry, learned_curvature=True, normalise="row"
+    )
+    x = PAIRS if num_classes is None else PAIRS[:, 0]
+    model(x).sum().backward()
+    (ball,) = {part for part in model.modules() if isinstance(part, BallCurvature)}
+    assert ball.log_ratio.grad.abs() > 0
+    loaded = create_model(f"local-dir:{save_model(model, tmp_path)}").eval()
+    assert torch.equal(loaded(x), model(x))
+
+
+@pytest.mark.parametrize("aggregate", ["midpoint", "tangent"])
+@CURVED
+def test_points_are_averaged_as_they_are_asked_to_be(geometry, aggregate):
+    model = on_graph(geometry=geometry, aggregate=aggregate, norm="none", activation="none")
+    own = {"poincare": "tangent", "lorentz": "midpoint"}[geometry]
+    other = on_graph(geometry=geometry, norm="none", activation="none")
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.encode(), model.encode()) == (aggregate == own)
+
+
+@pytest.mark.parametrize("geometry", ["euclidean", "poincare", "lorentz"])
+def test_half_precision_is_near_the_whole(geometry):
+    model = on_graph(node_features(), geometry=geometry)
+    nodes = torch.arange(6)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(nodes)
+    half.float().sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    whole = model(nodes)
+    # Eight bits of mantissa, through two layers.
+    assert (half.float() - whole).norm() < 0.05 * whole.norm()
+
+
+@pytest.mark.slow
+@pytest.mark.compiles
+@pytest.mark.parametrize("num_classes", [None, 3])
+@pytest.mark.parametrize("geometry", ["euclidean", "poincare", "lorentz"])
+def test_a_compiled_network_is_the_same(geometry, num_classes):
+    model = on_graph(
+        geometry=geometry, num_classes=num_classes, learned_curvature=geometry != "euclidean"
+    )
+    x = PAIRS if num_classes is None else PAIRS[:, 0]
+    plain = model(x)
+    plain.square().sum().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    torch._dynamo.reset()
+    found = torch.compile(model, fullgraph=True)(x)
+    found.square().sum().backward()
+    torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, gradients[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_graph_that_is_changed_in_place_is_the_one_that_counts():
+    model = on_graph()
+    nodes, before = torch.arange(6), on_graph()(torch.arange(6))
+    torch.testing.assert_close(model(nodes), before)
+    other = torch.tensor([[0, 5], [1, 2], [2, 3], [4, 5]])
+    model.edges.copy_(other)
+    fresh = on_graph()
+    fresh.follow_graph(other)
+    assert torch.equal(model(nodes), fresh(nodes)) and not torch.equal(model(nodes), before)
+
+
 @pytest.mark.parametrize("spec", ["sst", "maestro", "sltrain"])
-def test_weights_may_be_of_low_rank(spec):
-    model = create_model("gcn_nano", **NODES, num_classes=None, lowrank=spec)
+@pytest.mark.parametrize("geometry", ["euclidean", "poincare", "lorentz"])
+def test_weights_may_be_of_low_rank(spec, geometry):
+    model = create_model("gcn_nano", **NODES, num_classes=None, lowrank=spec, geometry=geometry)
     model.follow_graph(EDGES)
     assert model.lowrank is not None
     model(PAIRS).sum().backward()
@@ -149,8 +262,9 @@ def test_weights_may_be_of_low_rank(spec):
 
 
 @pytest.mark.parametrize("num_classes", [None, 2])
-def test_a_certificate_is_none_with_its_reason(num_classes):
-    certificate = certify(on_graph(num_classes=num_classes))
+@pytest.mark.parametrize("geometry", ["euclidean", "poincare", "lorentz"])
+def test_a_certificate_is_none_with_its_reason(geometry, num_classes):
+    certificate = certify(on_graph(num_classes=num_classes, geometry=geometry))
     assert certificate.lipschitz == math.inf
     assert any("reads integers" in reason for reason in certificate.reasons)
 
@@ -176,6 +290,10 @@ def test_a_graph_of_another_size_is_refused():
         model.follow_graph(EDGES, node_features())
     with pytest.raises(ValueError, match=r"edges must join nodes in \[0, 6\), got 0 to 9"):
         model.follow_graph(EDGES.masked_fill(EDGES == 5, 9))
+    with pytest.raises(ValueError, match=r"each once, got 4 of which 3 differ"):
+        model.follow_graph(torch.tensor([[0, 1], [1, 2], [1, 0], [4, 5]]))
+    model.follow_graph(torch.tensor([[0, 0], [0, 0], [1, 2], [4, 5]]))
+    create_model("gcn_nano", num_nodes=6).follow_graph(EDGES[:0])
 
 
 def test_a_model_of_links_has_no_classifier_to_replace():
@@ -196,6 +314,10 @@ def test_a_model_of_links_has_no_classifier_to_replace():
         ({"norm": "batch"}, "norm must be Literal.*got 'batch'"),
         ({"drop_rate": 1.0}, r"drop_rate must lie in \[0, 1\), got 1.0"),
         ({"normalise": "column"}, "normalise must be .*'column'"),
+        ({"aggregate": "midpoint"}, "geometry='euclidean' has one mean, got aggregate='midpoint'"),
+        ({"aggregate": "sum", "geometry": "lorentz"}, "aggregate must be .*'sum'"),
+        ({"curvature": 1.0}, "geometry='euclidean' has no curvature, got curvature=1.0"),
+        ({"num_classes": None, "head": "mlr"}, "head='mlr' classifies nodes, and num_classes=None"),
         ({"decoder": "cosine"}, "decoder must be Literal.*got 'cosine'"),
         ({"decoder": "inner_product", "geometry": "lorentz"}, "is of flat space, got geometry=lor"),
         ({"init": "fastrp", "in_features": 3}, "init=fastrp fills a table; in_features=3"),
