@@ -1,6 +1,7 @@
 """The log of negative results: what did not hold here, with figures read off the kept results."""
 
 from .finding import Finding
+from .graph_figures import links_in_flat_space
 from .kept import only, rounded, rows
 from .negative_costs import compression, fewer_numbers, low_rank, missed_bars
 
@@ -142,6 +143,7 @@ def negative_results() -> str:
         *residuals_on_bytes(),
         *missed_bars(),
         *geometry(),
+        *links_in_flat_space(),
         *low_rank(),
         *compression(),
         *fewer_numbers(),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from .family_figures import FAMILY_FIGURES
 from .figures import FIGURES
 from .geometry_figures import GEOMETRY_FIGURES
+from .graph_figures import GRAPH_FIGURES
 from .marked import marked_pages, with_parts
 from .mechanisms import EQUATIONS
 from .negative_results import negative_results
@@ -15,6 +16,7 @@ PARTS: dict[str, Callable[[], str]] = {
     **FIGURES,
     **FAMILY_FIGURES,
     **GEOMETRY_FIGURES,
+    **GRAPH_FIGURES,
     **EQUATIONS,
     "negative_results": negative_results,
 }

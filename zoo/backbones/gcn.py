@@ -238,16 +238,17 @@ class GCN(Network):
                 f"edges must join nodes in [0, {self.num_nodes}), got {int(edges.min())} to "
                 f"{int(edges.max())}"
             )
-        if self.init == "fastrp" and len(edges) and not self.edges.any():  # no graph before this
-            with torch.no_grad():
-                table = fastrp_table(edges, self.num_nodes, self.num_features)
-                self.stem.weight.copy_(table * self.table_scale)
         ends = edges.sort(1).values[edges[:, 0] != edges[:, 1]]
         if len(ends) != len(ends.unique(dim=0)):
             raise ValueError(
                 f"edges must be undirected, each once, got {len(ends)} of which "
                 f"{len(ends.unique(dim=0))} differ"
             )
+        table = self.stem if self.init == "fastrp" and len(edges) else None
+        if isinstance(table, nn.Embedding) and not self.edges.any():  # no graph before this
+            start = fastrp_table(edges, self.num_nodes, self.num_features)
+            with torch.no_grad():
+                table.weight.copy_(start * self.table_scale)
         self.edges.copy_(edges)
         if own is not None and features is not None:
             own.copy_(features)
