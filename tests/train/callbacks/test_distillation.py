@@ -130,6 +130,7 @@ def test_each_model_runs_once_a_step_and_the_teacher_has_no_gradient():
     assert found.mine.logits is None and not found.theirs.features
 
 
+@pytest.mark.long
 def test_a_run_logs_its_terms_and_keeps_no_teacher(tmp_path: Path):
     more = [*PELA, *FACTORS, "distill.perturbation=1", "callbacks=[ema]", "trainer.mixup=0.4"]
     train(tmp_path, *more)
