@@ -58,12 +58,13 @@ class _Centroids(torch.autograd.Function):
         height = square.div_((c * square).add_(1).sqrt_().add_(1))
         space, n = product(matrix, s), product(matrix, height)
         ctx.number, ctx.shares, ctx.matrix = c, shares, matrix
-        ctx.save_for_backward(s, height, space, n, curvature if tensor else None)
-        return space * _spread(space, n, c).rsqrt_()
+        scale = _spread(space, n, c).rsqrt_()
+        ctx.save_for_backward(s, height, space, n, scale, curvature if tensor else None)
+        return space * scale
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
-        s, height, space, n, curvature = ctx.saved_tensors
+        s, height, space, n, scale, curvature = ctx.saved_tensors
         c = ctx.number
         if differentiates_backward(gradient):
             found = through_definition(
@@ -72,10 +73,8 @@ class _Centroids(torch.autograd.Function):
                 gradient,
             )
             return found[0], None, None, found[1]
-        f = _spread(space, n, c)
-        scale = f.rsqrt()
-        along = (gradient * space).sum(-1, keepdim=True)
-        along.mul_(scale).mul_(scale).mul_(scale).mul_(f > 1)
+        # Where f is held at 1 it does not move.
+        along = (gradient * space).sum(-1, keepdim=True).mul_(scale**3).mul_(scale < 1)
         late = c * n + 1
         dspace = (gradient * scale).addcmul_(space, along, value=c)
         dn = (along * late).mul_(-c)

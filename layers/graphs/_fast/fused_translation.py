@@ -14,7 +14,7 @@ and what lies between is differentiated a row at a time.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ FURTHEST = 19.0**2
 
 def fused_translation(a: Tensor, b: Tensor, curvature: float | Tensor) -> Tensor | None:
     """The result of `mobius_add_tangents` for a (N, D) and b (D,), or None where that must run."""
-    given = [a, b] + [curvature] * isinstance(curvature, Tensor)
+    given = [a, b, curvature] if isinstance(curvature, Tensor) else [a, b]
     plain = a.dtype in (torch.float32, torch.float64) and a.device.type == "cpu"
     alike = all((t.dtype, t.device) == (a.dtype, a.device) for t in given)
     if not (plain and alike and a.numel() and records_gradients(*given)):
@@ -56,25 +56,42 @@ def _number(curvature: float | Tensor) -> float:
     return curvature.item() if isinstance(curvature, Tensor) else curvature
 
 
-class _Rows:
-    """What the sum is made of, a number a row or one for all."""
+class _Point:
+    """What the sum needs of b: r, u_b and its sinh, cosh and σ."""
 
-    def __init__(self, q: Tensor, p: Tensor, r: Tensor, c: float) -> None:
+    def __init__(self, b: Tensor, c: float) -> None:
         self.k = 2 * math.sqrt(c)
-        self.u, self.u_b = 4 * c * q, 4 * c * r
-        self.sinh, self.sinh_b = sinhc_value(self.u), sinhc_value(self.u_b)
-        self.cosh = (self.u * self.sinh.square()).add_(1).sqrt_()
-        self.cosh_b = cosh_of_square(self.u_b)
-        self.sigma, self.sigma_b = self.k * self.sinh, self.k * self.sinh_b
-        self.along = self.sigma_b * p
-        self.above = self.cosh + 1
-        # (B₀ + T)/(1 + A₀) with T = A₀B₀ + σσ_b p.
-        self.ratio = (self.sigma * self.along).div_(self.above).add_(self.cosh_b)
-        self.left = self.ratio * self.sigma
-        inside = (self.left * q).add_(self.along, alpha=2).mul_(self.left)
-        self.square = inside.add_(self.sigma_b.square() * r).clamp_min_(0.0)
-        self.asinh = asinhc_value(self.square)
-        self.factor = self.asinh / self.k
+        self.square = b.square().sum()
+        self.u = 4 * c * self.square
+        self.sinh, self.cosh = sinhc_value(self.u), cosh_of_square(self.u)
+        self.sigma = self.k * self.sinh
+
+
+class _Rows(NamedTuple):
+    """What the sum needs of a row of a: q, σ_b p, and what follows from them."""
+
+    q: Tensor
+    along: Tensor
+    u: Tensor
+    sinh: Tensor
+    cosh: Tensor
+    ratio: Tensor
+    left: Tensor
+    n: Tensor
+    asinh: Tensor
+
+
+def _rows(q: Tensor, p: Tensor, b: _Point, c: float) -> _Rows:
+    u, along = 4 * c * q, b.sigma * p
+    sinh = sinhc_value(u)
+    cosh = torch.addcmul(u.new_ones(()), u, sinh.square()).sqrt_()
+    sigma = b.k * sinh
+    # (B₀ + T)/(1 + A₀) with T = A₀B₀ + σσ_b p.
+    ratio = (sigma * along).div_(cosh + 1).add_(b.cosh)
+    left = ratio * sigma
+    inside = (left * q).add_(along, alpha=2).mul_(left)
+    n = inside.add_(b.sigma.square() * b.square).clamp_min_(0.0)
+    return _Rows(q, along, u, sinh, cosh, ratio, left, n, asinhc_value(n))
 
 
 class _Translation(torch.autograd.Function):
@@ -83,49 +100,51 @@ class _Translation(torch.autograd.Function):
         ctx: Any, a: Tensor, b: Tensor, curvature: float | Tensor, square: Tensor
     ) -> Tensor:
         c = _number(curvature)
-        p = a @ b
-        rows = _Rows(square, p, b.square().sum(), c)
-        ctx.number = c
+        point = _Point(b, c)
+        rows = _rows(square, a @ b, point, c)
+        ctx.number, ctx.point = c, point
         tensor = curvature if isinstance(curvature, Tensor) else None
-        ctx.save_for_backward(a, b, tensor, square, p)
-        out = a * (rows.factor * rows.left)[:, None]
-        return out.addr_(rows.factor * rows.sigma_b, b)
+        ctx.save_for_backward(a, b, tensor, *rows)
+        factor = rows.asinh / point.k
+        return (a * (factor * rows.left)[:, None]).addr_(factor * point.sigma, b)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
-        a, b, curvature, q, p = ctx.saved_tensors
-        c = ctx.number
+        a, b, curvature, *kept = ctx.saved_tensors
+        c, point = ctx.number, ctx.point
         if differentiates_backward(gradient):
             given = (a, b, c if curvature is None else curvature)
             found = through_definition(
                 lambda a, b, c: mobius_add_tangents(a, b[None], c), given, gradient
             )
             return *found, None
-        r = b.square().sum()
-        s = _Rows(q, p, r, c)
+        s, k = _Rows(*kept), point.k
+        factor = s.asinh / k
         dalpha, dbeta = (gradient * a).sum(-1), gradient @ b
-        dfactor = (dbeta * s.sigma_b).addcmul_(dalpha, s.left)
-        dn = asinhc_slope(s.square, s.asinh).mul_(dfactor).div_(s.k)
-        inner = (s.left * q).add_(s.along)
-        dleft = (dalpha * s.factor).addcmul_(dn, inner, value=2)
-        dratio = dleft * s.sigma
-        dtime = dratio / s.above
+        dfactor = (dbeta * point.sigma).addcmul_(dalpha, s.left)
+        dn = asinhc_slope(s.n, s.asinh).mul_(dfactor).div_(k)
+        dleft = (dalpha * factor).addcmul_(dn, (s.left * s.q).add_(s.along), value=2)
+        dratio = dleft * s.sinh * k
+        dtime = dratio / (s.cosh + 1)
         dsigma = (dleft * s.ratio).addcmul_(dtime, s.along)
-        dcosh = dtime * (s.cosh_b - s.ratio)
-        du = sinhc_slope(s.u, s.sinh, s.cosh).mul_(dsigma).mul_(s.k).addcmul_(dcosh, s.sinh / 2)
+        dcosh = dtime * (point.cosh - s.ratio)
+        du = sinhc_slope(s.u, s.sinh, s.cosh).mul_(dsigma).mul_(k)
+        du.addcmul_(dcosh, s.sinh, value=0.5)
         dq = (dn * s.left.square()).add_(du, alpha=4 * c)
-        turn = dtime * s.sigma
-        dp = (dn * s.left).mul_(2).add_(turn).mul_(s.sigma_b)
-        dsigma_b = (dbeta @ s.factor) + 2 * (dn @ (s.left * p).add_(s.sigma_b * r)) + turn @ p
-        du_b = sinhc_slope(s.u_b, s.sinh_b, s.cosh_b) * s.k * dsigma_b
-        du_b = du_b + dratio.sum() * s.sinh_b / 2
-        dr = dn.sum() * s.sigma_b.square() + 4 * c * du_b
-        da = (gradient * (s.factor * s.left)[:, None]).addr_(dp, b)
-        da.addcmul_(a, dq.mul_(2)[:, None])
-        db = (s.factor * s.sigma_b) @ gradient + dp @ a + 2 * dr * b
+        turn = dtime * s.sinh * k
+        dalong = (dn * s.left).mul_(2).add_(turn)
+        dp = dalong * point.sigma
+        dsigma_b = dbeta @ factor + 2 * dn.sum() * point.sigma * point.square
+        dsigma_b = dsigma_b + (dalong @ s.along) / point.sigma
+        du_b = sinhc_slope(point.u, point.sinh, point.cosh) * k * dsigma_b
+        du_b = du_b + dratio.sum() * point.sinh / 2
+        dr = dn.sum() * point.sigma.square() + 4 * c * du_b
+        da = (gradient * (factor * s.left)[:, None]).addr_(dp, b)
+        da.addcmul_(a, dq.mul(2)[:, None])
+        db = (factor * point.sigma) @ gradient + dp @ a + 2 * dr * b
         dc = None
         if curvature is not None:
-            scale = dsigma @ s.sinh + dsigma_b * s.sinh_b - (dfactor @ s.factor) / s.k
-            dc = s.k / (2 * c) * scale + 4 * (du @ q + du_b * r)
+            scale = dsigma @ s.sinh + dsigma_b * point.sinh - (dfactor @ factor) / k
+            dc = k / (2 * c) * scale + 4 * (du @ s.q + du_b * point.square)
             dc = dc.view_as(curvature)
         return da, db, dc, None
