@@ -44,6 +44,23 @@ def test_links_are_predicted_from_the_config_to_the_result(tmp_path):
     assert "AUC" in text and "average precision" in text
 
 
+def test_ranks_by_distance_are_not_asked_of_a_model_that_has_none(tmp_path):
+    inner = ("model.decoder=inner_product", "callbacks=[reconstruction]")
+    with pytest.raises(RunError, match="this model decides otherwise; take model.decoder=distance"):
+        train(tmp_path, *LINKS, *inner)
+
+
+@pytest.mark.long
+def test_pairs_drawn_evenly_are_predicted_from_the_config_to_the_result(tmp_path):
+    file = tmp_path / "ring.tsv"
+    file.write_text("".join(f"{u}\t{(u + step) % 30}\n" for u in range(30) for step in (1, 2)))
+    data = ("data=graph_links", f"data.path={file}", "data.even_pairs=true", "data.held_out=0.2")
+    train(tmp_path / "run", "model=gcn_nano", *data, "trainer.steps=8", "model.init=fastrp")
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    found = eval_(str(tmp_path / "run")).found
+    assert found["auc"] == pytest.approx(result["test"]["auc"], abs=1e-6)
+
+
 def test_a_model_that_may_know_the_links_it_is_asked_for_is_refused():
     splits, others = (data_sets.build("karate_links", split=split) for split in (0, 1))
     model = create_model("gcn_nano", num_classes=None, **splits.graph.sizes()).eval()

@@ -33,6 +33,11 @@ class Reconstruction(Callback):
                 "callbacks.reconstruction needs a model of nodes, such as "
                 "model=poincare_embedding, and relations such as data=tree; leave it out"
             )
+        if not getattr(run.model, "has_distances", True):
+            raise RunError(
+                "callbacks.reconstruction ranks by distances, and this model decides otherwise; "
+                "take model.decoder=distance, or leave it out"
+            )
 
     def evaluate(self, run: TrainingRun, metrics: dict[str, float]) -> None:
         """Add the two figures to the validation metrics."""

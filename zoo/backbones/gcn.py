@@ -214,6 +214,11 @@ class GCN(Network):
         """Whether the model predicts links: its logits are then log-odds."""
         return isinstance(self.head, LinkHead | InnerProductHead)
 
+    @property
+    def has_distances(self) -> bool:
+        """Whether the model decides by distances, which rank all nodes."""
+        return isinstance(self.head, LinkHead)
+
     def follow_graph(self, edges: Tensor, features: Tensor | None = None) -> None:
         """Take over a graph.
 
