@@ -8,8 +8,8 @@ __all__ = ["GEOMETRY_FIGURES"]
 
 def geometry_range() -> str:
     """The error of attention at each distance from the origin."""
-    found = rows("geometry_range", kind="attention")
-    columns = [name for name in found[0] if name not in ("kind", "radii")]
+    found = [row for row in rows("geometry_range") if "radii" in row]
+    columns = [name for name in found[0] if name != "radii"]
     return table(
         ("R", *columns),
         *((f"{row['radii']:g}", *(f"{row[name]:.0e}" for name in columns)) for row in found),
