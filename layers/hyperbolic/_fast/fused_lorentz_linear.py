@@ -34,14 +34,13 @@ def fused_map(
 ) -> Tensor | None:
     """The result of `space_parts.lorentz_map`, or None where that must run."""
     given = (weight, time_weight) if bias is None else (weight, time_weight, bias)
-    autocast = autocasts(s)
     few = 0 < s.numel() <= FEW * s.shape[-1]
-    if few and not autocast and infers() and _takes(s, *given):
+    if few and infers() and not torch.is_autocast_enabled("cpu") and _takes(s, *given):
         out = s.new_empty(*s.shape[:-1], weight.shape[0])
         numbers = weight, time_weight, bias, as_number(curvature)
         torch.ops.archzoo_poincare.map_points(s, *numbers, out)
         return out
-    if autocast or not by_hand(curvature, s, *given):
+    if autocasts(s) or not by_hand(curvature, s, *given):
         return None
     flat = s.reshape(-1, s.shape[-1])
     out = applied(_Map, flat, weight, time_weight, bias, curvature)
