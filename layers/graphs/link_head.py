@@ -12,6 +12,7 @@ from R and has no gradient there; R and log T are learned.
 
 # Shape letters: B samples, K candidates or pairs, D dimensions.
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -69,8 +70,8 @@ class LinkHead(nn.Module):
     ) -> None:
         """Start R and T where they are told to."""
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be a positive number, got {temperature}")
         self.radius = nn.Parameter(torch.tensor([float(radius)]))
         self.log_temperature = nn.Parameter(torch.tensor([float(temperature)]).log())
         exclude_from_decay(self, "radius", "log_temperature")

@@ -25,7 +25,6 @@ from .space.attention import HyperbolicAttention, attend_lifted, hyperbolic_atte
 from .space.centroid_pool import CentroidPool
 from .space.gated_linear import GatedLorentzLinear, gated_linear
 from .space.hyperplane_linear import HyperplaneLinear, hyperplane_linear
-from .space.link_prediction import LinkPrediction
 from .space.lorentz_conv import LorentzConv2d, lorentz_conv2d
 from .space.lorentz_head import LorentzMLR, LorentzPrototypes, lorentz_mlr, prototype_logits
 from .space.lorentz_linear import LorentzLinear, lorentz_linear
@@ -47,7 +46,6 @@ __all__ = [
     "GatedLorentzLinear",
     "HyperbolicAttention",
     "HyperplaneLinear",
-    "LinkPrediction",
     "LorentzBatchNorm",
     "LorentzConv2d",
     "LorentzLinear",

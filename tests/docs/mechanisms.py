@@ -31,7 +31,6 @@ HYPERBOLIC = {
     "`LorentzConv2d`": "space.lorentz_conv",
     "`LorentzBatchNorm`": "space.lorentz_norm",
     "`LorentzMLR`, `LorentzPrototypes`": "space.lorentz_head",
-    "`LinkPrediction`": "space.link_prediction",
 }
 LIPSCHITZ = {
     "`LDLTBlock`": "ldlt.block",

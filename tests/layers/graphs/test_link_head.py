@@ -28,6 +28,7 @@ def test_the_head_reads_a_node_and_its_candidates():
     assert all(p.grad.abs() > 0 for p in head.parameters())
 
 
-def test_a_temperature_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
-        LinkHead(temperature=0)
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_temperature_that_is_none_is_refused(temperature):
+    with pytest.raises(ValueError, match="temperature must be a positive number, got"):
+        LinkHead(temperature=temperature)

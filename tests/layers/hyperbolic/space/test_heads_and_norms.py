@@ -8,7 +8,6 @@ import torch
 from archzoo.layers.decay import decay_exclusions
 from archzoo.layers.hyperbolic import (
     BallCurvature,
-    LinkPrediction,
     LorentzBatchNorm,
     LorentzMLR,
     LorentzPrototypes,
@@ -90,27 +89,6 @@ class TestPrototypes:
     def test_gradients_are_those_of_differences(self):
         inputs = [draw(3, 2), draw(2, 2, seed=1), C]
         assert gradcheck(prototype_logits, [leaf(x) for x in inputs])
-
-
-class TestLinks:
-    """Logits of links."""
-
-    def test_their_probabilities_are_fermi_and_diracs(self):
-        head = LinkPrediction(radius=1.5, temperature=0.7)
-        square = draw(50, seed=1).square().float()
-        expected = 1 / (((square - 1.5) / 0.7).exp() + 1)
-        torch.testing.assert_close(head(square).sigmoid(), expected, rtol=1e-5, atol=1e-6)
-        assert decay_exclusions(head) == {"radius", "log_temperature"}
-
-    def test_far_pairs_keep_a_gradient(self):
-        square = torch.tensor([1e3, 1e6], requires_grad=True)
-        loss = F.binary_cross_entropy_with_logits(LinkPrediction()(square), torch.ones(2))
-        (gradient,) = torch.autograd.grad(loss, square)
-        assert (gradient > 0.4).all()
-
-    def test_a_temperature_is_positive(self):
-        with pytest.raises(ValueError, match="temperature must be a positive number, got 0"):
-            LinkPrediction(temperature=0.0)
 
 
 OPTIONS = [("geodesic", "rms"), ("origin", "mean"), ("origin", "rms"), ("geodesic", "mean")]
