@@ -12,6 +12,7 @@ from ....layers.graphs import neighbour_mean
 from ....layers.hyperbolic import BallCurvature, PoincareMLR
 from ...network import HeadBuilder, linear_head
 from .contract import Aggregate, HeadName, NeighbourMean
+from .vector_layers import VectorLayers
 
 __all__ = ["Euclidean", "ScaledDotProduct"]
 
@@ -51,7 +52,7 @@ class ScaledDotProduct(nn.Module):
 
 
 @dataclass(frozen=True)
-class Euclidean:
+class Euclidean(VectorLayers):
     """Flat space.
 
     Args:
@@ -60,7 +61,6 @@ class Euclidean:
     """
 
     ball: BallCurvature | None = None
-    weight_scale = 1.0
     norms_queries = False
 
     @property
@@ -72,45 +72,15 @@ class Euclidean:
         """Make an ordinary linear layer."""
         return nn.Linear(in_width, out_width, bias=bias)
 
-    def qkv(self, width: int, *, bias: bool = True) -> nn.Linear:
-        """Make an ordinary linear layer."""
-        return self.linear(width, 3 * width, bias=bias)
-
     def attention(self, num_heads: int, drop_rate: float = 0.0) -> ScaledDotProduct:
         """Make scaled dot-product attention."""
         return ScaledDotProduct(drop_rate)
-
-    def merge(self, heads: Tensor) -> Tensor:
-        """Leave the heads side by side."""
-        return heads
-
-    def layer_norm(self, width: int, eps: float = 1e-5) -> nn.LayerNorm:
-        """Make layer normalisation."""
-        return nn.LayerNorm(width, eps=eps)
-
-    def rms_norm(self, width: int, eps: float = 1e-5) -> nn.RMSNorm:
-        """Make RMS normalisation."""
-        return nn.RMSNorm(width, eps=eps)
-
-    def batch_norm(self, width: int) -> nn.BatchNorm1d:
-        """Make batch normalisation."""
-        return nn.BatchNorm1d(width)
-
-    def image_norm(self, width: int) -> nn.BatchNorm2d:
-        """Make batch normalisation."""
-        return nn.BatchNorm2d(width)
 
     def conv(
         self, in_width: int, out_width: int, size: int, stride: int = 1, *, bias: bool = True
     ) -> nn.Conv2d:
         """Make an ordinary convolution."""
         return nn.Conv2d(in_width, out_width, size, stride, padding=size // 2, bias=bias)
-
-    def normed_conv(self, in_width: int, out_width: int, size: int, stride: int = 1) -> nn.Module:
-        """Make a convolution and batch normalisation."""
-        return nn.Sequential(
-            self.conv(in_width, out_width, size, stride), self.image_norm(out_width)
-        )
 
     def pool(self) -> nn.Module:
         """Average the pixels."""
@@ -119,10 +89,6 @@ class Euclidean:
     def mean(self, x: Tensor, over: int | tuple[int, ...], dim: int) -> Tensor:
         """Average."""
         return x.mean(over)
-
-    def node_linear(self, in_width: int, out_width: int) -> nn.Linear:
-        """Make an ordinary linear layer."""
-        return self.linear(in_width, out_width)
 
     def neighbour_mean(self, aggregate: Aggregate | None = None) -> NeighbourMean:
         """Return the mean of vectors, the only one."""

@@ -24,12 +24,13 @@ from ....layers.hyperbolic import (
 from ...network import HeadBuilder, linear_head
 from .contract import Aggregate, HeadName, NeighbourMean
 from .poincare_ball import attention_of_points, mean_of_points, tied_prototypes
+from .vector_layers import VectorLayers
 
 __all__ = ["Lorentz"]
 
 
 @dataclass(frozen=True)
-class Lorentz:
+class Lorentz(VectorLayers):
     """The hyperboloid.
 
     Args:
@@ -37,7 +38,6 @@ class Lorentz:
     """
 
     ball: BallCurvature
-    weight_scale = 1.0
     norms_queries = True
 
     @property
@@ -49,33 +49,9 @@ class Lorentz:
         """Make a linear layer of the hyperboloid."""
         return LorentzLinear(in_width, out_width, curvature=self.ball, bias=bias)
 
-    def qkv(self, width: int, *, bias: bool = True) -> LorentzLinear:
-        """Make a linear layer; parts of a space part are space parts."""
-        return self.linear(width, 3 * width, bias=bias)
-
     def attention(self, num_heads: int, drop_rate: float = 0.0) -> HyperbolicAttention:
         """Make attention of points."""
         return attention_of_points(num_heads, drop_rate, self.ball)
-
-    def merge(self, heads: Tensor) -> Tensor:
-        """Leave the heads side by side: the space part of the concatenated point."""
-        return heads
-
-    def layer_norm(self, width: int, eps: float = 1e-5) -> nn.LayerNorm:
-        """Make layer normalisation of space parts."""
-        return nn.LayerNorm(width, eps=eps)
-
-    def rms_norm(self, width: int, eps: float = 1e-5) -> nn.RMSNorm:
-        """Make RMS normalisation of space parts."""
-        return nn.RMSNorm(width, eps=eps)
-
-    def batch_norm(self, width: int) -> nn.BatchNorm1d:
-        """Make batch normalisation of space parts."""
-        return nn.BatchNorm1d(width)
-
-    def image_norm(self, width: int) -> nn.BatchNorm2d:
-        """Make batch normalisation of space parts."""
-        return nn.BatchNorm2d(width)
 
     def conv(
         self, in_width: int, out_width: int, size: int, stride: int = 1, *, bias: bool = True
@@ -91,12 +67,6 @@ class Lorentz:
             bias=bias,
         )
 
-    def normed_conv(self, in_width: int, out_width: int, size: int, stride: int = 1) -> nn.Module:
-        """Make a convolution and batch normalisation."""
-        return nn.Sequential(
-            self.conv(in_width, out_width, size, stride), self.image_norm(out_width)
-        )
-
     def pool(self) -> nn.Module:
         """Pool the pixels to their centre of mass."""
         return CentroidPool(curvature=self.ball)
@@ -104,10 +74,6 @@ class Lorentz:
     def mean(self, x: Tensor, over: int | tuple[int, ...], dim: int) -> Tensor:
         """Return centres of mass."""
         return space_points.centroid(x, self.ball(), over=over, dim=dim)
-
-    def node_linear(self, in_width: int, out_width: int) -> LorentzLinear:
-        """Make a linear layer of the hyperboloid."""
-        return self.linear(in_width, out_width)
 
     def neighbour_mean(self, aggregate: Aggregate | None = None) -> NeighbourMean:
         """Return centres of mass, or means of tangents at the origin."""
