@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from .network import ImageSize, Network, check_sizes, image_cfg
+from ..layers.sizes import check_sizes
+from .network import ImageSize, Network, image_cfg
 from .recipe import forget, record
 
 __all__ = ["ImageNetwork", "taken_depths"]

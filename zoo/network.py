@@ -18,8 +18,6 @@ __all__ = [
     "HeadBuilder",
     "ImageSize",
     "Network",
-    "check_rates",
-    "check_sizes",
     "image_cfg",
     "image_sides",
     "linear_head",
@@ -234,28 +232,6 @@ def linear_head(in_features: int, out_features: int) -> nn.Linear:
     nn.init.trunc_normal_(head.weight, std=0.02)
     nn.init.zeros_(head.bias)
     return head
-
-
-def check_sizes(least: int, **sizes: int) -> None:
-    """Refuse sizes below a bound.
-
-    Raises:
-        ValueError: naming the size, its value and the bound.
-    """
-    for name, size in sizes.items():
-        if size < least:
-            raise ValueError(f"{name} must be at least {least}, got {size}")
-
-
-def check_rates(**rates: float) -> None:
-    """Refuse shares of what is dropped that leave nothing, or less.
-
-    Raises:
-        ValueError: naming the rate, its value and the bounds.
-    """
-    for name, rate in rates.items():
-        if not 0.0 <= rate < 1.0:
-            raise ValueError(f"{name} must lie in [0, 1), got {rate}")
 
 
 def image_sides(img_size: ImageSize) -> tuple[int, int]:

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..sizes import check_sizes
 from .curvature import BallCurvature, curvature_of
 from .maths.ball import Curvature, check_curvature, in_float32, in_range_with_squares, root
 from .maths.coordinates import LIMIT, cap
 from .maths.hyperplanes import hyperplanes
 from .maths.radial import cosh_of_square, sinhc
-from .maths.shape_checks import check_one_number, check_parameters, check_shape, check_widths
+from .maths.shape_checks import check_one_number, check_parameters, check_shape
 from .to_ball import clip_tangent
 
 __all__ = ["PoincareMLR", "poincare_mlr"]
@@ -89,7 +90,7 @@ class PoincareMLR(nn.Module):
     ) -> None:
         """Make z and r."""
         super().__init__()
-        check_widths(in_features=in_features, out_features=out_features)
+        check_sizes(1, in_features=in_features, out_features=out_features)
         if clip is not None and not clip > 0:
             raise ValueError(f"clip must be above 0 or None, got {clip}")
         self.clip = clip

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..fast_path import faster
+from ..sizes import check_sizes
 from ._fast.fused_linear import LinearOutput, fused_linear
 from ._fast.fused_maps import fused_tangent
 from ._fast.fused_planes import fused_patches
@@ -23,7 +24,7 @@ from .curvature import BallCurvature, curvature_of
 from .maths.ball import Curvature, check_curvature, in_float32, root
 from .maths.coordinates import check_coordinates, scaled_tangent
 from .maths.hyperplanes import Scale, check_stretch, hyperplanes, patch_velocity
-from .maths.shape_checks import check_one_number, check_parameters, check_shape, check_widths
+from .maths.shape_checks import check_one_number, check_parameters, check_shape
 
 __all__ = ["PoincareLinear", "poincare_linear"]
 
@@ -128,7 +129,7 @@ class PoincareLinear(nn.Module):
     ) -> None:
         """Make z and r."""
         super().__init__()
-        check_widths(in_features=in_features, out_features=out_features)
+        check_sizes(1, in_features=in_features, out_features=out_features)
         if init not in ("identity", "normal"):
             raise ValueError(f"init must be 'identity' or 'normal', got {init!r}")
         check_stretch(largest, scale)

@@ -34,6 +34,7 @@ from ...layers.graphs import (
 from ...layers.hyperbolic import keep_one_ball
 from ...layers.modes import evaluating
 from ...layers.residual import Site
+from ...layers.sizes import check_rates, check_sizes
 from ..axes.geometry import (
     Aggregate,
     Geometry,
@@ -44,7 +45,7 @@ from ..axes.geometry import (
 )
 from ..axes.residuals import ResidualSpec, make_residual
 from ..models import register_model
-from ..network import HeadBuilder, Network, check_rates, check_sizes
+from ..network import HeadBuilder, Network
 from ..trunk import Trunk, drop_path_rates
 
 __all__ = ["GCN", "gcn_nano", "gcn_small"]

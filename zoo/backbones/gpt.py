@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from ...layers.modes import evaluating
 from ...layers.residual import Site
+from ...layers.sizes import check_sizes
 from ..axes.geometry import Geometry, GeometryName, HeadName, choose_geometry, give_head
 from ..axes.residuals import ResidualSpec, make_residual
 from ..branch import output_weight_of
 from ..models import register_model
-from ..network import Network, check_sizes
+from ..network import Network
 from ..trunk import Trunk, drop_path_rates
 from .feed_forward import GatedFeedForward
 from .self_attention import CausalAttention, KeyValueCache, rotation

@@ -30,8 +30,9 @@ from ...layers.lipschitz import (
     SandwichLayer,
     SLLBlock,
 )
+from ...layers.sizes import check_sizes
 from ..models import register_model
-from ..network import HeadBuilder, Network, check_sizes
+from ..network import HeadBuilder, Network
 from ..recomputation import RecomputedSequential
 
 __all__ = [

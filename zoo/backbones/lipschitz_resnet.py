@@ -35,8 +35,9 @@ from ...layers.lipschitz import (
     SLLConv2d,
     SpaceToDepth,
 )
+from ...layers.sizes import check_sizes
 from ..models import register_model
-from ..network import ImageSize, check_sizes
+from ..network import ImageSize
 from ..recomputation import RecomputedSequential
 from ..staged_network import StagedNetwork
 from .lipschitz_mlp import WEIGHTS, LipschitzHead, Split, lipschitz_head, product, shares

@@ -12,10 +12,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...layers.residual import Site
+from ...layers.sizes import check_rates, check_sizes
 from ..axes.geometry import GeometryName, HeadName, choose_geometry, give_head
 from ..axes.residuals import ResidualSpec, make_residual
 from ..models import register_model
-from ..network import Network, check_rates, check_sizes
+from ..network import Network
 from ..trunk import Trunk, drop_path_rates
 
 __all__ = ["MLP", "mlp_small", "mlp_tiny"]

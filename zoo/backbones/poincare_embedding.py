@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ...layers.decay import exclude_from_decay
 from ...layers.hyperbolic import PoincareEmbedding, distance_logits, poincare
+from ...layers.sizes import check_sizes
 from ..models import register_model
-from ..network import HeadBuilder, Network, check_sizes
+from ..network import HeadBuilder, Network
 
 __all__ = ["NodeEmbedding"]
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from ...layers.hyperbolic import keep_one_ball
 from ...layers.residual import Site
+from ...layers.sizes import check_rates, check_sizes
 from ..axes.geometry import GeometryName, HeadName, Init, make_geometry
 from ..axes.residuals import ResidualSpec, make_residual
 from ..models import register_model
-from ..network import Network, check_rates, check_sizes
+from ..network import Network
 from ..trunk import Trunk, drop_path_rates
 from .poincare_resnet import BALL
 

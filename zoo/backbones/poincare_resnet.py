@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from ...layers.hyperbolic import keep_one_ball
 from ...layers.residual import Site
+from ...layers.sizes import check_rates, check_sizes
 from ..axes.geometry import Geometry, GeometryName, HeadName, Init, make_geometry
 from ..axes.residuals import ResidualSpec, make_residual
 from ..models import register_model
-from ..network import ImageSize, check_rates, check_sizes
+from ..network import ImageSize
 from ..staged_network import StagedNetwork
 from ..stages import run_stages, strided
 from ..trunk import Trunk, drop_path_rates

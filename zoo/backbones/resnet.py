@@ -14,6 +14,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ...layers.residual import Site
+from ...layers.sizes import check_rates, check_sizes
 from ..axes.geometry import (
     Geometry,
     GeometryName,
@@ -23,7 +24,7 @@ from ..axes.geometry import (
 )
 from ..axes.residuals import ResidualSpec, make_residual
 from ..models import register_model
-from ..network import ImageSize, check_rates, check_sizes
+from ..network import ImageSize
 from ..staged_network import StagedNetwork
 from ..stages import run_stages
 from ..trunk import Trunk, drop_path_rates

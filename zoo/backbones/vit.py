@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from ...layers.decay import exclude_from_decay
 from ...layers.residual import Site
+from ...layers.sizes import check_rates, check_sizes
 from ..axes.geometry import GeometryName, HeadName, choose_geometry, give_head
 from ..axes.residuals import ResidualSpec, make_residual
 from ..depth import block_ends, handed_on
 from ..image_network import ImageNetwork
 from ..models import register_model
-from ..network import ImageSize, check_rates, check_sizes, image_sides
+from ..network import ImageSize, image_sides
 from ..trunk import Trunk, drop_path_rates
 from .feed_forward import FeedForward
 from .self_attention import SelfAttention

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-__all__ = ["check_axis", "check_one_number", "check_parameters", "check_shape", "check_widths"]
+__all__ = ["check_axis", "check_one_number", "check_parameters", "check_shape"]
 
 
 def check_shape(name: str, x: Tensor, *expected: int | str) -> None:
@@ -67,17 +67,3 @@ def check_parameters(weight: Tensor, offset: Tensor | None, *expected: int | str
     check_shape("weight", weight, *expected)
     if offset is not None:
         check_shape("offset", offset, weight.shape[0])
-
-
-def check_widths(**widths: int) -> None:
-    """Refuse a width below 1.
-
-    Args:
-        widths: Values by the argument's name, such as `in_features=3`.
-
-    Raises:
-        ValueError: naming the first that is below 1.
-    """
-    for name, width in widths.items():
-        if width < 1:
-            raise ValueError(f"{name} must be at least 1, got {width}")

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...sizes import check_sizes
 from ..curvature import BallCurvature, curvature_of
 from ..maths.ball import Curvature, check_curvature, in_float32, root, squared_norm
-from ..maths.shape_checks import check_one_number, check_parameters, check_shape, check_widths
+from ..maths.shape_checks import check_one_number, check_parameters, check_shape
 from ..maths.space_parts import scaled_time
 
 __all__ = ["GatedLorentzLinear", "gated_linear"]
@@ -100,7 +101,7 @@ class GatedLorentzLinear(nn.Module):
     ) -> None:
         """Make the weights."""
         super().__init__()
-        check_widths(in_features=in_features, out_features=out_features)
+        check_sizes(1, in_features=in_features, out_features=out_features)
         if not scale > 0:
             raise ValueError(f"scale must be above 0, got {scale}")
         if not margin > 1:

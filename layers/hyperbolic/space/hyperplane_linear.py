@@ -24,10 +24,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ...sizes import check_sizes
 from ..curvature import BallCurvature, curvature_of
 from ..maths.ball import Curvature, check_curvature, root
 from ..maths.coordinates import LIMIT
-from ..maths.shape_checks import check_one_number, check_parameters, check_widths
+from ..maths.shape_checks import check_one_number, check_parameters
 from .lorentz_linear import lorentz_linear
 
 __all__ = ["HyperplaneLinear", "hyperplane_linear"]
@@ -88,7 +89,7 @@ class HyperplaneLinear(nn.Module):
     ) -> None:
         """Make u and a."""
         super().__init__()
-        check_widths(in_features=in_features, out_features=out_features)
+        check_sizes(1, in_features=in_features, out_features=out_features)
         self.in_features, self.out_features = in_features, out_features
         self.curvature = curvature_of(curvature)
         self.weight = nn.Parameter(torch.empty(out_features, in_features))

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...decay import exclude_from_decay
+from ...sizes import check_sizes
 from ..curvature import BallCurvature, curvature_of
 from ..maths.ball import Curvature, check_curvature, in_float32, root
 from ..maths.hyperplanes import hyperplanes
-from ..maths.shape_checks import check_one_number, check_parameters, check_shape, check_widths
+from ..maths.shape_checks import check_one_number, check_parameters, check_shape
 from ..maths.space_parts import covector, lift, scaled_time
 from .space_points import from_tangent
 
@@ -105,7 +106,7 @@ class LorentzMLR(nn.Module):
     ) -> None:
         """Make z and r."""
         super().__init__()
-        check_widths(in_features=in_features, out_features=out_features)
+        check_sizes(1, in_features=in_features, out_features=out_features)
         self.in_features, self.out_features = in_features, out_features
         self.curvature = curvature_of(curvature)
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
@@ -159,7 +160,7 @@ class LorentzPrototypes(nn.Module):
     ) -> None:
         """Make the points."""
         super().__init__()
-        check_widths(in_features=in_features, out_features=out_features)
+        check_sizes(1, in_features=in_features, out_features=out_features)
         if input not in ("space", "tangent"):
             raise ValueError(f"input must be 'space' or 'tangent', got {input!r}")
         self.input: Literal["space", "tangent"] = input

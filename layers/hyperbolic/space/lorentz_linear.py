@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from ...decay import exclude_from_decay
 from ...fast_path import faster
+from ...sizes import check_sizes
 from .._fast.fused_lorentz_linear import fused_map
 from ..curvature import BallCurvature, curvature_of
 from ..maths.ball import Curvature, check_curvature
-from ..maths.shape_checks import check_one_number, check_parameters, check_shape, check_widths
+from ..maths.shape_checks import check_one_number, check_parameters, check_shape
 from ..maths.space_parts import lorentz_map
 
 __all__ = ["LorentzLinear", "lorentz_linear"]
@@ -90,7 +91,7 @@ class LorentzLinear(nn.Module):
     ) -> None:
         """Make W, w₀ and b."""
         super().__init__()
-        check_widths(in_features=in_features, out_features=out_features)
+        check_sizes(1, in_features=in_features, out_features=out_features)
         self.in_features, self.out_features = in_features, out_features
         self.curvature = curvature_of(curvature)
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
