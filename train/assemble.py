@@ -24,9 +24,9 @@ from .engine.process import World
 from .engine.saved.run_folder import RunFolder
 from .engine.schedule import learning_rate_factor
 from .errors import RunError
-from .frozen_teacher import frozen_teacher
-from .initial_adapter import gradients_of
-from .initial_weights import build_from, initial_place
+from .initial.frozen_teacher import frozen_teacher
+from .initial.initial_adapter import gradients_of
+from .initial.initial_weights import build_from, initial_place
 from .subject.given_model import ModelPlace
 
 __all__ = ["assemble"]

@@ -13,7 +13,7 @@ from .engine.process import World
 from .engine.saved.claim_folder import claimed_folder
 from .engine.saved.run_folder import RunFolder
 from .errors import RunError
-from .initial_weights import whole_place
+from .initial.initial_weights import whole_place
 from .start import begin, ended_result, recorded_config
 from .user_imports import import_parts
 

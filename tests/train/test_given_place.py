@@ -5,7 +5,7 @@ import json
 import pytest
 from archzoo.train.check import check_run
 from archzoo.train.errors import UsageError
-from archzoo.train.given_place import start_from_place
+from archzoo.train.initial.given_place import start_from_place
 from archzoo.zoo import create_model, save_model
 
 from .small_runs import configure

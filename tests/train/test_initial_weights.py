@@ -7,7 +7,7 @@ import pytest
 import torch
 from archzoo.train import assemble
 from archzoo.train.errors import RunError
-from archzoo.train.initial_weights import build_from, initial_place, whole_place
+from archzoo.train.initial.initial_weights import build_from, initial_place, whole_place
 from archzoo.zoo import create_model
 from archzoo.zoo.share.save_load import save_model
 

@@ -30,7 +30,7 @@ from ..command_line.train_help import train_help
 from ..config import run_config
 from ..errors import RunError, RunStopped
 from ..given_length import take_back_the_other
-from ..given_place import start_from_place
+from ..initial.given_place import start_from_place
 from ..override_errors import explain_overrides
 from ..schemas import register_schemas
 from ..sweep import forget_failure, queue_again, record_failure

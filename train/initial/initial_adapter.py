@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..layers.lowrank import Target
-from ..layers.lowrank.adapters.adapter import Adapter, Statistics
-from ..layers.lowrank.adapters.lora_xs import mean_gradients
-from ..zoo.axes.adapters import AdapterSpec, adapter_config, apply_adapter, make_adapter
-from ..zoo.network import Network
-from .data import Splits
-from .engine.metrics import loss_for
+from ...layers.lowrank import Target
+from ...layers.lowrank.adapters.adapter import Adapter, Statistics
+from ...layers.lowrank.adapters.lora_xs import mean_gradients
+from ...zoo.axes.adapters import AdapterSpec, adapter_config, apply_adapter, make_adapter
+from ...zoo.network import Network
+from ..data import Splits
+from ..engine.metrics import loss_for
 
 __all__ = ["gradients_of", "is_preset_of", "put_adapter", "refuse_untrained_head"]
 

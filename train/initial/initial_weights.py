@@ -10,18 +10,18 @@ from typing import Any
 
 from torch import nn
 
-from ..layers.lowrank.adapters.adapter import Statistics
-from ..zoo.axes.lowrank import LowRankSpec, apply_lowrank, lowrank_config, merge_lowrank
-from ..zoo.models import build_model, models
-from ..zoo.network import Network
-from ..zoo.recipe import first_difference
-from ..zoo.share.content_digest import content_digest
-from ..zoo.share.pretrained import PRETRAINED
-from ..zoo.share.save_load import build_empty
-from ..zoo.share.transfer_weights import take_weights
-from .errors import RunError
+from ...layers.lowrank.adapters.adapter import Statistics
+from ...zoo.axes.lowrank import LowRankSpec, apply_lowrank, lowrank_config, merge_lowrank
+from ...zoo.models import build_model, models
+from ...zoo.network import Network
+from ...zoo.recipe import first_difference
+from ...zoo.share.content_digest import content_digest
+from ...zoo.share.pretrained import PRETRAINED
+from ...zoo.share.save_load import build_empty
+from ...zoo.share.transfer_weights import take_weights
+from ..errors import RunError
+from ..subject.given_model import ModelPlace, find_model
 from .initial_adapter import is_preset_of, put_adapter, refuse_untrained_head
-from .subject.given_model import ModelPlace, find_model
 
 __all__ = ["build_from", "initial_place", "refuse_differences", "whole_place"]
 

@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from ..zoo.axes.lowrank import merge_lowrank
-from ..zoo.network import Network
-from .data import Splits
-from .errors import RunError
+from ...zoo.axes.lowrank import merge_lowrank
+from ...zoo.network import Network
+from ..data import Splits
+from ..errors import RunError
 from .initial_weights import initial_place, refuse_differences
 
 __all__ = ["frozen_teacher"]

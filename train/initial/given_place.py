@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..zoo.share.save_load import CONFIG
-from .config import FACTS
-from .errors import UsageError
+from ...zoo.share.save_load import CONFIG
+from ..config import FACTS
+from ..errors import UsageError
 
 __all__ = ["start_from_place"]
 
