@@ -10,8 +10,8 @@ NLoRA trains B, N and A, IntTune N alone. What is subtracted are entries of the 
 Source: Guo et al. 2025, "NLoRA: Nyström-Initiated Low-Rank Adaptation for Large Language Models",
 arXiv:2502.14482.
 Differs from it: rows and columns are chosen by pivoting, where the paper takes the first r, which
-W[I, J]⁺ then blows up: 3 ‖W‖ on a random 24 by 20 matrix at r = 4. The start is W; the published
-code leaves the inverse out and subtracts nothing, which moves the start by .27 ‖W‖ there.
+W[I, J]⁺ then blows up, to a product longer than W. The start is W; the published code leaves the
+inverse out and subtracts nothing, which moves the start.
 """
 
 from __future__ import annotations

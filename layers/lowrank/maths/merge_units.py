@@ -14,8 +14,8 @@ many terms as it has members.
 
 Source: Zhao et al. 2024, "Merging LoRAs like Playing LEGO: Pushing the Modularity of LoRA to
 Extremes Through Rank-Wise Clustering", arXiv:2409.16167.
-Differs from it: lengths and signs are aligned; without, another scale of the same factors changes
-the result by 106 % on a random example, another sign by 38 %. Members are counted, so that copies
+Differs from it: lengths and signs are aligned; without, another scale or another sign of the same
+factors changes the result. Members are counted, so that copies
 of one adapter merge to its multiple.
 """
 

@@ -9,7 +9,7 @@ Source: Hu et al. 2024, "SaRA: High-Efficient Diffusion Model Fine-tuning with P
 Low-Rank Adaptation", arXiv:2409.06633.
 Differs from it: τ is a share of the entries and not one number for all weights. One of its two
 published optimisers writes |W| over the trained entries when it is made and at each selection,
-which flips the sign of every negative one: 454 of 454 and 27 % of the output on a 50 by 50 layer.
+which flips the sign of every negative one.
 Weight decay acts on the change v, towards W.
 """
 
