@@ -39,6 +39,8 @@ C = 0.1
 BLOCKS = {(64, 4, 32, 17): "vit_nano", (192, 3, 4, 197): "vit_tiny"}
 """Width, heads, batch and tokens of a block, and whose it is."""
 IMAGES = [(16, 32), (64, 8)]
+BATCHES = [1, 8]
+"""Of attention: scores of one sequence fit into a cache, those of eight do not."""
 
 
 class Block(nn.Module):
@@ -133,11 +135,11 @@ def blocks(quick: bool) -> list[Row]:
     return rows
 
 
-def attentions(quick: bool) -> list[Row]:
+def attentions(quick: bool, batch: int) -> list[Row]:
     """Attention of 1,024 tokens."""
     torch.manual_seed(0)
     heads, tokens, width = 4, 1024, 32
-    given = [torch.randn(1, heads, tokens, width, requires_grad=True) for _ in range(3)]
+    given = [torch.randn(batch, heads, tokens, width, requires_grad=True) for _ in range(3)]
 
     def peer(run: Callable[..., Tensor]) -> Candidate:
         return Candidate(lambda: run(*given), given, [])
@@ -159,7 +161,7 @@ def attentions(quick: bool) -> list[Row]:
     with contextlib.suppress(ImportError):
         hypercore_layer = theirs.hypercore_attention(width, heads, torch.ones(()))
         candidates["HyperCore"] = peer(hypercore)
-    return compare("attention, 1,024 tokens", candidates, 3 if quick else 9)
+    return compare(f"attention, {batch} x 1,024 tokens", candidates, 3 if quick else 9)
 
 
 def convolutions(quick: bool) -> list[Row]:
@@ -198,7 +200,11 @@ def measure(quick: bool) -> Measurement:
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what public code uses that is deprecated
-        rows = [*blocks(quick), *attentions(quick), *convolutions(quick)]
+        rows = [
+            *blocks(quick),
+            *(row for batch in BATCHES for row in attentions(quick, batch)),
+            *convolutions(quick),
+        ]
     least = {"HyboNet": 2.0, "HyperCore": 2.0, "HyperbolicCV": 5.0}
     bars = [
         Bar(f"{row['layer']} over ours, {row['case']}", row["time"], least[row["layer"]], False)
