@@ -102,16 +102,17 @@ def test_hooks_see_what_every_block_hands_on(name, residual):
 
 @pytest.mark.parametrize("name", tiered(KINDS, ["mlp_nano", "vit_nano"]))
 def test_at_full_rank_all_terms_are_zero_and_of_lower_rank_none_is(name):
-    teacher = build(name).double().eval()
     x = example(name)
     x = x.double() if x.is_floating_point() else x
     for method, zero in (("fixed_ranks", True), ("low_rank", False)):
-        model = build(name).double()
+        teacher, model = build(name).double().eval(), build(name).double()
         model.load_state_dict(teacher.state_dict())
         apply_lowrank(model, method)
-        for module in model.modules():  # what training alone does
+        for module in (*model.modules(), *teacher.modules()):  # what training alone does
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
+            elif isinstance(module, nn.BatchNorm2d):  # then both norm by the batch
+                module.running_mean = module.running_var = None
         found = terms(model, teacher, x, perturbation=1.0, slack=0.0).terms
         assert found.keys() == {"features", "logits", "perturbation"}
         assert all((float(value) < 1e-12) == zero for value in found.values()), found
