@@ -294,6 +294,8 @@ void normalise(const Tensor& velocity, const Tensor& target, const Tensor& varia
         norm[j] += row[j] * row[j];
       }
     }
+    // The length of what is scaled back is of no use, and its square may be no number.
+    if (kind.space) std::fill(norm, norm + L<T>, T(0));
     write_numbers(data<T>(numbers), tile, norm);
 #pragma omp simd
     for (int64_t j = 0; j < L<T>; ++j) k[j] = kind.space ? inverse : root * asinhc(norm[j]).value;
@@ -323,10 +325,15 @@ void normalise_backward(const Tensor& gradient, const Tensor& velocity, const Te
   const int64_t width = in.channels, points = in.points();
   const double count = double(points);
   const Frame f = frame<T>(mean, target, variance, curvature, eps, moments, kind);
-  const T *nu = data<T>(moments) + 1, root = T(0.5 / std::sqrt(curvature));
+  const T* nu = data<T>(moments) + 1;
   const T *norm_of = data<T>(kept), mean_square = T(f.mean_square);
   const T mean_target = T(f.mean_target), target_square = T(f.target_time * f.target_time - 1);
-  const T scale = T(f.scale), size = size_of<T>(kind, curvature), inverse = T(1) / size;
+  const T scale = T(f.scale), size = size_of<T>(kind, curvature);
+  // Numbers for what is chosen, since loops with branches would not be vectorised: out is O/size of
+  // space parts, or the tangent.
+  const T inverse = kind.space ? T(1) / size : T(0);
+  const T root = kind.space ? T(0) : T(0.5 / std::sqrt(curvature));
+  const T distances = T(kind.distance), squares = T(1) - distances;
   const Turn<T> turn = f.turn<T>(kind.origin);
   // What the second pass needs of a pixel: d(velocity) = G kg + w (kw + turn/X) + M km + b kb + V.
   std::unique_ptr<T[]> numbers(new T[6 * points]);
@@ -363,8 +370,8 @@ void normalise_backward(const Tensor& gradient, const Tensor& velocity, const Te
       // The factor of the output: G becomes gain G + extra O.
       const Radial<T> a = asinhc(norm[j]);
       const T with_out = s.k * gd[j] + s.q * gm[j] + s.p * gb[j];
-      gain[j] = kind.space ? inverse : root * a.value;
-      extra[j] = kind.space ? T(0) : T(2) * root * a.slope * with_out;
+      gain[j] = inverse + root * a.value;
+      extra[j] = T(2) * root * a.slope * with_out;
       const T od = s.k * of.apart[j] + s.q * of.along[j] + s.p * of.across[j];
       const T om = s.k * of.along[j] + s.q * mean_square + s.p * mean_target;
       const T ob = s.k * of.across[j] + s.q * mean_target + s.p * target_square;
@@ -378,12 +385,13 @@ void normalise_backward(const Tensor& gradient, const Tensor& velocity, const Te
       const T dangle = dother * scale * scale - dk * s.k * own.slope / own.value;
       // A clamped excess passes nothing on.
       const T open = (half > T(0)) | (of.apart[j] == T(0)) ? live[j] : T(0);
+      // d(rho) is d(rho^2)/(2 rho); none at the midpoint.
       const T rho = T(2) * std::sqrt(half) * length;
-      const T of_distance = half > T(0) ? T(0.5) / rho : T(0);
+      const T of_distance = T(0.5) / (half > T(0) ? rho : T(INFINITY));
       dlater[j] = live[j] * (turn.back[0] * to_back + turn.on[0] * to_on);
       dacross[j] = live[j] * (turn.back[2] * to_back + turn.on[2] * to_on);
       dexcess[j] = open * (turn.back[1] * to_back + turn.on[1] * to_on + dangle * s.spread_slope);
-      spread[j] = open * s.spread_slope * (kind.distance ? of_distance : T(1));
+      spread[j] = open * s.spread_slope * (squares + distances * of_distance);
       k[j] = s.k, q[j] = s.q, p[j] = s.p;
       part[SCALE][j] = live[j] * (T(2) * scale * angle * dother + dk * s.k / scale);
       part[BACK][j] = live[j] * to_back * later;
