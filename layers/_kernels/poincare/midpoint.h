@@ -215,11 +215,7 @@ void normalise(const Tensor& velocity, const Tensor& target, const Tensor& varia
     for_tiles(in, [&](int64_t chunk, const Tile& tile) {
       T buffer[L<T>];
       for (int64_t c = 0; c < width; ++c) {
-        const T* w = read(in, tile, c, buffer);
-        T sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t j = 0; j < L<T>; ++j) sum += w[j];
-        sums.chunk(chunk)[c] += sum;
+        sums.chunk(chunk)[c] += sum_of(read(in, tile, c, buffer));
       }
     });
     const std::vector<double> centre = sums.total();
@@ -231,9 +227,8 @@ void normalise(const Tensor& velocity, const Tensor& target, const Tensor& varia
       of.take(in, tile, size, f.mean, f.target);
       of.finish(T(f.mean_time), T(f.mean_square));
       of.store(products, in.points(), tile);
-      double sum = 0;
-      for (int64_t j = 0; j < tile.count; ++j) sum += of.half[j];
-      excesses.chunk(chunk)[0] += 2 * sum;
+      for (int64_t j = tile.count; j < L<T>; ++j) of.half[j] = 0;
+      excesses.chunk(chunk)[0] += 2 * sum_of(of.half);
     });
     const double excess = excesses.total()[0] / count;
     const double more = excess * (2 + excess / (1 + f.mean_square));
@@ -261,9 +256,8 @@ void normalise(const Tensor& velocity, const Tensor& target, const Tensor& varia
       angle[j] = T(4) * of.half[j] * length * length;
       angle[j] = kind.distance ? std::sqrt(angle[j]) : angle[j];
     }
-    double sum = 0;
-    for (int64_t j = 0; j < tile.count; ++j) sum += angle[j];
-    spread.chunk(chunk)[0] += sum;
+    for (int64_t j = tile.count; j < L<T>; ++j) angle[j] = 0;
+    spread.chunk(chunk)[0] += sum_of(angle);
     write_numbers(halves.get(), tile, of.half);
     write_numbers(laters.get(), tile, of.later);
   });
@@ -407,27 +401,22 @@ void normalise_backward(const Tensor& gradient, const Tensor& velocity, const Te
       part[ACROSS][j] = dacross[j];
     }
     double* sum = sums.chunk(chunk);
-    for (int64_t i = 0; i < PARTS; ++i) {
-      T all = 0;
-#pragma omp simd reduction(+ : all)
-      for (int64_t j = 0; j < L<T>; ++j) all += part[i][j];
-      sum[3 * width + i] += all;
-    }
+    for (int64_t i = 0; i < PARTS; ++i) sum[3 * width + i] += sum_of(part[i]);
+    T to_mean[L<T>], to_spread[L<T>], to_target[L<T>];
     for (int64_t c = 0; c < width; ++c) {
       const T *w = read(in, tile, c, w_row), *g = read(from, tile, c, g_row);
       const T m = T(f.mean[c]), b = T(f.target[c]);
-      T to_mean = 0, to_spread = 0, to_target = 0;
-#pragma omp simd reduction(+ : to_mean, to_spread, to_target)
+#pragma omp simd
       for (int64_t j = 0; j < L<T>; ++j) {
         const T v = size * w[j], out = k[j] * (v - m) + q[j] * m + p[j] * b;
         const T full = live[j] * (gain[j] * g[j] + extra[j] * out);
-        to_mean += (q[j] - k[j]) * full - dexcess[j] * v;
-        to_spread += spread[j] * v;
-        to_target += p[j] * full + dacross[j] * v;
+        to_mean[j] = (q[j] - k[j]) * full - dexcess[j] * v;
+        to_spread[j] = spread[j] * v;
+        to_target[j] = p[j] * full + dacross[j] * v;
       }
-      sum[c] += to_mean;
-      sum[width + c] += to_spread;
-      sum[2 * width + c] += to_target;
+      sum[c] += sum_of(to_mean);
+      sum[width + c] += sum_of(to_spread);
+      sum[2 * width + c] += sum_of(to_target);
     }
 #pragma omp simd
     for (int64_t j = 0; j < L<T>; ++j) {
