@@ -68,6 +68,7 @@ __all__ = [
 ]
 
 TANGENTS = NormKind()
+"""The norm of the ball."""
 
 
 def midpoint_transform(

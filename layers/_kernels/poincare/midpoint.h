@@ -23,14 +23,29 @@ struct Kind {
   bool space, origin, distance;
 };
 
-// x = (X - M0, cosh rho - 1, <d, b>) moves a point by q = -k <back, x> and p = cosh(s rho) + k <on, x>.
+// What a kind chooses, in numbers: loops with branches would not be vectorised.
 template <typename T>
-struct Turn {
+struct Chosen {
+  T size;                // of velocities, in points
+  T inverse, tangent;    // out = (inverse + tangent asinh(|O|)/|O|) O
+  T squares, distances;  // what is averaged: squares rho^2 + distances rho
+
+  Chosen(Kind kind, double curvature)
+      : size(kind.space ? T(std::sqrt(curvature)) : T(1)),
+        inverse(kind.space ? T(1) / size : T(0)),
+        tangent(kind.space ? T(0) : T(0.5 / std::sqrt(curvature))),
+        squares(kind.distance ? T(0) : T(1)),
+        distances(T(1) - squares) {}
+};
+
+// How x = (X - M0, cosh rho - 1, <d, b>) moves a point: q = -k <back, x>, p = cosh(s rho) + k <on, x>.
+template <typename T>
+struct Moves {
   T back[3], on[3];
 };
 
 template <typename T>
-IN_LOOP T along(const T (&by)[3], T later, T excess, T across) {
+IN_LOOP T mixed(const T (&by)[3], T later, T excess, T across) {
   return by[0] * later + by[1] * excess + by[2] * across;
 }
 
@@ -41,14 +56,14 @@ struct Step {
 };
 
 template <typename T>
-IN_LOOP Step<T> step(T half, T later, T across, T scale, const Turn<T>& turn) {
+IN_LOOP Step<T> step(T half, T later, T across, T scale, const Moves<T>& moves) {
   const T length = asinhc(half).value, angle = T(4) * half * length * length;
   T cosh;
   const Radial<T> own = sinhc(angle, cosh);
   const Capped<T> other = capped(scale * scale * angle, T(30));
   Step<T> s;
-  s.backward = along(turn.back, later, T(2) * half, across);
-  s.onward = along(turn.on, later, T(2) * half, across);
+  s.backward = mixed(moves.back, later, T(2) * half, across);
+  s.onward = mixed(moves.on, later, T(2) * half, across);
   s.slow = scale / own.value;
   s.k = other.factor * s.slow;
   s.q = -s.k * s.backward;
@@ -65,23 +80,22 @@ struct Frame {
   double mean_time, target_time, mean_square, mean_target, distance, scale, inner;
 
   template <typename T>
-  Turn<T> turn(bool origin) const {
-    const double n = 1 / (1 + mean_time * target_time - mean_target);
-    const double h = 1 / (1 + mean_time), r = 1 / (1 + target_time);
+  Moves<T> moves(bool origin) const {
     if (origin) {
+      const double h = 1 / (1 + mean_time), r = 1 / (1 + target_time);
       const T rest = T(-h * r * mean_target);
       return {{T(h), T(h), T(0)}, {rest, rest, T(r)}};
     }
-    const double between = mean_time * target_time - mean_target;
+    const double between = mean_time * target_time - mean_target, n = 1 / (1 + between);
     return {{T(n * target_time), T(n), T(-n)}, {T(-n * target_time), T(n * between), T(n)}};
   }
 };
 
-// Gradients of M0, B0 and <M, b> by those of a turn.
-struct Turned {
+// Gradients of M0, B0 and <M, b> by those of moves.
+struct MovesBackward {
   double mean_time, target_time, mean_target;
 
-  Turned(const Frame& f, bool origin, const double* back, const double* on) {
+  MovesBackward(const Frame& f, bool origin, const double* back, const double* on) {
     if (origin) {
       const double h = 1 / (1 + f.mean_time), r = 1 / (1 + f.target_time), rest = on[0] + on[1];
       mean_time = -h * h * (back[0] + back[1] - r * f.mean_target * rest);
@@ -90,7 +104,8 @@ struct Turned {
       return;
     }
     const double n = 1 / (1 + f.mean_time * f.target_time - f.mean_target);
-    const double dbetween = -n * n * (f.target_time * (back[0] - on[0]) + back[1] - on[1] - back[2] + on[2]);
+    const double dbetween =
+        -n * n * (f.target_time * (back[0] - on[0]) + back[1] - on[1] - back[2] + on[2]);
     mean_time = f.target_time * dbetween;
     target_time = f.mean_time * dbetween + n * (back[0] - on[0]);
     mean_target = -dbetween;
@@ -189,12 +204,6 @@ inline void check_normalise(const Tensor& velocity, const Tensor& target, const 
   checks::dense("numbers", numbers, velocity, {5, points_of(velocity)});
 }
 
-// What makes velocities of the points that a norm is given.
-template <typename T>
-T size_of(Kind kind, double curvature) {
-  return kind.space ? T(std::sqrt(curvature)) : T(1);
-}
-
 template <typename T>
 void normalise(const Tensor& velocity, const Tensor& target, const Tensor& variance,
                double curvature, double eps, bool batch, Kind kind, const Tensor& mean,
@@ -207,7 +216,8 @@ void normalise(const Tensor& velocity, const Tensor& target, const Tensor& varia
   T *midpoint = data<T>(mean), *moment = data<T>(moments);
   T* products = data<T>(numbers) + in.points();
   std::unique_ptr<T[]> halves(new T[in.points()]), laters(new T[in.points()]);
-  const T size = size_of<T>(kind, curvature);
+  const Chosen<T> chosen(kind, curvature);
+  const T size = chosen.size;
   Frame f = frame<T>(mean, target, variance, curvature, eps, moments, kind);
   double nu = 1, share = 0;
   if (batch) {
@@ -253,8 +263,8 @@ void normalise(const Tensor& velocity, const Tensor& target, const Tensor& varia
 #pragma omp simd
     for (int64_t j = 0; j < L<T>; ++j) {
       const T length = asinhc(of.half[j]).value;
-      angle[j] = T(4) * of.half[j] * length * length;
-      angle[j] = kind.distance ? std::sqrt(angle[j]) : angle[j];
+      const T square = T(4) * of.half[j] * length * length;
+      angle[j] = chosen.squares * square + chosen.distances * std::sqrt(square);
     }
     for (int64_t j = tile.count; j < L<T>; ++j) angle[j] = 0;
     spread.chunk(chunk)[0] += sum_of(angle);
@@ -266,17 +276,18 @@ void normalise(const Tensor& velocity, const Tensor& target, const Tensor& varia
     moment[0] = T(kind.distance ? average * average : average);
     f = frame<T>(mean, target, variance, curvature, eps, moments, kind);
   }
-  const Turn<T> turn = f.turn<T>(kind.origin);
-  const T scale = T(f.scale), root = T(0.5 / std::sqrt(curvature)), inverse = T(1) / size;
+  const Moves<T> moves = f.moves<T>(kind.origin);
+  const T scale = T(f.scale);
   for_tiles(in, [&](int64_t, const Tile& tile) {
     std::vector<T> kept(width * L<T>);
-    T buffer[L<T>], half[L<T>], later[L<T>], across[L<T>], k[L<T>], q[L<T>], p[L<T>], norm[L<T>] = {};
+    T buffer[L<T>], half[L<T>], later[L<T>], across[L<T>], norm[L<T>] = {};
+    T k[L<T>], q[L<T>], p[L<T>];
     read_numbers(halves.get(), tile, half);
     read_numbers(laters.get(), tile, later);
     read_numbers(products + 3 * in.points(), tile, across);
 #pragma omp simd
     for (int64_t j = 0; j < L<T>; ++j) {
-      const Step<T> s = step(half[j], later[j], across[j], scale, turn);
+      const Step<T> s = step(half[j], later[j], across[j], scale, moves);
       k[j] = s.k, q[j] = s.q, p[j] = s.p;
     }
     for (int64_t c = 0; c < width; ++c) {
@@ -292,7 +303,8 @@ void normalise(const Tensor& velocity, const Tensor& target, const Tensor& varia
     if (kind.space) std::fill(norm, norm + L<T>, T(0));
     write_numbers(data<T>(numbers), tile, norm);
 #pragma omp simd
-    for (int64_t j = 0; j < L<T>; ++j) k[j] = kind.space ? inverse : root * asinhc(norm[j]).value;
+    for (int64_t j = 0; j < L<T>; ++j)
+      k[j] = chosen.inverse + chosen.tangent * asinhc(norm[j]).value;
     for (int64_t c = 0; c < width; ++c) {
       const T* row = kept.data() + c * L<T>;
       T* result = open(to, tile, c, buffer);
@@ -322,17 +334,13 @@ void normalise_backward(const Tensor& gradient, const Tensor& velocity, const Te
   const T* nu = data<T>(moments) + 1;
   const T *norm_of = data<T>(kept), mean_square = T(f.mean_square);
   const T mean_target = T(f.mean_target), target_square = T(f.target_time * f.target_time - 1);
-  const T scale = T(f.scale), size = size_of<T>(kind, curvature);
-  // Numbers for what is chosen, since loops with branches would not be vectorised: out is O/size of
-  // space parts, or the tangent.
-  const T inverse = kind.space ? T(1) / size : T(0);
-  const T root = kind.space ? T(0) : T(0.5 / std::sqrt(curvature));
-  const T distances = T(kind.distance), squares = T(1) - distances;
-  const Turn<T> turn = f.turn<T>(kind.origin);
+  const Chosen<T> chosen(kind, curvature);
+  const T scale = T(f.scale), size = chosen.size;
+  const Moves<T> moves = f.moves<T>(kind.origin);
   // What the second pass needs of a pixel: d(velocity) = G kg + w (kw + turn/X) + M km + b kb + V.
   std::unique_ptr<T[]> numbers(new T[6 * points]);
   enum { GAIN, SELF, MEAN, TARGET, SPREAD, TIME };
-  // What is summed over pixels: gradients of s, of the turn, of X M0, of X - M0 and <d, b>.
+  // What is summed over pixels: gradients of s, of moves, of X M0, of X - M0 and <d, b>.
   enum { SCALE, BACK, ON = BACK + 3, LATE = ON + 3, LATE_SPREAD, OUT, LATER, ACROSS, PARTS };
   Sums sums(3 * width + PARTS);
   for_tiles(in, [&](int64_t chunk, const Tile& tile) {
@@ -353,19 +361,17 @@ void normalise_backward(const Tensor& gradient, const Tensor& velocity, const Te
     T norm[L<T>], live[L<T>], gain[L<T>], extra[L<T>], k[L<T>], q[L<T>], p[L<T>];
     T dlater[L<T>], dacross[L<T>], dexcess[L<T>], spread[L<T>];
     T part[PARTS][L<T>];
-    for (int64_t j = 0; j < L<T>; ++j) {
-      live[j] = j < tile.count;
-      norm[j] = j < tile.count ? norm_of[tile.point + j] : T(0);
-    }
+    read_numbers(norm_of, tile, norm);
+    for (int64_t j = 0; j < L<T>; ++j) live[j] = j < tile.count;
 #pragma omp simd
     for (int64_t j = 0; j < L<T>; ++j) {
       const T half = of.half[j], later = of.later[j], excess = T(2) * half, across = of.across[j];
-      const Step<T> s = step(half, later, across, scale, turn);
+      const Step<T> s = step(half, later, across, scale, moves);
       // The factor of the output: G becomes gain G + extra O.
       const Radial<T> a = asinhc(norm[j]);
       const T with_out = s.k * gd[j] + s.q * gm[j] + s.p * gb[j];
-      gain[j] = inverse + root * a.value;
-      extra[j] = T(2) * root * a.slope * with_out;
+      gain[j] = chosen.inverse + chosen.tangent * a.value;
+      extra[j] = T(2) * chosen.tangent * a.slope * with_out;
       const T od = s.k * of.apart[j] + s.q * of.along[j] + s.p * of.across[j];
       const T om = s.k * of.along[j] + s.q * mean_square + s.p * mean_target;
       const T ob = s.k * of.across[j] + s.q * mean_target + s.p * target_square;
@@ -382,10 +388,10 @@ void normalise_backward(const Tensor& gradient, const Tensor& velocity, const Te
       // d(rho) is d(rho^2)/(2 rho); none at the midpoint.
       const T rho = T(2) * std::sqrt(half) * length;
       const T of_distance = T(0.5) / (half > T(0) ? rho : T(INFINITY));
-      dlater[j] = live[j] * (turn.back[0] * to_back + turn.on[0] * to_on);
-      dacross[j] = live[j] * (turn.back[2] * to_back + turn.on[2] * to_on);
-      dexcess[j] = open * (turn.back[1] * to_back + turn.on[1] * to_on + dangle * s.spread_slope);
-      spread[j] = open * s.spread_slope * (squares + distances * of_distance);
+      dlater[j] = live[j] * (moves.back[0] * to_back + moves.on[0] * to_on);
+      dacross[j] = live[j] * (moves.back[2] * to_back + moves.on[2] * to_on);
+      dexcess[j] = open * (moves.back[1] * to_back + moves.on[1] * to_on + dangle * s.spread_slope);
+      spread[j] = open * s.spread_slope * (chosen.squares + chosen.distances * of_distance);
       k[j] = s.k, q[j] = s.q, p[j] = s.p;
       part[SCALE][j] = live[j] * (T(2) * scale * angle * dother + dk * s.k / scale);
       part[BACK][j] = live[j] * to_back * later;
@@ -444,10 +450,10 @@ void normalise_backward(const Tensor& gradient, const Tensor& velocity, const Te
     dspread = f.distance > 0 ? 0.5 * dspread / f.distance : 0;
   }
   each = batch ? each / count : 0;
-  const Turned turned(f, kind.origin, sum + BACK, sum + ON);
+  const MovesBackward moved(f, kind.origin, sum + BACK, sum + ON);
   const double dmean_time =
-      turned.mean_time - sum[LATER] + sum[LATE] + each * sum[LATE_SPREAD];
-  const double both = turned.mean_target - sum[ACROSS];
+      moved.mean_time - sum[LATER] + sum[LATE] + each * sum[LATE_SPREAD];
+  const double both = moved.mean_target - sum[ACROSS];
   std::vector<double> to_mean(width), rest(width, 0.0);
   double inside = 0;
   for (int64_t c = 0; c < width; ++c) {
@@ -455,7 +461,7 @@ void normalise_backward(const Tensor& gradient, const Tensor& velocity, const Te
     to_mean[c] = total[c] - each * total[width + c] + both * b +
                  dmean_time * m / f.mean_time;
     data<T>(dtarget)[c] = T(total[2 * width + c] + both * m +
-                            turned.target_time * b / f.target_time);
+                            moved.target_time * b / f.target_time);
     inside += to_mean[c] * m;
     data<T>(dmean)[c] = T(to_mean[c]);
   }

@@ -116,12 +116,13 @@ void close(const Map<T>& map, const Tile& tile, int64_t c, const T* buffer) {
 
 template <typename T>
 void read_numbers(const T* numbers, const Tile& tile, T* lanes) {
-  for (int64_t j = 0; j < L<T>; ++j) lanes[j] = j < tile.count ? numbers[tile.point + j] : T(0);
+  std::copy_n(numbers + tile.point, tile.count, lanes);
+  std::fill(lanes + tile.count, lanes + L<T>, T(0));
 }
 
 template <typename T>
 void write_numbers(T* numbers, const Tile& tile, const T* lanes) {
-  for (int64_t j = 0; j < tile.count; ++j) numbers[tile.point + j] = lanes[j];
+  std::copy_n(lanes, tile.count, numbers + tile.point);
 }
 
 // The sum of a tile's lanes by halves, where a loop's own reduction adds one lane after the other.

@@ -27,8 +27,8 @@ class _Products(NamedTuple):
     later: Tensor
 
     @property
-    def moved(self) -> tuple[Tensor, Tensor, Tensor]:
-        """x of `_Turn`."""
+    def seen(self) -> tuple[Tensor, Tensor, Tensor]:
+        """x of `_Moves`."""
         return self.later, self.excess, self.across
 
 
@@ -89,7 +89,7 @@ def normalise_plainly(
     else:
         spread = angle.sqrt().mean().square() if kind.scale == "mean" else angle.mean()
     scale, _ = _scale(variance, spread / curvature, eps, kind)
-    step = _step(products, angle, scale, _turn(mean, target, kind))
+    step = _step(products, angle, scale, _moves(mean, target, kind))
     # d was taken from νM.
     rows = torch.cat([step.q + further * step.k, step.p], 1)
     out = d.mul_(step.k)
@@ -113,29 +113,29 @@ def _scale(variance: Tensor, spread: Tensor, eps: float, kind: NormKind) -> tupl
     return (variance / inner).sqrt(), inner
 
 
-class _Turn(NamedTuple):
-    """What moves a point: q = −k⟨back, x⟩, p = cosh(sρ) + k⟨on, x⟩, x = (X − M₀, δ, ⟨d, b⟩)."""
+class _Moves(NamedTuple):
+    """How x = (X − M₀, δ, ⟨d, b⟩) moves a point: q = −k⟨back, x⟩, p = cosh(sρ) + k⟨on, x⟩."""
 
     back: tuple[Tensor | float, ...]
     on: tuple[Tensor | float, ...]
 
 
-def _turn(mean: Tensor, target: Tensor, kind: NormKind) -> _Turn:
+def _moves(mean: Tensor, target: Tensor, kind: NormKind) -> _Moves:
     mean_time, target_time = ((1 + x.square().sum()).sqrt() for x in (mean, target))
     both = mean @ target
     if kind.transport == "origin":
         h, r = 1 / (1 + mean_time), 1 / (1 + target_time)
         rest = -h * r * both
-        return _Turn((h, h, 0.0), (rest, rest, r))
+        return _Moves((h, h, 0.0), (rest, rest, r))
     between = mean_time * target_time - both
     n = 1 / (1 + between)
-    return _Turn((n * target_time, n, -n), (-n * target_time, n * between, n))
+    return _Moves((n * target_time, n, -n), (-n * target_time, n * between, n))
 
 
-def _turned(
+def _moves_backward(
     mean: Tensor, target: Tensor, kind: NormKind, back: list[Tensor], on: list[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of M₀, B₀ and ⟨M, b⟩ by those of a turn."""
+    """Return the gradients of M₀, B₀ and ⟨M, b⟩ by those of moves."""
     mean_time, target_time = ((1 + x.square().sum()).sqrt() for x in (mean, target))
     both = mean @ target
     if kind.transport == "origin":
@@ -164,13 +164,13 @@ class _Step(NamedTuple):
     of_scaled: Capped
 
 
-def _step(of: _Products, angle: Tensor, scale: Tensor, turn: _Turn) -> _Step:
+def _step(of: _Products, angle: Tensor, scale: Tensor, moves: _Moves) -> _Step:
     scaled = scale.square() * angle
     held = capped(scaled, LIMIT)
     own = sinhc_value(angle)
     slow = scale / own
     k = held.factor * slow
-    back, on = _along(turn.back, of.moved), _along(turn.on, of.moved)
+    back, on = _along(moves.back, of.seen), _along(moves.on, of.seen)
     return _Step(k, -k * back, held.cosh + k * on, back, on, own, slow, scaled, held)
 
 
@@ -199,8 +199,8 @@ def normalise_plainly_backward(
     both = mean @ target
     scale, inner = _scale(variance, spread / curvature, eps, kind)
     angle = _squared_angle(of.excess)
-    turn = _turn(mean, target, kind)
-    step = _step(of, angle, scale, turn)
+    moves = _moves(mean, target, kind)
+    step = _step(of, angle, scale, moves)
     k, q, p = step.k, step.q, step.p
 
     pair = torch.stack([mean, target])
@@ -219,12 +219,12 @@ def normalise_plainly_backward(
     dk = gain * gd + extra * out_d
     dk = dk - dq * step.back + dp * step.on
     to_back, to_on = -k * dq, k * dp
-    dlater, dturned, dacross = (
-        b * to_back + n * to_on for b, n in zip(turn.back, turn.on, strict=True)
+    dlater, dmoved, dacross = (
+        b * to_back + n * to_on for b, n in zip(moves.back, moves.on, strict=True)
     )
-    to_mean_time, to_target_time, to_both = _turned(
+    to_mean_time, to_target_time, to_both = _moves_backward(
         *(mean, target, kind),
-        *([(by * x).sum() for x in of.moved] for by in (to_back, to_on)),
+        *([(by * x).sum() for x in of.seen] for by in (to_back, to_on)),
     )
     slope, cosh_slope = capped_slopes(step.scaled, step.of_scaled, LIMIT)
     dscaled = dp * cosh_slope + dk * step.slow * slope
@@ -233,7 +233,7 @@ def normalise_plainly_backward(
     clamped = (of.excess == 0) & (of.apart != 0)
     to_spread = (2 / step.own).masked_fill_(clamped, 0.0)
     # What is held at zero passes nothing on.
-    dexcess = (dturned + (2 / step.own) * dangle).masked_fill_(clamped, 0.0)
+    dexcess = (dmoved + (2 / step.own) * dangle).masked_fill_(clamped, 0.0)
     dscale = (2 * scale * (angle * dscaled).sum()) + (dk * k).sum() / scale
     power = 1.0 if kind.scale == "mean" else 0.5
     dinner = -power * dscale * scale / inner
