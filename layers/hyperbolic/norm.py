@@ -37,7 +37,15 @@ from torch import Tensor, nn
 from ..decay import exclude_from_decay
 from ._fast import fused_norm
 from .curvature import BallCurvature, curvature_of
-from .maths.ball import Curvature, check_curvature, in_float32, inner, root, squared_norm
+from .maths.ball import (
+    Curvature,
+    check_curvature,
+    in_float32,
+    inner,
+    moved_axis,
+    root,
+    squared_norm,
+)
 from .maths.coordinates import (
     LIMIT,
     Coordinates,
@@ -198,8 +206,8 @@ def midpoint_batch_norm(
     check_shape("mean", mean, "D")
     check_axis("t", t, dim, len(mean), least=2)
     velocity = t if input == "velocity" else held_velocity(t, curvature, dim=dim)[0]
-    out, *_ = normalise(velocity.movedim(dim, 1), mean, variance, curvature, statistics, eps)
-    return out.movedim(1, dim)
+    out, *_ = normalise(moved_axis(velocity, dim, 1), mean, variance, curvature, statistics, eps)
+    return moved_axis(out, 1, dim)
 
 
 @in_float32
@@ -210,11 +218,11 @@ def _normalised(t: Tensor, layer: "MidpointBatchNorm", *, input: Coordinates) ->
     if isinstance(curvature, Tensor):
         curvature = curvature.to(t.dtype)
     velocity = t if input == "velocity" else held_velocity(t, curvature, dim=layer.dim)[0]
-    velocity = velocity.movedim(layer.dim, 1)
+    velocity = moved_axis(velocity, layer.dim, 1)
     given = layer.statistics(velocity, curvature)
     running = layer.following(velocity)
     out, *_ = normalise(velocity, mean, variance, curvature, given, layer.eps, running)
-    return out.movedim(1, layer.dim)
+    return moved_axis(out, 1, layer.dim)
 
 
 class MidpointBatchNorm(RunningMidpoint):

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ...decay import exclude_from_decay
 from ..curvature import BallCurvature, curvature_of
-from ..maths.ball import Curvature, check_curvature, in_float32
+from ..maths.ball import Curvature, check_curvature, in_float32, moved_axis
 from ..maths.shape_checks import check_axis, check_one_number, check_shape
 from ..midpoint import MidpointStatistics, NormKind, Spread, Transport
 from ..norm import normalise
@@ -86,8 +86,8 @@ def _batch_norm(
     scale: Spread,
 ) -> Tensor:
     kind = NormKind(transport, scale, space=True)
-    given = s.movedim(dim, 1), mean, variance, curvature, statistics, eps
-    return normalise(*given, kind=kind)[0].movedim(1, dim)
+    given = moved_axis(s, dim, 1), mean, variance, curvature, statistics, eps
+    return moved_axis(normalise(*given, kind=kind)[0], 1, dim)
 
 
 class LorentzBatchNorm(RunningMidpoint):
@@ -176,10 +176,10 @@ def _normalised(s: Tensor, layer: LorentzBatchNorm) -> Tensor:
     curvature = layer.curvature()
     if isinstance(curvature, Tensor):
         curvature = curvature.to(s.dtype)
-    s = s.movedim(layer.dim, 1)
+    s = moved_axis(s, layer.dim, 1)
     given = layer.statistics(s, curvature, space=True)
     running = layer.following(s)
     mean, variance = layer.mean.to(s.dtype), layer.log_variance.to(s.dtype).exp()
     kind = NormKind(layer.transport, layer.scale, space=True)
     out, *_ = normalise(s, mean, variance, curvature, given, layer.eps, running, kind)
-    return out.movedim(1, layer.dim)
+    return moved_axis(out, 1, layer.dim)
