@@ -16,7 +16,7 @@ Differs from them: in velocities, with no conformal factor and no boundary.
 
 # Shape letters: B batch, D width (axis `dim`), ... pixels. A number per point has size 1 on dim.
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, distributed, nn
@@ -25,13 +25,16 @@ from torch.distributed.nn.functional import all_reduce
 from .curvature import BallCurvature, curvature_of
 from .maths.ball import Curvature, check_curvature, in_float32, inner, squared_norm
 from .maths.coordinates import held_velocity, velocity_to_tangent
-from .maths.radial import asinhc
+from .maths.radial import asinhc, length
 from .maths.shape_checks import check_axis, check_shape
 
 __all__ = [
     "Axes",
     "MidpointPool",
     "MidpointStatistics",
+    "NormKind",
+    "Spread",
+    "Transport",
     "excess_and_delay",
     "midpoint_pool",
     "midpoint_statistics",
@@ -42,6 +45,8 @@ __all__ = [
 ]
 
 Axes = int | tuple[int, ...]
+Transport = Literal["geodesic", "origin"]
+Spread = Literal["rms", "mean"]
 
 
 def excess(velocity: Tensor, point: Tensor, dim: int) -> Tensor:
@@ -108,16 +113,27 @@ class MidpointStatistics(NamedTuple):
     spread: Tensor
 
 
+class NormKind(NamedTuple):
+    """What a midpoint norm does with points (`norm`)."""
+
+    transport: Transport = "geodesic"
+    scale: Spread = "rms"
+    space: bool = False
+    """Whether space parts go in and out; otherwise velocities go in, and tangents out."""
+
+
 def midpoint_statistics(
-    velocity: Tensor, *, dim: int = 1, synchronised: bool = False
+    velocity: Tensor, *, dim: int = 1, scale: Spread = "rms", synchronised: bool = False
 ) -> MidpointStatistics:
     """Return midpoint and mean squared angle ρ² of velocities, over all axes but D.
 
-    Both are 0 where there are no points.
+    Both are 0 where there are no points. With `scale="mean"` the square of the mean ρ is returned
+    for the second.
 
     Args:
         velocity: ω (B, …, D, …).
         dim: The axis of D.
+        scale: As above.
         synchronised: Whether the processes of a distributed run share their points.
     """
     axes = tuple(axis for axis in range(velocity.dim()) if axis != dim % velocity.dim())
@@ -136,7 +152,9 @@ def midpoint_statistics(
     excess = mean(excess_and_delay(velocity, centre, dim)[0])
     midpoint = centre / (1 + excess * (2 + excess / time.square())).sqrt()
     excess, _ = excess_and_delay(velocity, midpoint, dim)
-    return MidpointStatistics(midpoint, mean(squared_angle(excess)).squeeze())
+    angle = squared_angle(excess)
+    spread = mean(length(angle)).square() if scale == "mean" else mean(angle)
+    return MidpointStatistics(midpoint, spread.squeeze())
 
 
 def number_of_points(velocity: Tensor, dim: int = 1, *, synchronised: bool = False) -> Tensor:

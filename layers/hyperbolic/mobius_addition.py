@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ._fast.fused_maps import fused_sum
-from .maths.ball import Curvature, check_curvature, in_float32, inner
+from .maths.ball import Curvature, check_curvature, in_float32, inner, moved_axis
 from .maths.coordinates import held_velocity, velocity_to_tangent
 from .maths.radial import cosh_of_square
 from .maths.shape_checks import check_axis
@@ -69,9 +69,10 @@ def _add(left: Tensor, right: Tensor, curvature: Curvature, dim: int) -> Tensor:
     check_curvature(curvature)
     if left.dim() == 1:
         return _add(left[None], right[None], curvature, 1)[0]
-    left, right = left.movedim(dim, 1), right.movedim(dim, 1)
+    left, right = moved_axis(left, dim, 1), moved_axis(right, dim, 1)
     found = fused_sum(_definition, left, right, curvature, LARGEST)
-    return (_definition(left, right, curvature) if found is None else found).movedim(1, dim)
+    found = _definition(left, right, curvature) if found is None else found
+    return moved_axis(found, 1, dim)
 
 
 def _definition(left: Tensor, right: Tensor, curvature: Curvature) -> Tensor:

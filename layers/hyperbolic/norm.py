@@ -16,6 +16,12 @@ where T is the isometry that carries M to the learned mean β along their geodes
 with b, B₀ velocity and time of β: three numbers per point beside one pass over the channels. All
 are made of ω − M, so that points close together keep their digits however far out they lie.
 
+Two options are for norms between space parts (`space.lorentz_norm`): T by way of the origin, which
+differs by a rotation around β, and scaling by the mean distance:
+
+    q = −k u,  p = cosh(sρ) + k (⟨ω − M, b⟩ − u⟨M, b⟩)/(1 + B₀),  u = (X − M₀ + δ)/(1 + M₀)
+    s = γ/(mean distance + ε)
+
 Source: van Spengler et al. 2023, "Poincaré ResNet", arXiv:2303.14027, §3.3; the midpoint is
 Ungar's.
 Differs from it: written in velocities, without a map to M and back; running statistics exist and
@@ -31,7 +37,15 @@ from torch import Tensor, nn
 from ..decay import exclude_from_decay
 from ._fast import fused_norm
 from .curvature import BallCurvature, curvature_of
-from .maths.ball import Curvature, check_curvature, in_float32, inner, squared_norm
+from .maths.ball import (
+    Curvature,
+    check_curvature,
+    in_float32,
+    inner,
+    moved_axis,
+    root,
+    squared_norm,
+)
 from .maths.coordinates import (
     LIMIT,
     Coordinates,
@@ -41,9 +55,16 @@ from .maths.coordinates import (
     tangent_to_velocity,
     velocity_to_tangent,
 )
-from .maths.radial import cosh_of_square, sinhc
+from .maths.radial import cosh_of_square, length, sinhc
 from .maths.shape_checks import check_axis, check_one_number, check_shape
-from .midpoint import MidpointStatistics, excess_and_delay, midpoint_statistics, squared_angle
+from .midpoint import (
+    MidpointStatistics,
+    NormKind,
+    Transport,
+    excess_and_delay,
+    midpoint_statistics,
+    squared_angle,
+)
 from .running_midpoint import Following, RunningMidpoint, follow
 
 __all__ = [
@@ -51,12 +72,21 @@ __all__ = [
     "midpoint_batch_norm",
     "midpoint_transform",
     "normalise",
-    "normalised_tangents",
+    "normalised",
 ]
+
+TANGENTS = NormKind()
+"""The norm of the ball."""
 
 
 def midpoint_transform(
-    velocity: Tensor, mean: Tensor, target: Tensor, scale: Tensor, *, dim: int = 1
+    velocity: Tensor,
+    mean: Tensor,
+    target: Tensor,
+    scale: Tensor,
+    *,
+    dim: int = 1,
+    transport: Transport = "geodesic",
 ) -> Tensor:
     """Scale distances from `mean` by s and carry the result to `target`, all velocities.
 
@@ -69,61 +99,74 @@ def midpoint_transform(
     square = squared_angle(excess)
     scaled, held = cap(scale.square() * square, LIMIT)
     slow = held * scale * sinhc(scaled) / sinhc(square)
-    between = mean_time * target_time - inner(mean, target, dim)
-    delay = target_time * later - inner(apart, target, dim)
-    along_mean = -slow * (delay + excess) / (1 + between)
-    along_target = cosh_of_square(scaled) + slow * (excess * between - delay) / (1 + between)
+    both, across = inner(mean, target, dim), inner(apart, target, dim)
+    if transport == "origin":
+        back = (later + excess) / (1 + mean_time)
+        along_mean = -slow * back
+        along_target = cosh_of_square(scaled) + slow * (across - back * both) / (1 + target_time)
+    else:
+        between = mean_time * target_time - both
+        delay = target_time * later - across
+        along_mean = -slow * (delay + excess) / (1 + between)
+        along_target = cosh_of_square(scaled) + slow * (excess * between - delay) / (1 + between)
     return slow * apart + along_mean * mean + along_target * target
 
 
-def normalised_tangents(
-    velocity: Tensor,
+def normalised(
+    x: Tensor,
     target: Tensor,
     variance: Tensor,
     curvature: Curvature,
     mean: Tensor | None,
     spread: Tensor | None,
     eps: float,
+    kind: NormKind,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Tangents, M and σ²c for velocities (B, D, …); this is the definition.
+    """The normed points, M and σ²c for points (B, D, …); this is the definition.
 
     Args:
-        velocity: ω.
+        x: ω, or space parts.
         target: b (D,).
         variance: γ.
         curvature: c.
         mean: M (D,), or None for the batch's.
         spread: σ²c, or None for the batch's.
-        eps: Added to σ².
+        eps: Added to σ², or to the mean distance.
+        kind: What is done.
     """
-    shape = [1, -1, *[1] * (velocity.dim() - 2)]
+    shape = [1, -1, *[1] * (x.dim() - 2)]
+    velocity = root(curvature) * x if kind.space else x
     if mean is None or spread is None:
-        mean, spread = midpoint_statistics(velocity)
-    scale = (variance / (spread / curvature + eps)).sqrt()
-    out = midpoint_transform(velocity, mean.view(shape), target.view(shape), scale)
-    return velocity_to_tangent(out, curvature, dim=1), mean.flatten(), spread
+        mean, spread = midpoint_statistics(velocity, scale=kind.scale)
+    if kind.scale == "mean":
+        scale = variance / (length(spread / curvature) + eps)
+    else:
+        scale = (variance / (spread / curvature + eps)).sqrt()
+    given = velocity, mean.view(shape), target.view(shape), scale
+    out = midpoint_transform(*given, transport=kind.transport)
+    out = out / root(curvature) if kind.space else velocity_to_tangent(out, curvature, dim=1)
+    return out, mean.flatten(), spread
 
 
 def normalise(
-    velocity: Tensor,
+    x: Tensor,
     mean: Tensor,
     variance: Tensor,
     curvature: Curvature,
     given: MidpointStatistics | None,
     eps: float,
     running: Following | None = None,
+    kind: NormKind = TANGENTS,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`normalised_tangents` with the tangent of β for b, by the fast path where it runs.
+    """`normalised` with β for b, a tangent or a space part, by the fast path where it runs.
 
     `running` follows the statistics in place, if there is any.
     """
     by = (None, None) if given is None else (given.mean.flatten(), given.spread)
-    found = fused_norm.normalise(
-        normalised_tangents, velocity, mean, variance, curvature, *by, eps, running
-    )
+    found = fused_norm.normalise(normalised, x, mean, variance, curvature, *by, eps, running, kind)
     if found is None:
-        target = tangent_to_velocity(mean, curvature)
-        found = normalised_tangents(velocity, target, variance, curvature, *by, eps)
+        target = root(curvature) * mean if kind.space else tangent_to_velocity(mean, curvature)
+        found = normalised(x, target, variance, curvature, *by, eps, kind)
         if running is not None:
             follow(running, MidpointStatistics(*found[1:]), curvature)
     return found
@@ -163,8 +206,8 @@ def midpoint_batch_norm(
     check_shape("mean", mean, "D")
     check_axis("t", t, dim, len(mean), least=2)
     velocity = t if input == "velocity" else held_velocity(t, curvature, dim=dim)[0]
-    out, *_ = normalise(velocity.movedim(dim, 1), mean, variance, curvature, statistics, eps)
-    return out.movedim(1, dim)
+    out, *_ = normalise(moved_axis(velocity, dim, 1), mean, variance, curvature, statistics, eps)
+    return moved_axis(out, 1, dim)
 
 
 @in_float32
@@ -175,11 +218,11 @@ def _normalised(t: Tensor, layer: "MidpointBatchNorm", *, input: Coordinates) ->
     if isinstance(curvature, Tensor):
         curvature = curvature.to(t.dtype)
     velocity = t if input == "velocity" else held_velocity(t, curvature, dim=layer.dim)[0]
-    velocity = velocity.movedim(layer.dim, 1)
+    velocity = moved_axis(velocity, layer.dim, 1)
     given = layer.statistics(velocity, curvature)
     running = layer.following(velocity)
     out, *_ = normalise(velocity, mean, variance, curvature, given, layer.eps, running)
-    return out.movedim(1, layer.dim)
+    return moved_axis(out, 1, layer.dim)
 
 
 class MidpointBatchNorm(RunningMidpoint):

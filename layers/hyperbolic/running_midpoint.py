@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, distributed, nn
 
-from .maths.ball import Curvature
+from .maths.ball import Curvature, root
 from .maths.coordinates import tangent_to_velocity, velocity_to_tangent
 from .midpoint import MidpointStatistics, midpoint_statistics, number_of_points
 
@@ -70,16 +70,19 @@ class RunningMidpoint(nn.Module):
             self.running_var.fill_(1.0)
             self.num_batches_tracked.zero_()
 
-    def statistics(self, velocity: Tensor, curvature: Curvature) -> MidpointStatistics | None:
-        """What velocities (B, D, …) are normalised by; None is their own statistics.
+    def statistics(
+        self, x: Tensor, curvature: Curvature, *, space: bool = False
+    ) -> MidpointStatistics | None:
+        """What velocities (B, D, …), or space parts, are normalised by; None: their own statistics.
 
         In evaluation that is the running ones, if there are any: the velocity of the running
         midpoint (D,), and σ²c. Otherwise it is the batch, with those of all processes that share.
         """
         if self.running_mean is not None and self.running_var is not None and not self.training:
-            mean, variance = (x.to(velocity.dtype) for x in (self.running_mean, self.running_var))
+            mean, variance = (each.to(x.dtype) for each in (self.running_mean, self.running_var))
             return MidpointStatistics(tangent_to_velocity(mean, curvature), variance * curvature)
         if self.synchronised and distributed.is_initialized():
+            velocity = root(curvature) * x if space else x
             return midpoint_statistics(velocity, synchronised=True)
         return None
 

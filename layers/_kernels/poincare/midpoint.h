@@ -17,39 +17,104 @@ IN_LOOP T half_excess(T square, T later, T product, T time, T other) {
   return T(0.25) * (excess + std::abs(excess));
 }
 
-// The transform of one point: out = k d + q M + p b, with what its gradient needs.
+// What a norm does: between space parts, or from velocities to tangents; by way of the origin, or
+// along the geodesic; by the mean distance, or by that of squares.
+struct Kind {
+  bool space, origin, distance;
+};
+
+// What a kind chooses, in numbers: loops with branches would not be vectorised.
 template <typename T>
-struct Step {
-  T k, q, p, slow, stretch_slope, slow_slope, spread_slope;
+struct Chosen {
+  T size;                // of velocities, in points
+  T inverse, tangent;    // out = (inverse + tangent asinh(|O|)/|O|) O
+  T squares, distances;  // what is averaged: squares rho^2 + distances rho
+
+  Chosen(Kind kind, double curvature)
+      : size(kind.space ? T(std::sqrt(curvature)) : T(1)),
+        inverse(kind.space ? T(1) / size : T(0)),
+        tangent(kind.space ? T(0) : T(0.5 / std::sqrt(curvature))),
+        squares(kind.distance ? T(0) : T(1)),
+        distances(T(1) - squares) {}
+};
+
+// How x = (X - M0, cosh rho - 1, <d, b>) moves a point: q = -k <back, x>, p = cosh(s rho) + k <on, x>.
+template <typename T>
+struct Moves {
+  T back[3], on[3];
 };
 
 template <typename T>
-IN_LOOP Step<T> step(T half, T delay, T scale, T between) {
+IN_LOOP T mixed(const T (&by)[3], T later, T excess, T across) {
+  return by[0] * later + by[1] * excess + by[2] * across;
+}
+
+// The transform of one point: out = k d + q M + p b, with what its gradient needs.
+template <typename T>
+struct Step {
+  T k, q, p, backward, onward, slow, stretch_slope, slow_slope, spread_slope;
+};
+
+template <typename T>
+IN_LOOP Step<T> step(T half, T later, T across, T scale, const Moves<T>& moves) {
   const T length = asinhc(half).value, angle = T(4) * half * length * length;
   T cosh;
   const Radial<T> own = sinhc(angle, cosh);
   const Capped<T> other = capped(scale * scale * angle, T(30));
-  const T excess = T(2) * half, n = T(1) / (T(1) + between);
   Step<T> s;
+  s.backward = mixed(moves.back, later, T(2) * half, across);
+  s.onward = mixed(moves.on, later, T(2) * half, across);
   s.slow = scale / own.value;
   s.k = other.factor * s.slow;
-  s.q = -s.k * (delay + excess) * n;
-  s.p = other.cosh + s.k * (excess * between - delay) * n;
+  s.q = -s.k * s.backward;
+  s.p = other.cosh + s.k * s.onward;
   s.stretch_slope = other.cosh_slope;
   s.slow_slope = other.factor_slope;
   s.spread_slope = T(2) / own.value;
   return s;
 }
 
-// Numbers of one batch, in double: M, b, their times and product, s, nu.
+// Numbers of one batch, in double: M, b, their times and product, s and what it is made of.
 struct Frame {
   std::vector<double> mean, target;
-  double mean_time, target_time, between, mean_square, mean_target, scale, inner;
+  double mean_time, target_time, mean_square, mean_target, distance, scale, inner;
+
+  template <typename T>
+  Moves<T> moves(bool origin) const {
+    if (origin) {
+      const double h = 1 / (1 + mean_time), r = 1 / (1 + target_time);
+      const T rest = T(-h * r * mean_target);
+      return {{T(h), T(h), T(0)}, {rest, rest, T(r)}};
+    }
+    const double between = mean_time * target_time - mean_target, n = 1 / (1 + between);
+    return {{T(n * target_time), T(n), T(-n)}, {T(-n * target_time), T(n * between), T(n)}};
+  }
+};
+
+// Gradients of M0, B0 and <M, b> by those of moves.
+struct MovesBackward {
+  double mean_time, target_time, mean_target;
+
+  MovesBackward(const Frame& f, bool origin, const double* back, const double* on) {
+    if (origin) {
+      const double h = 1 / (1 + f.mean_time), r = 1 / (1 + f.target_time), rest = on[0] + on[1];
+      mean_time = -h * h * (back[0] + back[1] - r * f.mean_target * rest);
+      target_time = -r * r * (on[2] - h * f.mean_target * rest);
+      mean_target = -h * r * rest;
+      return;
+    }
+    const double n = 1 / (1 + f.mean_time * f.target_time - f.mean_target);
+    const double dbetween =
+        -n * n * (f.target_time * (back[0] - on[0]) + back[1] - on[1] - back[2] + on[2]);
+    mean_time = f.target_time * dbetween;
+    target_time = f.mean_time * dbetween + n * (back[0] - on[0]);
+    mean_target = -dbetween;
+  }
 };
 
 template <typename T>
 Frame frame(const Tensor& mean, const Tensor& target, const Tensor& variance, double curvature,
-            double eps, const Tensor& moments) {
+            double eps, const Tensor& moments, Kind kind) {
   Frame f;
   const int64_t width = target.numel();
   f.mean.assign(data<T>(mean), data<T>(mean) + width);
@@ -61,9 +126,11 @@ Frame frame(const Tensor& mean, const Tensor& target, const Tensor& variance, do
   }
   f.mean_square = square, f.mean_target = both;
   f.mean_time = std::sqrt(1 + square), f.target_time = std::sqrt(1 + other);
-  f.between = f.mean_time * f.target_time - both;
-  f.inner = double(data<T>(moments)[0]) / curvature + eps;
-  f.scale = std::sqrt(double(data<T>(variance)[0]) / f.inner);
+  const double variance_of = double(data<T>(variance)[0]);
+  const double spread = double(data<T>(moments)[0]) / curvature;
+  f.distance = std::sqrt(spread);
+  f.inner = (kind.distance ? f.distance : spread) + eps;
+  f.scale = kind.distance ? variance_of / f.inner : std::sqrt(variance_of / f.inner);
   return f;
 }
 
@@ -71,9 +138,9 @@ Frame frame(const Tensor& mean, const Tensor& target, const Tensor& variance, do
 template <typename T>
 struct Products {
   T time[L<T>] = {}, apart[L<T>] = {}, along[L<T>] = {}, across[L<T>] = {};
-  T later[L<T>], half[L<T>], delay[L<T>];
+  T later[L<T>], half[L<T>];
 
-  void take(const Map<T>& in, const Tile& tile, const std::vector<double>& mean,
+  void take(const Map<T>& in, const Tile& tile, T size, const std::vector<double>& mean,
             const std::vector<double>& target) {
     T buffer[L<T>];
     for (int64_t c = 0; c < in.channels; ++c) {
@@ -81,8 +148,8 @@ struct Products {
       const T m = T(mean[c]), b = T(target[c]);
 #pragma omp simd
       for (int64_t j = 0; j < L<T>; ++j) {
-        const T d = w[j] - m;
-        time[j] += w[j] * w[j];
+        const T v = size * w[j], d = v - m;
+        time[j] += v * v;
         apart[j] += d * d;
         along[j] += d * m;
         across[j] += d * b;
@@ -115,13 +182,12 @@ struct Products {
   }
 
   // Apart from the others, where the compiler would not vectorise it.
-  __attribute__((noinline)) void finish(T other, T turn, T square) {
+  __attribute__((noinline)) void finish(T other, T square) {
 #pragma omp simd
     for (int64_t j = 0; j < L<T>; ++j) {
       const T difference = (apart[j] + T(2) * along[j]) / (time[j] + other);
       later[j] = difference;
       half[j] = half_excess(apart[j], difference, along[j] + square, time[j], other);
-      delay[j] = turn * difference - across[j];
     }
   }
 };
@@ -140,7 +206,7 @@ inline void check_normalise(const Tensor& velocity, const Tensor& target, const 
 
 template <typename T>
 void normalise(const Tensor& velocity, const Tensor& target, const Tensor& variance,
-               double curvature, double eps, bool batch, const Tensor& mean,
+               double curvature, double eps, bool batch, Kind kind, const Tensor& mean,
                const Tensor& moments, const Tensor& numbers, const Tensor& out) {
   check_normalise(velocity, target, variance, mean, moments, numbers);
   checks::laid_out_like("out", out, velocity);
@@ -149,33 +215,30 @@ void normalise(const Tensor& velocity, const Tensor& target, const Tensor& varia
   const double count = double(in.points());
   T *midpoint = data<T>(mean), *moment = data<T>(moments);
   T* products = data<T>(numbers) + in.points();
-  std::unique_ptr<T[]> halves(new T[in.points()]), delays(new T[in.points()]);
-  Frame f = frame<T>(mean, target, variance, curvature, eps, moments);
+  std::unique_ptr<T[]> halves(new T[in.points()]), laters(new T[in.points()]);
+  const Chosen<T> chosen(kind, curvature);
+  const T size = chosen.size;
+  Frame f = frame<T>(mean, target, variance, curvature, eps, moments, kind);
   double nu = 1, share = 0;
   if (batch) {
     Sums sums(width), excesses(1);
     for_tiles(in, [&](int64_t chunk, const Tile& tile) {
       T buffer[L<T>];
       for (int64_t c = 0; c < width; ++c) {
-        const T* w = read(in, tile, c, buffer);
-        T sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t j = 0; j < L<T>; ++j) sum += w[j];
-        sums.chunk(chunk)[c] += sum;
+        sums.chunk(chunk)[c] += sum_of(read(in, tile, c, buffer));
       }
     });
     const std::vector<double> centre = sums.total();
-    for (int64_t c = 0; c < width; ++c) midpoint[c] = T(centre[c] / count);
+    for (int64_t c = 0; c < width; ++c) midpoint[c] = T(double(size) * centre[c] / count);
     // The frame of the mean of the velocities, nu M, from which that of M follows.
-    f = frame<T>(mean, target, variance, curvature, eps, moments);
+    f = frame<T>(mean, target, variance, curvature, eps, moments, kind);
     for_tiles(in, [&](int64_t chunk, const Tile& tile) {
       Products<T> of;
-      of.take(in, tile, f.mean, f.target);
-      of.finish(T(f.mean_time), T(f.target_time), T(f.mean_square));
+      of.take(in, tile, size, f.mean, f.target);
+      of.finish(T(f.mean_time), T(f.mean_square));
       of.store(products, in.points(), tile);
-      double sum = 0;
-      for (int64_t j = 0; j < tile.count; ++j) sum += of.half[j];
-      excesses.chunk(chunk)[0] += 2 * sum;
+      for (int64_t j = tile.count; j < L<T>; ++j) of.half[j] = 0;
+      excesses.chunk(chunk)[0] += 2 * sum_of(of.half);
     });
     const double excess = excesses.total()[0] / count;
     const double more = excess * (2 + excess / (1 + f.mean_square));
@@ -184,7 +247,7 @@ void normalise(const Tensor& velocity, const Tensor& target, const Tensor& varia
     for (int64_t c = 0; c < width; ++c) midpoint[c] = T(f.mean[c] / nu);
   }
   const double square = f.mean_square, with_target = f.mean_target;
-  f = frame<T>(mean, target, variance, curvature, eps, moments);
+  f = frame<T>(mean, target, variance, curvature, eps, moments, kind);
   Sums spread(1);
   for_tiles(in, [&](int64_t chunk, const Tile& tile) {
     Products<T> of;
@@ -192,35 +255,39 @@ void normalise(const Tensor& velocity, const Tensor& target, const Tensor& varia
       of.load(products, in.points(), tile);
       of.shift(T(share), T(1 / nu), T(square), T(with_target));
     } else {
-      of.take(in, tile, f.mean, f.target);
+      of.take(in, tile, size, f.mean, f.target);
     }
-    of.finish(T(f.mean_time), T(f.target_time), T(f.mean_square));
+    of.finish(T(f.mean_time), T(f.mean_square));
     of.store(products, in.points(), tile);
     T angle[L<T>];
 #pragma omp simd
     for (int64_t j = 0; j < L<T>; ++j) {
       const T length = asinhc(of.half[j]).value;
-      angle[j] = T(4) * of.half[j] * length * length;
+      const T square = T(4) * of.half[j] * length * length;
+      angle[j] = chosen.squares * square + chosen.distances * std::sqrt(square);
     }
-    double sum = 0;
-    for (int64_t j = 0; j < tile.count; ++j) sum += angle[j];
-    spread.chunk(chunk)[0] += sum;
+    for (int64_t j = tile.count; j < L<T>; ++j) angle[j] = 0;
+    spread.chunk(chunk)[0] += sum_of(angle);
     write_numbers(halves.get(), tile, of.half);
-    write_numbers(delays.get(), tile, of.delay);
+    write_numbers(laters.get(), tile, of.later);
   });
   if (batch) {
-    moment[0] = T(spread.total()[0] / count);
-    f = frame<T>(mean, target, variance, curvature, eps, moments);
+    const double average = spread.total()[0] / count;
+    moment[0] = T(kind.distance ? average * average : average);
+    f = frame<T>(mean, target, variance, curvature, eps, moments, kind);
   }
-  const T scale = T(0.5 / std::sqrt(curvature));
+  const Moves<T> moves = f.moves<T>(kind.origin);
+  const T scale = T(f.scale);
   for_tiles(in, [&](int64_t, const Tile& tile) {
     std::vector<T> kept(width * L<T>);
-    T buffer[L<T>], half[L<T>], delay[L<T>], k[L<T>], q[L<T>], p[L<T>], norm[L<T>] = {};
+    T buffer[L<T>], half[L<T>], later[L<T>], across[L<T>], norm[L<T>] = {};
+    T k[L<T>], q[L<T>], p[L<T>];
     read_numbers(halves.get(), tile, half);
-    read_numbers(delays.get(), tile, delay);
+    read_numbers(laters.get(), tile, later);
+    read_numbers(products + 3 * in.points(), tile, across);
 #pragma omp simd
     for (int64_t j = 0; j < L<T>; ++j) {
-      const Step<T> s = step(half[j], delay[j], T(f.scale), T(f.between));
+      const Step<T> s = step(half[j], later[j], across[j], scale, moves);
       k[j] = s.k, q[j] = s.q, p[j] = s.p;
     }
     for (int64_t c = 0; c < width; ++c) {
@@ -228,13 +295,16 @@ void normalise(const Tensor& velocity, const Tensor& target, const Tensor& varia
       T* row = kept.data() + c * L<T>;
 #pragma omp simd
       for (int64_t j = 0; j < L<T>; ++j) {
-        row[j] = k[j] * (w[j] - m) + q[j] * m + p[j] * b;
+        row[j] = k[j] * (size * w[j] - m) + q[j] * m + p[j] * b;
         norm[j] += row[j] * row[j];
       }
     }
+    // The length of what is scaled back is of no use, and its square may be no number.
+    if (kind.space) std::fill(norm, norm + L<T>, T(0));
     write_numbers(data<T>(numbers), tile, norm);
 #pragma omp simd
-    for (int64_t j = 0; j < L<T>; ++j) k[j] = scale * asinhc(norm[j]).value;
+    for (int64_t j = 0; j < L<T>; ++j)
+      k[j] = chosen.inverse + chosen.tangent * asinhc(norm[j]).value;
     for (int64_t c = 0; c < width; ++c) {
       const T* row = kept.data() + c * L<T>;
       T* result = open(to, tile, c, buffer);
@@ -248,7 +318,7 @@ void normalise(const Tensor& velocity, const Tensor& target, const Tensor& varia
 template <typename T>
 void normalise_backward(const Tensor& gradient, const Tensor& velocity, const Tensor& target,
                         const Tensor& variance, double curvature, double eps, bool batch,
-                        const Tensor& mean, const Tensor& moments, const Tensor& kept,
+                        Kind kind, const Tensor& mean, const Tensor& moments, const Tensor& kept,
                         const Tensor& dvelocity, const Tensor& dtarget, const Tensor& dmean,
                         const Tensor& dscalars) {
   check_normalise(velocity, target, variance, mean, moments, kept);
@@ -260,56 +330,54 @@ void normalise_backward(const Tensor& gradient, const Tensor& velocity, const Te
   const Map<T> in(velocity), from(gradient), to(dvelocity);
   const int64_t width = in.channels, points = in.points();
   const double count = double(points);
-  const Frame f = frame<T>(mean, target, variance, curvature, eps, moments);
-  const T *nu = data<T>(moments) + 1, root = T(0.5 / std::sqrt(curvature));
-  const T *norm_of = data<T>(kept), between = T(f.between), mean_square = T(f.mean_square);
+  const Frame f = frame<T>(mean, target, variance, curvature, eps, moments, kind);
+  const T* nu = data<T>(moments) + 1;
+  const T *norm_of = data<T>(kept), mean_square = T(f.mean_square);
   const T mean_target = T(f.mean_target), target_square = T(f.target_time * f.target_time - 1);
-  const T scale = T(f.scale), share = T(1) / (T(1) + between);
+  const Chosen<T> chosen(kind, curvature);
+  const T scale = T(f.scale), size = chosen.size;
+  const Moves<T> moves = f.moves<T>(kind.origin);
   // What the second pass needs of a pixel: d(velocity) = G kg + w (kw + turn/X) + M km + b kb + V.
   std::unique_ptr<T[]> numbers(new T[6 * points]);
   enum { GAIN, SELF, MEAN, TARGET, SPREAD, TIME };
-  Sums sums(3 * width + 8);
+  // What is summed over pixels: gradients of s, of moves, of X M0, of X - M0 and <d, b>.
+  enum { SCALE, BACK, ON = BACK + 3, LATE = ON + 3, LATE_SPREAD, OUT, LATER, ACROSS, PARTS };
+  Sums sums(3 * width + PARTS);
   for_tiles(in, [&](int64_t chunk, const Tile& tile) {
     Products<T> of;
     of.load(norm_of + points, points, tile);
-    of.finish(T(f.mean_time), T(f.target_time), mean_square);
+    of.finish(T(f.mean_time), mean_square);
     T w_row[L<T>], g_row[L<T>], gd[L<T>] = {}, gm[L<T>] = {}, gb[L<T>] = {};
     for (int64_t c = 0; c < width; ++c) {
       const T *w = read(in, tile, c, w_row), *g = read(from, tile, c, g_row);
       const T m = T(f.mean[c]), b = T(f.target[c]);
 #pragma omp simd
       for (int64_t j = 0; j < L<T>; ++j) {
-        gd[j] += g[j] * (w[j] - m);
+        gd[j] += g[j] * (size * w[j] - m);
         gm[j] += g[j] * m;
         gb[j] += g[j] * b;
       }
     }
     T norm[L<T>], live[L<T>], gain[L<T>], extra[L<T>], k[L<T>], q[L<T>], p[L<T>];
-    T ddelay[L<T>], dexcess[L<T>], spread[L<T>];
-    T part[7][L<T>];
-    for (int64_t j = 0; j < L<T>; ++j) {
-      live[j] = j < tile.count;
-      norm[j] = j < tile.count ? norm_of[tile.point + j] : T(0);
-    }
+    T dlater[L<T>], dacross[L<T>], dexcess[L<T>], spread[L<T>];
+    T part[PARTS][L<T>];
+    read_numbers(norm_of, tile, norm);
+    for (int64_t j = 0; j < L<T>; ++j) live[j] = j < tile.count;
 #pragma omp simd
     for (int64_t j = 0; j < L<T>; ++j) {
-      const T half = of.half[j], delay = of.delay[j], excess = T(2) * half;
-      const T n = share;
-      const Step<T> s = step(half, delay, scale, between);
-      // The factor of the tangent: G becomes gain G + extra O.
+      const T half = of.half[j], later = of.later[j], excess = T(2) * half, across = of.across[j];
+      const Step<T> s = step(half, later, across, scale, moves);
+      // The factor of the output: G becomes gain G + extra O.
       const Radial<T> a = asinhc(norm[j]);
       const T with_out = s.k * gd[j] + s.q * gm[j] + s.p * gb[j];
-      gain[j] = root * a.value;
-      extra[j] = T(2) * root * a.slope * with_out;
-      part[6][j] = gain[j] * with_out;
+      gain[j] = chosen.inverse + chosen.tangent * a.value;
+      extra[j] = T(2) * chosen.tangent * a.slope * with_out;
       const T od = s.k * of.apart[j] + s.q * of.along[j] + s.p * of.across[j];
       const T om = s.k * of.along[j] + s.q * mean_square + s.p * mean_target;
       const T ob = s.k * of.across[j] + s.q * mean_target + s.p * target_square;
       const T to_d = gain[j] * gd[j] + extra[j] * od;
       const T dq = gain[j] * gm[j] + extra[j] * om, dp = gain[j] * gb[j] + extra[j] * ob;
-      // q = -k (delay + excess) n, p = C + k (excess between - delay) n, n = 1/(1 + between).
-      const T dk = to_d - dq * (delay + excess) * n + dp * (excess * between - delay) * n;
-      const T delayed = -s.k * n * (dq + dp);
+      const T dk = to_d - dq * s.backward + dp * s.onward, to_back = -s.k * dq, to_on = s.k * dp;
       const T length = asinhc(half).value, angle = T(4) * half * length * length;
       const T dother = dp * s.stretch_slope + dk * s.slow * s.slow_slope;
       T cosh;
@@ -317,49 +385,52 @@ void normalise_backward(const Tensor& gradient, const Tensor& velocity, const Te
       const T dangle = dother * scale * scale - dk * s.k * own.slope / own.value;
       // A clamped excess passes nothing on.
       const T open = (half > T(0)) | (of.apart[j] == T(0)) ? live[j] : T(0);
-      const T dex = open * (s.k * n * (between * dp - dq) + dangle * s.spread_slope);
-      ddelay[j] = live[j] * delayed;
-      dexcess[j] = dex;
-      spread[j] = open * s.spread_slope;
+      // d(rho) is d(rho^2)/(2 rho); none at the midpoint.
+      const T rho = T(2) * std::sqrt(half) * length;
+      const T of_distance = T(0.5) / (half > T(0) ? rho : T(INFINITY));
+      dlater[j] = live[j] * (moves.back[0] * to_back + moves.on[0] * to_on);
+      dacross[j] = live[j] * (moves.back[2] * to_back + moves.on[2] * to_on);
+      dexcess[j] = open * (moves.back[1] * to_back + moves.on[1] * to_on + dangle * s.spread_slope);
+      spread[j] = open * s.spread_slope * (chosen.squares + chosen.distances * of_distance);
       k[j] = s.k, q[j] = s.q, p[j] = s.p;
-      part[0][j] = live[j] * (T(2) * scale * angle * dother + dk * s.k / scale);
-      part[1][j] = ddelay[j];
-      part[2][j] = -live[j] * n * s.q * (dq + dp);
-      part[3][j] = of.time[j] * dex;
-      part[4][j] = of.time[j] * spread[j];
-      part[5][j] = of.later[j] * ddelay[j];
+      part[SCALE][j] = live[j] * (T(2) * scale * angle * dother + dk * s.k / scale);
+      part[BACK][j] = live[j] * to_back * later;
+      part[BACK + 1][j] = live[j] * to_back * excess;
+      part[BACK + 2][j] = live[j] * to_back * across;
+      part[ON][j] = live[j] * to_on * later;
+      part[ON + 1][j] = live[j] * to_on * excess;
+      part[ON + 2][j] = live[j] * to_on * across;
+      part[LATE][j] = of.time[j] * dexcess[j];
+      part[LATE_SPREAD][j] = of.time[j] * spread[j];
+      part[OUT][j] = live[j] * gain[j] * with_out;
+      part[LATER][j] = dlater[j];
+      part[ACROSS][j] = dacross[j];
     }
     double* sum = sums.chunk(chunk);
-    for (int64_t i = 0; i < 7; ++i) {
-      T all = 0;
-#pragma omp simd reduction(+ : all)
-      for (int64_t j = 0; j < L<T>; ++j) all += part[i][j];
-      sum[3 * width + i] += all;
-    }
+    for (int64_t i = 0; i < PARTS; ++i) sum[3 * width + i] += sum_of(part[i]);
+    T to_mean[L<T>], to_spread[L<T>], to_target[L<T>];
     for (int64_t c = 0; c < width; ++c) {
       const T *w = read(in, tile, c, w_row), *g = read(from, tile, c, g_row);
       const T m = T(f.mean[c]), b = T(f.target[c]);
-      T to_mean = 0, to_spread = 0, to_target = 0;
-#pragma omp simd reduction(+ : to_mean, to_spread, to_target)
+#pragma omp simd
       for (int64_t j = 0; j < L<T>; ++j) {
-        const T out = k[j] * (w[j] - m) + q[j] * m + p[j] * b;
+        const T v = size * w[j], out = k[j] * (v - m) + q[j] * m + p[j] * b;
         const T full = live[j] * (gain[j] * g[j] + extra[j] * out);
-        to_mean += (q[j] - k[j]) * full - dexcess[j] * w[j];
-        to_spread += spread[j] * w[j];
-        to_target += p[j] * full - ddelay[j] * w[j];
+        to_mean[j] = (q[j] - k[j]) * full - dexcess[j] * v;
+        to_spread[j] = spread[j] * v;
+        to_target[j] = p[j] * full + dacross[j] * v;
       }
-      sum[c] += to_mean;
-      sum[width + c] += to_spread;
-      sum[2 * width + c] += to_target;
+      sum[c] += sum_of(to_mean);
+      sum[width + c] += sum_of(to_spread);
+      sum[2 * width + c] += sum_of(to_target);
     }
 #pragma omp simd
     for (int64_t j = 0; j < L<T>; ++j) {
       const T slow = k[j] * extra[j];
-      const T turn = T(f.target_time) * ddelay[j] + T(f.mean_time) * dexcess[j];
-      norm[j] = slow * k[j] + turn / of.time[j];
+      norm[j] = slow * k[j] + (dlater[j] + T(f.mean_time) * dexcess[j]) / of.time[j];
       gain[j] *= k[j];
       q[j] = slow * (q[j] - k[j]) - dexcess[j];
-      p[j] = slow * p[j] - ddelay[j];
+      p[j] = slow * p[j] + dacross[j];
       k[j] = T(1) / of.time[j];
     }
     write_numbers(numbers.get() + GAIN * points, tile, gain);
@@ -370,30 +441,38 @@ void normalise_backward(const Tensor& gradient, const Tensor& velocity, const Te
     write_numbers(numbers.get() + TIME * points, tile, k);
   });
   const std::vector<double> total = sums.total();
-  const double *sum = total.data() + 3 * width, dscale = sum[0], ddelay = sum[1], dbetween = sum[2];
-  const double dinner = -0.5 * dscale * f.scale / f.inner, spread = double(data<T>(moments)[0]);
-  const double dspread = dinner / curvature, each = batch ? dspread / count : 0;
-  const double dmean_time = (dbetween - ddelay) * f.target_time + sum[3] + each * sum[4];
-  const double dtarget_time = sum[5] + f.mean_time * dbetween;
+  const double *sum = total.data() + 3 * width, dscale = sum[SCALE];
+  const double spread = double(data<T>(moments)[0]), power = kind.distance ? 1 : 0.5;
+  const double dinner = -power * dscale * f.scale / f.inner, root_of = std::sqrt(curvature);
+  double dspread = dinner / curvature, each = dspread;
+  if (kind.distance) {
+    each = dinner / root_of;
+    dspread = f.distance > 0 ? 0.5 * dspread / f.distance : 0;
+  }
+  each = batch ? each / count : 0;
+  const MovesBackward moved(f, kind.origin, sum + BACK, sum + ON);
+  const double dmean_time =
+      moved.mean_time - sum[LATER] + sum[LATE] + each * sum[LATE_SPREAD];
+  const double both = moved.mean_target - sum[ACROSS];
   std::vector<double> to_mean(width), rest(width, 0.0);
   double inside = 0;
   for (int64_t c = 0; c < width; ++c) {
     const double m = f.mean[c], b = f.target[c];
-    to_mean[c] = total[c] - each * total[width + c] + (ddelay - dbetween) * b +
+    to_mean[c] = total[c] - each * total[width + c] + both * b +
                  dmean_time * m / f.mean_time;
-    data<T>(dtarget)[c] = T(total[2 * width + c] + (ddelay - dbetween) * m +
-                            dtarget_time * b / f.target_time);
+    data<T>(dtarget)[c] = T(total[2 * width + c] + both * m +
+                            moved.target_time * b / f.target_time);
     inside += to_mean[c] * m;
     data<T>(dmean)[c] = T(to_mean[c]);
   }
   T* scalars = data<T>(dscalars);  // of variance, curvature, spread
-  scalars[0] = T(0.5 * dscale * f.scale / double(data<T>(variance)[0]));
-  scalars[1] = T(-dinner * spread / (curvature * curvature) - 0.5 * sum[6] / curvature);
+  scalars[0] = T(power * dscale * f.scale / double(data<T>(variance)[0]));
+  scalars[1] = T(-(dspread * spread + 0.5 * sum[OUT]) / curvature);
   scalars[2] = T(dspread);
-  double turned = 0;
+  double stretched = 0;
   if (batch) {
     const double dnu = -inside / double(*nu);
-    turned = dnu * f.mean_time / count;
+    stretched = dnu * f.mean_time / count;
     for (int64_t c = 0; c < width; ++c)
       rest[c] = (to_mean[c] / double(*nu) - dnu * f.mean[c]) / count;
   }
@@ -403,12 +482,15 @@ void normalise_backward(const Tensor& gradient, const Tensor& velocity, const Te
 #pragma omp simd
     for (int64_t j = 0; j < L<T>; ++j) {
       const T more = T(each) * n[SPREAD][j];
-      n[SELF][j] += (T(f.mean_time) * more + T(turned)) * n[TIME][j];
-      n[MEAN][j] -= more;
+      n[SELF][j] += (T(f.mean_time) * more + T(stretched)) * n[TIME][j];
+      n[MEAN][j] = size * (n[MEAN][j] - more);
+      n[SELF][j] *= size * size;
+      n[GAIN][j] *= size;
+      n[TARGET][j] *= size;
     }
     for (int64_t c = 0; c < width; ++c) {
       const T *w = read(in, tile, c, w_row), *g = read(from, tile, c, g_row);
-      const T m = T(f.mean[c]), b = T(f.target[c]), v = T(rest[c]);
+      const T m = T(f.mean[c]), b = T(f.target[c]), v = size * T(rest[c]);
       T* result = open(to, tile, c, buffer);
 #pragma omp simd
       for (int64_t j = 0; j < L<T>; ++j)

@@ -136,7 +136,7 @@ void mobius_backward(const Tensor& gradient, const Tensor& left, const Tensor& r
       mixed[j] = s.left_scale * extra * s.right_scale + dboth;
     }
     // Missing lanes are zero throughout.
-    for (int64_t j = 0; j < tile.count; ++j) sums.chunk(chunk)[0] += part[j];
+    sums.chunk(chunk)[0] += sum_of(part);
     T one_row[L<T>], two_row[L<T>];
     for (int64_t i = 0; i < a_map.channels; ++i) {
       const T *a = read(a_map, tile, i, a_row), *b = read(b_map, tile, i, b_row);

@@ -196,22 +196,22 @@ void planes_backward(const Tensor& gradient, const Tensor& u, const Tensor& velo
     for (int64_t c = 0; c < in.channels; ++c) {
       const T *g = read(in, tile, c, g_row), *value = read(us, tile, c, u_row);
       const T* w = read(ws, tile, c, w_row);
-      T *out = open(to, tile, c, d_row), da = 0, dh = 0;
+      T *out = open(to, tile, c, d_row), da[L<T>], dh[L<T>];
       const T angle = a[first + c], offset = h[first + c];
-#pragma omp simd reduction(+ : da, dh)
+#pragma omp simd
       for (int64_t j = 0; j < L<T>; ++j) {
         T secant;
         const T length = asinh_and_secant(std::abs(value[j]), secant);
         const T pull = angle * length > T(LIMIT) ? T(0) : g[j] * std::sqrt(T(1) + w[j] * w[j]);
         const T du = pull * angle * secant;
-        da += pull * std::copysign(length, value[j]);
-        dh -= cosh[j] * du;
+        da[j] = pull * std::copysign(length, value[j]);
+        dh[j] = cosh[j] * du;
         to_u[j] += du * value[j];
         to_h[j] += du * offset;
         out[j] = along[j] * du;
       }
-      sum[c] += da;
-      sum[width + c] += dh;
+      sum[c] += sum_of(da);
+      sum[width + c] -= sum_of(dh);
       close(to, tile, c, d_row);
     }
 #pragma omp simd
@@ -268,15 +268,15 @@ void tangents_backward(const Tensor& gradient, const Tensor& velocity, double sc
 #pragma omp simd
       for (int64_t j = 0; j < L<T>; ++j) square[j] += w[j] * w[j], dot[j] += g[j] * w[j];
     }
-    T sum = 0;
-#pragma omp simd reduction(+ : sum)
+    T part[L<T>];
+#pragma omp simd
     for (int64_t j = 0; j < L<T>; ++j) {
       const Radial<T> f = asinhc(square[j]);
       factor[j] = T(scale) * f.value;
-      sum += factor[j] * dot[j];
+      part[j] = factor[j] * dot[j];
       dot[j] *= T(2 * scale) * f.slope;
     }
-    sums.chunk(chunk)[0] += sum;
+    sums.chunk(chunk)[0] += sum_of(part);
     for (int64_t c = 0; c < in.channels; ++c) {
       const T *g = read(from, tile, c, g_row), *w = read(in, tile, c, row);
       T* result = open(to, tile, c, other);

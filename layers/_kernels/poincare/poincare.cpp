@@ -50,18 +50,19 @@ void tangents_backward(Tensor gradient, Tensor velocity, double scale, int64_t g
 }
 
 void normalise(Tensor velocity, Tensor target, Tensor variance, double curvature, double eps,
-               bool batch, Tensor mean, Tensor moments, Tensor numbers, Tensor out) {
-  BY_TYPE(velocity, normalise)(velocity, target, variance, curvature, eps, batch, mean, moments,
-                               numbers, out);
+               bool batch, bool space, bool origin, bool distance, Tensor mean, Tensor moments,
+               Tensor numbers, Tensor out) {
+  BY_TYPE(velocity, normalise)(velocity, target, variance, curvature, eps, batch,
+                               points::Kind{space, origin, distance}, mean, moments, numbers, out);
 }
 
 void normalise_backward(Tensor gradient, Tensor velocity, Tensor target, Tensor variance,
-                        double curvature, double eps, bool batch, Tensor mean, Tensor moments,
-                        Tensor numbers, Tensor dvelocity, Tensor dtarget, Tensor dmean,
-                        Tensor dscalars) {
+                        double curvature, double eps, bool batch, bool space, bool origin,
+                        bool distance, Tensor mean, Tensor moments, Tensor numbers,
+                        Tensor dvelocity, Tensor dtarget, Tensor dmean, Tensor dscalars) {
   BY_TYPE(velocity, normalise_backward)(gradient, velocity, target, variance, curvature, eps,
-                                        batch, mean, moments, numbers, dvelocity, dtarget,
-                                        dmean, dscalars);
+                                        batch, points::Kind{space, origin, distance}, mean,
+                                        moments, numbers, dvelocity, dtarget, dmean, dscalars);
 }
 
 void mobius(Tensor left, Tensor right, double curvature, double largest, Tensor norms,
@@ -122,10 +123,12 @@ STABLE_TORCH_LIBRARY(archzoo_poincare, m) {
       "Tensor(a!) dvelocity, Tensor(b!) along) -> ()");
   m.def(
       "normalise(Tensor velocity, Tensor target, Tensor variance, float curvature, float eps, "
-      "bool batch, Tensor(a!) mean, Tensor(b!) moments, Tensor(c!) numbers, Tensor(d!) out) -> ()");
+      "bool batch, bool space, bool origin, bool distance, Tensor(a!) mean, Tensor(b!) moments, "
+      "Tensor(c!) numbers, Tensor(d!) out) -> ()");
   m.def(
       "normalise_backward(Tensor gradient, Tensor velocity, Tensor target, Tensor variance, "
-      "float curvature, float eps, bool batch, Tensor mean, Tensor moments, Tensor numbers, "
+      "float curvature, float eps, bool batch, bool space, bool origin, bool distance, "
+      "Tensor mean, Tensor moments, Tensor numbers, "
       "Tensor(a!) dvelocity, Tensor(b!) dtarget, Tensor(c!) dmean, Tensor(d!) dscalars) -> ()");
   m.def(
       "mobius(Tensor left, Tensor right, float curvature, float largest, Tensor(a!) norms, "

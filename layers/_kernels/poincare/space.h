@@ -340,26 +340,24 @@ void add_time_map_backward(const Tensor& gradient, const Tensor& box, const Tens
       excess[j] = square[j] / (T(1) + time);
     }
     double* sum = sums.chunk(chunk);
+    T part[L<T>];
     for (int64_t c = 0; c < width; ++c) {
       const T *g = read(from, tile, c, buffer), factor = w[c];
-      T with_excess = 0, plain = 0;
-#pragma omp simd reduction(+ : with_excess, plain)
+#pragma omp simd
       for (int64_t j = 0; j < L<T>; ++j) {
         along[j] += factor * g[j];
-        with_excess += excess[j] * g[j];
-        plain += g[j];
+        part[j] = excess[j] * g[j];
       }
-      sum[c] += with_excess;
-      sum[width + c] += plain;
+      sum[c] += sum_of(part);
+      sum[width + c] += sum_of(g);
     }
-    T all = 0;
-#pragma omp simd reduction(+ : all)
+#pragma omp simd
     for (int64_t j = 0; j < L<T>; ++j) {
       along[j] *= inverse[j];
-      all += along[j] * excess[j];
+      part[j] = along[j] * excess[j];
       along[j] *= T(0.5) * root;
     }
-    sum[2 * width] += all;
+    sum[2 * width] += sum_of(part);
     write_numbers(data<T>(dbox), tile, along);
   });
   const std::vector<double> total = sums.total();

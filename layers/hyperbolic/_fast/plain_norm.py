@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from ..maths.coordinates import LIMIT
-from ..maths.radial import asinhc_slope, asinhc_value, sinhc_slope, sinhc_value
-from ..midpoint import nearer_excess
+from ..maths.radial import asinhc_slope, asinhc_value, length, sinhc_slope, sinhc_value
+from ..midpoint import NormKind, nearer_excess
 from .fused_planes import Capped, capped, capped_slopes
 
 __all__ = ["normalise_plainly", "normalise_plainly_backward"]
 
 
 class _Products(NamedTuple):
-    """Numbers per point that both directions need: ‖d‖², ⟨d, M⟩, ⟨d, b⟩, X, δ, X − M₀, η."""
+    """Numbers per point that both directions need: ‖d‖², ⟨d, M⟩, ⟨d, b⟩, X, δ, X − M₀."""
 
     apart: Tensor
     along: Tensor
@@ -25,7 +25,11 @@ class _Products(NamedTuple):
     time: Tensor
     excess: Tensor
     later: Tensor
-    delay: Tensor
+
+    @property
+    def seen(self) -> tuple[Tensor, Tensor, Tensor]:
+        """x of `_Moves`."""
+        return self.later, self.excess, self.across
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -46,9 +50,12 @@ def normalise_plainly(
     curvature: float,
     given: tuple[Any, ...],
     eps: float,
+    kind: NormKind,
 ) -> tuple[Tensor, ...]:
-    """Return tangents, M, (σ²c, ν), ‖O‖² and the products."""
+    """Return the normed points, M, (σ²c, ν), ‖O‖² and the products."""
     w = _flat(velocity)
+    if kind.space:
+        w = w * math.sqrt(curvature)
     mean = given[0] if given else w.mean((0, 2))
     base = mean.square().sum()
     base_time = (1 + base).sqrt()
@@ -73,45 +80,98 @@ def normalise_plainly(
         both = both / nu
         mean = mean / nu
     mean_time = (1 + mean.square().sum()).sqrt()
-    target_time = (1 + target.square().sum()).sqrt()
     later = (apart + 2 * along).div_(time + mean_time)
     excess = nearer_excess(apart, later, time * mean_time, both)
+    products = _Products(apart, along, across, time, excess, later)
     angle = _squared_angle(excess)
-    spread = given[1] if given else angle.mean()
-    scale = (variance / (spread / curvature + eps)).sqrt()
-    delay = target_time * later - across
-    step = _step(excess, angle, delay, scale, mean_time * target_time - mean @ target)
+    if given:
+        spread = given[1]
+    else:
+        spread = angle.sqrt().mean().square() if kind.scale == "mean" else angle.mean()
+    scale, _ = _scale(variance, spread / curvature, eps, kind)
+    step = _step(products, angle, scale, _moves(mean, target, kind))
     # d was taken from νM.
     rows = torch.cat([step.q + further * step.k, step.p], 1)
     out = d.mul_(step.k)
     out = torch.baddbmm(out, torch.stack([mean, target], 1).expand(len(w), -1, -1), rows)
-    norm = out.square().sum(1, keepdim=True)
-    out.mul_(asinhc_value(norm).mul_(0.5 / math.sqrt(curvature)))
+    if kind.space:
+        norm = spread
+        out.div_(math.sqrt(curvature))
+    else:
+        norm = out.square().sum(1, keepdim=True)
+        out.mul_(asinhc_value(norm).mul_(0.5 / math.sqrt(curvature)))
     out = out.squeeze(0).mT.contiguous() if velocity.dim() == 2 else out.view_as(velocity)
-    products = _Products(apart, along, across, time, excess, later, delay)
     return out, mean, torch.stack([spread, nu]), norm, *products
+
+
+def _scale(variance: Tensor, spread: Tensor, eps: float, kind: NormKind) -> tuple[Tensor, Tensor]:
+    """Return s and what γ is divided by in it, given σ²."""
+    if kind.scale == "mean":
+        inner = spread.sqrt() + eps
+        return variance / inner, inner
+    inner = spread + eps
+    return (variance / inner).sqrt(), inner
+
+
+class _Moves(NamedTuple):
+    """How x = (X − M₀, δ, ⟨d, b⟩) moves a point: q = −k⟨back, x⟩, p = cosh(sρ) + k⟨on, x⟩."""
+
+    back: tuple[Tensor | float, ...]
+    on: tuple[Tensor | float, ...]
+
+
+def _moves(mean: Tensor, target: Tensor, kind: NormKind) -> _Moves:
+    mean_time, target_time = ((1 + x.square().sum()).sqrt() for x in (mean, target))
+    both = mean @ target
+    if kind.transport == "origin":
+        h, r = 1 / (1 + mean_time), 1 / (1 + target_time)
+        rest = -h * r * both
+        return _Moves((h, h, 0.0), (rest, rest, r))
+    between = mean_time * target_time - both
+    n = 1 / (1 + between)
+    return _Moves((n * target_time, n, -n), (-n * target_time, n * between, n))
+
+
+def _moves_backward(
+    mean: Tensor, target: Tensor, kind: NormKind, back: list[Tensor], on: list[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of M₀, B₀ and ⟨M, b⟩ by those of moves."""
+    mean_time, target_time = ((1 + x.square().sum()).sqrt() for x in (mean, target))
+    both = mean @ target
+    if kind.transport == "origin":
+        h, r, rest = 1 / (1 + mean_time), 1 / (1 + target_time), on[0] + on[1]
+        dmean_time = -h * h * (back[0] + back[1] - r * both * rest)
+        return dmean_time, -r * r * (on[2] - h * both * rest), -h * r * rest
+    n = 1 / (1 + mean_time * target_time - both)
+    slope = target_time * (back[0] - on[0]) + back[1] - on[1] - back[2] + on[2]
+    dbetween = -n * n * slope
+    return target_time * dbetween, mean_time * dbetween + n * (back[0] - on[0]), -dbetween
+
+
+def _along(by: tuple[Tensor | float, ...], x: tuple[Tensor, ...]) -> Tensor:
+    return by[0] * x[0] + by[1] * x[1] + by[2] * x[2]
 
 
 class _Step(NamedTuple):
     k: Tensor
     q: Tensor
     p: Tensor
+    back: Tensor
+    on: Tensor
     own: Tensor
     slow: Tensor
     scaled: Tensor
     of_scaled: Capped
 
 
-def _step(excess: Tensor, angle: Tensor, delay: Tensor, scale: Tensor, between: Tensor) -> _Step:
+def _step(of: _Products, angle: Tensor, scale: Tensor, moves: _Moves) -> _Step:
     scaled = scale.square() * angle
-    of = capped(scaled, LIMIT)
+    held = capped(scaled, LIMIT)
     own = sinhc_value(angle)
     slow = scale / own
-    k = of.factor * slow
-    share = 1 / (1 + between)
-    q = k * (delay + excess) * -share
-    p = of.cosh + k * (excess * between - delay) * share
-    return _Step(k, q, p, own, slow, scaled, of)
+    k = held.factor * slow
+    back, on = _along(moves.back, of.seen), _along(moves.on, of.seen)
+    return _Step(k, -k * back, held.cosh + k * on, back, on, own, slow, scaled, held)
 
 
 def normalise_plainly_backward(
@@ -122,77 +182,97 @@ def normalise_plainly_backward(
     curvature: float,
     eps: float,
     batch: bool,
+    kind: NormKind,
     mean: Tensor,
     moments: Tensor,
     norm: Tensor,
     *numbers: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Return the gradients of ω, b, γ, c, M and σ²c."""
+    """Return the gradients of the points, b, γ, c, M and σ²c; that of c is at fixed velocities."""
     of = _Products(*numbers)
     spread, nu = moments.unbind()
     w, g = _flat(velocity), _flat(gradient)
+    size = math.sqrt(curvature)
+    if kind.space:
+        w = w * size
     mean_time, target_time = ((1 + x.square().sum()).sqrt() for x in (mean, target))
     both = mean @ target
-    between = mean_time * target_time - both
-    inner = spread / curvature + eps
-    scale = (variance / inner).sqrt()
+    scale, inner = _scale(variance, spread / curvature, eps, kind)
     angle = _squared_angle(of.excess)
-    step = _step(of.excess, angle, of.delay, scale, between)
-    k, q, p, share = step.k, step.q, step.p, 1 / (1 + between)
+    moves = _moves(mean, target, kind)
+    step = _step(of, angle, scale, moves)
+    k, q, p = step.k, step.q, step.p
 
     pair = torch.stack([mean, target])
     gm, gb = (pair @ g).unsqueeze(2).unbind(1)
     gd = (w - mean.view(-1, 1)).mul_(g).sum(1, keepdim=True)
-    value = asinhc_value(norm)
-    root = 0.5 / math.sqrt(curvature)
     with_out = k * gd + q * gm + p * gb
-    gain, extra = root * value, 2 * root * asinhc_slope(norm, value) * with_out
+    if kind.space:
+        gain, extra = torch.full_like(k, 1 / size), torch.zeros_like(k)
+    else:
+        value = asinhc_value(norm)
+        gain, extra = 0.5 / size * value, asinhc_slope(norm, value) * with_out / size
     out_d = k * of.apart + q * of.along + p * of.across
     out_m = k * of.along + q * mean.square().sum() + p * both
     out_b = k * of.across + q * both + p * target.square().sum()
     dq, dp = gain * gm + extra * out_m, gain * gb + extra * out_b
     dk = gain * gd + extra * out_d
-    dk = dk + share * (dp * (of.excess * between - of.delay) - dq * (of.delay + of.excess))
-    ddelay = (dq + dp) * k * -share
-    dbetween = -((dq + dp) * q).sum() * share
+    dk = dk - dq * step.back + dp * step.on
+    to_back, to_on = -k * dq, k * dp
+    dlater, dmoved, dacross = (
+        b * to_back + n * to_on for b, n in zip(moves.back, moves.on, strict=True)
+    )
+    to_mean_time, to_target_time, to_both = _moves_backward(
+        *(mean, target, kind),
+        *([(by * x).sum() for x in of.seen] for by in (to_back, to_on)),
+    )
     slope, cosh_slope = capped_slopes(step.scaled, step.of_scaled, LIMIT)
     dscaled = dp * cosh_slope + dk * step.slow * slope
     own_slope = sinhc_slope(angle, step.own, 1 + of.excess)
     dangle = scale.square() * dscaled - dk * k * own_slope / step.own
-    # A clamped excess passes nothing on.
-    to_spread = (2 / step.own).masked_fill_((of.excess == 0) & (of.apart != 0), 0.0)
-    dexcess = to_spread * (dangle + (k * share) * (between * dp - dq) * (step.own / 2))
+    clamped = (of.excess == 0) & (of.apart != 0)
+    to_spread = (2 / step.own).masked_fill_(clamped, 0.0)
+    # What is held at zero passes nothing on.
+    dexcess = (dmoved + (2 / step.own) * dangle).masked_fill_(clamped, 0.0)
     dscale = (2 * scale * (angle * dscaled).sum()) + (dk * k).sum() / scale
-    dinner = -0.5 * dscale * scale / inner
-    dspread = dinner / curvature
+    power = 1.0 if kind.scale == "mean" else 0.5
+    dinner = -power * dscale * scale / inner
+    dspread = each = dinner / curvature
+    if kind.scale == "mean":
+        distance, rho = (spread / curvature).sqrt(), length(angle)
+        dspread = torch.where(distance > 0, 0.5 * dspread / distance, 0.0)
+        each = dinner / size
+        to_spread = torch.where(rho > 0, 0.5 * to_spread / rho, 0.0)
     if batch:
-        dexcess = dexcess + (dspread / of.time.numel()) * to_spread
+        dexcess = dexcess + (each / of.time.numel()) * to_spread
 
     slow = k * extra
     gains = torch.cat([(q - k) * gain, p * gain], 1)
-    selves = torch.cat([slow * (q - k) - dexcess, slow * p - ddelay], 1)
+    selves = torch.cat([slow * (q - k) - dexcess, slow * p + dacross], 1)
     over_mean, over_target = ((g @ gains.mT) + (w @ selves.mT)).sum(0).unbind(1)
     # O = k ω + (q − k) M + p b.
     rest = extra * (q - k)
     mm, mb, bb = (rest * (q - k)).sum(), (rest * p).sum(), (extra * p * p).sum()
-    moved = ddelay.sum() - dbetween
-    dmean_time = (of.time * dexcess).sum() - target_time * moved
-    dtarget_time = (of.later * ddelay).sum() + mean_time * dbetween
+    moved = to_both - dacross.sum()
+    dmean_time = (of.time * dexcess).sum() - dlater.sum() + to_mean_time
     dmean = over_mean + mm * mean + (mb + moved) * target + dmean_time / mean_time * mean
-    dtarget = over_target + (mb + moved) * mean + bb * target + dtarget_time / target_time * target
-    turn = target_time * ddelay + mean_time * dexcess
+    dtarget = over_target + (mb + moved) * mean + bb * target
+    dtarget = dtarget + to_target_time / target_time * target
+    turn_time = dlater + mean_time * dexcess
     vectors, rows = [mean, target], [selves]
     if batch:
         count = of.time.numel()
         dnu = -(dmean @ mean) / nu
-        turn = turn + mean_time * dnu / count
+        turn_time = turn_time + mean_time * dnu / count
         vectors.append((dmean / nu - dnu * mean) / count)
-        rows.append(torch.ones_like(turn))
-    dvelocity = (g * (gain * k)).addcmul_(w, slow * k + turn / of.time)
+        rows.append(torch.ones_like(turn_time))
+    dvelocity = (g * (gain * k)).addcmul_(w, slow * k + turn_time / of.time)
     columns = torch.stack(vectors, 1).expand(len(w), -1, -1)
     dvelocity = dvelocity.baddbmm_(columns, torch.cat(rows, 1))
+    if kind.space:
+        dvelocity.mul_(size)
     if velocity.dim() == 2:
         dvelocity = dvelocity.squeeze(0).mT
-    dvariance = 0.5 * dscale * scale / variance
-    dcurvature = -dinner * spread / curvature**2 - 0.5 * (gain * with_out).sum() / curvature
+    dvariance = power * dscale * scale / variance
+    dcurvature = -(dspread * spread + 0.5 * (gain * with_out).sum()) / curvature
     return dvelocity.view_as(velocity), dtarget, dvariance, dcurvature, dmean, dspread

@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from ...autocast import without_autocast
+from ...autocast import autocasts, without_autocast
 from ...fast_path import records_gradients
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "inner",
     "is_seen_within",
     "longest_in_range",
+    "moved_axis",
     "project",
     "range_factor",
     "read",
@@ -140,13 +141,17 @@ def in_float32(function: Function) -> Function:
         dtype = x.dtype
         half = dtype in HALF
         default_margin(dtype)
+        given = (*args, *kwargs.values())
+        # Also a half-precision weight of wide points: kernels read all tensors as one dtype.
+        narrow = half or any([isinstance(x, Tensor) and x.dtype in HALF for x in given])
+        if not narrow and not autocasts(x):
+            return function(x, *args, **kwargs).to(dtype)
         for side in ("input", "output"):
             check_range(dtype, side, kwargs.get(side))
 
         def widen(value: Any) -> Any:
-            # Also a half-precision weight of wide points: kernels read all tensors as one dtype.
-            narrow = isinstance(value, Tensor) and (half or value.dtype in HALF)
-            return value.float() if narrow else value
+            wide = isinstance(value, Tensor) and (half or value.dtype in HALF)
+            return value.float() if wide else value
 
         others = [widen(value) for value in args]
         named = {name: widen(value) for name, value in kwargs.items()}
@@ -158,6 +163,11 @@ def in_float32(function: Function) -> Function:
             return function(widen(x), *others, **named).to(dtype)
 
     return cast(Function, computed)
+
+
+def moved_axis(x: Tensor, source: int, target: int) -> Tensor:
+    """Return `x.movedim(source, target)`, without a place in the graph where nothing moves."""
+    return x if source == target else x.movedim(source, target)
 
 
 def squared_norm(x: Tensor, dim: int) -> Tensor:

@@ -22,12 +22,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...decay import exclude_from_decay
+from ...fast_path import faster
 from ...sizes import check_sizes
+from .._fast.fused_space import fused_covector, fused_lift
+from .._fast.fused_weights import fused_hyperplanes
 from ..curvature import BallCurvature, curvature_of
 from ..maths.ball import Curvature, check_curvature, in_float32, root
 from ..maths.hyperplanes import hyperplanes
 from ..maths.shape_checks import check_one_number, check_parameters, check_shape
-from ..maths.space_parts import covector, lift, scaled_time
+from ..maths.space_parts import covector, lift
 from .space_points import from_tangent
 
 __all__ = ["LorentzMLR", "LorentzPrototypes", "lorentz_mlr", "prototype_logits"]
@@ -52,8 +55,9 @@ def lorentz_mlr(s: Tensor, weight: Tensor, offset: Tensor | None, curvature: Cur
     check_parameters(weight, offset, "K", "D")
     check_shape("s", s, "…", weight.shape[1])
     # Hyperplanes are prepared for tangents, half as long as space parts.
-    planes = hyperplanes(weight, offset, curvature, 0.5)
-    sine = F.linear(s, planes.direction) - scaled_time(s, curvature) * planes.shift
+    planes = faster(fused_hyperplanes, hyperplanes, weight, offset, curvature, 0.5)
+    columns = torch.cat([planes.direction, planes.shift[:, None]], 1)
+    sine = F.linear(faster(fused_covector, covector, s, curvature, None), columns)
     return planes.stretch / root(curvature) * sine.asinh()
 
 
@@ -74,7 +78,8 @@ def prototype_logits(s: Tensor, prototypes: Tensor, curvature: Curvature) -> Ten
     check_one_number("curvature", curvature)
     check_shape("prototypes", prototypes, "K", "D")
     check_shape("s", s, "…", prototypes.shape[1])
-    return F.linear(covector(s, curvature), lift(prototypes, curvature))
+    lifts = faster(fused_lift, lift, prototypes, curvature)
+    return F.linear(faster(fused_covector, covector, s, curvature, None), lifts)
 
 
 class LorentzMLR(nn.Module):

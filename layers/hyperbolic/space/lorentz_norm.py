@@ -6,13 +6,9 @@ there by s, and move to a learned point β. `transport` says along which way poi
     geodesic   along that from M to β, as `norm` has it
     origin     M to the origin and from there to β:  out = β ⊕ k ((−M) ⊕ x),  k = sinh(sρ)/sinh(ρ)
 
-which differ by a rotation around β. In velocities both are k(ω − M) + qM + pb with three numbers
-of each point (the first in `norm`):
-
-    q = −k u,    p = cosh(sρ) + k (⟨ω − M, b⟩ − u⟨M, b⟩)/(1 + B₀),    u = (X − M₀ + δ)/(1 + M₀)
-
- `scale` is √(γ/(σ² + ε)) by the mean squared distance σ², or
-γ/(mean distance + ε). `origin` with `mean` is the layer of Bdeir et al.
+which differ by a rotation around β; three numbers of each point are either (`norm`). `scale` is
+√(γ/(σ² + ε)) by the mean squared distance σ², or γ/(mean distance + ε). `origin` with `mean` is the
+layer of Bdeir et al.
 
 A norm of space parts that is none of points is torch's own: `nn.BatchNorm2d`, `nn.LayerNorm` and
 `nn.RMSNorm` on space parts are norms of the hyperboloid in public code too, and have the Euclidean
@@ -26,24 +22,18 @@ of each image.
 
 # Shape letters: B batch, D channels (axis `dim`), ... pixels.
 
-from typing import Literal, NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 from ...decay import exclude_from_decay
 from ..curvature import BallCurvature, curvature_of
-from ..maths.ball import Curvature, check_curvature, in_float32, root, squared_norm
-from ..maths.coordinates import LIMIT, cap
-from ..maths.radial import cosh_of_square, length, sinhc
+from ..maths.ball import Curvature, check_curvature, in_float32, moved_axis
 from ..maths.shape_checks import check_axis, check_one_number, check_shape
-from ..midpoint import MidpointStatistics, nearer_excess, squared_angle
-from ..running_midpoint import RunningMidpoint, follow
+from ..midpoint import MidpointStatistics, NormKind, Spread, Transport
+from ..norm import normalise
+from ..running_midpoint import RunningMidpoint
 
 __all__ = ["LorentzBatchNorm", "lorentz_batch_norm"]
-
-Transport = Literal["geodesic", "origin"]
-Spread = Literal["rms", "mean"]
 
 
 def lorentz_batch_norm(
@@ -83,95 +73,6 @@ def lorentz_batch_norm(
     return _batch_norm(s, mean, variance, curvature, statistics, eps, dim, transport, scale)
 
 
-class _Seen(NamedTuple):
-    """Points ω (B, D, P) as seen from M: numbers of each point, (B, 1, P), and d = ω − C.
-
-    C = νM is the mean of the velocities, or M itself where that is given, so that d' = ω − M is
-    d + (ν − 1)M.
-    """
-
-    apart: Tensor  # d
-    mean: Tensor  # M (D,)
-    further: Tensor  # ν − 1
-    across: Tensor  # ⟨d', b⟩
-    excess: Tensor  # cosh ρ − 1
-    later: Tensor  # X − M₀
-    angle: Tensor  # ρ²
-
-
-def _seen(velocity: Tensor, target: Tensor, given: Tensor | None) -> _Seen:
-    """See points from M, or from their midpoint, with few passes over them."""
-    centre = velocity.sum((0, 2)) / max(1, velocity[:, 0].numel()) if given is None else given
-    d = velocity - centre[:, None]
-    along, across = (torch.stack([centre, target]) @ d).unsqueeze(2).unbind(1)
-    square, base = squared_norm(d, 1), centre.square().sum()
-    time, centre_time = (1 + square + 2 * along + base).sqrt(), (1 + base).sqrt()
-    further = torch.zeros_like(base)
-    if given is None:
-        later = (square + 2 * along) / (time + centre_time)
-        excess = nearer_excess(square, later, time * centre_time, along + base)
-        excess = excess.sum() / max(1, excess.numel())
-        longer = excess * (2 + excess / centre_time.square())
-        further = longer / (1 + (1 + longer).sqrt())
-        # All products with d' and M from those with d and C.
-        share = further / (1 + further)
-        square = square + share * (2 * along + share * base)
-        across = across + share * (centre @ target)
-        along = (along + share * base) / (1 + further)
-        centre = centre / (1 + further)
-        base = base / (1 + further).square()
-    mean_time = (1 + base).sqrt()
-    later = (square + 2 * along) / (time + mean_time)
-    excess = nearer_excess(square, later, time * mean_time, along + base)
-    return _Seen(d, centre, further, across, excess, later, squared_angle(excess))
-
-
-def _normed(
-    velocity: Tensor,
-    target: Tensor,
-    variance: Tensor,
-    curvature: Curvature,
-    given: MidpointStatistics | None,
-    eps: float,
-    transport: Transport,
-    scale: Spread,
-) -> tuple[Tensor, MidpointStatistics]:
-    """Velocities (B, D, …) of the normed points, and what they were normed by.
-
-    They are kd' + qM + pb with three numbers of each point.
-    """
-    flat = velocity.mT[None] if velocity.dim() == 2 else velocity.flatten(2)
-    seen = _seen(flat, target, None if given is None else given.mean.flatten())
-    if given is not None:
-        spread = given.spread
-    elif scale == "rms":
-        spread = seen.angle.sum() / max(1, seen.angle.numel())
-    else:
-        spread = (length(seen.angle).sum() / max(1, seen.angle.numel())).square()
-    if scale == "rms":
-        factor = (variance / (spread / curvature + eps)).sqrt()
-    else:
-        factor = variance / (length(spread / curvature) + eps)
-    scaled, held = cap(factor.square() * seen.angle, LIMIT)
-    k = held * factor * sinhc(scaled) / sinhc(seen.angle)
-    time, target_time = ((1 + x.square().sum()).sqrt() for x in (seen.mean, target))
-    both = seen.mean @ target
-    if transport == "geodesic":
-        between = time * target_time - both
-        delay = target_time * seen.later - seen.across
-        q = -k * (delay + seen.excess) / (1 + between)
-        p = cosh_of_square(scaled) + k * (seen.excess * between - delay) / (1 + between)
-    else:
-        back = (seen.later + seen.excess) / (1 + time)
-        q = -k * back
-        p = cosh_of_square(scaled) + k * (seen.across - back * both) / (1 + target_time)
-    columns = torch.stack([seen.mean, target], 1).expand(len(flat), -1, -1)
-    rows = torch.cat([q + seen.further * k, p], 1)
-    out = torch.baddbmm(k * seen.apart, columns, rows)
-    out = out[0].mT if velocity.dim() == 2 else out.view_as(velocity)
-    return out, MidpointStatistics(seen.mean, spread)
-
-
 @in_float32
 def _batch_norm(
     s: Tensor,
@@ -184,10 +85,9 @@ def _batch_norm(
     transport: Transport,
     scale: Spread,
 ) -> Tensor:
-    size = root(curvature)
-    velocity = (size * s).movedim(dim, 1)
-    given = (velocity, size * mean, variance, curvature, statistics, eps, transport, scale)
-    return _normed(*given)[0].movedim(1, dim) / size
+    kind = NormKind(transport, scale, space=True)
+    given = moved_axis(s, dim, 1), mean, variance, curvature, statistics, eps
+    return moved_axis(normalise(*given, kind=kind)[0], 1, dim)
 
 
 class LorentzBatchNorm(RunningMidpoint):
@@ -276,14 +176,10 @@ def _normalised(s: Tensor, layer: LorentzBatchNorm) -> Tensor:
     curvature = layer.curvature()
     if isinstance(curvature, Tensor):
         curvature = curvature.to(s.dtype)
-    velocity = (root(curvature) * s).movedim(layer.dim, 1)
-    given = layer.statistics(velocity, curvature)
-    running = layer.following(velocity)
+    s = moved_axis(s, layer.dim, 1)
+    given = layer.statistics(s, curvature, space=True)
+    running = layer.following(s)
     mean, variance = layer.mean.to(s.dtype), layer.log_variance.to(s.dtype).exp()
-    out, used = _normed(
-        *(velocity, root(curvature) * mean, variance, curvature),
-        *(given, layer.eps, layer.transport, layer.scale),
-    )
-    if running is not None:
-        follow(running, used, curvature)
-    return out.movedim(1, layer.dim) / root(curvature)
+    kind = NormKind(layer.transport, layer.scale, space=True)
+    out, *_ = normalise(s, mean, variance, curvature, given, layer.eps, running, kind)
+    return moved_axis(out, 1, layer.dim)

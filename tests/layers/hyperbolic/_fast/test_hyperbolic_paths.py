@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+from itertools import product
 
 import pytest
 import torch
 from archzoo.layers.hyperbolic import (
     BallCurvature,
+    LorentzBatchNorm,
+    LorentzMLR,
     MidpointBatchNorm,
     PoincareConv2d,
     PoincareLinear,
@@ -136,6 +139,92 @@ def test_the_kernel_of_the_norm_equals_the_plain_path(shape, dtype, training, mo
     t = draw(*shape, size=0.7, dtype=dtype)
     paths, tol = ("kernel", "hand"), {"rtol": rtol, "atol": atol}
     compare(norm(5, dtype).train(training), t, monkeypatch, paths, tol)
+
+
+SPACE_NORMS = list(product(("geodesic", "origin"), ("rms", "mean")))
+"""How points move, and what is averaged, in norms of space parts."""
+
+
+def space_norm(width: int, options: tuple[str, str], dtype=torch.float64) -> nn.Module:
+    layer = LorentzBatchNorm(
+        width, curvature=learned(), transport=options[0], scale=options[1], momentum=0.3
+    )
+    return randomised(layer, dtype)
+
+
+@pytest.mark.parametrize("options", SPACE_NORMS)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("path", HAND_WRITTEN)
+def test_gradients_of_the_norm_of_space_parts_are_those_of_its_definition(
+    path, training, options, monkeypatch
+):
+    for shape in ((6, 5), (3, 5, 4, 2), (2, 5, 7, 19)):
+        for size in (0.02, 0.7):
+            layer = space_norm(5, options).train(training)
+            compare(layer, draw(*shape, size=size), monkeypatch, (path, "definition"))
+    # Where all points are far out, the definition loses digits to cosh(ρ) as well.
+    far = {"rtol": 1e-9, "atol": 1e-12}
+    layer = space_norm(5, options).train(training)
+    compare(layer, draw(6, 5, size=4.0), monkeypatch, (path, "definition"), far)
+
+
+@needs_kernels
+@pytest.mark.parametrize("options", SPACE_NORMS)
+@pytest.mark.parametrize("training", [True, False])
+def test_in_float32_the_norm_of_space_parts_is_that_of_float64(training, options, monkeypatch):
+    take("kernel", monkeypatch)
+    points = draw(2, 5, 7, 19, size=0.7)
+    wide, narrow = (
+        results(space_norm(5, options, dtype).train(training), points.to(dtype))
+        for dtype in (torch.float64, torch.float32)
+    )
+    for one, other in zip(narrow, wide, strict=True):
+        size = other.abs().max().item()
+        torch.testing.assert_close(one.double(), other, rtol=0, atol=2e-5 * size)
+
+
+@pytest.mark.parametrize("options", SPACE_NORMS)
+@pytest.mark.parametrize("path", HAND_WRITTEN)
+def test_the_norm_of_space_parts_is_the_same_without_gradients_and_in_any_layout(
+    path, options, monkeypatch
+):
+    points = draw(2, 5, 6, 7)
+    take("definition", monkeypatch)
+    expected = space_norm(5, options)(points)
+    take(path, monkeypatch)
+    layer = space_norm(5, options)
+    with torch.no_grad():
+        for layout in (points, points.contiguous(memory_format=torch.channels_last)):
+            torch.testing.assert_close(layer(layout), expected, **TOL)
+        torch.testing.assert_close(layer(points.mT), expected.mT, **TOL)
+        narrow = layer.to(torch.float32)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = narrow(points.float())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    assert layer(points.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("path", HAND_WRITTEN)
+@pytest.mark.parametrize("scale", ["rms", "mean"])
+def test_equal_points_of_the_hyperboloid_go_to_the_mean_with_numbers_for_gradients(
+    scale, path, monkeypatch
+):
+    take(path, monkeypatch)
+    layer = space_norm(3, ("origin", scale))
+    for x in (torch.zeros(4, 3).double(), draw(1, 3).expand(4, 3)):
+        out, *found = results(layer, x)
+        # What rounding leaves of their distance is divided by ε = 1e-6.
+        torch.testing.assert_close(out, layer.mean.detach().expand(4, 3), rtol=0, atol=1e-8)
+        assert all(gradient.isfinite().all() for gradient in found)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("path", HAND_WRITTEN)
+def test_gradients_of_logits_of_space_parts_are_those_of_their_definition(path, bias, monkeypatch):
+    for shape in ((7, 4), (2, 3, 4)):
+        layer = randomised(LorentzMLR(4, 6, curvature=learned(), bias=bias))
+        compare(layer, draw(*shape), monkeypatch, (path, "definition"))
 
 
 @needs_kernels

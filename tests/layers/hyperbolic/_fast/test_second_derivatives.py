@@ -4,6 +4,7 @@ Checked against the definition and against differences, never against the hand-w
 itself: `gradgradcheck` finds a second derivative right that belongs to a wrong first one.
 """
 
+import functools
 from collections.abc import Callable
 from itertools import chain, combinations
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import torch
 from archzoo.layers.fast_path import faster
 from archzoo.layers.hyperbolic import (
     BallCurvature,
+    LorentzBatchNorm,
     MidpointBatchNorm,
     PoincareConv2d,
     PoincareLinear,
@@ -23,7 +25,7 @@ from archzoo.layers.hyperbolic._fast.fused_planes import fused_patches
 from archzoo.layers.hyperbolic._fast.fused_weights import fused_hyperplanes, point_velocity
 from archzoo.layers.hyperbolic.maths.coordinates import scaled_tangent
 from archzoo.layers.hyperbolic.maths.hyperplanes import Place, hyperplanes, patch_velocity
-from archzoo.layers.hyperbolic.midpoint import MidpointStatistics
+from archzoo.layers.hyperbolic.midpoint import MidpointStatistics, NormKind
 from archzoo.layers.hyperbolic.norm import normalise
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -63,8 +65,13 @@ def _tangents(groups: int) -> Callable[..., Tensor]:
     return lambda w, f: faster(fused_tangent, scaled_tangent, w, f, groups)
 
 
-def _norm(w: Tensor, b: Tensor, v: Tensor, c: Tensor, *given: Tensor) -> Tensor:
-    return normalise(w, b, v, c, MidpointStatistics(*given) if given else None, 1e-3)[0]
+def _norm(w: Tensor, b: Tensor, v: Tensor, c: Tensor, *given: Tensor, **kind: Any) -> Tensor:
+    by = MidpointStatistics(*given) if given else None
+    return normalise(w, b, v, c, by, 1e-3, kind=NormKind(**kind))[0]
+
+
+_space_norm = functools.partial(_norm, transport="origin", scale="mean", space=True)
+GIVEN = {"mean": draw(4, seed=2), "spread": C + 0.5}
 
 
 FUNCTIONS = {
@@ -75,9 +82,9 @@ FUNCTIONS = {
         {"left": IMAGE, "right": draw(2, 4, 5, 3, seed=1), "curvature": C},
     ),
     "norm": Function(_norm, {"velocity": IMAGE, **NORM}),
-    "norm by statistics": Function(
-        _norm, {"velocity": IMAGE, **NORM, "mean": draw(4, seed=2), "spread": C + 0.5}
-    ),
+    "norm by statistics": Function(_norm, {"velocity": IMAGE, **NORM, **GIVEN}),
+    "norm of space parts": Function(_space_norm, {"s": IMAGE, **NORM}),
+    "norm of space parts by statistics": Function(_space_norm, {"s": IMAGE, **NORM, **GIVEN}),
     "planes of rows": Function(
         _planes(None), {"t": ROWS, "weight": draw(6, 6, seed=1), **PLANES, "k": C}
     ),
@@ -253,6 +260,9 @@ MODULES = {
     ),
     "norm": lambda: MidpointBatchNorm(4, curvature=_ball()),
     "norm in evaluation": lambda: MidpointBatchNorm(4, curvature=_ball()).eval(),
+    "norm of space parts": lambda: LorentzBatchNorm(
+        4, curvature=_ball(), transport="origin", scale="mean"
+    ),
 }
 
 
