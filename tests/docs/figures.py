@@ -118,6 +118,23 @@ def experiments() -> str:
     )
 
 
+def pela_resnet() -> str:
+    """Training after compression, plainly and beside a teacher."""
+    return table(
+        ("trained for an epoch", "40 %", "30 %"),
+        *(
+            (
+                row["trained"],
+                *(
+                    f"{row[share]:.2f} ± {row[f'{share}, standard error']:.2f}"
+                    for share in ("40%", "30%")
+                ),
+            )
+            for row in rows("pela_resnet")
+        ),
+    )
+
+
 def compress_resnet() -> str:
     """Rules for ranks within two cases of compression by data."""
 
@@ -152,5 +169,6 @@ FIGURES = {
         compare_digits,
         experiments,
         compress_resnet,
+        pela_resnet,
     )
 }
