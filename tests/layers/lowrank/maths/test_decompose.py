@@ -6,6 +6,7 @@ from archzoo.layers.lowrank.maths.decompose import (
     balanced_factors,
     product_svd,
     rebalance,
+    refuse_infinite,
     row_side_svd,
     weighted_svd,
 )
@@ -358,3 +359,13 @@ BAD = {
 def test_bad_arguments_are_refused_by_name(message, call):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_what_is_not_finite_is_refused_and_finite_numbers_whose_sum_is_not_are_taken(dtype):
+    largest = torch.finfo(dtype).max
+    for taken in (torch.full((3, 3), largest, dtype=dtype), torch.empty(0, 4, dtype=dtype)):
+        refuse_infinite(taken, "moment")
+    for bad in ([1.0, float("nan")], [float("inf"), -float("inf")], [largest, -float("inf")]):
+        with pytest.raises(ValueError, match="moment holds NaN or infinite values"):
+            refuse_infinite(torch.tensor(bad, dtype=dtype), "moment")
