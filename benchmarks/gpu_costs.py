@@ -7,17 +7,15 @@ model of the same backbone, which is measured first and, among the residuals, on
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from archzoo.zoo import create_model, list_models, model_info, residuals
 from archzoo.zoo.axes.lowrank import methods
 from archzoo.zoo.network import image_sides
+from gpu_session import Session
 from torch import Tensor
 from torch.nn import functional as F
-
-if TYPE_CHECKING:
-    from gpu import Session
 
 SIZES = {"vit": ("vit_small", "vit_nano"), "gpt": ("gpt_124m", "gpt_nano")}
 """Of each backbone, the model at full size and the smallest."""
@@ -27,12 +25,12 @@ REPETITIONS = (10, 2)
 COMPILED: Sequence[str] = ("add", "block_attnres", "attnres", "delta", "hyper_connections", "mhc")
 
 
-def backbone(session: "Session", name: str) -> str:
+def backbone(session: Session, name: str) -> str:
     """The model that stands for a backbone."""
     return SIZES[name][session.quick]
 
 
-def batch(session: "Session", name: str) -> tuple[Tensor, Tensor]:
+def batch(session: Session, name: str) -> tuple[Tensor, Tensor]:
     """Inputs and targets: 64 images, or 8 texts of the whole context; two of each when quick."""
     entry, device = model_info(name), session.device
     default = {key: option.default for key, option in entry.options.items()}
@@ -49,7 +47,7 @@ def batch(session: "Session", name: str) -> tuple[Tensor, Tensor]:
     return torch.randn(shape, device=device), targets
 
 
-def measured(session: "Session", name: str, options: Options, **how: bool) -> dict[str, float]:
+def measured(session: Session, name: str, options: Options, **how: bool) -> dict[str, float]:
     """Step time, peak memory and samples or tokens per second of a model.
 
     Args:
@@ -97,7 +95,7 @@ Case = tuple[str, str, Options, dict[str, bool]]
 """What a row is called, the model, its keywords and how it runs."""
 
 
-def compare(session: "Session", cases: Iterable[Case]) -> None:
+def compare(session: Session, cases: Iterable[Case]) -> None:
     """Measure cases; ratios are to the first of the same model group, until the time is over."""
     first: dict[str, float] | None = None
     for told, name, options, how in cases:
@@ -120,10 +118,10 @@ def compare(session: "Session", cases: Iterable[Case]) -> None:
         session.check(f"{told}, {name}", once)
 
 
-def residual_costs(which: str) -> Callable[["Session"], None]:
+def residual_costs(which: str) -> Callable[[Session], None]:
     """Every residual over a backbone, eager."""
 
-    def work(session: "Session") -> None:
+    def work(session: Session) -> None:
         name = backbone(session, which)
         others = [r for r in residuals.names() if r != "add"]
         compare(session, [(r, name, {"residual": r}, {}) for r in ["add", *others, "add"]])
@@ -131,7 +129,7 @@ def residual_costs(which: str) -> Callable[["Session"], None]:
     return work
 
 
-def compiled_costs(session: "Session") -> None:
+def compiled_costs(session: Session) -> None:
     """Some residuals with compiled blocks."""
     for which in SIZES:
         name = backbone(session, which)
@@ -140,7 +138,7 @@ def compiled_costs(session: "Session") -> None:
         compare(session, [("add", name, {}, {}), *cases])
 
 
-def weight_costs(session: "Session") -> None:
+def weight_costs(session: Session) -> None:
     """Every weight structure in the place of dense weights."""
     for which in SIZES:
         name = backbone(session, which)
@@ -150,7 +148,7 @@ def weight_costs(session: "Session") -> None:
         )
 
 
-def geometry_costs(session: "Session") -> None:
+def geometry_costs(session: Session) -> None:
     """Networks of the ball and networks with a constant, beside plain ones of the same size."""
     size = "nano" if session.quick else "tiny"
     flat = "resnet_nano" if session.quick else "euclidean_resnet_tiny"
@@ -172,7 +170,7 @@ def geometry_costs(session: "Session") -> None:
         compare(session, cases)
 
 
-def recomputation_costs(session: "Session") -> None:
+def recomputation_costs(session: Session) -> None:
     """Gradient checkpointing under a few residuals."""
     for which in SIZES:
         name = backbone(session, which)
@@ -182,7 +180,7 @@ def recomputation_costs(session: "Session") -> None:
             compare(session, [(r, name, options, {}), recomputed])
 
 
-def decoding_costs(session: "Session") -> None:
+def decoding_costs(session: Session) -> None:
     """Tokens per second of one text with the cache, over the plain residual and over AttnRes."""
     for r in ("add", "block_attnres"):
 
@@ -204,7 +202,7 @@ def decoding_costs(session: "Session") -> None:
         session.check(f"{r}, tokens/s", once)
 
 
-def cost_sections() -> dict[str, tuple[float, Callable[["Session"], None]]]:
+def cost_sections() -> dict[str, tuple[float, Callable[[Session], None]]]:
     """Seconds and work of each section."""
     return {
         "residuals, vit": (45.0, residual_costs("vit")),

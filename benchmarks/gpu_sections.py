@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -10,11 +10,9 @@ from archzoo.layers.fast_path import is_installed
 from archzoo.zoo import create_model, list_models, model_info
 from archzoo.zoo.network import image_sides
 from gpu_costs import cost_sections
+from gpu_session import Session
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-
-if TYPE_CHECKING:
-    from gpu import Session
 
 SHARE_HALF = 0.1  # of the norm of the logits: eight bits of mantissa, through a few blocks
 SHARE_SINGLE = 1e-3  # of the same, from float64 on the processor
@@ -93,7 +91,7 @@ def nano() -> list[str]:
     return list_models("*_nano*")
 
 
-def models(session: "Session") -> None:
+def models(session: Session) -> None:
     """Every smallest model: float32 against float64 on the processor, bfloat16 against float32."""
     for name in nano():
 
@@ -114,7 +112,7 @@ def models(session: "Session") -> None:
         session.check(name, compare)
 
 
-def compiled(session: "Session") -> None:
+def compiled(session: Session) -> None:
     """Every smallest model in bfloat16 with compiled blocks, and two compiled whole."""
     backend = "inductor" if session.device.type == "cuda" else "aot_eager"
     names = [name for name in nano() if model_info(name).kind != "nodes"]
@@ -139,7 +137,7 @@ def compiled(session: "Session") -> None:
         session.check(case, compare)
 
 
-def kernels(session: "Session") -> None:
+def kernels(session: Session) -> None:
     """What is written for speed against the definitions: outputs and gradients, float32."""
     cases: list[tuple[str, str, dict[str, Any]]] = []
     for residual in ("attnres", "block_attnres"):
@@ -168,7 +166,7 @@ def kernels(session: "Session") -> None:
         session.check(f"{told}, {package}", compare)
 
 
-def sharding(session: "Session") -> None:
+def sharding(session: Session) -> None:
     """FSDP2 on one rank: the same step as without."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -203,7 +201,7 @@ def sharding(session: "Session") -> None:
             dist.destroy_process_group()
 
 
-def decoding(session: "Session") -> None:
+def decoding(session: Session) -> None:
     """Greedy decoding with the cache against the whole text at every token."""
     for name in ("gpt_nano", "gpt_nano_block_attnres"):
 
@@ -222,7 +220,7 @@ def decoding(session: "Session") -> None:
         session.check(name, compare)
 
 
-SECTIONS: dict[str, tuple[float, Callable[["Session"], None]]] = {
+SECTIONS: dict[str, tuple[float, Callable[[Session], None]]] = {
     "models": (50.0, models),
     "kernels": (40.0, kernels),
     "sharding": (20.0, sharding),
