@@ -51,8 +51,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_other_class_names_are_refused_by_name(
     made, tmp_path, monkeypatch, capsys, command, data, record
 ):
-    root = "root" if command == "export" else "data.root"
-    words = [str(made / "run"), f"{root}={made / data}", *COMMANDS[command]]
+    words = [str(made / "run"), f"data.root={made / data}", *COMMANDS[command]]
     if not record:  # what the run recorded of its data is lost: the model knows its classes
         monkeypatch.setattr(
             "archzoo.train.engine.saved.run_folder.RunFolder.check_data", lambda *_: None
