@@ -6,9 +6,10 @@ from torch import Tensor, nn
 
 from ..layers.residual import Residual, State
 from ..layers.subsample import subsample
+from ..layers.units import Units, UnitTrace
 from .trunk import Trunk
 
-__all__ = ["Carry", "Handover", "run_stages", "strided"]
+__all__ = ["Carry", "Handover", "follow_stages", "run_stages", "strided"]
 
 Carry = Callable[[Tensor], Tensor]
 
@@ -69,3 +70,13 @@ def run_stages(
         handover.shortcut = shortcut
         h = stage(h, through=handover.through)
         yield h
+
+
+def follow_stages(
+    trace: UnitTrace, x: Units, shortcuts: Iterable[nn.Module], stages: Iterable[nn.Module]
+) -> Units:
+    """Follow units through stages: the shortcut of each makes the units of its stream."""
+    for shortcut, stage in zip(shortcuts, stages, strict=True):
+        assert isinstance(stage, Trunk)
+        x = stage.follow_units(trace, trace.through(shortcut, x), before=x)
+    return x

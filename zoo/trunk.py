@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.residual import Context, Past, Read, Residual, State
+from ..layers.units import Units, UnitTrace
 from .branch import output_weight_of, value_weights_of, views_of
 from .recomputation import recomputed, recomputes
 
@@ -135,6 +136,22 @@ class Trunk(nn.Module):
             return {view: one(h[view]) for view, one in norm.items()}
         x = h["input"] if isinstance(h, Mapping) else h
         return x if self.norm_position == "post" else norm(x)
+
+    def follow_units(self, trace: UnitTrace, x: Units, before: Units | None = None) -> Units:
+        """Follow the stream's units, which all branches read and write.
+
+        Args:
+            trace: Of the model.
+            x: The units of the stream.
+            before: Those of what the first branch reads, where a stage changes the stream.
+        """
+        x = self.residual.follow_units(trace, x)
+        for site, (branch, norm) in enumerate(zip(self.branches, self.norms, strict=True)):
+            read = x if site or before is None else before
+            for one in norm.values() if isinstance(norm, nn.ModuleDict) else [norm]:
+                trace.through(one, read)
+            x.join(trace.through(branch, read))
+        return x
 
     def run(
         self,

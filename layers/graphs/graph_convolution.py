@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from ..units import Units, UnitTrace
 from .adjacency import Neighbours
 from .neighbour_means import neighbour_mean
 
@@ -46,6 +47,10 @@ class GraphConvolution(nn.Module):
         self.linear, self.activation = linear, activation
         self.dropout = nn.Dropout(drop_rate)
         self._mean = mean
+
+    def follow_units(self, trace: UnitTrace, x: Units) -> Units:
+        """A mean over neighbours leaves channels where they are."""
+        return trace.chain(x, self.linear, self.activation)
 
     def forward(self, h: Tensor, neighbours: Neighbours) -> Tensor:
         """Map, average, bend."""

@@ -22,6 +22,8 @@ class InnerProductHead(nn.Module):
         as that of `LinkHead`.
     """
 
+    unit_axes = {"log_scale": (None,), "bias": (None,)}
+
     def __init__(self) -> None:
         """Start with a = 1 and b = 0."""
         super().__init__()

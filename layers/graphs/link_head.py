@@ -61,6 +61,8 @@ class LinkHead(nn.Module):
         ValueError: a temperature that is not positive.
     """
 
+    unit_axes = {"radius": (None,), "log_temperature": (None,)}
+
     def __init__(
         self,
         *,

@@ -68,6 +68,8 @@ class MobiusLinear(nn.Module):
         ValueError: a size below 1, or a curvature that is not positive.
     """
 
+    unit_axes = {"weight": ("out", "in"), "bias": ("out",)}
+
     matrix_parameters = ("weight",)
     input = output = "tangent"
 

@@ -62,6 +62,8 @@ class PointActivation(nn.Module):
         dim: The axis of D.
     """
 
+    unit_axes = {}
+
     # What `exchange` compares with the layers beside it.
     input, output = "point", "point"
 

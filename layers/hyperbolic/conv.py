@@ -136,6 +136,8 @@ class PoincareConv2d(CurvedConv2d):
             scale or output, or a curvature that is not positive.
     """
 
+    unit_axes = {"weight": ("out", "in", None, None), "offset": ("out",)}
+
     def __init__(
         self,
         in_channels: int,

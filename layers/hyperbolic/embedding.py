@@ -77,6 +77,8 @@ class PoincareEmbedding(nn.Module):
             number.
     """
 
+    unit_axes = {"points": (None, "out")}
+
     def __init__(
         self,
         num_embeddings: int,

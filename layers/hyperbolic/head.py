@@ -74,6 +74,8 @@ class PoincareMLR(HyperplaneRows):
         ValueError: a size below 1, or a curvature or clip that is not positive.
     """
 
+    unit_axes = {"weight": ("out", "in"), "offset": ("out",)}
+
     # What `exchange` compares with the layers beside it: no point.
     output = "logits"
 

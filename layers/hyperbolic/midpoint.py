@@ -205,6 +205,8 @@ class MidpointPool(nn.Module):
         ValueError: at the call: another shape, or no pixels.
     """
 
+    unit_axes = {}
+
     def __init__(self, *, curvature: float | BallCurvature = 1.0) -> None:
         """Keep the ball."""
         super().__init__()

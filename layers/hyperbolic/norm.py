@@ -246,6 +246,8 @@ class MidpointBatchNorm(MidpointNorm):
         ValueError: a size or number out of range; at the call, another shape.
     """
 
+    unit_axes = {"mean": ("in",), "running_mean": ("in",)}
+
     def __init__(
         self,
         num_features: int,

@@ -46,6 +46,8 @@ class ClipTangent(nn.Module):
         ValueError: a radius that is not positive.
     """
 
+    unit_axes = {}
+
     def __init__(self, radius: float, *, dim: int = -1) -> None:
         """Keep the radius."""
         super().__init__()
@@ -69,6 +71,8 @@ class ToBall(nn.Module):
         curvature: c, or a shared `BallCurvature`.
         dim: The axis of D.
     """
+
+    unit_axes = {}
 
     # What `exchange` compares with the layers beside it.
     input, output = "tangent", "point"

@@ -79,6 +79,11 @@ class LipschitzLayer(nn.Module):
         lipschitz: The constant that the construction gives in real arithmetic.
     """
 
+    no_units = (
+        "its weights are a map of all its parameters at once, and channels that its activations "
+        "sort in pairs would have to move together; match networks of ordinary layers"
+    )
+
     lipschitz: float = 1.0
 
     def __init__(self) -> None:

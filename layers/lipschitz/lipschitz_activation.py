@@ -102,6 +102,11 @@ class GroupSort(nn.Module):
         ValueError: group_size < 2, or at the call an axis that is no multiple of it.
     """
 
+    no_units = (
+        "it sorts neighbouring channels, which would have to move together; match networks whose "
+        "activations act on each channel alone"
+    )
+
     lipschitz = 1.0
 
     def __init__(self, group_size: int = 2, *, dim: int = 1) -> None:

@@ -16,13 +16,14 @@ behind the backbone's norm.
 # Shape letters: B batch, D width, L branches, ... token or pixel axes.
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..decay import exclude_from_decay
+from ..units import Label
 from .mixing import project, rms_norm
 from .stream import Context, Residual, Site, State, keep_branch, routing, working_dtype
 
@@ -73,6 +74,14 @@ class Highway(Residual):
         """Zero the weights and set the biases, so that every gate starts at sigmoid(bias)."""
         nn.init.zeros_(self.weight)
         nn.init.constant_(self.bias, self.initial)
+
+    @property
+    def unit_axes(  # type: ignore[override]
+        self,
+    ) -> Mapping[str, tuple[Label, ...]]:
+        """Gates are along the channels where each has one."""
+        rows = "stream" if self.bias.shape[1] == self.width else None
+        return {"weight": (None, rows, "stream"), "bias": (None, rows)}
 
     def read(self, state: State, site: int) -> Tensor:
         """Return the stream."""

@@ -39,6 +39,8 @@ class LorentzCentroid(Residual):
         ValueError: a curvature that is not positive, or unknown coordinates.
     """
 
+    unit_axes = {"log_weight": (None,), "log_gain": (None,)}
+
     keeps_only_the_stream = True
 
     def __init__(

@@ -17,13 +17,14 @@ need.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..decay import exclude_from_decay
+from ..units import Label
 from .stream import Context, Residual, Site, State, keep_branch
 
 __all__ = ["Scaled", "layer_scale", "rezero", "scale_by_depth", "skip_init"]
@@ -97,6 +98,14 @@ class Scaled(Residual):
         """Set every learned λ to the value of the formula."""
         if self.scale is not None:
             nn.init.constant_(self.scale, self.initial)
+
+    @property
+    def unit_axes(  # type: ignore[override]
+        self,
+    ) -> Mapping[str, tuple[Label, ...]]:
+        """λ is along the channels where each has one."""
+        per_channel = self.scale is not None and self.scale.shape[1] == self.width
+        return {"scale": (None, "stream" if per_channel else None)}
 
     def read(self, state: State, site: int) -> Tensor:
         """Return the stream."""

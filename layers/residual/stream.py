@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..sizes import check_sizes
+from ..units import Label, Units, UnitTrace
 from .tensor_checks import VERBS, checked
 
 __all__ = [
@@ -135,6 +136,9 @@ class Residual(nn.Module):
     """Whether `torch.fx.symbolic_trace` can follow the verbs: no branch depends on a shape or a
     value. A trunk refuses the others by name."""
 
+    unit_axes: Mapping[str, tuple[Label, ...]] = {}
+    """Which axes of the parameters run along the stream's channels; see `layers/units.py`."""
+
     branch_gain: float = 1.0
     """What the backbone multiplies its branches' fresh weights by, except the projections that
     make attention's queries and keys."""
@@ -211,6 +215,11 @@ class Residual(nn.Module):
             closed: What `close` gave, or what a hook has put in its place; None closes anew.
         """
         return self.open(fn(self.close(state) if closed is None else closed))
+
+    def follow_units(self, trace: UnitTrace, x: Units) -> Units:
+        """Return the stream's units, which are those of x, and note the parameters along them."""
+        trace.parameters(self, stream=x)
+        return x
 
     def along_channels(self, vector: Tensor, like: Tensor) -> Tensor:
         """Shape a vector (D,) so that it broadcasts over `like`."""

@@ -11,6 +11,7 @@ Differs from them: the linear layers are those of a geometry; activation and gat
 
 from torch import Tensor, nn
 
+from ...layers.units import Units, UnitTrace
 from ..axes.geometries.contract import Geometry
 
 __all__ = ["FeedForward", "GatedFeedForward"]
@@ -38,6 +39,10 @@ class FeedForward(nn.Module):
         self.fc2 = space.linear(hidden, width)
         self.drop2 = nn.Dropout(drop_rate)
 
+    def follow_units(self, trace: UnitTrace, x: Units) -> Units:
+        """Hidden units between the layers."""
+        return trace.chain(x, self.fc1, self.act, self.fc2)
+
     def forward(self, x: Tensor) -> Tensor:
         """Map features."""
         return self.drop2(self.fc2(self.drop1(self.act(self.fc1(x)))))
@@ -62,6 +67,12 @@ class GatedFeedForward(nn.Module):
         self.fc1_x = space.linear(width, hidden, bias=False)
         self.act = nn.SiLU()
         self.fc2 = space.linear(hidden, width, bias=False)
+
+    def follow_units(self, trace: UnitTrace, x: Units) -> Units:
+        """Hidden units, and their gates."""
+        hidden = trace.through(self.fc1_x, x)
+        hidden.join(trace.through(self.fc1_g, x))
+        return trace.chain(hidden, self.act, self.fc2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features."""

@@ -35,6 +35,7 @@ from ...layers.hyperbolic import keep_one_ball
 from ...layers.modes import evaluating
 from ...layers.residual import Site
 from ...layers.sizes import check_rates, check_sizes
+from ...layers.units import Units, UnitTrace
 from ..axes.geometry import (
     Aggregate,
     Geometry,
@@ -268,6 +269,12 @@ class GCN(Network):
         dtype = torch.promote_types(h.dtype, torch.float32)
         neighbours = self.neighbours(self.edges, self.num_nodes, self.normalise, dtype)
         return self.norm(self.trunk(h, [(neighbours,)] * len(self.trunk.branches)))
+
+    def follow_units(self, trace: UnitTrace, x: Units) -> Units | None:
+        """One stream from the table or the features of the nodes; links depend on distances."""
+        x = trace.chain(x, self.stem, self.trunk, self.norm)
+        found = trace.through(self.head, x)
+        return None if self.logits_are_odds else found
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Look up the features of nodes: (B, …) -> (B, …, D)."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...layers.modes import evaluating
 from ...layers.residual import Site
 from ...layers.sizes import check_sizes
+from ...layers.units import Units, UnitTrace
 from ..axes.geometry import Geometry, GeometryName, HeadName, choose_geometry, give_head
 from ..axes.residuals import ResidualSpec, make_residual
 from ..branch import output_weight_of
@@ -144,6 +145,10 @@ class GPT(Network):
                 nn.init.zeros_(branch.proj.weight)
         self.trunk.apply_branch_gain()
         self.trunk.check_branches()
+
+    def follow_units(self, trace: UnitTrace, x: Units) -> Units:
+        """One stream from the embedding to the head, whose weight is its table where tied."""
+        return trace.chain(x, self.embedding, self.trunk, self.norm, self.head)
 
     def forward_features(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """Return the normed hidden states (B, T, width).

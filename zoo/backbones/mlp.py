@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ...layers.residual import Site
 from ...layers.sizes import check_rates, check_sizes
+from ...layers.units import Units, UnitTrace
 from ..axes.geometry import GeometryName, HeadName, choose_geometry, give_head
 from ..axes.residuals import ResidualSpec, make_residual
 from ..models import register_model
@@ -101,6 +102,10 @@ class MLP(Network):
         self.norm = space.layer_norm(width)
         self.num_classes = num_classes
         give_head(self, space, head)
+
+    def follow_units(self, trace: UnitTrace, x: Units) -> Units:
+        """One stream from the stem to the head."""
+        return trace.chain(x, self.stem, self.trunk, self.norm, self.head)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the normed features (B, width)."""

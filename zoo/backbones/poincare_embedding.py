@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ...layers.decay import exclude_from_decay
 from ...layers.hyperbolic import PoincareEmbedding, distance_logits, poincare
 from ...layers.sizes import check_sizes
+from ...layers.units import Units, UnitTrace
 from ..models import register_model
 from ..network import HeadBuilder, Network
 
@@ -80,6 +81,10 @@ class NodeEmbedding(Network):
         """The table (N, D)."""
         table = self.embedding
         return table.points if isinstance(table, PoincareEmbedding) else table.weight
+
+    def follow_units(self, trace: UnitTrace, x: Units) -> None:
+        """Coordinates of the points, of which only distances are seen."""
+        trace.through(self.embedding, x)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Look up the points (B, 1 + K, D)."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...layers.hyperbolic import keep_one_ball
 from ...layers.residual import Site
 from ...layers.sizes import check_rates, check_sizes
+from ...layers.units import Units, UnitTrace
 from ..axes.geometry import GeometryName, HeadName, Init, make_geometry
 from ..axes.residuals import ResidualSpec, make_residual
 from ..models import register_model
@@ -105,6 +106,10 @@ class PoincareMLP(Network):
         self.num_classes = num_classes
         self.use_head(space.head(head))
         keep_one_ball(self)
+
+    def follow_units(self, trace: UnitTrace, x: Units) -> Units:
+        """One stream from the stem to the head."""
+        return trace.chain(x, self.stem, self.trunk, self.norm, self.head)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the normed features (B, width), tangents in the ball."""

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from ...layers.hyperbolic import keep_one_ball
 from ...layers.residual import Site
 from ...layers.sizes import check_rates, check_sizes
+from ...layers.units import Units, UnitTrace
 from ..axes.geometry import Geometry, GeometryName, HeadName, Init, make_geometry
 from ..axes.residuals import ResidualSpec, make_residual
 from ..models import register_model
 from ..network import ImageSize
 from ..staged_network import StagedNetwork
-from ..stages import run_stages, strided
+from ..stages import follow_stages, run_stages, strided
 from ..trunk import Trunk, drop_path_rates
 
 __all__ = ["BALL", "PoincareResNet", "poincare_resnet20"]
@@ -147,6 +148,11 @@ class PoincareResNet(StagedNetwork):
         """Run the stages and yield what closes each, tangents in the ball."""
         carries = [strided(*pair) for pair in zip(self.shortcuts, self.strides, strict=True)]
         return run_stages(h, carries, self.stages)
+
+    def follow_units(self, trace: UnitTrace, x: Units) -> Units:
+        """A stream for each stage, with the shortcut that leads to it."""
+        x = follow_stages(trace, trace.through(self.stem, x), self.shortcuts, self.stages)
+        return trace.chain(x, self.norm, self.head)
 
     def pool(self, x: Tensor) -> Tensor:
         """Return one point for each image (B, num_features), as its tangent."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...layers.residual import Site
 from ...layers.sizes import check_rates, check_sizes
+from ...layers.units import Units, UnitTrace
 from ..axes.geometry import (
     Geometry,
     GeometryName,
@@ -26,7 +27,7 @@ from ..axes.residuals import ResidualSpec, make_residual
 from ..models import register_model
 from ..network import ImageSize
 from ..staged_network import StagedNetwork
-from ..stages import run_stages
+from ..stages import follow_stages, run_stages
 from ..trunk import Trunk, drop_path_rates
 
 __all__ = ["ResNet", "resnet20", "resnet_nano"]
@@ -195,6 +196,11 @@ class ResNet(StagedNetwork):
     def closings(self, h: Tensor) -> Iterator[Tensor]:
         """Run the stages and yield what closes each."""
         return run_stages(h, self.shortcuts, self.stages)
+
+    def follow_units(self, trace: UnitTrace, x: Units) -> Units:
+        """A stream for each stage, with the shortcut that leads to it."""
+        x = follow_stages(trace, trace.through(self.stem, x), self.shortcuts, self.stages)
+        return trace.chain(x, self.norm, self.head)
 
     def pool(self, x: Tensor) -> Tensor:
         """Return the centre of the pixels (B, num_features)."""

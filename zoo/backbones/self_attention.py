@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...layers.residual import Read
+from ...layers.units import Bond, Units, UnitTrace
 from ..axes.geometries.contract import Geometry
 from ..axes.geometries.euclidean_space import Euclidean
 from ..branch import output_weight_of
@@ -166,6 +167,23 @@ class Attention(nn.Module):
         return (weight[2 * len(weight) // 3 :],)
 
 
+    def follow_heads(self, trace: UnitTrace, x: Units, num_heads: int, *, free: bool) -> Units:
+        """Follow units through the heads, which move as a whole; values also inside their head.
+
+        Args:
+            trace: Of the model.
+            x: The units of the stream.
+            num_heads: Heads.
+            free: Whether queries and keys may change places inside their head, alike.
+        """
+        width = cast(Tensor, self.qkv.weight).shape[0] // 3
+        query, value = trace.new(width, self), trace.new(width, self.proj)
+        gains = trace.new(num_heads, self.attend)
+        Bond(num_heads, {query: free, value: True, gains: False})
+        trace.through(self.qkv, x, out=(query, query, value))
+        trace.parameters(self.attend, heads=gains)
+        return trace.through(self.proj, value)
+
 class SelfAttention(Attention):
     """Multi-head self-attention over all tokens.
 
@@ -202,6 +220,14 @@ class SelfAttention(Attention):
         self.k_norm = nn.LayerNorm(width // num_heads) if qk_norm else nn.Identity()
         self.attend = space.attention(num_heads, drop_rate)
         self.proj = space.linear(width, width)
+
+    def follow_units(self, trace: UnitTrace, x: Units) -> Units:
+        """Follow the heads; a norm of queries and keys has one gain for each place of a head."""
+        free = isinstance(self.q_norm, nn.Identity) and isinstance(self.k_norm, nn.Identity)
+        inside = trace.fixed(name="the inside of a head")
+        trace.chain(inside, self.q_norm)
+        trace.chain(inside, self.k_norm)
+        return self.follow_heads(trace, x, self.num_heads, free=free)
 
     def forward(self, x: Read) -> Tensor:
         """Attend to every token."""
@@ -250,6 +276,13 @@ class CausalAttention(Attention):
         self.key_norm = nn.RMSNorm(width // num_heads, eps=1e-5)
         self.attend = space.attention(num_heads)
         self.proj = space.linear(width, width, bias=False)
+
+    def follow_units(self, trace: UnitTrace, x: Units) -> Units:
+        """Follow the heads; angles tell the places of queries and keys in a head apart."""
+        inside = trace.fixed(name="the inside of a head")
+        trace.chain(inside, self.query_norm)
+        trace.chain(inside, self.key_norm)
+        return self.follow_heads(trace, x, self.num_heads, free=False)
 
     def forward(
         self, x: Read, angles: tuple[Tensor, Tensor], cache: KeyValueCache | None = None

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ...layers.decay import exclude_from_decay
 from ...layers.residual import Site
 from ...layers.sizes import check_rates, check_sizes
+from ...layers.units import Units, UnitTrace
 from ..axes.geometry import GeometryName, HeadName, choose_geometry, give_head
 from ..axes.residuals import ResidualSpec, make_residual
 from ..depth import block_ends, handed_on
@@ -65,6 +66,7 @@ class VisionTransformer(ImageNetwork):
     """
 
     pools = ("token", "avg", "")
+    unit_axes = {"pos_embed": (None, None, "stream"), "prefix": (None, None, "stream")}
 
     def __init__(
         self,
@@ -177,6 +179,12 @@ class VisionTransformer(ImageNetwork):
         """Return class token, registers and patches (B, 1 + registers + patches, width)."""
         x = self.patch_embed(x) + self.pos_embed
         return torch.cat([self.prefix.expand(x.shape[0], -1, -1), x], dim=1)
+
+    def follow_units(self, trace: UnitTrace, x: Units) -> Units:
+        """One stream from the patches to the head; tables of tokens lie along it."""
+        x = trace.chain(x, self.patch_embed.proj, self.patch_embed.norm)
+        trace.parameters(self, stream=x)
+        return trace.chain(x, self.trunk, self.norm, self.head)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the normed tokens (B, 1 + registers + patches, width)."""

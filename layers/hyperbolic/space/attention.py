@@ -215,6 +215,8 @@ class HyperbolicAttention(nn.Module):
             call, another number of heads.
     """
 
+    unit_axes = {"log_gain": ("heads",)}
+
     def __init__(
         self,
         num_heads: int,

@@ -30,6 +30,8 @@ class CentroidPool(nn.Module):
         ValueError: at the call: another shape.
     """
 
+    unit_axes = {}
+
     input = output = "space"
 
     def __init__(self, *, curvature: float | BallCurvature = 1.0) -> None:

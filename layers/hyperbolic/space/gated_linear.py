@@ -87,6 +87,8 @@ class GatedLorentzLinear(nn.Module):
             less.
     """
 
+    unit_axes = {"weight": ((1, "out"), (1, "in")), "bias": ((1, "out"),)}
+
     matrix_parameters = ("weight",)
     input = output = "space"
 

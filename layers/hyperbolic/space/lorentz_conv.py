@@ -122,6 +122,12 @@ class LorentzConv2d(CurvedConv2d):
             not positive.
     """
 
+    unit_axes = {
+        "weight": ("out", "in", None, None),
+        "time_weight": ("out",),
+        "bias": ("out",),
+    }
+
     input = output = "space"
 
     def __init__(

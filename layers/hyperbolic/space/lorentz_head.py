@@ -98,6 +98,8 @@ class LorentzMLR(HyperplaneRows):
         ValueError: a size below 1, or a curvature that is not positive.
     """
 
+    unit_axes = {"weight": ("out", "in"), "offset": ("out",)}
+
     input, output = "space", "logits"
 
     def __init__(
@@ -132,6 +134,8 @@ class LorentzPrototypes(CurvedLinear):
     Raises:
         ValueError: a size below 1, an unknown input, or a curvature that is not positive.
     """
+
+    unit_axes = {"weight": ("out", "in")}
 
     output = "logits"
 

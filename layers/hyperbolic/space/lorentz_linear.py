@@ -78,6 +78,8 @@ class LorentzLinear(CurvedLinear):
         ValueError: a size below 1, or a curvature that is not positive.
     """
 
+    unit_axes = {"weight": ("out", "in"), "time_weight": ("out",), "bias": ("out",)}
+
     input = output = "space"
 
     def __init__(

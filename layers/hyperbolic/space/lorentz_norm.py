@@ -112,6 +112,8 @@ class LorentzBatchNorm(MidpointNorm):
             shape.
     """
 
+    unit_axes = {"mean": ("in",), "running_mean": ("in",)}
+
     input = output = "space"
 
     def __init__(

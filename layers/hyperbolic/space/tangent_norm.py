@@ -74,6 +74,8 @@ class TangentNorm(nn.Module):
         ValueError: a size or number out of range; at the call, another shape.
     """
 
+    unit_axes = {"weight": ("in",)}
+
     def __init__(
         self,
         num_features: int,

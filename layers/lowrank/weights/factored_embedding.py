@@ -78,6 +78,8 @@ class FactoredEmbedding(nn.Module):
         (...) of whole numbers -> (..., d).
     """
 
+    no_units = "its factors have inner channels of no order and no scale; merge them first"
+
     def __init__(self, table: Tensor, right: Tensor, bias: Tensor) -> None:
         """Keep copies."""
         super().__init__()

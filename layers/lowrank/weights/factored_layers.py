@@ -31,6 +31,8 @@ class FactoredLinear(nn.Module):
         (..., in_features) -> (..., out_features).
     """
 
+    no_units = "its factors have inner channels of no order and no scale; merge them first"
+
     def __init__(self, structure: WeightStructure, bias: Tensor | None = None) -> None:
         """Take the structure and copy the bias."""
         super().__init__()
@@ -100,6 +102,8 @@ class FactoredConv2d(nn.Module):
     Shape:
         (B, in_channels, H, W) -> (B, out_channels, H', W').
     """
+
+    no_units = "its factors have inner channels of no order and no scale; merge them first"
 
     def __init__(
         self, structure: WeightStructure, settings: ConvSettings, bias: Tensor | None = None

@@ -33,6 +33,7 @@ from torch.nn import functional as F
 
 from ...autocast import without_autocast
 from ...decay import exclude_from_decay
+from ...units import Units, UnitTrace
 from .._fast.look_ahead import look_ahead, ready
 from ..mixing import key_statistic
 from ..stream import Context, Past, Residual, Site, State, keep_branch, working_dtype
@@ -65,6 +66,12 @@ class AttnRes(Residual):
     Raises:
         ValueError: heads that do not divide the width, a window below 1, or an unknown competition.
     """
+
+    unit_axes = {
+        "query": (None, "stream"),
+        "gain": (None, "stream"),
+        "query_weight": (None, "stream", "stream"),
+    }
 
     block_size: int = 1  # S of the full form
 
@@ -133,6 +140,12 @@ class AttnRes(Residual):
             nn.init.ones_(self.gain)
         if self.query_weight is not None:
             nn.init.zeros_(self.query_weight)
+
+    def follow_units(self, trace: UnitTrace, x: Units) -> Units:
+        """With heads, channels stay together with those of their softmax."""
+        if self.heads > 1:
+            x.bind_blocks(self.heads)
+        return super().follow_units(trace, x)
 
     def open(self, x: Tensor, past: Past | None = None) -> State:
         """Start the history with the embedding."""

@@ -17,7 +17,7 @@ initialisation shrinks the first context; compressors are exempt from weight dec
 
 # Shape letters: B batch, T tokens, D width, m columns, K taps, ... token or pixel axes.
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ...decay import exclude_from_decay
 from ...sizes import check_sizes
+from ...units import Label
 from ..stream import Past, Residual, Site, State, preceded
 from .write import compress as compress_columns
 
@@ -123,6 +124,17 @@ class Columns(Residual):
             if self.taps is not None:
                 self.taps.zero_()
                 self.taps[:, -1 if self.compresses_tokens else (m - 1) // 2] = 1.0
+
+    @property
+    def unit_axes(  # type: ignore[override]
+        self,
+    ) -> Mapping[str, tuple[Label, ...]]:
+        """Compressors and the expansion have a weight for each channel, on their last axis."""
+        along = {"expansion": self.expansion, "taps": self.taps, "columns": self.columns}
+        axes: dict[str, tuple[Label, ...]] = {
+            name: (*[None] * (p.dim() - 1), "stream") for name, p in along.items() if p is not None
+        }
+        return {**axes, "read_vector": (None, None)}
 
     def stream_shape(self, first: Tensor) -> torch.Size:
         """Leave out the axis of the columns."""

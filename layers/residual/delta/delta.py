@@ -24,13 +24,14 @@ branch output to v open, here it is linear, and writes ε outside the root, here
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...units import Label
 from ..stream import Context, Site, State, keep_branch, working_dtype
 from .columns import Columns, DeltaState, one_of
 from .write import DeltaMode, delta_write
@@ -149,6 +150,22 @@ class Delta(Columns):
         if self.value_bias is not None:
             bound = self.width**-0.5
             nn.init.uniform_(self.value_bias, -bound, bound)
+
+    @property
+    def unit_axes(  # type: ignore[override]
+        self,
+    ) -> Mapping[str, tuple[Label, ...]]:
+        """Heads read the stream; hidden widths, which a site has for itself, stay as they are."""
+        return {
+            **super().unit_axes,
+            "gate": (None, "stream" if self.gate_hidden is None else None),
+            "gate_bias": (None,),
+            "value": (None, None, "stream"),
+            "value_bias": (None, None),
+            "gate_hidden": (None, None, "stream"),
+            "direction_in": (None, None, "stream"),
+            "direction_out": (None, "stream", None),
+        }
 
     def write(self, state: State, site: int, y: Tensor, context: Context) -> State:
         """Rewrite the state along the branch output."""

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ...decay import exclude_from_decay
+from ...units import Units, UnitTrace
 from ..mixing import project, rms_norm, weighted_sum
 from ..stream import Context, Past, Read, Site, State, keep_branch, routing, working_dtype
 from .block_history import VIEWS, BlockHistory
@@ -55,6 +56,8 @@ class GeneralizedResidual(nn.Module):
     Shape:
         n tensors (B, …, D) -> C tensors (B, …, D).
     """
+
+    unit_axes = {"static": (None, None, "in"), "query": (None, "in")}
 
     def __init__(self, width: int, streams: int, sources: int, *, channel_dim: int = -1) -> None:
         """Make b and w."""
@@ -145,6 +148,12 @@ class DeepCrossAttention(BlockHistory):
         for mix in self.mix:
             assert isinstance(mix, GeneralizedResidual)
             mix.reset_parameters()
+
+    def follow_units(self, trace: UnitTrace, x: Units) -> Units:
+        """Every mixture reads the stream."""
+        for mix in self.mix:
+            trace.through(mix, x)
+        return super().follow_units(trace, x)
 
     def open(self, x: Tensor, past: Past | None = None) -> State:
         """Start the stack with the embedding."""

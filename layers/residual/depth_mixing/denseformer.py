@@ -15,7 +15,7 @@ Differs from it: α is exempt from weight decay.
 
 # Shape letters: D width, ... token or pixel axes.
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ...decay import exclude_from_decay
 from ...sizes import check_sizes
+from ...units import Label
 from ..mixing import weighted_sum
 from ..stream import Context, Past, Site, State, keep_branch, routing, working_dtype
 from .block_history import BlockHistory
@@ -81,6 +82,13 @@ class DenseFormer(BlockHistory):
             for row in self.alpha.values():
                 row.zero_()
                 row[-1] = 1.0
+
+    @property
+    def unit_axes(  # type: ignore[override]
+        self,
+    ) -> Mapping[str, tuple[Label, ...]]:
+        """Weights of states, none of channels."""
+        return {f"alpha.{row}": (None,) for row in self.alpha}
 
     def views(self, site: int) -> tuple[str, ...]:
         """Give every branch one tensor."""

@@ -65,6 +65,8 @@ class ElcBert(BlockHistory):
         ValueError: an unknown flavour, or eps ≤ 0.
     """
 
+    unit_axes = {"logits": (None,)}
+
     uses_context = True
 
     def __init__(

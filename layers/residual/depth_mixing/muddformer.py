@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...decay import exclude_from_decay
+from ...units import Units, UnitTrace
 from ..mixing import project, rms_norm, weighted_sum
 from ..stream import Context, Past, Read, Site, State, keep_branch, routing, working_dtype
 from .block_history import VIEWS, BlockHistory
@@ -56,6 +57,8 @@ class DynamicMix(nn.Module):
     Shape:
         n tensors (B, …, D) -> C tensors (B, …, D).
     """
+
+    unit_axes = {"first": ("hidden", "in"), "second": (None, "hidden"), "static": (None, None)}
 
     def __init__(
         self, width: int, streams: int, sources: int, hidden: int, *, channel_dim: int = -1
@@ -136,6 +139,12 @@ class MuddFormer(BlockHistory):
         for mix in self.mix:
             assert isinstance(mix, DynamicMix)
             mix.reset_parameters()
+
+    def follow_units(self, trace: UnitTrace, x: Units) -> Units:
+        """Every mixture reads the stream."""
+        for mix in self.mix:
+            trace.through(mix, x)
+        return super().follow_units(trace, x)
 
     def open(self, x: Tensor, past: Past | None = None) -> State:
         """Start the history with the embedding."""

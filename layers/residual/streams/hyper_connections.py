@@ -45,6 +45,12 @@ class HyperConnections(Streams):
         ValueError: streams < 1.
     """
 
+    unit_axes = {
+        "static": (None, None, None),
+        "weight": (None, None, "stream"),
+        "scale": (None, None),
+    }
+
     equals_prenorm_at_init = True
 
     def __init__(

@@ -19,7 +19,7 @@ Differs from them: Sinkhorn runs on logarithms, so that no logit overflows.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from ...decay import exclude_from_decay
 from ...sizes import check_sizes
+from ...units import Label
 from ..mixing import key_statistic
 from ..stream import Site
 from .base import Mixing, Streams
@@ -96,6 +97,17 @@ class MHC(Streams):
         self.gate = nn.Parameter(torch.empty(length, 3))
         exclude_from_decay(self, "weight", "offset", "gate")
         self.reset_parameters()
+
+    @property
+    def unit_axes(  # type: ignore[override]
+        self,
+    ) -> Mapping[str, tuple[Label, ...]]:
+        """Φ reads the streams side by side; no stream takes the place of another."""
+        return {
+            "weight": (None, None, ("stream",) * self.streams),
+            "offset": (None, None),
+            "gate": (None, None),
+        }
 
     def count_mixers(self) -> int:
         """Count the logits that make R."""

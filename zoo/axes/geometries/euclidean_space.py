@@ -24,6 +24,8 @@ class ScaledDotProduct(nn.Module):
         drop_rate: Dropout of the weights in training, in [0, 1).
     """
 
+    unit_axes = {}
+
     def __init__(self, drop_rate: float = 0.0) -> None:
         """Keep the rate."""
         super().__init__()
