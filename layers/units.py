@@ -80,7 +80,6 @@ class Units:
         mine.fixed = mine.fixed or theirs.fixed
         mine.bond = mine.bond or theirs.bond
 
-
     def bind_blocks(self, count: int) -> None:
         """Let units move with the other units of their block, of `count` blocks."""
         self.join(Bond(count, {Units(self.root().size, self.name): True}).only)

@@ -166,7 +166,6 @@ class Attention(nn.Module):
         weight = cast(Tensor, self.qkv.weight)
         return (weight[2 * len(weight) // 3 :],)
 
-
     def follow_heads(self, trace: UnitTrace, x: Units, num_heads: int, *, free: bool) -> Units:
         """Follow units through the heads, which move as a whole; values also inside their head.
 
@@ -183,6 +182,7 @@ class Attention(nn.Module):
         trace.through(self.qkv, x, out=(query, query, value))
         trace.parameters(self.attend, heads=gains)
         return trace.through(self.proj, value)
+
 
 class SelfAttention(Attention):
     """Multi-head self-attention over all tokens.

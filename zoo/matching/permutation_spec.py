@@ -159,9 +159,7 @@ def permutation_spec(model: nn.Module) -> PermutationSpec:
     out = trace.through(model, trace.fixed())
     if isinstance(out, Units):
         out.root().fixed = True
-    missing = [
-        name for name, p in model.named_parameters() if p.dim() and name not in trace.axes
-    ]
+    missing = [name for name, p in model.named_parameters() if p.dim() and name not in trace.axes]
     if missing:
         raise ValueError(
             f"{type(model).__name__} follows its units past {', '.join(missing[:3])}"

@@ -145,8 +145,8 @@ def _products(
     group = spec.groups[name]
     found = [torch.zeros([group.blocks * part.size] * 2).double() for part in group.parts]
     for key, axis in places:
-        a = ours[key].movedim(axis, 0).flatten(1)
-        b = spec.apply(key, theirs[key], permutations, keep=axis).movedim(axis, 0).flatten(1)
+        a = _rows(ours[key], axis)
+        b = _rows(spec.apply(key, theirs[key], permutations, keep=axis), axis)
         start = 0
         for owner, part, size in spec.axes[key][axis]:
             if owner == name:
@@ -154,6 +154,11 @@ def _products(
                 found[part] += (a[rows] @ b[rows].T).cpu()
             start += size
     return found
+
+
+def _rows(weight: Tensor, axis: int) -> Tensor:
+    """Write a tensor as a matrix whose rows are the entries of an axis."""
+    return weight.movedim(axis, 0).reshape(weight.shape[axis], -1)
 
 
 def _agreement(

@@ -1,0 +1,270 @@
+"""Which residual keeps two seeds connected: barriers between networks before and after matching.
+
+Networks of two seeds are trained alike by `archzoo train` on Fashion-MNIST, with one learning rate
+and one weight decay for all, since both decide how well networks connect. The units of the second
+are put in the places that `archzoo.zoo.matching` finds, and losses and accuracies are measured at 25
+points of the straight way between the two, before and after; batch norms get new statistics at each.
+A barrier is that of three pairs of three seeds, mean ± standard deviation.
+
+`mlp_small` is measured on the whole test fold, and on as many training images. The table of residuals
+has a ViT of four blocks over 16 patches and a ResNet of two stages behind a stem of stride 4, each in
+two widths, after two passes over the training images, on the first 2,000 test images.
+
+    ARCHZOO_DATA=DIR python benchmarks/connect.py             DIR holds FashionMNIST/raw
+    ARCHZOO_DATA=DIR python benchmarks/connect.py --runs vit add 32
+    ARCHZOO_DATA=DIR python benchmarks/connect.py --picture docs/connect.png
+
+The second form trains and measures one row only, so that several can run one after the other. Runs
+lie in `runs/connect` and go on where they stopped; each pair is kept in
+`results/connect_runs.jsonl`, and what stands there is not measured again. The third draws the kept
+result.
+"""
+
+import contextlib
+import io
+import itertools
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from archzoo.train.config import run_config
+from archzoo.train.run import run_to_end
+from archzoo.train.subject.given_data import model_on_data
+from archzoo.train.subject.given_model import find_model
+from archzoo.zoo.inspect import new_figure
+from archzoo.zoo.matching import barrier, match, permute, singular_alignment
+from archzoo.zoo.share import replacing
+from graph_runs import register
+from harness import RESULTS, Bar, Measurement, main
+from hydra import compose, initialize_config_module
+from records import Records
+
+FOLDER = Path(__file__).parent.parent / "runs" / "connect"
+RESIDUALS = (*("add", "scaled", "attnres", "block_attnres", "delta", "hyper_connections", "mhc"),)
+SEEDS = (0, 1, 2)
+POINTS = 25
+IMAGES = ("data=fashion_mnist", "data.augment=false", "trainer.batch_size=256")
+ALIKE = ("optim=adamw", "optim.lr=0.001", "optim.weight_decay=0.05", "callbacks=[none]")
+VIT = ("model=vit_nano", "model.img_size=28", "model.patch_size=7")
+RESNET = ("model=resnet_nano", "model.img_size=28", "model.stem=imagenet")
+Row = tuple[str, str, int]
+"""A model, its residual and its width."""
+ROWS: dict[str, tuple[int, ...]] = {"vit": (32, 64), "resnet": (16, 32)}
+WHERE = {"mlp_small": {"test": 10_000, "train": 10_000}}
+HERE = {"test": 2_000}  # of the others
+LEAST_RATIO = 5.0
+
+
+def overrides(model: str, residual: str, width: int) -> list[str]:
+    """What `archzoo train` is told."""
+    chosen = [*IMAGES, *ALIKE, f"model.residual={residual}"]
+    if model == "mlp_small":
+        return [*chosen, "model=mlp_small", f"model.width={width}", "trainer.epochs=5"]
+    if model == "vit":
+        return [*chosen, *VIT, f"model.width={width}", "trainer.epochs=2"]
+    return [*chosen, *RESNET, f"model.widths=[{width},{2 * width}]", "trainer.epochs=2"]
+
+
+def train(told: Sequence[str], folder: Path, seed: int) -> None:
+    """Train a network, from where it stopped."""
+    register()
+    given = [*told, f"seed={seed}", f"run_dir={folder}", "resume=auto", "logger=[csv]"]
+    given += ["trainer.progress=false", "trainer.threads=1"]
+    with initialize_config_module("archzoo.conf", version_base="1.3"):
+        config = run_config(compose("train", overrides=given))
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        run_to_end(config)
+
+
+def pair(folders: Sequence[Path], where: dict[str, int]) -> dict[str, Any]:
+    """Match two networks and measure what is between them, before and after."""
+    subject = model_on_data(find_model(str(folders[0])))
+    a, b = subject.model, find_model(str(folders[1])).load()
+    found = match(a, b)
+    alignment = {"before": singular_alignment(a, b, found.spec)}
+    alignment["after"] = singular_alignment(a, b, found.spec, found.permutations)
+    measured: dict[str, Any] = {
+        "agreement": [found.before, found.after],
+        "sweeps": found.sweeps,
+        "alignment": {
+            when: round(statistics.mean(each.values()), 4) for when, each in alignment.items()
+        },
+    }
+    renewed = list(subject.drawn(2560, 256))
+    for split, samples in where.items():
+        batches = list(itertools.islice(subject.batches(split, 1000), max(1, samples // 1000)))
+        way = {"before": barrier(a, b, batches, statistics=renewed, points=POINTS)}
+        moved = permute(find_model(str(folders[1])).load(), found.spec, found.permutations)
+        way["after"] = barrier(a, moved, batches, statistics=renewed, points=POINTS)
+        measured[split] = {
+            when: {
+                "loss": [round(x, 5) for x in each.loss],
+                "accuracy": [round(x, 5) for x in each.accuracy],
+                "loss barrier": each.of_loss,
+                "accuracy barrier": each.of_accuracy,
+            }
+            for when, each in way.items()
+        }
+    return measured
+
+
+def pairs(row: Row, records: Records) -> list[dict[str, Any]]:
+    """Every pair of seeds of a row, measured now where it is not kept."""
+    model, residual, width = row
+    root = Path(os.environ.get("ARCHZOO_DATA", "data")).resolve()
+    told = [*overrides(*row), f"data.root={root}"]
+    places = {seed: FOLDER / f"{model}-{residual}-{width}-{seed}" for seed in SEEDS}
+    found = []
+    for first, second in itertools.combinations(SEEDS, 2):
+
+        def run(seeds: tuple[int, int] = (first, second)) -> dict[str, Any]:
+            for seed in seeds:
+                train(told, places[seed], seed)
+            return pair([places[seed] for seed in seeds], WHERE.get(model, HERE))
+
+        key = {"model": model, "residual": residual, "width": width, "seeds": [first, second]}
+        found.append(records.get(key, run))
+        print(model, residual, width, [first, second], told_of(found[-1]), flush=True)
+    return found
+
+
+def told_of(found: dict[str, Any]) -> str:
+    """Loss barriers of a pair."""
+    test = found["test"]
+    return f"{test['before']['loss barrier']:.3f} -> {test['after']['loss barrier']:.3f}"
+
+
+def shown(row: Row, found: Sequence[dict[str, Any]], split: str = "test") -> dict[str, Any]:
+    """A row of the table: means over the pairs, with standard deviations."""
+    model, residual, width = row
+    ends = [
+        way["accuracy"][end] for one in found for way in [one[split]["before"]] for end in (0, -1)
+    ]
+    made: dict[str, Any] = {"model": model, "residual": residual, "width": width, "fold": split}
+    made["pairs"] = len(found)
+    made["accuracy, %"] = round(100 * statistics.mean(ends), 2)
+    for what, scale in (("loss barrier", 1.0), ("accuracy barrier", 100.0)):
+        for when in ("before", "after"):
+            figures = [scale * one[split][when][what] for one in found]
+            spread = statistics.stdev(figures) if len(figures) > 1 else 0.0
+            made[f"{what}, {when}"] = round(statistics.mean(figures), 4)
+            made[f"{what}, {when} ±"] = round(spread, 4)
+    for when in ("before", "after"):
+        made[f"alignment, {when}"] = round(
+            statistics.mean(one["alignment"][when] for one in found), 3
+        )
+    return made
+
+
+def ratio(found: Sequence[dict[str, Any]], split: str = "test") -> float:
+    """By how much matching lowers the loss barrier, in the mean over pairs."""
+    before, after = (
+        statistics.mean(one[split][when]["loss barrier"] for one in found)
+        for when in ("before", "after")
+    )
+    return before / max(after, 1e-9)
+
+
+def measure(quick: bool) -> Measurement:
+    """Run what is missing and make the table."""
+    torch.set_num_threads(1)
+    if quick:
+        return brief()
+    records = Records(RESULTS / "connect_runs.jsonl")
+    first = ("mlp_small", "add", 128)
+    kept = pairs(first, records)
+    rows = [shown(first, kept, split) for split in ("test", "train")]
+    for row in table_rows():
+        rows.append(shown(row, pairs(row, records)))
+    return rows, [
+        Bar("mlp_small: test-loss barrier before over after", ratio(kept), LEAST_RATIO, False)
+    ]
+
+
+def table_rows() -> list[Row]:
+    """The rows of the table of residuals, the narrow ones first."""
+    return [
+        (model, residual, widths[i])
+        for i in range(2)
+        for model, widths in ROWS.items()
+        for residual in RESIDUALS
+    ]
+
+
+def brief() -> Measurement:
+    """A few steps on the digits, to see that all of it runs."""
+    rows = []
+    digits = ("data=digits", "trainer.batch_size=64", "trainer.epochs=null", "trainer.steps=30")
+    with tempfile.TemporaryDirectory() as place:
+        for model, residual in (("mlp_nano", "add"), ("resnet_nano", "attnres")):
+            folders = [Path(place) / f"{model}-{seed}" for seed in (0, 1)]
+            for seed, folder in enumerate(folders):
+                told = [*digits, *ALIKE, f"model={model}", f"model.residual={residual}"]
+                train(told, folder, seed)
+            rows.append(shown((model, residual, 0), [pair(folders, {"test": 1000})]))
+    return rows, []
+
+
+def draw(out: Path) -> None:
+    """Draw the barriers of every residual before and after, and the way of `mlp_small`."""
+    records = Records(RESULTS / "connect_runs.jsonl")
+    figure: Any = new_figure(11.0, 3.6)
+    axes = figure.subplots(1, 3)
+    kept = [one for one in records.known if one["model"] == "mlp_small"]
+    for when, colour in (("before", "tab:orange"), ("after", "tab:blue")):
+        for i, one in enumerate(kept):
+            way = one["test"][when]["loss"]
+            shares = [k / (len(way) - 1) for k in range(len(way))]
+            axes[0].plot(shares, way, color=colour, lw=1.3, label=None if i else when)
+    axes[0].set(title="mlp_small, three pairs", xlabel="share of the second seed", yscale="log")
+    axes[0].set(ylabel="test loss, nats")
+    axes[0].legend(frameon=False)
+    for panel, (model, widths) in zip(axes[1:], ROWS.items(), strict=True):
+        for width, marker in zip(widths, ("o", "s"), strict=True):
+            for when, colour in (("before", "tab:orange"), ("after", "tab:blue")):
+                figures = [barriers(records, (model, name, width), when) for name in RESIDUALS]
+                label = f"width {width}, {when}"
+                panel.plot(figures, range(len(RESIDUALS)), marker, color=colour, label=label)
+        panel.set_yticks(range(len(RESIDUALS)), RESIDUALS)
+        panel.invert_yaxis()
+        panel.set(title=model, xlabel="test-loss barrier, nats")
+        panel.set_xlim(left=0)
+    axes[1].legend(frameon=False, fontsize=7)
+    for panel in axes:
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    with replacing(out) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+
+
+def barriers(records: Records, row: Row, when: str) -> float:
+    """The mean loss barrier of a row's pairs; not a number where none is kept."""
+    found = [
+        one["test"][when]["loss barrier"]
+        for one in records.known
+        if (one["model"], one["residual"], one["width"]) == row
+    ]
+    return statistics.mean(found) if found else float("nan")
+
+
+FORMS: dict[str, Callable[..., None]] = {"--picture": lambda out: draw(Path(out))}
+
+
+def one_row(model: str, residual: str, width: str) -> None:
+    """Train and measure one row, for a script of several."""
+    torch.set_num_threads(1)
+    pairs((model, residual, int(width)), Records(RESULTS / "connect_runs.jsonl"))
+
+
+FORMS["--runs"] = one_row
+
+if __name__ == "__main__":
+    if sys.argv[1:2] and sys.argv[1] in FORMS:
+        FORMS[sys.argv[1]](*sys.argv[2:])
+    else:
+        main("connect", measure)
