@@ -2,13 +2,14 @@
 
 Networks of two seeds are trained alike by `archzoo train` on Fashion-MNIST, with one learning rate
 and one weight decay for all, since both decide how well networks connect. The units of the second
-are put in the places that `archzoo.zoo.matching` finds, and losses and accuracies are measured at 25
-points of the straight way between the two, before and after; batch norms get new statistics at each.
-A barrier is that of three pairs of three seeds, mean ± standard deviation.
+are put in the places that `archzoo.zoo.matching` finds, and losses and accuracies are measured at
+25 points of the straight way between the two, before and after; batch norms get new statistics at
+each. A barrier is that of three pairs of three seeds, mean ± standard deviation.
 
-`mlp_small` is measured on the whole test fold, and on as many training images. The table of residuals
-has a ViT of four blocks over 16 patches and a ResNet of two stages behind a stem of stride 4, each in
-two widths, after two passes over the training images, on the first 2,000 test images.
+`mlp_small` is measured on the whole test fold, and on as many training images. The table of
+residuals has a ViT of four blocks over 16 patches and a ResNet of two stages behind a stem of
+stride 4, each in two widths, after two passes over the training images, on the first 2,000 test
+images.
 
     ARCHZOO_DATA=DIR python benchmarks/connect.py             DIR holds FashionMNIST/raw
     ARCHZOO_DATA=DIR python benchmarks/connect.py --runs vit add 32

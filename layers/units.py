@@ -1,4 +1,4 @@
-"""Which units of a network move together when they change places: what its layers say of themselves.
+"""Which units of a network move together when they change places, as its layers say themselves.
 
 Hidden units have no order of their own: permute the rows of one layer and the columns of the next
 alike, and the network is the same function. A layer declares, axis by axis, whose units its
@@ -266,7 +266,7 @@ class UnitTrace:
         for label, size in zip(axes, tensor.shape, strict=True):
             found.append(tuple(self._pieces(module, name, label, size, labels)))
         before = self.axes.setdefault(name, tuple(found))
-        # A tensor of two layers, such as a table that is its own head, belongs to the units of both.
+        # A tensor of two layers, such as a table that is its own head, has the units of both.
         for old, new in zip(before, found, strict=True):
             if [piece.size for piece in old] != [piece.size for piece in new]:
                 raise ValueError(f"{name} is shared by two layers that part its axes differently")

@@ -20,7 +20,7 @@ ALLOWED = {
 OUTSIDE = {
     # The last two on CUDA only, where they are installed.
     "layers": {"torch", "einops", "geoopt", "fla", "triton"},
-    "zoo": {"torch", "einops", "timm", "safetensors", "huggingface_hub", "matplotlib"},
+    "zoo": {"torch", "einops", "timm", "safetensors", "huggingface_hub", "matplotlib", "scipy"},
     "train": None,
     "conf": set(),
 }

@@ -71,7 +71,7 @@ class DepthSWA(Residual):
         ValueError: window < 1, heads that do not divide the width, or an unknown mode.
     """
 
-    # Queries, keys and values of a site are its own, and stay: an axis over sites comes before them.
+    # Inner channels, which a site has for itself, stay: an axis over sites comes before them.
     unit_axes = {"qkv": (None, None, "stream"), "out": (None, "stream", None)}
 
     def __init__(

@@ -8,8 +8,8 @@ and b belong to other activations; at the ends each network is as it was.
 
 Sources: Frankle et al. 2020, "Linear mode connectivity and the lottery ticket hypothesis",
 arXiv:1912.05671, §2; batch norms: Jordan et al. 2023, "REPAIR", arXiv:2211.08403.
-Differs from them: B is of the loss and of the accuracy, each at the worst of the points; REPAIR also
-rescales layers without norms, and here statistics of norms are all that is taken anew.
+Differs from them: B is of the loss and of the accuracy, each at the worst of the points. REPAIR
+also rescales layers without norms; here statistics of norms are all that is taken anew.
 """
 
 import copy
@@ -110,7 +110,7 @@ def barrier(
 
     Args:
         a: A classifier, (B, …) -> (B, K) or (B, T, K).
-        b: Another of the same architecture; match it before, for its own units to lie on those of a.
+        b: Another of the same architecture, matched to a or not.
         batches: Inputs and targets to measure on; kept in memory while points are measured.
         statistics: Batches of the training data for networks with batch norms.
         points: How many, both ends among them, at least 3.

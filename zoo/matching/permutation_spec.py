@@ -23,8 +23,8 @@ from ...layers.units import Units, UnitTrace
 __all__ = [
     "Group",
     "Part",
-    "Permutations",
     "PermutationSpec",
+    "Permutations",
     "Segment",
     "permutation_spec",
     "permute",

@@ -9,8 +9,8 @@ assignments inside each pair of blocks. Sums are in float64; running statistics 
 but have no vote.
 
 Source: Ainsworth, Hayase & Srinivasa 2023, "Git Re-Basin", arXiv:2209.04836, algorithm 1.
-Differs from it: blocks; where a group lies on two axes of one tensor, such as a gate from the stream
-to the stream, a step is linear in one of them and is taken only if the sum itself grows.
+Differs from it: blocks; where a group lies on two axes of one tensor, such as a gate from the
+stream to the stream, a step is linear in one of them and is taken only if the sum itself grows.
 """
 
 import random

@@ -1,0 +1,65 @@
+"""`archzoo connect`: a table, JSON, a picture, and one line for what is wrong."""
+
+import json
+
+import pytest
+from archzoo.train.commands.__main__ import main
+
+from ..small_runs import train
+
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two seeds that have seen the digits for a second, and another architecture."""
+    place = tmp_path_factory.mktemp("connect")
+    for name, more in (("a", ["seed=0"]), ("b", ["seed=1"]), ("c", ["model.width=16"])):
+        train(place / name, "trainer.steps=60", "optim.lr=0.01", *more)
+    return place
+
+
+def refused(capsys, *words: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    said = capsys.readouterr()
+    assert stopped.value.code and said.out == "" and said.err.count("\n") == 1
+    return said.err
+
+
+def test_two_seeds_are_matched_and_measured_before_and_after(runs, capsys, tmp_path):
+    picture = tmp_path / "way.png"
+    words = (str(runs / "a"), str(runs / "b"), "points=5", f"out={picture}")
+    main(("connect", *words, "--json"))
+    found = json.loads(capsys.readouterr().out)
+    assert found["samples"] == 360 and found["t"] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert found["agreement"]["after"] > found["agreement"]["before"]
+    assert found["after"]["loss_barrier"] < found["before"]["loss_barrier"]
+    reported = json.loads((runs / "a" / "result.json").read_text())["test"]["accuracy"]
+    assert found["before"]["accuracy"][0] == pytest.approx(reported, abs=1e-12)
+    ends = [[found[when]["loss"][end] for end in (0, -1)] for when in ("before", "after")]
+    assert ends[0] == pytest.approx(ends[1], rel=1e-5)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_has_a_line_for_each_way_and_each_layer(runs, capsys):
+    main(("connect", str(runs / "a"), str(runs / "b"), "points=3", "split=validation"))
+    said = capsys.readouterr().out
+    assert "as they are" in said and "matched" in said and "trunk.branches.1.3" in said
+
+
+CASES = {
+    "two architectures": (("a", "c"), "only models of one architecture can be matched"),
+    "a name without weights": (("a", "mlp_nano"), "mlp_nano is a registered name"),
+    "too few points": (("a", "b", "points=2"), "points must be at least 3"),
+    "no such run": (("a", "d"), "is no model"),
+    "data of another shape": (("a", "b", "data=tabular"), "the model"),
+    "an unknown key": (("a", "b", "point=3"), "there is no key 'point'"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_cannot_be_connected_is_said_in_one_line(runs, capsys, case):
+    words, word = CASES[case]
+    told = [str(runs / each) if each in "abcd" else each for each in words]
+    assert word in refused(capsys, "connect", *told)
