@@ -8,17 +8,17 @@ each. A barrier is that of three pairs of three seeds, mean ± standard deviatio
 
 `mlp_small` is measured on the whole test fold, and on as many training images. The table of
 residuals has a ViT of four blocks over 16 patches and a ResNet of two stages behind a stem of
-stride 4, each in two widths, after two passes over the training images, on the first 2,000 test
+stride 4, each in two widths, after one pass over the training images, on the first 1,000 test
 images.
 
     ARCHZOO_DATA=DIR python benchmarks/connect.py             DIR holds FashionMNIST/raw
-    ARCHZOO_DATA=DIR python benchmarks/connect.py --runs vit add 32
+    ARCHZOO_DATA=DIR python benchmarks/connect.py --minutes 10 vit
     ARCHZOO_DATA=DIR python benchmarks/connect.py --picture docs/connect.png
 
-The second form trains and measures one row only, so that several can run one after the other. Runs
-lie in `runs/connect` and go on where they stopped; each pair is kept in
-`results/connect_runs.jsonl`, and what stands there is not measured again. The third draws the kept
-result.
+The second form measures a model's rows and starts no further pair after some minutes. Runs lie in `runs/connect` and go on
+where they stopped; each pair is kept in `results/connect_runs.jsonl`, and what stands there is not
+measured again. The first pair of every row comes before the second of any. The third form draws the
+kept result.
 """
 
 import contextlib
@@ -28,6 +28,7 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,18 +47,28 @@ from hydra import compose, initialize_config_module
 from records import Records
 
 FOLDER = Path(__file__).parent.parent / "runs" / "connect"
-RESIDUALS = (*("add", "scaled", "attnres", "block_attnres", "delta", "hyper_connections", "mhc"),)
-SEEDS = (0, 1, 2)
+RESIDUALS = ["add", "scaled", "attnres", "block_attnres", "delta", "hyper_connections", "mhc"]
 POINTS = 25
-IMAGES = ("data=fashion_mnist", "data.augment=false", "trainer.batch_size=256")
+IMAGES = ("data=fashion_mnist", "data.augment=false")
 ALIKE = ("optim=adamw", "optim.lr=0.001", "optim.weight_decay=0.05", "callbacks=[none]")
 VIT = ("model=vit_nano", "model.img_size=28", "model.patch_size=7")
 RESNET = ("model=resnet_nano", "model.img_size=28", "model.stem=imagenet")
 Row = tuple[str, str, int]
 """A model, its residual and its width."""
-ROWS: dict[str, tuple[int, ...]] = {"vit": (32, 64), "resnet": (16, 32)}
+Seeds = tuple[int, int]
+PAIRS: list[Seeds] = [(0, 1), (0, 2), (1, 2)]
+WIDTHS: dict[str, tuple[int, int]] = {"vit": (32, 64), "resnet": (16, 32)}
+ROWS: list[Row] = [
+    ("mlp_small", "add", 128),
+    *(
+        (model, residual, widths[i])
+        for i in range(2)
+        for model, widths in WIDTHS.items()
+        for residual in RESIDUALS
+    ),
+]
 WHERE = {"mlp_small": {"test": 10_000, "train": 10_000}}
-HERE = {"test": 2_000}  # of the others
+HERE = {"test": 1_000}  # of the others
 LEAST_RATIO = 5.0
 
 
@@ -65,10 +76,12 @@ def overrides(model: str, residual: str, width: int) -> list[str]:
     """What `archzoo train` is told."""
     chosen = [*IMAGES, *ALIKE, f"model.residual={residual}"]
     if model == "mlp_small":
-        return [*chosen, "model=mlp_small", f"model.width={width}", "trainer.epochs=5"]
+        size = ("model=mlp_small", f"model.width={width}")
+        return [*chosen, *size, "trainer.epochs=4", "trainer.batch_size=256"]
+    chosen += ["trainer.epochs=1", "trainer.batch_size=128"]
     if model == "vit":
-        return [*chosen, *VIT, f"model.width={width}", "trainer.epochs=2"]
-    return [*chosen, *RESNET, f"model.widths=[{width},{2 * width}]", "trainer.epochs=2"]
+        return [*chosen, *VIT, f"model.width={width}"]
+    return [*chosen, *RESNET, f"model.widths=[{width},{2 * width}]"]
 
 
 def train(told: Sequence[str], folder: Path, seed: int) -> None:
@@ -86,12 +99,12 @@ def pair(folders: Sequence[Path], where: dict[str, int]) -> dict[str, Any]:
     """Match two networks and measure what is between them, before and after."""
     subject = model_on_data(find_model(str(folders[0])))
     a, b = subject.model, find_model(str(folders[1])).load()
-    found = match(a, b)
-    alignment = {"before": singular_alignment(a, b, found.spec)}
-    alignment["after"] = singular_alignment(a, b, found.spec, found.permutations)
-    measured: dict[str, Any] = {
-        "agreement": [found.before, found.after],
-        "sweeps": found.sweeps,
+    matching = match(a, b)
+    alignment = {"before": singular_alignment(a, b, matching.spec)}
+    alignment["after"] = singular_alignment(a, b, matching.spec, matching.permutations)
+    found: dict[str, Any] = {
+        "agreement": [matching.before, matching.after],
+        "sweeps": matching.sweeps,
         "alignment": {
             when: round(statistics.mean(each.values()), 4) for when, each in alignment.items()
         },
@@ -100,9 +113,9 @@ def pair(folders: Sequence[Path], where: dict[str, int]) -> dict[str, Any]:
     for split, samples in where.items():
         batches = list(itertools.islice(subject.batches(split, 1000), max(1, samples // 1000)))
         way = {"before": barrier(a, b, batches, statistics=renewed, points=POINTS)}
-        moved = permute(find_model(str(folders[1])).load(), found.spec, found.permutations)
+        moved = permute(find_model(str(folders[1])).load(), matching.spec, matching.permutations)
         way["after"] = barrier(a, moved, batches, statistics=renewed, points=POINTS)
-        measured[split] = {
+        found[split] = {
             when: {
                 "loss": [round(x, 5) for x in each.loss],
                 "accuracy": [round(x, 5) for x in each.accuracy],
@@ -111,27 +124,25 @@ def pair(folders: Sequence[Path], where: dict[str, int]) -> dict[str, Any]:
             }
             for when, each in way.items()
         }
-    return measured
+    return found
 
 
-def pairs(row: Row, records: Records) -> list[dict[str, Any]]:
-    """Every pair of seeds of a row, measured now where it is not kept."""
+def measured(row: Row, seeds: Seeds, records: Records) -> dict[str, Any]:
+    """A pair of seeds of a row, trained and measured now where it is not kept."""
     model, residual, width = row
     root = Path(os.environ.get("ARCHZOO_DATA", "data")).resolve()
     told = [*overrides(*row), f"data.root={root}"]
-    places = {seed: FOLDER / f"{model}-{residual}-{width}-{seed}" for seed in SEEDS}
-    found = []
-    for first, second in itertools.combinations(SEEDS, 2):
+    places = [FOLDER / f"{model}-{residual}-{width}-{seed}" for seed in seeds]
 
-        def run(seeds: tuple[int, int] = (first, second)) -> dict[str, Any]:
-            for seed in seeds:
-                train(told, places[seed], seed)
-            return pair([places[seed] for seed in seeds], WHERE.get(model, HERE))
+    def run() -> dict[str, Any]:
+        for seed, place in zip(seeds, places, strict=True):
+            train(told, place, seed)
+        found = pair(places, WHERE.get(model, HERE))
+        print(model, residual, width, seeds, told_of(found), flush=True)
+        return found
 
-        key = {"model": model, "residual": residual, "width": width, "seeds": [first, second]}
-        found.append(records.get(key, run))
-        print(model, residual, width, [first, second], told_of(found[-1]), flush=True)
-    return found
+    key = {"model": model, "residual": residual, "width": width, "seeds": list(seeds)}
+    return records.get(key, run)
 
 
 def told_of(found: dict[str, Any]) -> str:
@@ -143,9 +154,7 @@ def told_of(found: dict[str, Any]) -> str:
 def shown(row: Row, found: Sequence[dict[str, Any]], split: str = "test") -> dict[str, Any]:
     """A row of the table: means over the pairs, with standard deviations."""
     model, residual, width = row
-    ends = [
-        way["accuracy"][end] for one in found for way in [one[split]["before"]] for end in (0, -1)
-    ]
+    ends = [one[split]["before"]["accuracy"][end] for one in found for end in (0, -1)]
     made: dict[str, Any] = {"model": model, "residual": residual, "width": width, "fold": split}
     made["pairs"] = len(found)
     made["accuracy, %"] = round(100 * statistics.mean(ends), 2)
@@ -177,24 +186,23 @@ def measure(quick: bool) -> Measurement:
     if quick:
         return brief()
     records = Records(RESULTS / "connect_runs.jsonl")
-    first = ("mlp_small", "add", 128)
-    kept = pairs(first, records)
-    rows = [shown(first, kept, split) for split in ("test", "train")]
-    for row in table_rows():
-        rows.append(shown(row, pairs(row, records)))
+    found = {row: [measured(row, seeds, records) for seeds in PAIRS] for row in ROWS}
+    kept = found[ROWS[0]]
+    rows = [shown(ROWS[0], kept, split) for split in WHERE["mlp_small"]]
+    rows += [shown(row, found[row]) for row in ROWS[1:]]
     return rows, [
         Bar("mlp_small: test-loss barrier before over after", ratio(kept), LEAST_RATIO, False)
     ]
 
 
-def table_rows() -> list[Row]:
-    """The rows of the table of residuals, the narrow ones first."""
-    return [
-        (model, residual, widths[i])
-        for i in range(2)
-        for model, widths in ROWS.items()
-        for residual in RESIDUALS
-    ]
+def some(minutes: float, model: str) -> None:
+    """Run what is missing of a model, until some time has passed."""
+    torch.set_num_threads(1)
+    started, records = time.monotonic(), Records(RESULTS / "connect_runs.jsonl")
+    for seeds, row in itertools.product(PAIRS, [row for row in ROWS if row[0] == model]):
+        if time.monotonic() - started > 60 * minutes:
+            return
+        measured(row, seeds, records)
 
 
 def brief() -> Measurement:
@@ -225,7 +233,7 @@ def draw(out: Path) -> None:
     axes[0].set(title="mlp_small, three pairs", xlabel="share of the second seed", yscale="log")
     axes[0].set(ylabel="test loss, nats")
     axes[0].legend(frameon=False)
-    for panel, (model, widths) in zip(axes[1:], ROWS.items(), strict=True):
+    for panel, (model, widths) in zip(axes[1:], WIDTHS.items(), strict=True):
         for width, marker in zip(widths, ("o", "s"), strict=True):
             for when, colour in (("before", "tab:orange"), ("after", "tab:blue")):
                 figures = [barriers(records, (model, name, width), when) for name in RESIDUALS]
@@ -253,16 +261,10 @@ def barriers(records: Records, row: Row, when: str) -> float:
     return statistics.mean(found) if found else float("nan")
 
 
-FORMS: dict[str, Callable[..., None]] = {"--picture": lambda out: draw(Path(out))}
-
-
-def one_row(model: str, residual: str, width: str) -> None:
-    """Train and measure one row, for a script of several."""
-    torch.set_num_threads(1)
-    pairs((model, residual, int(width)), Records(RESULTS / "connect_runs.jsonl"))
-
-
-FORMS["--runs"] = one_row
+FORMS: dict[str, Callable[..., None]] = {
+    "--picture": lambda out: draw(Path(out)),
+    "--minutes": lambda minutes, model: some(float(minutes), model),
+}
 
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in FORMS:
