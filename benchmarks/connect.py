@@ -15,10 +15,10 @@ images.
     ARCHZOO_DATA=DIR python benchmarks/connect.py --minutes 10 vit
     ARCHZOO_DATA=DIR python benchmarks/connect.py --picture docs/connect.png
 
-The second form measures a model's rows and starts no further pair after some minutes. Runs lie in `runs/connect` and go on
-where they stopped; each pair is kept in `results/connect_runs.jsonl`, and what stands there is not
-measured again. The first pair of every row comes before the second of any. The third form draws the
-kept result.
+The second form measures the rows of one model and starts no further pair after some minutes; the
+first pair of every row comes before the second of any. Runs lie in `runs/connect` and go on where
+they stopped; each pair is kept in `results/connect_runs.jsonl`, and what stands there is not
+measured again. The third form draws what is kept.
 """
 
 import contextlib
