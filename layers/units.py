@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-__all__ = ["Bond", "Label", "Piece", "UnitTrace", "Units"]
+from .declared_units import CONVOLUTIONS, Label, unit_axes_of
 
-Label = None | str | tuple[int | str, ...]
+__all__ = ["Bond", "Label", "Piece", "UnitTrace", "Units"]
 
 
 class Piece(NamedTuple):
@@ -112,32 +112,6 @@ class Bond:
             other.count,
             list(other.parts.values()),
         ) and len(self.parts) == 1
-
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-# Of these, none tells channels apart; a flattened map of pixels does not fit what comes after it.
-PASSING = (
-    *(nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d),
-    *(nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU),
-    *(nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Hardswish, nn.Hardtanh),
-)
-TORCH: dict[type[nn.Module], dict[str, tuple[Label, ...]]] = {
-    nn.Linear: {"weight": ("out", "in"), "bias": ("out",)},
-    nn.Embedding: {"weight": (None, "out")},
-    nn.LayerNorm: {"weight": ("in",), "bias": ("in",)},
-    nn.RMSNorm: {"weight": ("in",)},
-    **{kind: {} for kind in PASSING},
-    **{
-        norm: {name: ("in",) for name in ("weight", "bias", "running_mean", "running_var")}
-        for norm in BATCH_NORMS
-    },
-    **{
-        conv: {"weight": ("out", "in", *[None] * axes), "bias": ("out",)}
-        for axes, conv in enumerate(CONVOLUTIONS, 1)
-    },
-}
-"""What layers of torch would declare."""
 
 
 class UnitTrace:
@@ -247,8 +221,7 @@ class UnitTrace:
             if reason is not None:
                 name = self.name_of(part)
                 raise ValueError(f"{name} is a {type(part).__name__}, and {reason}")
-        known = [TORCH[kind] for kind in type(module).__mro__ if kind in TORCH]
-        own = getattr(module, "unit_axes", known[0] if known else None)
+        own = unit_axes_of(module)
         if own is None:
             raise ValueError(
                 f"{self.name_of(module)}: {type(module).__name__} does not say what becomes of its "

@@ -9,8 +9,11 @@ assignments inside each pair of blocks. Sums are in float64; running statistics 
 but have no vote.
 
 Source: Ainsworth, Hayase & Srinivasa 2023, "Git Re-Basin", arXiv:2209.04836, algorithm 1.
-Differs from it: blocks; where a group lies on two axes of one tensor, such as a gate from the
-stream to the stream, a step is linear in one of them and is taken only if the sum itself grows.
+Differs from it: the ascent begins twice, and the better end is taken. It begins with every unit at
+its place; and with groups placed one after the other, each by those of its weights whose other axes
+stand already, since weights between units without a place vote for the places that they happen to
+have. There are blocks. Where a group lies on two axes of one tensor, such as a gate from the stream
+to the stream, a step is linear in one of them and is taken only if the sum itself grows.
 """
 
 import random
@@ -46,18 +49,15 @@ class Matching(NamedTuple):
     spec: PermutationSpec
 
 
-def match(
-    a: nn.Module, b: nn.Module, *, seed: int = 0, start: Permutations | None = None
-) -> Matching:
+def match(a: nn.Module, b: nn.Module, *, seed: int = 0) -> Matching:
     """Find places for the units of b in which its weights are closest to those of a.
 
-    From one start and one seed, `match(b, a)` is the inverse, up to ties.
+    With one seed, `match(b, a)` is the inverse, up to ties.
 
     Args:
         a: A model of the zoo, which stays as it is.
         b: Another of the same architecture, which stays as it is too.
         seed: Of the order in which groups are visited.
-        start: Permutations of b to start from; None is every unit at its place.
 
     Raises:
         ValueError: models of two architectures, a weight that is not finite, or a model that cannot
@@ -70,29 +70,101 @@ def match(
         broken = [key for key, weight in weights.items() if not weight.isfinite().all()]
         if broken:
             raise ValueError(f"{name} has weights that are not finite in {broken[0]}")
-    identity = spec.identity()
-    permutations = dict(identity if start is None else start)
-    places = _places(spec, ours)
-    least = LEAST_GAIN * sum(float(w.square().sum()) for w in ours.values())
-    order, sweeps, gained = sorted(spec.groups), 0, True
-    visits = random.Random(seed)
-    while gained and sweeps < MOST_SWEEPS:
-        sweeps, gained = sweeps + 1, False
-        visits.shuffle(order)
-        for name in order:
-            touched = {key for key, _ in places[name]}
-            before = _agreement(spec, ours, theirs, permutations, touched)
-            costs = _products(spec, name, places[name], ours, theirs, permutations)
-            tried = {**permutations, name: assign(spec.groups[name], costs)}
-            if _agreement(spec, ours, theirs, tried, touched) > before + least:
-                permutations, gained = tried, True
-    return Matching(
-        permutations,
-        _agreement(spec, ours, theirs, identity, set(ours)),
-        _agreement(spec, ours, theirs, permutations, set(ours)),
-        sweeps,
-        spec,
-    )
+    pair = _Pair(spec, ours, theirs)
+    before = pair.agreement(spec.identity())
+    ends = [pair.ascend(start, seed) for start in (pair.inwards(), spec.identity())]
+    permutations, sweeps = max(ends, key=lambda end: pair.agreement(end[0]))
+    return Matching(permutations, before, pair.agreement(permutations), sweeps, spec)
+
+
+class _Pair:
+    """The weights of two networks, and what of them each group lies on.
+
+    Args:
+        spec: Of both.
+        ours: Parameters of a, in float64.
+        theirs: Those of b.
+    """
+
+    def __init__(
+        self, spec: PermutationSpec, ours: dict[str, Tensor], theirs: dict[str, Tensor]
+    ) -> None:
+        """List the parameters and axes of each group."""
+        self.spec, self.ours, self.theirs = spec, ours, theirs
+        self.places: dict[str, list[tuple[str, int]]] = {name: [] for name in spec.groups}
+        for key in ours:
+            for axis in range(len(spec.axes[key])):
+                for name in self._on(key, axis):
+                    self.places[name].append((key, axis))
+
+    def ascend(self, permutations: Permutations, seed: int) -> tuple[Permutations, int]:
+        """Return the end of the ascent from some permutations, and the number of its sweeps."""
+        least = LEAST_GAIN * sum(float(w.square().sum()) for w in self.ours.values())
+        order, sweeps, gained = sorted(self.spec.groups), 0, True
+        visits = random.Random(seed)
+        while gained and sweeps < MOST_SWEEPS:
+            sweeps, gained = sweeps + 1, False
+            visits.shuffle(order)
+            for name in order:
+                touched = {key for key, _ in self.places[name]}
+                tried = self._placed(name, self.places[name], permutations)
+                gain = self.agreement(tried, touched) - self.agreement(permutations, touched)
+                if gain > least:
+                    permutations, gained = tried, True
+        return permutations, sweeps
+
+    def inwards(self) -> Permutations:
+        """Place one group after the other by what stands already, the best supported next."""
+        permutations, standing = self.spec.identity(), set[str]()
+        size = {key: float(w.norm() * self.theirs[key].norm()) for key, w in self.ours.items()}
+        while len(standing) < len(permutations):
+            known = {
+                name: [place for place in self.places[name] if self._others(*place) <= standing]
+                for name in sorted(permutations.keys() - standing)
+            }
+            shares = {
+                name: sum(size[key] for key, _ in places)
+                / (sum(size[key] for key, _ in self.places[name]) or 1.0)
+                for name, places in known.items()
+            }
+            name = max(shares, key=lambda each: shares[each])
+            permutations = self._placed(name, known[name], permutations)
+            standing.add(name)
+        return permutations
+
+    def agreement(self, permutations: Permutations, touched: set[str] | None = None) -> float:
+        """Σ ⟨W^a, P W^b Pᵀ⟩ over some parameters, or all."""
+        return sum(
+            float((weight * self.spec.apply(key, self.theirs[key], permutations)).sum())
+            for key, weight in self.ours.items()
+            if touched is None or key in touched
+        )
+
+    def _placed(
+        self, name: str, places: list[tuple[str, int]], permutations: Permutations
+    ) -> Permutations:
+        """Return permutations with the best of one group, all others fixed, by some places."""
+        group = self.spec.groups[name]
+        found = [torch.zeros([group.blocks * part.size] * 2).double() for part in group.parts]
+        for key, axis in places:
+            a = _rows(self.ours[key], axis)
+            other = self.spec.apply(key, self.theirs[key], permutations, keep=axis)
+            b, start = _rows(other, axis), 0
+            for owner, part, size in self.spec.axes[key][axis]:
+                if owner == name:
+                    rows = slice(start, start + size)
+                    found[part] += (a[rows] @ b[rows].T).cpu()
+                start += size
+        return {**permutations, name: assign(group, found)}
+
+    def _on(self, key: str, axis: int) -> set[str]:
+        """The groups on an axis."""
+        return {s.group for s in self.spec.axes[key][axis] if s.group is not None}
+
+    def _others(self, key: str, axis: int) -> set[str]:
+        """The groups on the other axes of a parameter."""
+        others = (i for i in range(len(self.spec.axes[key])) if i != axis)
+        return {name for i in others for name in self._on(key, i)}
 
 
 def assign(group: Group, products: list[Tensor]) -> tuple[Tensor, ...]:
@@ -123,56 +195,9 @@ def assign(group: Group, products: list[Tensor]) -> tuple[Tensor, ...]:
     return tuple(group.index(chosen, order[rows, chosen]) for order in inside)
 
 
-def _places(spec: PermutationSpec, weights: dict[str, Tensor]) -> dict[str, list[tuple[str, int]]]:
-    """Each parameter and axis that a group lies on."""
-    found: dict[str, list[tuple[str, int]]] = {name: [] for name in spec.groups}
-    for key in weights:
-        for axis, segments in enumerate(spec.axes[key]):
-            for name in {segment.group for segment in segments} - {None}:
-                found[name].append((key, axis))
-    return found
-
-
-def _products(
-    spec: PermutationSpec,
-    name: str,
-    places: list[tuple[str, int]],
-    ours: dict[str, Tensor],
-    theirs: dict[str, Tensor],
-    permutations: Permutations,
-) -> list[Tensor]:
-    """M of each part of a group, with all other permutations, and those of other axes, fixed."""
-    group = spec.groups[name]
-    found = [torch.zeros([group.blocks * part.size] * 2).double() for part in group.parts]
-    for key, axis in places:
-        a = _rows(ours[key], axis)
-        b = _rows(spec.apply(key, theirs[key], permutations, keep=axis), axis)
-        start = 0
-        for owner, part, size in spec.axes[key][axis]:
-            if owner == name:
-                rows = slice(start, start + size)
-                found[part] += (a[rows] @ b[rows].T).cpu()
-            start += size
-    return found
-
-
 def _rows(weight: Tensor, axis: int) -> Tensor:
     """Write a tensor as a matrix whose rows are the entries of an axis."""
     return weight.movedim(axis, 0).reshape(weight.shape[axis], -1)
-
-
-def _agreement(
-    spec: PermutationSpec,
-    ours: dict[str, Tensor],
-    theirs: dict[str, Tensor],
-    permutations: Permutations,
-    touched: set[str],
-) -> float:
-    """Σ ⟨W^a, P W^b Pᵀ⟩ over some parameters."""
-    return sum(
-        float((ours[key] * spec.apply(key, theirs[key], permutations)).sum())
-        for key in sorted(touched)
-    )
 
 
 def _check_alike(a: nn.Module, b: nn.Module, spec: PermutationSpec) -> None:
