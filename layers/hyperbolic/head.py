@@ -74,8 +74,6 @@ class PoincareMLR(HyperplaneRows):
         ValueError: a size below 1, or a curvature or clip that is not positive.
     """
 
-    unit_axes = {"weight": ("out", "in"), "offset": ("out",)}
-
     # What `exchange` compares with the layers beside it: no point.
     output = "logits"
 

@@ -113,8 +113,6 @@ class PoincareLinear(HyperplaneRows):
             positive.
     """
 
-    unit_axes = {"weight": ("out", "in"), "offset": ("out",)}
-
     def __init__(
         self,
         in_features: int,

@@ -50,6 +50,8 @@ class HyperplaneRows(CurvedLinear):
         bias: Whether hyperplanes may leave the origin (the offset is learned).
     """
 
+    unit_axes = {"weight": ("out", "in"), "offset": ("out",)}
+
     def __init__(
         self, in_features: int, out_features: int, curvature: float | BallCurvature, bias: bool
     ) -> None:

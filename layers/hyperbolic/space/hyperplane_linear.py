@@ -76,8 +76,6 @@ class HyperplaneLinear(HyperplaneRows):
         ValueError: a size below 1, or a curvature that is not positive.
     """
 
-    unit_axes = {"weight": ("out", "in"), "offset": ("out",)}
-
     input = output = "space"
 
     def __init__(

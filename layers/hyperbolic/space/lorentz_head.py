@@ -98,8 +98,6 @@ class LorentzMLR(HyperplaneRows):
         ValueError: a size below 1, or a curvature that is not positive.
     """
 
-    unit_axes = {"weight": ("out", "in"), "offset": ("out",)}
-
     input, output = "space", "logits"
 
     def __init__(
