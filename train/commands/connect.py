@@ -130,7 +130,7 @@ def connect(
 def _text(found: Mapping[str, Any]) -> str:
     """Write what was found for a reader."""
     head = ("", "loss barrier", "loss at 1/2", "accuracy barrier, %", "alignment")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     middle = len(found["t"]) // 2
     for when, title in TITLES.items():
         way = found[when]
@@ -149,7 +149,7 @@ def _text(found: Mapping[str, Any]) -> str:
         " and ".join(f"{scale * found[when][key][end]:.{digits}f}" for when, end in ends)
         for key, scale, digits in (("loss", 1, 4), ("accuracy", 100, 2))
     )
-    layers = [("layer, alignment", *TITLES.values())]
+    layers: list[tuple[str, ...]] = [("layer, alignment", *TITLES.values())]
     layers += [
         (name, f"{before:.3f}", f"{found['after']['alignment'][name]:.3f}")
         for name, before in found["before"]["alignment"].items()

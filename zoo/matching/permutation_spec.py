@@ -73,11 +73,11 @@ class Group(NamedTuple):
                 else torch.arange(part.size)
                 for _ in range(self.blocks)
             ]
-            found.append(self.index(order, torch.stack(inside)))
+            found.append(self.places(order, torch.stack(inside)))
         return tuple(found)
 
     @staticmethod
-    def index(order: Tensor, inside: Tensor) -> Tensor:
+    def places(order: Tensor, inside: Tensor) -> Tensor:
         """Return the index vector of blocks in an order (H,), with one inside each (H, d)."""
         return (order[:, None] * inside.shape[1] + inside).flatten()
 

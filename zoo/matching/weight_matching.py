@@ -192,7 +192,7 @@ def assign(group: Group, products: list[Tensor]) -> tuple[Tensor, ...]:
         inside.append(order)
     chosen = torch.as_tensor(linear_sum_assignment(values.numpy(), maximize=True)[1])
     rows = torch.arange(count)
-    return tuple(group.index(chosen, order[rows, chosen]) for order in inside)
+    return tuple(group.places(chosen, order[rows, chosen]) for order in inside)
 
 
 def _rows(weight: Tensor, axis: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -181,7 +182,7 @@ def test_a_residual_that_says_nothing_of_a_parameter_is_named():
     class Undeclared(AttnRes):
         unit_axes = {"query": (None, "stream")}
 
-    model = create_model("mlp_nano")
+    model: Any = create_model("mlp_nano")
     model.trunk.residual = Undeclared(32, [Site("mlp", i) for i in range(2)])
     with pytest.raises(ValueError, match=r"trunk.residual: Undeclared .* its gain belongs"):
         permutation_spec(model)

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from ..small_models import TINY, build, trained
 MODELS = ["mlp_nano", "vit_nano", "gpt_nano", "resnet_nano", "poincare_resnet_nano"]
 
 
-def small(name: str, seed: int = 0, **options) -> nn.Module:
+def small(name: str, seed: int = 0, **options) -> Any:
     return trained(build(name, seed, **TINY[name], **options), seed)
 
 
