@@ -192,9 +192,8 @@ class UnitTrace:
         for name, axes in declared.items():
             tensor: Any = module
             for part in name.split("."):
-                tensor = tensor[part] if isinstance(tensor, nn.ParameterDict) else getattr(
-                    tensor, part, None
-                )  # fmt: skip
+                inside = isinstance(tensor, nn.ParameterDict)
+                tensor = tensor[part] if inside else getattr(tensor, part, None)
             if isinstance(tensor, Tensor):
                 self._note(module, tensor, axes, labels)
         own = module.named_parameters(recurse=False)
@@ -232,7 +231,12 @@ class UnitTrace:
     def _note(
         self, module: nn.Module, tensor: Tensor, axes: tuple[Label, ...], labels: dict[str, Any]
     ) -> None:
-        name = self._names[id(tensor)]
+        name = self._names.get(id(tensor))
+        if name is None:
+            raise ValueError(
+                f"{self.name_of(module)}: a weight of {type(module).__name__} is computed from other "
+                f"parameters; merge them first"
+            )
         if len(axes) != tensor.dim():
             raise ValueError(f"{name} has {tensor.dim()} axes, and {len(axes)} are declared")
         found = []
