@@ -234,8 +234,8 @@ class UnitTrace:
         name = self._names.get(id(tensor))
         if name is None:
             raise ValueError(
-                f"{self.name_of(module)}: a weight of {type(module).__name__} is computed from other "
-                f"parameters; merge them first"
+                f"{self.name_of(module)}: a weight of {type(module).__name__} is computed from "
+                f"other parameters; merge them first"
             )
         if len(axes) != tensor.dim():
             raise ValueError(f"{name} has {tensor.dim()} axes, and {len(axes)} are declared")

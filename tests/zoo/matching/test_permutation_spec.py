@@ -157,7 +157,7 @@ CASES = {
     "a layer without a word": (Silent(), "Silent does not say what becomes of its units"),
     "a weight made of others": (
         nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)),
-        "computed from other parameters",
+        "computed from other parameters; merge",
     ),
     "sorted channels": (create_model("aol_mlp_nano").blocks, "sort"),
     "groups": (nn.Conv2d(4, 4, 1, groups=2), "groups=2"),
