@@ -15,6 +15,7 @@ from .delta.write import delta_write
 from .depth_mixing.dca import DeepCrossAttention
 from .depth_mixing.denseformer import DenseFormer
 from .depth_mixing.elc_bert import ElcBert
+from .depth_mixing.embedding_skip import EmbeddingSkip
 from .depth_mixing.muddformer import MuddFormer
 from .depth_swa import DepthSWA, depth_attention
 from .highway import Highway
@@ -48,6 +49,7 @@ __all__ = [
     "DenseFormer",
     "DepthSWA",
     "ElcBert",
+    "EmbeddingSkip",
     "Expansion",
     "GyroAttnRes",
     "GyroBlockAttnRes",

@@ -38,6 +38,7 @@ for _name, _build, _source in [
     ("depth_swa", mechanisms.DepthSWA, "arXiv:2603.16039"),
     ("denseformer", mechanisms.DenseFormer, "arXiv:2402.02622"),
     ("elc_bert", mechanisms.ElcBert, "arXiv:2311.02265"),
+    ("embedding_skip", mechanisms.EmbeddingSkip, "Karpathy 2025, nanochat"),
     ("hyper_connections", mechanisms.HyperConnections, "arXiv:2409.19606"),
     ("mhc", mechanisms.MHC, "arXiv:2512.24880"),
     ("parallel", mechanisms.Parallel, "arXiv:2309.08414"),

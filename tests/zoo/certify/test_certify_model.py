@@ -90,7 +90,7 @@ def test_every_model_gets_a_bound_or_a_reason(name):
 
 BOUNDED = {
     "add", "scaled", "skip_init", "rezero", "layer_scale", "deepnorm", "denseformer", "elc_bert",
-    "parallel",
+    "embedding_skip", "parallel",
 }  # fmt: skip
 
 
@@ -112,6 +112,7 @@ FIXED_WEIGHTS = [
     functools.partial(Scaled, learned=True, per_channel=True, exponent=0.0),
     *(functools.partial(ElcBert, flavour=f) for f in ("base", "zero", "weighted_output")),
     "denseformer",
+    "embedding_skip",
     "deepnorm",
     "add",
 ]

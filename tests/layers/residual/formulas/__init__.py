@@ -17,7 +17,7 @@ FORMULAS: dict[str, Callable[..., Tensor]] = {
     for module, names in {
         sums: "add scaled skip_init rezero layer_scale deepnorm highway parallel mobius "
         "lorentz_centroid",
-        blocks: "denseformer elc_bert dca muddformer",
+        blocks: "denseformer elc_bert embedding_skip dca muddformer",
         attention: "attnres block_attnres gyro_attnres gyro_block_attnres depth_swa",
         columns: "delta delta_cc",
         streams: "hyper_connections mhc mhc_lite",

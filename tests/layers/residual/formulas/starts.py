@@ -73,6 +73,7 @@ STARTS: dict[str, dict[str, Start]] = {
     "depth_swa": {"qkv": DRAWN, "out": 0.0},
     "denseformer": {f"alpha.{i}": newest(i + 1) for i in BLOCKS},
     "elc_bert": {"logits": 0.0},
+    "embedding_skip": {"carry": 1.0, "skip": 0.0},
     "dca": {
         f"mix.{i}.{key}": v for i in range(3) for key, v in {"static": 1.0, "query": 0.0}.items()
     },
