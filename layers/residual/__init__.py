@@ -21,6 +21,7 @@ from .depth_swa import DepthSWA, depth_attention
 from .highway import Highway
 from .lorentz_centroid import LorentzCentroid
 from .mobius import Mobius
+from .orthogonal_update import OrthogonalUpdate, orthogonal_update
 from .parallel_branches import Parallel, as_parallel
 from .scaled import Scaled, layer_scale, rezero, scale_by_depth, skip_init
 from .stream import (
@@ -59,6 +60,7 @@ __all__ = [
     "MHCLite",
     "Mobius",
     "MuddFormer",
+    "OrthogonalUpdate",
     "Parallel",
     "Past",
     "Read",
@@ -79,6 +81,7 @@ __all__ = [
     "linear_orders",
     "mobius_orders",
     "mobius_term",
+    "orthogonal_update",
     "rezero",
     "routing_is_frozen",
     "scale_by_depth",

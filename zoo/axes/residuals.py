@@ -41,6 +41,7 @@ for _name, _build, _source in [
     ("embedding_skip", mechanisms.EmbeddingSkip, "Karpathy 2025, nanochat"),
     ("hyper_connections", mechanisms.HyperConnections, "arXiv:2409.19606"),
     ("mhc", mechanisms.MHC, "arXiv:2512.24880"),
+    ("orthogonal", mechanisms.OrthogonalUpdate, "arXiv:2505.11881"),
     ("parallel", mechanisms.Parallel, "arXiv:2309.08414"),
     ("mhc_lite", mechanisms.MHCLite, "arXiv:2601.05732"),
     ("mobius", mechanisms.Mobius, "arXiv:2303.14027"),

@@ -54,6 +54,7 @@ OPTIONS: dict[str, list[dict]] = {
     ],
     "deepnorm": grid(alpha=[1.0, 0.3, 2.5]),
     "highway": grid(gate=["scalar"]),
+    "orthogonal": grid(eps=[1e-9, 0.5]),
     "parallel": grid(group=range(1, 7), exponent=[0.0, 0.5, 1.0]),
     "mobius": [
         *grid(curvature=[1e-3, 0.3], order=["branch_first", "stream_first"]),

@@ -15,7 +15,7 @@ __all__ = ["FORMULAS"]
 FORMULAS: dict[str, Callable[..., Tensor]] = {
     name: getattr(module, name)
     for module, names in {
-        sums: "add scaled skip_init rezero layer_scale deepnorm highway parallel mobius "
+        sums: "add scaled skip_init rezero layer_scale deepnorm highway orthogonal parallel mobius "
         "lorentz_centroid",
         blocks: "denseformer elc_bert embedding_skip dca muddformer",
         attention: "attnres block_attnres gyro_attnres gyro_block_attnres depth_swa",
