@@ -16,6 +16,7 @@ from .depth_mixing.dca import DeepCrossAttention
 from .depth_mixing.denseformer import DenseFormer
 from .depth_mixing.elc_bert import ElcBert
 from .depth_mixing.embedding_skip import EmbeddingSkip
+from .depth_mixing.lime import LayerMemory
 from .depth_mixing.muddformer import MuddFormer
 from .depth_swa import DepthSWA, depth_attention
 from .highway import Highway
@@ -26,6 +27,7 @@ from .parallel_branches import Parallel, as_parallel
 from .scaled import Scaled, layer_scale, rezero, scale_by_depth, skip_init
 from .stream import (
     Context,
+    Heads,
     Past,
     Read,
     Residual,
@@ -37,6 +39,7 @@ from .stream import (
 )
 from .streams.hyper_connections import HyperConnections
 from .streams.mhc import MHC, MHCLite, double_stochasticity_error, sinkhorn_log
+from .value_residual import ValueResidual
 
 __all__ = [
     "MHC",
@@ -54,8 +57,10 @@ __all__ = [
     "Expansion",
     "GyroAttnRes",
     "GyroBlockAttnRes",
+    "Heads",
     "Highway",
     "HyperConnections",
+    "LayerMemory",
     "LorentzCentroid",
     "MHCLite",
     "Mobius",
@@ -68,6 +73,7 @@ __all__ = [
     "Scaled",
     "Site",
     "State",
+    "ValueResidual",
     "as_parallel",
     "delta_cc",
     "delta_write",

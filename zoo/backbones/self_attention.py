@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...layers.residual import Read
+from ...layers.residual import Heads, Read
 from ..axes.geometries.contract import Geometry
 from ..axes.geometries.euclidean_space import Euclidean
 from ..branch import output_weight_of
@@ -20,6 +20,7 @@ from ..branch import output_weight_of
 __all__ = ["CausalAttention", "KeyValueCache", "SelfAttention", "rotate", "rotation"]
 
 VIEWS = ("query", "key", "value")
+Mix = Callable[[Tensor, Tensor], Heads]
 FLAT = Euclidean()
 
 
@@ -153,6 +154,7 @@ class Attention(nn.Module):
     attend: Any
     proj: Any
     views = VIEWS
+    mixes_heads = True
 
     @property
     def output_weight(self) -> Tensor | None:
@@ -203,9 +205,11 @@ class SelfAttention(Attention):
         self.attend = space.attention(num_heads, drop_rate)
         self.proj = space.linear(width, width)
 
-    def forward(self, x: Read) -> Tensor:
-        """Attend to every token."""
+    def forward(self, x: Read, *, mix: Mix | None = None) -> Tensor:
+        """Attend to every token, by keys and values that `mix` may exchange."""
         query, key, value = heads(self.qkv, x, self.num_heads)
+        if mix is not None:
+            key, value = mix(key, value)
         y = self.attend(self.q_norm(query), self.k_norm(key), value)
         return self.proj(self.merge(join_heads(y)))
 
@@ -252,10 +256,17 @@ class CausalAttention(Attention):
         self.proj = space.linear(width, width, bias=False)
 
     def forward(
-        self, x: Read, angles: tuple[Tensor, Tensor], cache: KeyValueCache | None = None
+        self,
+        x: Read,
+        angles: tuple[Tensor, Tensor],
+        cache: KeyValueCache | None = None,
+        *,
+        mix: Mix | None = None,
     ) -> Tensor:
-        """Attend to the tokens before and to those in the cache."""
+        """Attend to the tokens before and to those in the cache; `mix` may exchange its own."""
         query, key, value = heads(self.qkv, x, self.num_heads)
+        if mix is not None:
+            key, value = mix(key, value)
         length = query.shape[-2]
         # Norms and angles in at least float32, also under autocast, and one cast for the attention.
         wide = torch.promote_types(value.dtype, torch.float32)

@@ -10,13 +10,13 @@ back to every later block at the price of two numbers. Both scalars have learnin
 (`layers/learning_rate.py`): that of μ is `rate` times the optimiser's, that of λ a hundredth of
 it, since λ multiplies with those of all other blocks.
 
-Source: Karpathy 2025–26, nanochat, `nanochat/gpt.py` (`resid_lambdas` and `x0_lambdas`), after the
-speedruns of modded-nanogpt. It reports −0.0103, −0.0077, −0.0057 and −0.0039 bits per byte at depth
-8, 12, 16 and 20.
+Source: Karpathy 2026, nanochat, `dev/LOG.md` of 11 January (`resid_lambdas`, `x0_lambdas`), after
+modded-nanogpt. It reports −0.0103, −0.0077, −0.0057 and −0.0039 bits per byte at depth 8, 12, 16
+and 20.
 Differs from it: the embedding is not normed; Adam's constants are those of the other parameters,
 and `rate` multiplies their learning rate, which nanochat sets apart; in a CNN x_0 is what opens a
 stage, behind its shortcut, since widths differ, and a stage's first branch reads what the stage
-before has closed with.
+before has closed with. Later versions there start λ at 1.15 to 1.05 and μ at 0.20 to 0.05.
 """
 
 # Shape letters: D width, N blocks, ... token or pixel axes.

@@ -11,7 +11,7 @@ import torch
 from archzoo.layers.hyperbolic import ClipTangent, PoincareMLR, ToBall
 from archzoo.layers.lipschitz import LDLTBlock, SLLConv2d
 from archzoo.layers.residual import Add, ElcBert, HyperConnections, Parallel, Scaled
-from archzoo.zoo import create_model, list_models, residuals, use_hyperbolic_head
+from archzoo.zoo import create_model, list_models, use_hyperbolic_head
 from archzoo.zoo.certify.bounds import Bounds
 from archzoo.zoo.certify.certificate import plot_certificate
 from archzoo.zoo.certify.certify_model import certify
@@ -22,7 +22,7 @@ from archzoo.zoo.models import models
 from torch import nn
 
 from ...tiers import tiered
-from ..small_models import KINDS
+from ..small_models import EVERYWHERE, KINDS
 
 FLAT = {"geometry": "euclidean", "head": "linear"}
 TINY = {"width": 8, "depth": 2}
@@ -94,7 +94,7 @@ BOUNDED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("residual", residuals.names())
+@pytest.mark.parametrize("residual", EVERYWHERE)
 def test_a_mechanism_has_a_finite_constant_exactly_if_its_weights_are_fixed(residual):
     model = shaken(create_model("poincare_mlp_nano", residual=residual, **FLAT, **TINY))
     certificate = certify(model)

@@ -18,7 +18,8 @@ FORMULAS: dict[str, Callable[..., Tensor]] = {
         sums: "add scaled skip_init rezero layer_scale deepnorm highway orthogonal parallel mobius "
         "lorentz_centroid",
         blocks: "denseformer elc_bert embedding_skip dca muddformer",
-        attention: "attnres block_attnres gyro_attnres gyro_block_attnres depth_swa",
+        attention: "attnres block_attnres gyro_attnres gyro_block_attnres depth_swa lime "
+        "value_residual",
         columns: "delta delta_cc",
         streams: "hyper_connections mhc mhc_lite",
     }.items()
