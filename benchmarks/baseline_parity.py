@@ -12,6 +12,7 @@ last two need transformers (`pip install -e ".[peers]"`); the attention of the v
 was written for 4.44, runs without a rotation.
 """
 
+import sys
 import types
 from collections.abc import Callable
 from unittest import mock
@@ -146,7 +147,13 @@ def lime(seed: int, dtype: torch.dtype) -> Case:
 
 def value_residual(seed: int, dtype: torch.dtype) -> Case:
     """Three of the authors' attentions in a plain sum, against ours in a trunk; no norms."""
-    module = import_peer("Value-Residual-Learning", "src.modeling.modeling_llama_resformer")
+    # What transformers has dropped since and the attention does not use.
+    gone = types.ModuleType("transformers.modeling_attn_mask_utils")
+    gone.AttentionMaskConverter = None  # type: ignore[attr-defined]
+    sys.modules.setdefault(gone.__name__, gone)
+    with mock.patch("transformers.utils.is_torchdynamo_compiling", create=True):
+        folder = "Value-Residual-Learning/src/modeling"
+        module = import_peer(folder, "modeling_llama_resformer")
     config = types.SimpleNamespace(
         attention_dropout=0.0, hidden_size=WIDTH, num_attention_heads=HEADS, pretraining_tp=1,
         num_key_value_heads=HEADS, max_position_embeddings=LENGTH, rope_theta=1e4,

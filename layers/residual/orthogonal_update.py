@@ -10,8 +10,8 @@ The write is 1-Lipschitz in y. In x its constant is at most 1 + ‖y‖ / √ε,
 order: a branch without a bound leaves the stack without one, and its certificate is `inf`.
 
 Source: Oh et al. 2025, "Revisiting Residual Connections: Orthogonal Updates for Stable and
-Efficient Deep Networks", arXiv:2505.11881, eq. 4 (Orthogonal-F over features, Orthogonal-G over all
-of a sample).
+Efficient Deep Networks", arXiv:2505.11881 (Orthogonal-F over features, the global form over all of
+a sample).
 Differs from it: in half precision both sums, the quotient and the difference are float32; all of a
 sample is for images alone, since a token would see later ones.
 """

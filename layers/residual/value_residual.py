@@ -14,10 +14,10 @@ as it was. Three forms: `identity` fixes λ_1 = λ_2 = 0.5 everywhere, `sparse` 
 Attention branches count in their order, whatever their kind, such as `short_attention`. They hand
 their values out by the seam `mix_heads`; a backbone without attention is refused.
 
-Source: Zhou et al. 2025, "Value Residual Learning", arXiv:2410.17897, eq. 6 (Identity-, Sparse- and
-Learnable-ResFormer).
-Differs from it: how many branches `sparse` mixes is an option, three at first as in the paper's
-network of eight; λ are exempt from weight decay.
+Source: Zhou et al. 2025, "Value Residual Learning", arXiv:2410.17897 (Identity-, Sparse- and
+Learnable-ResFormer). The λ of `sparse`, in the last three of eight layers, are as public summaries of
+its experiments give them.
+Differs from it: how many branches `sparse` mixes is an option; λ are exempt from weight decay.
 """
 
 # Shape letters: B batch, H heads, T tokens, d head width, D stream width, A attention branches.

@@ -13,7 +13,7 @@ projected, so a head chooses its depth by itself and queries are untouched. Deco
 mixed pairs, as many as without.
 
 Source: Gerasimov et al. 2025, "You Do Not Fully Utilize Transformer's Representation Capacity",
-arXiv:2502.09245, eq. 4–6 (static routing).
+arXiv:2502.09245, in the released code `StaticRouter`.
 Differs from it: weights of earlier attentions start at 0, not as normals of their number; R is
 exempt from weight decay; keys are normed, where the backbone norms them, after the mixture.
 """
