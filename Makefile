@@ -14,10 +14,10 @@ BIN := $(VENV)/bin
 IN_TWO := -n 2 --dist worksteal --max-worker-restart 0
 # A processor without AVX-512, as oneDNN and torch see it.
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
-BENCHMARKS := start_up train_loop parity residual residual_bytes_gpt hyperbolic hyperbolic_parity \
-  lipschitz certify certify_exact lowrank lowrank_speed compress compare_digits pretrained exported \
-  token_files recomputation compile_blocks geometry geometry_models geometry_graphs geometry_parity \
-  geometry_range compress_parity
+BENCHMARKS := start_up train_loop parity baseline_parity residual residual_bytes_gpt hyperbolic \
+  hyperbolic_parity lipschitz certify certify_exact lowrank lowrank_speed compress compare_digits \
+  pretrained exported token_files recomputation compile_blocks geometry geometry_models \
+  geometry_graphs geometry_parity geometry_range compress_parity
 
 .PHONY: train quick test avx2 slow check docs bench clean
 

@@ -457,7 +457,8 @@ ONE, FOUR = "DDL-vdim1-gpt-mha-rope", "DDL-gpt-mha-rope"
 CC = {"value_channels": COLUMNS}
 TC = CC | {"compress": "tokens"}
 EC = {"expand": "convolution"}
-CASES: list[tuple[str, str, torch.dtype, Callable[[int, torch.dtype], Case]]] = [
+Cases = list[tuple[str, str, torch.dtype, Callable[[int, torch.dtype], Case]]]
+CASES: Cases = [
     ("fla naive_attnres", "one read of 8 sources", torch.float32, one_read),
     ("fla naive_attnres", "Full, 8 branches", torch.float32, fla_stack(1)),
     ("fla naive_attnres", "S = 3, 8 branches", torch.float32, fla_stack(3)),
@@ -480,9 +481,14 @@ CASES: list[tuple[str, str, torch.dtype, Callable[[int, torch.dtype], Case]]] = 
 
 
 def measure(quick: bool) -> Measurement:
-    """Compare every case on one seed or on five."""
+    """Compare every case of this script."""
+    return compare(CASES, quick)
+
+
+def compare(cases: Cases, quick: bool) -> Measurement:
+    """Compare cases on one seed or on five."""
     rows, bars = [], []
-    for peer, what, dtype, make in CASES:
+    for peer, what, dtype, make in cases:
         row: dict[str, Any] = {"peer": peer, "case": what, "dtype": str(dtype).split(".")[1]}
         try:
             with warnings.catch_warnings():

@@ -1,9 +1,11 @@
 """What a branch declares of itself, so that nobody reads its role off the names of its parts.
 
-A branch is any module. What others must know of it are three attributes, each with a default:
+A branch is any module. What others must know of it are four attributes, each with a default:
 
     views               names of the inputs that it takes in place of one tensor, such as
                         `("query", "key", "value")`; by default (), one tensor
+    mixes_heads         whether it may be called with `mix=`, which maps its keys and values
+                        (B, heads, T, d) to those that it attends to; by default not
     output_weight       the weight W of its last linear map, y = W h + b: zeros make the branch a
                         constant. By default the `weight` of the last of its parts, in order of
                         registration, that has one, as torch's layers and norms do
@@ -19,12 +21,17 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-__all__ = ["output_weight_of", "value_weights_of", "views_of"]
+__all__ = ["mixes_heads_of", "output_weight_of", "value_weights_of", "views_of"]
 
 
 def views_of(branch: nn.Module) -> tuple[str, ...]:
     """Names of the inputs that a branch takes in place of one tensor; () for one."""
     return getattr(branch, "views", ())
+
+
+def mixes_heads_of(branch: nn.Module) -> bool:
+    """Whether a branch hands out its keys and values to be mixed."""
+    return getattr(branch, "mixes_heads", False)
 
 
 def output_weight_of(branch: nn.Module) -> Tensor | None:

@@ -45,7 +45,7 @@ class Network(nn.Module):
         conventions: What of that is known from the data of a training; see `follow_data`.
         recipe: How `create_model` would build it; what `save_model` writes. None where no recipe
             leads to it; `lost_recipe` says what was done to it, if it had one.
-        shared: What its layers have in common and a residual may take, such as their curvature.
+        shared: What its layers have in common and a residual may take: curvature, number of heads.
         lowrank: What happens to factored weights in training, or None where all weights are dense
             and stay as the optimiser leaves them. A copy of the model has a controller of its own.
     """

@@ -7,9 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..layers.residual import Context, Past, Read, Residual, State
+from ..layers.residual import Context, Heads, Past, Read, Residual, State
 from ..layers.units import Units, UnitTrace
-from .branch import output_weight_of, value_weights_of, views_of
+from .branch import mixes_heads_of, output_weight_of, value_weights_of, views_of
 from .recomputation import recomputed, recomputes
 
 __all__ = ["Trunk", "drop_path_rates"]
@@ -43,9 +43,9 @@ class Trunk(nn.Module):
         (B, …, D) -> (B, …, D), channels where the residual has them.
 
     Raises:
-        ValueError: the lengths differ, the residual gives a branch views that it cannot take, looks
-            along tokens that the stream does not have, or its history would end at every map of the
-            stream.
+        ValueError: the lengths differ, the residual gives a branch views that it cannot take, or
+            mixes heads that it does not hand out, looks along tokens that the stream does not have,
+            or its history would end at every map of the stream.
     """
 
     def __init__(
@@ -81,6 +81,13 @@ class Trunk(nn.Module):
         self.norms = nn.ModuleList(self._norms(site, norm) for site, norm in enumerate(norms))
         self.drop_path = tuple(drop_path)
         self.grad_checkpointing = False
+        for site, branch in enumerate(branches):
+            if self._mixes_heads(site) and not mixes_heads_of(branch):
+                raise ValueError(
+                    f"{type(residual).__name__} mixes the keys and values of the attention at site "
+                    f"{site}, which {type(branch).__name__} keeps to itself; choose another "
+                    f"residual"
+                )
 
     def _norms(self, site: int, norm: nn.Module) -> nn.Module:
         views = self.residual.views(site)
@@ -99,8 +106,21 @@ class Trunk(nn.Module):
         state = self.settle(state, site)
         h = self.residual.read(state, site)
         normed = self._normed(h, site)
-        y = self.branches[site](normed, *extras)
-        return self.residual.write(state, site, y, Context(h, normed, self._keep(y, site)))
+        if not self._mixes_heads(site):
+            y = self.branches[site](normed, *extras)
+            return self.residual.write(state, site, y, Context(h, normed, self._keep(y, site)))
+        own: list[Heads] = []
+
+        def mix(key: Tensor, value: Tensor) -> Heads:
+            own.append((key, value))
+            return self.residual.mix_heads(state, site, key, value)
+
+        y = self.branches[site](normed, *extras, mix=mix)
+        context = Context(h, normed, self._keep(y, site), own[-1])
+        return self.residual.write(state, site, y, context)
+
+    def _mixes_heads(self, site: int) -> bool:
+        return self.residual.mixes_heads and self.residual.sites[site].attends
 
     def enter(self, state: State, h: Tensor, carry: Callable[[Tensor], Tensor]) -> State:
         """Run the first branch of a stage, which reads h from before a change of shape.

@@ -15,15 +15,19 @@ from .delta.write import delta_write
 from .depth_mixing.dca import DeepCrossAttention
 from .depth_mixing.denseformer import DenseFormer
 from .depth_mixing.elc_bert import ElcBert
+from .depth_mixing.embedding_skip import EmbeddingSkip
+from .depth_mixing.lime import LayerMemory
 from .depth_mixing.muddformer import MuddFormer
 from .depth_swa import DepthSWA, depth_attention
 from .highway import Highway
 from .lorentz_centroid import LorentzCentroid
 from .mobius import Mobius
+from .orthogonal_update import OrthogonalUpdate, orthogonal_update
 from .parallel_branches import Parallel, as_parallel
 from .scaled import Scaled, layer_scale, rezero, scale_by_depth, skip_init
 from .stream import (
     Context,
+    Heads,
     Past,
     Read,
     Residual,
@@ -35,6 +39,7 @@ from .stream import (
 )
 from .streams.hyper_connections import HyperConnections
 from .streams.mhc import MHC, MHCLite, double_stochasticity_error, sinkhorn_log
+from .value_residual import ValueResidual
 
 __all__ = [
     "MHC",
@@ -48,15 +53,19 @@ __all__ = [
     "DenseFormer",
     "DepthSWA",
     "ElcBert",
+    "EmbeddingSkip",
     "Expansion",
     "GyroAttnRes",
     "GyroBlockAttnRes",
+    "Heads",
     "Highway",
     "HyperConnections",
+    "LayerMemory",
     "LorentzCentroid",
     "MHCLite",
     "Mobius",
     "MuddFormer",
+    "OrthogonalUpdate",
     "Parallel",
     "Past",
     "Read",
@@ -64,6 +73,7 @@ __all__ = [
     "Scaled",
     "Site",
     "State",
+    "ValueResidual",
     "as_parallel",
     "delta_cc",
     "delta_write",
@@ -77,6 +87,7 @@ __all__ = [
     "linear_orders",
     "mobius_orders",
     "mobius_term",
+    "orthogonal_update",
     "rezero",
     "routing_is_frozen",
     "scale_by_depth",

@@ -33,6 +33,7 @@ from .tensor_checks import VERBS, checked
 
 __all__ = [
     "Context",
+    "Heads",
     "Past",
     "Read",
     "Residual",
@@ -48,6 +49,7 @@ __all__ = [
 
 State = tuple[Any, ...]
 Read = Tensor | Mapping[str, Tensor]
+Heads = tuple[Tensor, Tensor]
 
 
 class Past(Protocol):
@@ -78,12 +80,14 @@ class Context(NamedTuple):
 
     `read` is what the read returned, `normed` the same after the norm, as the branch saw it.
     `keep` is the drop-path mask (B, 1, …, 1) with entries 0 or 1 / keep probability, or None where
-    nothing is dropped.
+    nothing is dropped. `heads` are the keys and values (B, heads, T, d) that an attention made,
+    before they were mixed, or None where the mechanism does not mix them.
     """
 
     read: Read
     normed: Read
     keep: Tensor | None = None
+    heads: Heads | None = None
 
 
 class Residual(nn.Module):
@@ -99,7 +103,8 @@ class Residual(nn.Module):
         with `views`, `read` returns a mapping of such tensors.
 
     Raises:
-        ValueError: width < 1, no sites, or a channel_dim other than -1 or 1. The verbs of every
+        ValueError: width < 1, no sites, none that attends where heads are mixed, or a channel_dim
+            other than -1 or 1. The verbs of every
             mechanism refuse a stream of another width, and a branch output that has not exactly the
             stream's shape or holds no real numbers (`tensor_checks`): nothing broadcasts.
     """
@@ -132,6 +137,10 @@ class Residual(nn.Module):
     sites, such as a ReLU after every sum, leaves the mechanism what it is. A history would end
     there."""
 
+    mixes_heads: bool = False
+    """Whether the keys and values of every attention pass through `mix_heads` before it attends. A
+    backbone without attention is refused."""
+
     traces_in_fx: bool = False
     """Whether `torch.fx.symbolic_trace` can follow the verbs: no branch depends on a shape or a
     value. A trunk refuses the others by name."""
@@ -161,6 +170,13 @@ class Residual(nn.Module):
         self.width = width
         self.sites = tuple(sites)
         self.channel_dim = channel_dim
+        self.attentions = tuple(i for i, site in enumerate(self.sites) if site.attends)
+        if self.mixes_heads and not self.attentions:
+            kinds = ", ".join(sorted({site.kind for site in self.sites}))
+            raise ValueError(
+                f"{type(self).__name__} mixes the keys and values of attention, and the branches "
+                f"here are {kinds} alone; choose another residual, or a vit or a gpt"
+            )
 
     @property
     def num_blocks(self) -> int:
@@ -195,6 +211,20 @@ class Residual(nn.Module):
     def read(self, state: State, site: int) -> Read:
         """Return what the branch at a site sees."""
         raise NotImplementedError
+
+    def mix_heads(self, state: State, site: int, key: Tensor, value: Tensor) -> Heads:
+        """Return what an attention attends to in place of its own keys and values.
+
+        Called where `mixes_heads` says so, with the state that the branch has read: after the
+        projections, before norms, rotations and a decoder's cache.
+
+        Args:
+            state: Before the branch.
+            site: Of the attention.
+            key: (B, heads, T, d), as the branch projected it.
+            value: Likewise.
+        """
+        return key, value
 
     def write(self, state: State, site: int, y: Tensor, context: Context) -> State:
         """Return the state after the branch output y joined it."""

@@ -9,7 +9,9 @@ import functools
 from typing import Any
 
 import torch
+from archzoo.layers.residual import Site
 from archzoo.zoo import create_model, list_models, model_info
+from archzoo.zoo.axes.residuals import make_residual, residuals
 from archzoo.zoo.network import image_sides
 from torch import Tensor, nn
 
@@ -22,6 +24,22 @@ ALL = list_models()
 BACKBONES = [name for name in ALL if "residual" in model_info(name).options]
 HEADED = [name for name in ALL if "num_classes" in model_info(name).options]
 NANO = [name for name in list_models("*_nano") if name in BACKBONES]
+# Residuals that mix an attention's keys and values need one; all others run in every backbone.
+EVERYWHERE = [
+    name
+    for name in residuals.names()
+    if not make_residual(name, 8, [Site("attention", 0)]).mixes_heads
+]
+
+
+def fits(name: str, residual: str) -> bool:
+    """Whether a model has the branches that a residual needs."""
+    return residual in EVERYWHERE or "num_heads" in model_info(name).options
+
+
+def fitting(names: list[str]) -> list[tuple[str, str]]:
+    """Return every pair of a model and a residual that fits it."""
+    return [(name, one) for name in names for one in residuals.names() if fits(name, one)]
 
 
 def on_meta(name: str, **options: Any) -> Any:

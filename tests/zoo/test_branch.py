@@ -6,7 +6,7 @@ from archzoo.layers.lowrank import FixedRanks, reparametrize
 from archzoo.layers.residual import DeepNorm, Delta, MuddFormer, Residual, Site
 from archzoo.zoo.backbones.self_attention import SelfAttention
 from archzoo.zoo.backbones.timm_vit import ScaledBranch
-from archzoo.zoo.branch import output_weight_of, value_weights_of, views_of
+from archzoo.zoo.branch import mixes_heads_of, output_weight_of, value_weights_of, views_of
 from archzoo.zoo.trunk import Trunk
 from timm.layers import LayerScale, Mlp, SwiGLU
 from torch import Tensor, nn
@@ -125,6 +125,7 @@ def test_by_default_the_output_weight_is_that_of_the_last_part_with_one(branch, 
 def test_a_branch_without_weights_has_no_output_weight_and_takes_one_tensor():
     assert output_weight_of(nn.Sequential(nn.ReLU(), nn.Identity())) is None
     assert views_of(nn.Identity()) == ()
+    assert not mixes_heads_of(nn.Identity()) and mixes_heads_of(SelfAttention(WIDTH, 2))
     trunk(Delta, nn.Identity()).check_branches()
 
 

@@ -22,6 +22,7 @@ from ..tiers import tiered
 from .small_models import (
     ALL,
     CANDIDATES,
+    EVERYWHERE,
     HEADED,
     KINDS,
     NANO,
@@ -29,6 +30,8 @@ from .small_models import (
     build,
     example,
     example_shape,
+    fits,
+    fitting,
     loss_of,
     on_meta,
     settled,
@@ -51,7 +54,6 @@ traced = pytest.mark.parametrize(
         lambda name, residual: name in TRACED and residual == "block_attnres",
     ),
 )
-RESIDUALS = residuals.names()
 VARIANTS = {name for name, *_ in GEOMETRIES}
 BITWISE = {"rtol": 0.0, "atol": 0.0}
 
@@ -329,7 +331,7 @@ def test_a_table_has_nothing_to_recompute_and_says_so(name):
 @pytest.mark.parametrize(
     ("name", "residual"),
     tiered(
-        itertools.product(NANO, RESIDUALS),
+        fitting(NANO),
         lambda name, residual: name not in VARIANTS or residual == "block_attnres",
     ),
 )
@@ -341,6 +343,13 @@ def test_every_backbone_runs_over_every_residual(name, residual):
     grads = gradients(model, x)
     assert len(grads) == len(list(model.parameters()))
     assert all(grad.isfinite().all() for grad in grads.values())
+
+
+@pytest.mark.parametrize("name", [name for name in NANO if not fits(name, "value_residual")])
+@pytest.mark.parametrize("residual", [n for n in residuals.names() if n not in EVERYWHERE])
+def test_a_backbone_without_attention_refuses_what_mixes_keys_and_values(name, residual):
+    with pytest.raises(ValueError, match="mixes the keys and values of attention, and the.*alone"):
+        build(name, residual=residual)
 
 
 @pytest.mark.parametrize("residual", ["add", "scaled", "attnres", "block_attnres", "layer_scale"])
@@ -468,7 +477,7 @@ def test_branches_of_one_kind_are_compiled_once():
 # Every mechanism over a network of one trunk and one of stages; every backbone over two of them.
 PAIRS = [
     (name, residual)
-    for name, residual in itertools.product(NANO, RESIDUALS)
+    for name, residual in fitting(NANO)
     if name in ("mlp_nano", "resnet_nano") or residual in ("add", "block_attnres")
 ]
 

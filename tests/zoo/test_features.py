@@ -5,15 +5,15 @@ import timm
 import torch
 from archzoo.layers.residual import Site
 from archzoo.zoo import with_residual
-from archzoo.zoo.axes.residuals import make_residual, residuals
+from archzoo.zoo.axes.residuals import make_residual
 from archzoo.zoo.trunk import Trunk
 
-from .small_models import ALL, BACKBONES, SMALL, build, example, on_meta, trained
+from .small_models import ALL, BACKBONES, EVERYWHERE, SMALL, build, example, on_meta, trained
 
 PLAIN = {"rtol": 0.0, "atol": 0.0}
 SITES = [Site("mlp", 0), Site("mlp", 1)]
-FOLLOWED = [name for name in residuals.names() if make_residual(name, 8, SITES).traces_in_fx]
-REFUSED = [name for name in residuals.names() if name not in FOLLOWED]
+FOLLOWED = [name for name in EVERYWHERE if make_residual(name, 8, SITES).traces_in_fx]
+REFUSED = [name for name in EVERYWHERE if name not in FOLLOWED]
 # What torch.fx can follow; the other backbones ask for the shape of what they read.
 FAMILIES = ("resnet", "vit", "euclidean_resnet", "sll_resnet")
 TRACED = [name for name in ALL if name.startswith(FAMILIES) and "attnres" not in name]
@@ -105,7 +105,7 @@ def test_timms_fx_extractor_takes_a_network():
 # Hooks.
 
 
-@pytest.mark.parametrize("residual", residuals.names())
+@pytest.mark.parametrize("residual", EVERYWHERE)
 def test_hooks_on_stages_see_what_goes_in_and_comes_out(residual):
     model, seen = make("resnet_nano", residual), []
     for stage in model.stages:
@@ -132,7 +132,7 @@ def test_every_network_of_stages_calls_them(name, training):
     assert all(seen.count(part) == 2 for part in parts)
 
 
-@pytest.mark.parametrize("residual", residuals.names())
+@pytest.mark.parametrize("residual", EVERYWHERE)
 def test_a_hook_that_replaces_a_stages_output_is_heeded(residual):
     model, x = make("resnet_nano", residual), example("resnet_nano")
     model.stages[0].register_forward_hook(lambda m, given, out: torch.zeros_like(out))

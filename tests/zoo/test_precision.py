@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from archzoo.zoo import residuals
 from archzoo.zoo.axes.lowrank import methods
 from archzoo.zoo.backbones.self_attention import KeyValueCache
 
 from ..tiers import tiered
-from .small_models import KINDS, NANO, SMALL, build, example, loss_of, settled
+from .small_models import KINDS, NANO, SMALL, build, example, fitting, loss_of, settled
 
 
 class Precision(NamedTuple):
@@ -138,10 +137,7 @@ def check(model, x, precision):
 
 EVERY_MODEL = [(name, precision) for name in SMALL for precision in PRECISIONS]
 EVERY_RESIDUAL = [
-    (name, residual, precision)
-    for name in NANO
-    for residual in residuals.names()
-    for precision in PRECISIONS
+    (name, residual, precision) for name, residual in fitting(NANO) for precision in PRECISIONS
 ]
 EVERY_METHOD = [
     (name, method, precision)

@@ -13,13 +13,23 @@ import pytest
 import timm
 import torch
 from archzoo.zoo import create_model, list_models, model_info, register_with_timm
-from archzoo.zoo.axes.residuals import residuals
 from timm.models import FeatureInfo, group_modules, group_parameters
 from timm.models._features import FeatureGetterNet
 from timm.optim import param_groups_layer_decay
 
 from ..tiers import tiered
-from .small_models import ALL, BACKBONES, CLASSES, HEADED, build, example, loss_of, on_meta, trained
+from .small_models import (
+    ALL,
+    BACKBONES,
+    CLASSES,
+    HEADED,
+    build,
+    example,
+    fitting,
+    loss_of,
+    on_meta,
+    trained,
+)
 
 IMAGES = [name for name in ALL if model_info(name).kind == "image"]
 FIRST = [name for name in CLASSES if name in IMAGES]
@@ -252,8 +262,10 @@ def test_recomputation_changes_no_intermediate_and_no_gradient(name):
         torch.testing.assert_close(again, plain, **EXACT)
 
 
-@pytest.mark.parametrize("residual", residuals.names())
-@pytest.mark.parametrize("name", [name for name in FIRST if name in BACKBONES])
+@pytest.mark.parametrize(
+    ("name", "residual"),
+    fitting([name for name in FIRST if name in BACKBONES]),
+)
 def test_what_a_depth_hands_on_is_what_hooks_see_over_every_residual(name, residual):
     model, x = trained(build(name, residual=residual)).eval(), example(name)
     seen = []
@@ -415,8 +427,7 @@ def test_a_parameter_of_several_depths_stands_with_the_last_of_them():
     assert ball.group_matcher()(curvature) >= (1.0, 1.0, 0.0)
 
 
-@pytest.mark.parametrize("residual", residuals.names())
-@pytest.mark.parametrize("name", ["vit_nano", "resnet_nano"])
+@pytest.mark.parametrize(("name", "residual"), fitting(["vit_nano", "resnet_nano"]))
 def test_the_parameters_of_every_residual_are_of_its_last_block(name, residual):
     model = on_meta(name, residual=residual)
     order = model.group_matcher()

@@ -83,7 +83,7 @@ def test_parts_of_different_lengths_are_refused():
 
 @pytest.mark.parametrize("name", residuals.names())
 def test_a_name_a_mapping_and_a_builder_are_one_mechanism(name):
-    sites = [Site("mlp", 0), Site("mlp", 1)]
+    sites = [Site("attention", 0), Site("attention", 1)]
     builder = residuals[name].build
     made = [make_residual(spec, 4, sites) for spec in (name, {"name": name}, builder)]
     assert len({repr(one) for one in made}) == 1

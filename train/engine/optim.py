@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ...layers.decay import decay_exclusions
+from ...layers.learning_rate import give_learning_rates
 from ...layers.lowrank.optim.matrix_groups import matrix_groups
 from ...layers.lowrank.optim.projected_adamw import ProjectedAdamW
 from ...layers.lowrank.optim.step_adamw import StepAdamW
@@ -63,7 +64,9 @@ def without_names(config: OptimConfig) -> OptimConfig:
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Build the optimiser, without weight decay on vectors and on what a layer marks.
+    """Build the optimiser, without weight decay on vectors and on what a layer marks so.
+
+    What a layer marks with a learning rate of its own gets it.
 
     Every group keeps its `initial_lr`, the base that a schedule scales.
 
@@ -106,6 +109,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
         raise ValueError(
             f"optim.name={config.name} cannot be used here: {error}; choose another, such as adamw"
         ) from error
+    give_learning_rates(optimizer, model)
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     return optimizer

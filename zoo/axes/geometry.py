@@ -119,6 +119,6 @@ def give_head(
     model.make_head = space.head(head)
     if table is None:
         model.use_head(model.make_head)
-    model.shared = space.shared
+    model.shared |= space.shared
     if space.shared:
         keep_one_ball(model)

@@ -32,15 +32,19 @@ for _name, _build, _source in [
     ("delta", mechanisms.Delta, "arXiv:2601.00417"),
     ("delta_cc", mechanisms.delta_cc, "arXiv:2601.00417"),
     ("muddformer", mechanisms.MuddFormer, "arXiv:2502.12170"),
+    ("lime", mechanisms.LayerMemory, "arXiv:2502.09245"),
     ("dca", mechanisms.DeepCrossAttention, "arXiv:2502.06785"),
     ("deepnorm", mechanisms.DeepNorm, "arXiv:2203.00555"),
     ("highway", mechanisms.Highway, "arXiv:1505.00387"),
     ("depth_swa", mechanisms.DepthSWA, "arXiv:2603.16039"),
     ("denseformer", mechanisms.DenseFormer, "arXiv:2402.02622"),
     ("elc_bert", mechanisms.ElcBert, "arXiv:2311.02265"),
+    ("embedding_skip", mechanisms.EmbeddingSkip, "Karpathy 2026, nanochat"),
     ("hyper_connections", mechanisms.HyperConnections, "arXiv:2409.19606"),
     ("mhc", mechanisms.MHC, "arXiv:2512.24880"),
+    ("orthogonal", mechanisms.OrthogonalUpdate, "arXiv:2505.11881"),
     ("parallel", mechanisms.Parallel, "arXiv:2309.08414"),
+    ("value_residual", mechanisms.ValueResidual, "arXiv:2410.17897"),
     ("mhc_lite", mechanisms.MHCLite, "arXiv:2601.05732"),
     ("mobius", mechanisms.Mobius, "arXiv:2303.14027"),
     ("lorentz_centroid", mechanisms.LorentzCentroid, "arXiv:2412.14695"),
@@ -89,8 +93,9 @@ def make_residual(
         width: Stream width.
         sites: The sites in order.
         channel_dim: -1 for tokens, 1 for images.
-        shared: What the backbone's layers have in common, such as the curvature of their space; a
-            named mechanism that has such an option takes it from here where the spec does not say.
+        shared: What the backbone's layers have in common, such as the curvature of their space or
+            `num_heads`; a named mechanism that has such an option takes it from here where the spec
+            does not say.
 
     Raises:
         ValueError: unknown name or option, an option out of range, or one that says that points

@@ -117,8 +117,9 @@ class GPT(Network):
                 GatedFeedForward(width, 8 * width // 3, space=space),
             ]
             sites += [Site("attention", block), Site("mlp", block)]
+        self.shared = {**space.shared, "num_heads": num_heads}
         self.trunk = Trunk(
-            make_residual(residual, width, sites, shared=space.shared),
+            make_residual(residual, width, sites, shared=self.shared),
             branches,
             [space.rms_norm(width, eps=norm_eps) for _ in branches],
             drop_path_rates(drop_path_rate, len(branches)),

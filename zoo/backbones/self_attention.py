@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...layers.residual import Read
+from ...layers.residual import Heads, Read
 from ...layers.units import Bond, Units, UnitTrace
 from ..axes.geometries.contract import Geometry
 from ..axes.geometries.euclidean_space import Euclidean
@@ -21,6 +21,7 @@ from ..branch import output_weight_of
 __all__ = ["CausalAttention", "KeyValueCache", "SelfAttention", "rotate", "rotation"]
 
 VIEWS = ("query", "key", "value")
+Mix = Callable[[Tensor, Tensor], Heads]
 FLAT = Euclidean()
 
 
@@ -154,6 +155,7 @@ class Attention(nn.Module):
     attend: Any
     proj: Any
     views = VIEWS
+    mixes_heads = True
 
     @property
     def output_weight(self) -> Tensor | None:
@@ -229,9 +231,11 @@ class SelfAttention(Attention):
         trace.chain(inside, self.k_norm)
         return self.follow_heads(trace, x, self.num_heads, free=free)
 
-    def forward(self, x: Read) -> Tensor:
-        """Attend to every token."""
+    def forward(self, x: Read, *, mix: Mix | None = None) -> Tensor:
+        """Attend to every token, by keys and values that `mix` may exchange."""
         query, key, value = heads(self.qkv, x, self.num_heads)
+        if mix is not None:
+            key, value = mix(key, value)
         y = self.attend(self.q_norm(query), self.k_norm(key), value)
         return self.proj(self.merge(join_heads(y)))
 
@@ -285,10 +289,17 @@ class CausalAttention(Attention):
         return self.follow_heads(trace, x, self.num_heads, free=False)
 
     def forward(
-        self, x: Read, angles: tuple[Tensor, Tensor], cache: KeyValueCache | None = None
+        self,
+        x: Read,
+        angles: tuple[Tensor, Tensor],
+        cache: KeyValueCache | None = None,
+        *,
+        mix: Mix | None = None,
     ) -> Tensor:
-        """Attend to the tokens before and to those in the cache."""
+        """Attend to the tokens before and to those in the cache; `mix` may exchange its own."""
         query, key, value = heads(self.qkv, x, self.num_heads)
+        if mix is not None:
+            key, value = mix(key, value)
         length = query.shape[-2]
         # Norms and angles in at least float32, also under autocast, and one cast for the attention.
         wide = torch.promote_types(value.dtype, torch.float32)

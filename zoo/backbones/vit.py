@@ -135,8 +135,9 @@ class VisionTransformer(ImageNetwork):
                 FeedForward(width, int(width * mlp_ratio), drop_rate, space=space),
             ]
             sites += [Site("attention", block), Site("mlp", block)]
+        self.shared = {**space.shared, "num_heads": num_heads}
         self.trunk = Trunk(
-            make_residual(residual, width, sites, shared=space.shared),
+            make_residual(residual, width, sites, shared=self.shared),
             branches,
             [space.layer_norm(width, eps=1e-6) for _ in branches],
             drop_path_rates(drop_path_rate, len(branches)),

@@ -88,7 +88,12 @@ def states(
         h = residual.read(state, site)
         normed, seen = look(residual, site, h, (lambda t: t) if post else norm)
         mask = None if keep is None else keep[site]
-        state = residual.write(state, site, (seen @ weight).tanh(), Context(h, normed, mask))
+        y, heads = seen @ weight, None
+        if residual.mixes_heads and residual.sites[site].attends:
+            heads = key, value = tuple(t[:, None] for t in (y.flip(-1), y))  # one head
+            found, mixed = residual.mix_heads(state, site, key, value)
+            y = (mixed + found - key).squeeze(1)
+        state = residual.write(state, site, y.tanh(), Context(h, normed, mask, heads))
         yield state
 
 

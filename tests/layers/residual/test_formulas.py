@@ -54,6 +54,7 @@ OPTIONS: dict[str, list[dict]] = {
     ],
     "deepnorm": grid(alpha=[1.0, 0.3, 2.5]),
     "highway": grid(gate=["scalar"]),
+    "orthogonal": grid(eps=[1e-9, 0.5]),
     "parallel": grid(group=range(1, 7), exponent=[0.0, 0.5, 1.0]),
     "mobius": [
         *grid(curvature=[1e-3, 0.3], order=["branch_first", "stream_first"]),
@@ -73,6 +74,8 @@ OPTIONS: dict[str, list[dict]] = {
         curvature=[0.3], block_size=[1, 2, 3], coordinates=["tangent", "space"]
     ),
     "depth_swa": grid(mode=["add", "replace"], heads=[1, 5], window=[1, 2, 4, None]),
+    "value_residual": grid(form=["identity", "sparse", "learned"], layers=[1, 2, 3]),
+    "lime": grid(sites=[SITES]),
     "denseformer": grid(sites=[DEEP], dilation=[1, 2, 3, 7], period=[1, 2, 4]),
     "elc_bert": grid(
         sites=[SITES, CONVS], flavour=["base", "zero", "normalized", "weighted_output"]

@@ -8,6 +8,8 @@ from archzoo.layers.residual import frozen_routing
 from archzoo.layers.residual.stream import routing, routing_is_frozen
 from archzoo.zoo import create_model, residuals
 
+from ...zoo.small_models import fits
+
 
 def test_one_thread_inside_does_not_freeze_another():
     inside, done, seen = threading.Event(), threading.Event(), {}
@@ -57,7 +59,8 @@ def test_a_compiled_function_follows_the_context():
 def gradients(residual: str, recomputed: bool, thread: bool) -> dict[str, torch.Tensor]:
     """Of a frozen forward whose backward pass runs outside, possibly in a thread of its own."""
     torch.manual_seed(0)
-    model = create_model("mlp_nano", residual=residual)
+    name = "mlp_nano" if fits("mlp_nano", residual) else "vit_nano"
+    model = create_model(name, residual=residual)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))

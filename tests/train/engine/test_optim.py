@@ -60,6 +60,23 @@ def test_a_projected_optimiser_leaves_embeddings_and_what_is_named_to_adamw(name
     assert projected(unprojected=["embedding", "*.qkv"]) == {k for k in usual if ".qkv." not in k}
 
 
+@pytest.mark.parametrize(
+    "name", ["adamw", "lookahead_adamw", "riemannian_adam", "step_adamw", "trion", "muon"]
+)
+def test_what_a_layer_marks_with_a_rate_of_its_own_gets_it_from_every_optimiser(name):
+    model = create_model("gpt_nano", residual={"name": "embedding_skip", "rate": 4.0})
+    made = make_optimizer(model, OptimConfig(name, lr=0.5, weight_decay=0.1))
+    names = {id(p): key for key, p in model.named_parameters()}
+    found = {names[id(p)]: g for g in made.param_groups for p in g["params"]}
+    assert found.keys() == dict(model.named_parameters()).keys()
+    for key, group in found.items():
+        rate = {"carry": 0.02, "skip": 2.0}.get(key.rpartition(".")[2], 0.5)
+        assert group["lr"] == group["initial_lr"] == rate, key
+        if rate != 0.5:
+            assert group["weight_decay"] == 0.0
+    assert made.param_groups[0]["lr"] == 0.5
+
+
 def test_a_projected_optimiser_is_refused_factors_and_shards():
     factored = create_model("mlp_nano", lowrank={"name": "low_rank", "rank": 0.25})
     with pytest.raises(ValueError, match=r"made of factors.*lowrank=none$"):

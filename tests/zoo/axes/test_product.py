@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 from archzoo.layers.lowrank import WeightStructure
-from archzoo.zoo import certify, create_model, model_info, residuals, save_model
+from archzoo.zoo import certify, create_model, model_info, save_model
 from archzoo.zoo.axes.geometry import GeometryName
 from archzoo.zoo.axes.lowrank import make_method, methods
 
 from ...tiers import tiered
-from ..small_models import NANO, TINY, build, example, loss_of, size_and_class
+from ..small_models import EVERYWHERE, NANO, TINY, build, example, fitting, loss_of, size_and_class
 
 GEOMETRIES = GeometryName.__args__
 
@@ -26,12 +26,11 @@ def backbones():
 def usual(name, geometry, residual):
     """Every residual on the hyperboloid once, and the residual of each model in both spaces."""
     own = model_info(name).options["residual"].default
-    return (name, geometry) == ("mlp_nano", "lorentz") or (
-        geometry != "euclidean" and residual == own
-    )
+    where = "mlp_nano" if residual in EVERYWHERE else "gpt_nano"
+    return (name, geometry) == (where, "lorentz") or (geometry != "euclidean" and residual == own)
 
 
-CASES = list(itertools.product(backbones(), GEOMETRIES, residuals.names()))
+CASES = [(n, space, r) for n, r in fitting(backbones()) for space in GEOMETRIES]
 
 
 @pytest.mark.parametrize(("name", "geometry", "residual"), tiered(CASES, usual))

@@ -3,16 +3,16 @@
 import pytest
 import torch
 from archzoo.layers.residual import Site
-from archzoo.zoo import create_model, residuals
+from archzoo.zoo import create_model
 from archzoo.zoo.axes.residuals import make_residual
 from archzoo.zoo.backbones.resnet import linear_shortcut
 from torch import nn
 
-from ..small_models import build, example, loss_of, on_meta, trained
+from ..small_models import EVERYWHERE, build, example, loss_of, on_meta, trained
 
 EQUAL = [
     name
-    for name in residuals.names()
+    for name in EVERYWHERE
     if name != "add"
     and make_residual(name, 4, [Site("conv", 0), Site("conv", 1)]).equals_prenorm_at_init
 ]

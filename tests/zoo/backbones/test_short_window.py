@@ -17,7 +17,7 @@ ANGLES = rotation(torch.arange(LENGTH), WIDTH // HEADS)
 needs_branches = [
     name
     for name in residuals.names()
-    if make_residual(name, 4, [Site("mlp", 0)]).needs_nonzero_branches
+    if make_residual(name, 4, [Site("attention", 0)]).needs_nonzero_branches
 ]
 
 

@@ -11,7 +11,7 @@ import torch
 from archzoo.layers.hyperbolic import ClipTangent, PoincareMLR, ToBall
 from archzoo.layers.lipschitz import LDLTBlock, SLLConv2d
 from archzoo.layers.residual import Add, ElcBert, HyperConnections, Parallel, Scaled
-from archzoo.zoo import create_model, list_models, residuals, use_hyperbolic_head
+from archzoo.zoo import create_model, list_models, use_hyperbolic_head
 from archzoo.zoo.certify.bounds import Bounds
 from archzoo.zoo.certify.certificate import plot_certificate
 from archzoo.zoo.certify.certify_model import certify
@@ -22,7 +22,7 @@ from archzoo.zoo.models import models
 from torch import nn
 
 from ...tiers import tiered
-from ..small_models import KINDS
+from ..small_models import EVERYWHERE, KINDS
 
 FLAT = {"geometry": "euclidean", "head": "linear"}
 TINY = {"width": 8, "depth": 2}
@@ -90,11 +90,11 @@ def test_every_model_gets_a_bound_or_a_reason(name):
 
 BOUNDED = {
     "add", "scaled", "skip_init", "rezero", "layer_scale", "deepnorm", "denseformer", "elc_bert",
-    "parallel",
+    "embedding_skip", "parallel",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("residual", residuals.names())
+@pytest.mark.parametrize("residual", EVERYWHERE)
 def test_a_mechanism_has_a_finite_constant_exactly_if_its_weights_are_fixed(residual):
     model = shaken(create_model("poincare_mlp_nano", residual=residual, **FLAT, **TINY))
     certificate = certify(model)
@@ -112,6 +112,7 @@ FIXED_WEIGHTS = [
     functools.partial(Scaled, learned=True, per_channel=True, exponent=0.0),
     *(functools.partial(ElcBert, flavour=f) for f in ("base", "zero", "weighted_output")),
     "denseformer",
+    "embedding_skip",
     "deepnorm",
     "add",
 ]

@@ -5,12 +5,11 @@ import torch
 from archzoo.layers.residual import Add, AttnRes, Residual, Site, depth_weights
 from archzoo.layers.residual.stream import routing
 from archzoo.zoo import create_model, depth_mixing_matrix, trace, with_residual
-from archzoo.zoo.axes.residuals import residuals
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...tiers import tiered
-from ..small_models import NANO, build, example, loss_of, trained
+from ..small_models import EVERYWHERE, NANO, build, example, fitting, loss_of, trained
 
 TOKENS = [name for name in NANO if "resnet" not in name]
 EXACT = {"rtol": 0.0, "atol": 1e-12}  # some hundred roundings of float64 at unit scale
@@ -196,8 +195,10 @@ def test_one_view_is_shown_at_a_time(view, factors):
 # Every mechanism.
 
 
-@pytest.mark.parametrize("residual", residuals.names())
-@pytest.mark.parametrize("name", tiered(NANO, ["mlp_nano", "vit_nano", "resnet_nano"]))
+@pytest.mark.parametrize(
+    ("name", "residual"),
+    tiered(fitting(NANO), lambda name, _: name in ("mlp_nano", "vit_nano", "resnet_nano")),
+)
 def test_every_mechanism_has_a_causal_matrix(name, residual):
     model, x = model_of(name, residual), inputs(name)
     stages = [None] if name in TOKENS else [0, 1]
@@ -210,7 +211,7 @@ def test_every_mechanism_has_a_causal_matrix(name, residual):
         assert (matrix != 0).any(1).all()
 
 
-@pytest.mark.parametrize("residual", residuals.names())
+@pytest.mark.parametrize("residual", EVERYWHERE)
 def test_looking_leaves_a_model_as_it_was(residual):
     model, x = model_of("mlp_nano", residual, drop_path_rate=0.5).train(), inputs("mlp_nano")
     model.trunk.branches[0].eval()
@@ -280,7 +281,7 @@ def loss_with(model, x, site, shift):
         hook.remove()
 
 
-@pytest.mark.parametrize("residual", [*residuals.names(), MarkedMix])
+@pytest.mark.parametrize("residual", [*EVERYWHERE, MarkedMix])
 def test_the_gradient_is_how_steeply_the_loss_rises(residual):
     model, x = model_of("mlp_nano", residual, depth=4), inputs("mlp_nano", batch=1)
     found, h = trace(model, x, loss_of), 1e-5
@@ -303,8 +304,10 @@ def test_a_branch_that_reaches_no_logit_has_no_gradient():
     assert trace(model, inputs("mlp_nano")).gradient.tolist() == [0.0, 0.0]
 
 
-@pytest.mark.parametrize("residual", residuals.names())
-@pytest.mark.parametrize("name", tiered(NANO, ["mlp_nano", "vit_nano", "resnet_nano"]))
+@pytest.mark.parametrize(
+    ("name", "residual"),
+    tiered(fitting(NANO), lambda name, _: name in ("mlp_nano", "vit_nano", "resnet_nano")),
+)
 def test_every_mechanism_is_traced(name, residual):
     model = model_of(name, residual)
     found = trace(model, inputs(name), loss_of)

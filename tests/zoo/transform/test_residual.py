@@ -14,7 +14,7 @@ from archzoo.zoo.axes.residuals import make_residual, residuals
 from archzoo.zoo.trunk import Trunk
 from torch import nn
 
-from ..small_models import ADDITIVE, build, example, loss_of, trained
+from ..small_models import ADDITIVE, EVERYWHERE, build, example, fits, loss_of, trained
 
 SITES = [Site(kind, block) for block in range(2) for kind in ("attention", "mlp")]
 
@@ -29,7 +29,7 @@ def _equals(name):
 
 EQUAL = [name for name in residuals.names() if _equals(name)]
 DIFFERENT = [name for name in residuals.names() if not _equals(name)]
-EQUAL_FOR_TIMM = [name for name in EQUAL if not _takes_views(name)]
+EQUAL_FOR_TIMM = [n for n in EQUAL if n in EVERYWHERE and not _takes_views(n)]
 
 # Some thousand roundings of float64, through four to eight blocks.
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
@@ -95,8 +95,9 @@ def test_a_timm_model_keeps_its_logits(name, options, residual):
     )
 
 
-@pytest.mark.parametrize("residual", EQUAL)
-@pytest.mark.parametrize("name", ADDITIVE)
+@pytest.mark.parametrize(
+    ("name", "residual"), [(n, r) for n in ADDITIVE for r in EQUAL if fits(n, r)]
+)
 def test_a_model_of_the_zoo_keeps_its_logits(name, residual):
     model = without_eps(ours(name))
     after = without_eps(convert(residual, model))
@@ -118,8 +119,9 @@ def test_a_variant_that_leaves_sources_out_is_refused():
         with_residual(ours("mlp_nano"), "attnres", window=1)
 
 
-@pytest.mark.parametrize("residual", EQUAL)
-@pytest.mark.parametrize("name", ADDITIVE)
+@pytest.mark.parametrize(
+    ("name", "residual"), [(n, r) for n in ADDITIVE for r in EQUAL if fits(n, r)]
+)
 def test_shared_weights_keep_their_gradients(name, residual):
     model = without_eps(ours(name))
     after = without_eps(convert(residual, model)).eval()
@@ -303,7 +305,7 @@ def test_a_timm_model_over_add_is_converted_again():
 # Refusals.
 
 
-@pytest.mark.parametrize("residual", DIFFERENT)
+@pytest.mark.parametrize("residual", [name for name in DIFFERENT if name in EVERYWHERE])
 def test_a_change_of_outputs_needs_to_be_allowed(residual):
     model = ours("mlp_nano")
     with pytest.raises(ValueError, match=rf"residual='{residual}' does not start equal to 'add'"):
@@ -348,7 +350,7 @@ def test_a_module_that_is_no_backbone_is_refused():
         with_residual(nn.Linear(2, 2), "attnres")
 
 
-@pytest.mark.parametrize("residual", [name for name in residuals.names() if name != "add"])
+@pytest.mark.parametrize("residual", [name for name in EVERYWHERE if name != "add"])
 def test_only_add_is_converted(residual):
     try:
         model = build("mlp_nano", residual=residual)

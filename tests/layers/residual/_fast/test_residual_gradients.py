@@ -26,7 +26,7 @@ VARIANTS = [(name, {}) for name in NAMES] + [
     ("delta_cc", {"parameterisation": "repo"}),
 ]
 # Those with gradients written by hand; the others are plain PyTorch but for what they call.
-BY_HAND = ["attnres", "block_attnres", "delta", "delta_cc", "gyro_attnres", "mobius"]
+BY_HAND = ["attnres", "block_attnres", "delta", "delta_cc", "gyro_attnres", "mobius", "orthogonal"]
 KERNELS = [False, *([True] if load_kernels("attnres") else [])]
 LAYOUTS = ["tokens", "transposed tokens", "images", "channels last"]
 TOL = {"rtol": 1e-9, "atol": 1e-9}  # a thousandth of what the finite differences can see

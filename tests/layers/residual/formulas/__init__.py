@@ -15,10 +15,11 @@ __all__ = ["FORMULAS"]
 FORMULAS: dict[str, Callable[..., Tensor]] = {
     name: getattr(module, name)
     for module, names in {
-        sums: "add scaled skip_init rezero layer_scale deepnorm highway parallel mobius "
+        sums: "add scaled skip_init rezero layer_scale deepnorm highway orthogonal parallel mobius "
         "lorentz_centroid",
-        blocks: "denseformer elc_bert dca muddformer",
-        attention: "attnres block_attnres gyro_attnres gyro_block_attnres depth_swa",
+        blocks: "denseformer elc_bert embedding_skip dca muddformer",
+        attention: "attnres block_attnres gyro_attnres gyro_block_attnres depth_swa lime "
+        "value_residual",
         columns: "delta delta_cc",
         streams: "hyper_connections mhc mhc_lite",
     }.items()

@@ -9,6 +9,7 @@ from ..stacks import rms_norm
 from .sums import branch, mobius_sum, space_part_of, tangent_of
 
 __all__ = ["attnres", "block_attnres", "depth_swa", "gyro_attnres", "gyro_block_attnres"]
+__all__ += ["lime", "value_residual"]
 
 
 def block_attnres(
@@ -128,6 +129,43 @@ def depth_swa(
             h = h + z if mode == "add" else z
         states.append(states[-1] + (rms_norm(h) @ weight).tanh())
     return states[-1]
+
+
+def value_residual(
+    residual, x: Tensor, weights: Tensor, *, form: str = "learned", layers: int = 3
+) -> Tensor:
+    """An attention takes λ_1 v_1 + λ_2 v for its values; here an attention is tanh(v)."""
+    count, first = sum(site.attends for site in residual.sites), None
+    place = -1
+    for site, weight in zip(residual.sites, weights, strict=True):
+        value = rms_norm(x) @ weight
+        if site.attends:
+            place += 1
+            first = value if first is None else first
+            if form == "learned" and place:
+                a, b = residual.weight[place - 1]
+            elif form == "identity":
+                a, b = 0.5, 0.5
+            else:
+                a, b = (5.0, 1.0) if place >= max(1, count - layers) else (0.0, 1.0)
+            value = a * first + b * value if place else value
+        x = x + value.tanh()
+    return x
+
+
+def lime(residual, x: Tensor, weights: Tensor) -> Tensor:
+    """Keys and values of one head are sums over all so far; an attention is tanh(v' + k' − k)."""
+    keys, values = [], []
+    for site, weight in zip(residual.sites, weights, strict=True):
+        y = rms_norm(x) @ weight
+        if site.attends:
+            keys.append(y.flip(-1))
+            values.append(y)
+            place = len(values) - 1
+            route = residual.route[str(place)][0] if place else torch.ones(1)
+            y = sum(r * (k + v) for r, k, v in zip(route, keys, values, strict=True)) - keys[-1]
+        x = x + y.tanh()
+    return x
 
 
 def attended(states: list[Tensor], qkv: Tensor, heads: int) -> Tensor:

@@ -8,7 +8,8 @@ from torch import Tensor
 from ..stacks import rms_norm
 from .sums import branch
 
-__all__ = ["dca", "denseformer", "elc_bert", "kept", "mixtures", "muddformer", "sums"]
+__all__ = ["dca", "denseformer", "elc_bert", "embedding_skip", "kept", "mixtures", "muddformer"]
+__all__ += ["sums"]
 
 
 def cut(residual, weights: Tensor) -> list[Tensor]:
@@ -30,6 +31,16 @@ def denseformer(
             alpha = residual.alpha[str(i)]
             average = sum(a * raw[j] for a, j in zip(alpha, seen, strict=True))
     return average
+
+
+def embedding_skip(residual, x: Tensor, weights: Tensor) -> Tensor:
+    """x <- λ x + μ x_0 before each block, and the branches as ever."""
+    embedding = x
+    for i, block in enumerate(cut(residual, weights)):
+        x = residual.carry[i] * x + residual.skip[i] * embedding
+        for weight in block:
+            x = x + branch(x, weight)
+    return x
 
 
 def elc_bert(residual, x: Tensor, weights: Tensor, *, flavour: str = "zero") -> Tensor:

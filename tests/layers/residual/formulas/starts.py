@@ -71,8 +71,11 @@ STARTS: dict[str, dict[str, Start]] = {
     "delta": DELTA,
     "delta_cc": {**DELTA, "columns": 0.25},
     "depth_swa": {"qkv": DRAWN, "out": 0.0},
+    "lime": {f"route.{i}": newest(1, i + 1) for i in BLOCKS[:-1]},
+    "value_residual": {"weight": 0.5},
     "denseformer": {f"alpha.{i}": newest(i + 1) for i in BLOCKS},
     "elc_bert": {"logits": 0.0},
+    "embedding_skip": {"carry": 1.0, "skip": 0.0},
     "dca": {
         f"mix.{i}.{key}": v for i in range(3) for key, v in {"static": 1.0, "query": 0.0}.items()
     },

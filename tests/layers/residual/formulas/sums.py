@@ -7,7 +7,7 @@ from torch import Tensor
 from ..stacks import layer_norm, rms_norm
 
 __all__ = ["add", "deepnorm", "highway", "layer_scale", "lorentz_centroid", "mobius", "mobius_sum"]
-__all__ += ["parallel"]
+__all__ += ["orthogonal", "parallel"]
 __all__ += ["branch", "rezero", "scaled", "skip_init", "space_part_of", "tangent_of"]
 
 
@@ -75,6 +75,16 @@ def highway(residual, x: Tensor, weights: Tensor, *, gate: str = "channel") -> T
         logit = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() @ w.T + b
         t = 1 / (1 + (-logit).exp())
         x = (1 - t) * x + t * branch(x, weight)
+    return x
+
+
+def orthogonal(residual: Residual, x: Tensor, weights: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """x <- x + (I − x xᵀ / (|x|² + ε)) F(x)."""
+    for weight in weights:
+        eye = torch.eye(x.shape[-1], dtype=x.dtype)
+        outer = x.unsqueeze(-1) * x.unsqueeze(-2)
+        project = eye - outer / (x.square().sum(-1)[..., None, None] + eps)
+        x = x + (project @ branch(x, weight).unsqueeze(-1)).squeeze(-1)
     return x
 
 
