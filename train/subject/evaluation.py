@@ -66,7 +66,7 @@ def class_figures(
         found: Outcomes on a fold.
         confusion: Whether the matrix is there; None is up to `MOST_CLASSES` classes.
     """
-    if subject.splits.kind not in ("image", "features", "graph"):
+    if subject.splits.kind not in ("image", "features", "graph", "sequence"):
         return {}
     names = subject.classes or [str(number) for number in range(subject.splits.num_classes)]
     counts = confusion_matrix(found, len(names))

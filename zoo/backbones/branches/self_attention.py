@@ -12,12 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...layers.residual import Read
-from ..axes.geometries.contract import Geometry
-from ..axes.geometries.euclidean_space import Euclidean
-from ..branch import output_weight_of
+from ....layers.residual import Read
+from ...axes.geometries.contract import Geometry
+from ...axes.geometries.euclidean_space import Euclidean
+from ...branch import output_weight_of
 
-__all__ = ["CausalAttention", "KeyValueCache", "SelfAttention", "rotate", "rotation"]
+__all__ = [
+    "FLAT",
+    "CausalAttention",
+    "KeyValueCache",
+    "RotaryAttention",
+    "SelfAttention",
+    "join_heads",
+    "rotate",
+    "rotation",
+]
 
 VIEWS = ("query", "key", "value")
 FLAT = Euclidean()
@@ -210,7 +219,43 @@ class SelfAttention(Attention):
         return self.proj(self.merge(join_heads(y)))
 
 
-class CausalAttention(Attention):
+class RotaryAttention(Attention):
+    """Projections of an attention with QK-norm and rotary positions, no biases.
+
+    Args:
+        width: Token width; a multiple of 2 · num_heads.
+        num_heads: Heads.
+        space: The geometry of the tokens.
+    """
+
+    def __init__(self, width: int, num_heads: int, *, space: Geometry = FLAT) -> None:
+        """Build the projections."""
+        super().__init__()
+        self.num_heads = num_heads
+        self.merge = space.merge
+        self.qkv = space.qkv(width, bias=False)
+        self.query_norm = nn.RMSNorm(width // num_heads, eps=1e-5)
+        self.key_norm = nn.RMSNorm(width // num_heads, eps=1e-5)
+        self.attend = space.attention(num_heads)
+        self.proj = space.linear(width, width, bias=False)
+
+    def rotated(
+        self, x: Read, angles: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries and keys, normed and turned by their angles, and values, by heads."""
+        query, key, value = heads(self.qkv, x, self.num_heads)
+        # Norms and angles in at least float32, also under autocast, and one cast for the attention.
+        wide = torch.promote_types(value.dtype, torch.float32)
+        query, key = (
+            _norm_in(wide, self.query_norm, query),
+            _norm_in(wide, self.key_norm, key),
+        )
+        if angles is not None:
+            query, key = rotate(query, *angles), rotate(key, *angles)
+        return query.to(value.dtype), key.to(value.dtype), value
+
+
+class CausalAttention(RotaryAttention):
     """Multi-head causal self-attention with QK-norm and rotary positions, no biases.
 
     Args:
@@ -238,29 +283,18 @@ class CausalAttention(Attention):
         space: Geometry = FLAT,
     ) -> None:
         """Build the projections."""
-        super().__init__()
+        super().__init__(width, num_heads, space=space)
         if window is not None and window < 1:
             raise ValueError(f"window must be at least 1 or None, got {window}")
-        self.num_heads = num_heads
         self.branch = branch
         self.window = window
-        self.merge = space.merge
-        self.qkv = space.qkv(width, bias=False)
-        self.query_norm = nn.RMSNorm(width // num_heads, eps=1e-5)
-        self.key_norm = nn.RMSNorm(width // num_heads, eps=1e-5)
-        self.attend = space.attention(num_heads)
-        self.proj = space.linear(width, width, bias=False)
 
     def forward(
         self, x: Read, angles: tuple[Tensor, Tensor], cache: KeyValueCache | None = None
     ) -> Tensor:
         """Attend to the tokens before and to those in the cache."""
-        query, key, value = heads(self.qkv, x, self.num_heads)
+        query, key, value = self.rotated(x, angles)
         length = query.shape[-2]
-        # Norms and angles in at least float32, also under autocast, and one cast for the attention.
-        wide = torch.promote_types(value.dtype, torch.float32)
-        query = rotate(_norm_in(wide, self.query_norm, query), *angles).to(value.dtype)
-        key = rotate(_norm_in(wide, self.key_norm, key), *angles).to(value.dtype)
         centre = None
         if cache is not None:
             key, value = cache.extend(self.branch, *self.attend.kept(key, value))

@@ -1,0 +1,1 @@
+"""Branches that several backbones have: attention in its kinds, and feed-forward networks."""
