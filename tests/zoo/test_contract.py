@@ -64,7 +64,9 @@ def gradients(model, x):
 
 
 def test_there_are_models_of_every_size_and_kind():
-    assert {model_info(name).kind for name in NANO} == {"image", "features", "tokens", "graph"}
+    assert {model_info(name).kind for name in NANO} == {
+        *("image", "features", "tokens", "sequence", "graph")
+    }
     assert set(NANO) < set(SMALL) < set(ALL)
 
 
@@ -80,7 +82,7 @@ def test_a_model_builds_with_no_argument_and_answers_for_each_class(name):
     with torch.no_grad():
         logits = model(x)
     kind = model_info(name).kind
-    tokens = x.shape[1:] if kind == "tokens" else ()
+    tokens = x.shape[1:] if kind in ("tokens", "sequence") else ()
     # A node's candidates come with the sample; all other models have classes.
     classes = CANDIDATES if kind == "nodes" else model.num_classes
     assert logits.shape == (2, *tokens, classes)

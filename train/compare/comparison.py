@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...zoo.inspect.describe import INDICES, example_shape
 from ...zoo.models import build_model, models
+from ...zoo.network import Network
 from ..check import model_options
 from ..config import options_of
 from ..data import Splits, data_sets
