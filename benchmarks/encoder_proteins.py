@@ -1,13 +1,13 @@
 """The genus of bacterial proteins from their letters: an encoder beside hashed 3-mers.
 
-The 10,913 proteins are cut into folds by clusters of similar sequences, so that no homologue of what
-is tested was learned from, and every model has the same folds (`experiment=proteins`). A logistic
-regression of counts of up to three letters in a row is what an encoder must beat; its strength is
-chosen on the validation fold. It is also measured where clusters are of nearly equal proteins alone,
-which is close to a split at random: the difference is what homologues give away.
+The 10,913 proteins are cut into folds by clusters of similar sequences, so that no homologue of
+what is tested was learned from, and every model has the same folds (`experiment=proteins`). A
+logistic regression of counts of up to three letters in a row is what an encoder must beat; its
+strength is chosen on the validation fold. It is also measured where clusters are of nearly equal
+proteins alone, which is close to a split at random: the difference is what homologues give away.
 
-The encoder starts at random or from `experiment=proteins_pretrain`, which named hidden 2-mers of the
-training proteins, and has plain or attention residuals. A run is kept when it ends, in
+The encoder starts at random or from `experiment=proteins_pretrain`, which named hidden 2-mers of
+the training proteins, and has plain or attention residuals. A run is kept when it ends, in
 `results/encoder_proteins_runs.jsonl`, and is not run again.
 
 Set ARCHZOO_DATA to the folder with `proteins/genera.tsv.gz`.
@@ -60,14 +60,13 @@ def measure(quick: bool) -> Measurement:
     tested = {key: [each["test"] for each in each_seed] for key, each_seed in found.items()}
     best = max(found, key=lambda key: statistics.mean(r["validation"] for r in found[key]))
     notes = [
-        difference("pretraining against none, `add`", tested["add", "masked"], tested["add", "none"]),
-        difference("pretraining against none, `block_attnres`",
-                   tested["block_attnres", "masked"], tested["block_attnres", "none"]),
-        *(
-            difference(f"`block_attnres` against `add`, {told}",
-                       tested["block_attnres", start], tested["add", start])
-            for start, told in STARTS.items()
-        ),
+        difference(f"pretraining against none, `{residual}`", tested[residual, "masked"],
+                   tested[residual, "none"])
+        for residual in RESIDUALS
+    ] + [
+        difference(f"`block_attnres` against `add`, {told}", tested["block_attnres", start],
+                   tested["add", start])
+        for start, told in STARTS.items()
     ]  # fmt: skip
     minutes = max(run["minutes"] for each in found.values() for run in each)
     accuracy = statistics.mean(tested[best])

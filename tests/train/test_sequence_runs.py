@@ -1,4 +1,4 @@
-"""Runs on sequences: hidden tokens first, then classes with a new head, and what is asked of them."""
+"""Runs on sequences: hidden tokens first, then classes by a new head, and what is asked of them."""
 
 import json
 
@@ -76,17 +76,14 @@ def test_sequences_of_a_file_are_predicted_as_they_are_evaluated(place, tmp_path
     subject = model_on_data(find_model(str(place / "classes")))
     fold = subject.splits.test
     letters = dict(
-        record.split("\n")[:2][::-1]
-        for record in (place / "a.fasta").read_text().split(">")[1:]
+        record.split("\n")[:2][::-1] for record in (place / "a.fasta").read_text().split(">")[1:]
     )
     found = list(predict(subject.model, [str(place / "a.fasta")], top=3, batch_size=7))
     assert len(found) == len(letters) == 90
     inputs, _ = fold.__getitems__([(0, i) for i in range(len(fold))])
     with torch.no_grad():
         expected = subject.model(inputs).double().softmax(-1)
-    shares = {
-        tuple(round(p, 5) for p in sorted(row.tolist(), reverse=True)) for row in expected
-    }
+    shares = {tuple(round(p, 5) for p in sorted(row.tolist(), reverse=True)) for row in expected}
     told = {tuple(round(each["probability"], 5) for each in row["classes"]) for row in found}
     assert shares <= told
     mixed = tmp_path / "b.fasta"
@@ -115,8 +112,11 @@ def test_a_run_gives_inputs_to_export_and_a_card(place):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("model=gpt_nano", "data=sequences"), "model=gpt_nano reads tokens, but data=sequences gi"),
-        (("model=encoder_nano", "data=bytes"), "model=encoder_nano reads sequence, but data=bytes"),
+        (
+            ("model=gpt_nano", "data=sequences"),
+            "model=gpt_nano reads tokens, but data=sequences",
+        ),
+        (("model=encoder_nano", "data=bytes"), "encoder_nano reads sequence, but data=bytes"),
         ((*MODEL, "data=sequences", "trainer.mixup=0.2"), "trainer.mixup cannot mix sequence"),
         ((*MODEL, "data=masked_sequences", "trainer.mixup=0.2"), "trainer.mixup cannot mix masked"),
     ],

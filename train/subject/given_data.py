@@ -112,6 +112,8 @@ def _as_the_model_needs(model: nn.Module, data: str) -> dict[str, Any]:
         settled["context_length"] = model.context_length
     if "encoder" in options and "encoder" in own:
         settled["encoder"] = own["encoder"]
+    if "tokeniser" in own and own["tokeniser"].keys() <= options.keys():
+        settled |= own["tokeniser"]
     if {"img_size", "resize"} <= options.keys() and {"input_size", "crop_pct"} <= own.keys():
         _, height, width = own["input_size"]
         if height == width:

@@ -1,4 +1,4 @@
-"""Files of a user's own as a trained model reads them: images, rows of a CSV file, sequences, text."""
+"""Files of a user's own as a trained model reads them: images, tables, sequences, text."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -58,7 +58,7 @@ class Encoder(Network):
         norm_eps: As in `GPT`.
 
     Shape:
-        token ids (B, T) -> logits (B, num_classes), or (B, T, vocab_size) where num_classes is None.
+        token ids (B, T) -> logits (B, num_classes); (B, T, vocab_size) where num_classes is None.
 
     Raises:
         ValueError: a size or rate out of range, a norm_eps below 0, a width that the heads do not

@@ -1,4 +1,4 @@
-"""The encoder of sequences: both directions, no order of its own, and padding that changes nothing."""
+"""The encoder of sequences: both directions, no order of its own, padding that changes nothing."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from ..small_models import TINY, build, loss_of, on_meta, trained
 LENGTH, CLASSES = 12, 3
 SIZES = TINY["encoder_nano"]
 GEOMETRIES = GeometryName.__args__
-USUAL = ("add", "block_attnres", "delta", "hyper_connections")
+USUAL = ("add", "block_attnres")
 CASES = [("euclidean", name) for name in residuals.names()] + [
     (geometry, "add") for geometry in GEOMETRIES[1:]
 ]

@@ -1,7 +1,8 @@
 """Tokens of a sequence: the k letters that begin at each place, or its bytes.
 
-Overlapping k-mers, as in DNABERT (Ji et al. 2021) and in LoRA-BERT (arXiv:2411.08073). A letter that
-stands for several, such as N of DNA or X of proteins, makes every k-mer with it the token `UNKNOWN`.
+Overlapping k-mers, as in DNABERT (Ji et al. 2021) and in LoRA-BERT (arXiv:2411.08073). A letter
+that stands for several, such as N of DNA or X of proteins, makes every k-mer with it the token
+`UNKNOWN`.
 """
 
 # Shape letters: L letters, T = L − k + 1 tokens.

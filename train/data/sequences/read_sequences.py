@@ -40,7 +40,7 @@ def read_sequences(
     """Read all sequences of a file, or of the FASTA files of a folder.
 
     A class is the cell of a column, by default the first that is neither the sequence nor the
-    cluster. Of FASTA it is VALUE in `target=VALUE` of the header, by default the header's last word;
+    cluster. Of FASTA it is VALUE in `target=VALUE` of the header, by default the last word there;
     in a folder, by default the name of the file.
 
     Args:
@@ -119,9 +119,7 @@ def _table(
     return found
 
 
-def _fasta(
-    file: Path, target: str | None, cluster: str | None, whole: str | None
-) -> list[Record]:
+def _fasta(file: Path, target: str | None, cluster: str | None, whole: str | None) -> list[Record]:
     """Read the records of a FASTA file, of one class if it is given whole.
 
     Raises:

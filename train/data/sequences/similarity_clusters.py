@@ -1,13 +1,13 @@
 """Clusters of similar sequences, so that no homologue of what is learned is tested.
 
 Two sequences are similar if they have in common a share of the words of the one that has fewer, a
-word being w letters in a row; a cluster is a connected component of the similar ones. So sequences of
-two clusters are never similar, whatever their order. At identity p two homologues have about p^w of
-their words in common: 3 % is 56 % of the letters at w = 6. Two sequences that share one word alone are
-not similar: two random proteins of 300 letters share one in about a thousand times.
+word being w letters in a row; a cluster is a connected component of the similar ones. So sequences
+of two clusters are never similar, whatever their order. At identity p two homologues have about p^w
+of their words in common: 3 % is 56 % of the letters at w = 6. Two sequences that share one word
+alone are not similar: of random proteins of 300 letters one pair in 700 does.
 
-Differs from CD-HIT (Li and Godzik 2006) and Linclust (Steinegger and Söding 2018): no alignment, and
-components in place of the neighbours of a representative, of which two may be near each other.
+Differs from CD-HIT (Li and Godzik 2006) and Linclust (Steinegger and Söding 2018): no alignment,
+and components in place of the neighbours of a representative, of which two may be near each other.
 """
 
 from collections.abc import Sequence

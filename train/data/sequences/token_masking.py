@@ -21,7 +21,7 @@ from .kmer_tokeniser import MASK, SPECIAL
 
 __all__ = ["DRAWS", "hide_tokens"]
 
-IGNORE = -100
+IGNORE = -100  # a target that no loss counts, as `train/engine/metrics.py` has it
 DRAWS = 3
 """Uniform numbers of each token: whether a span begins, what becomes of it, and by which token."""
 

@@ -13,6 +13,7 @@ from ..sequences.sequence_folds import MaskedFold
 
 __all__ = ["masked_sequences", "sequences"]
 
+
 @data_sets.register(kind="sequence", source="files of your own", extends=dealt_sequences)
 def sequences(**options: Any) -> Splits:
     """Sequences of a FASTA file or a table to classify, dealt to the folds by whole clusters.

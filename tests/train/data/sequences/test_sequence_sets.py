@@ -1,4 +1,4 @@
-"""The data sets of sequences: homologues on one side, classes in every fold, one line for the rest."""
+"""The data sets of sequences: homologues on one side, every class in all folds, errors a line."""
 
 import itertools
 import json
@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 from archzoo.train.data import data_sets
+from archzoo.train.data.sequences.kmer_tokeniser import KmerTokeniser
 
 from .protein_families import families, mutated, protein, write_table
 
@@ -37,12 +38,14 @@ def test_no_homologue_of_what_is_tested_is_learned_from(split, tmp_path):
     given = rows()
     random.Random(0).shuffle(given)
     splits = build("sequences", write_table(tmp_path / "a.csv", given), split=split)
-    words = [
-        {each[i : i + 6] for each in tokens_of(getattr(splits, name)) for i in range(len(each) - 5)}
-        for name in FOLDS
-    ]
-    assert all(words)
-    assert not any(a & b for a, b in itertools.combinations(words, 2))
+    whole = families(40, 3)
+    family = {
+        tuple(KmerTokeniser().encode(letters).tolist()): number
+        for number, each in enumerate(whole)
+        for letters in each
+    }
+    sides = [{family[each] for each in tokens_of(getattr(splits, name))} for name in FOLDS]
+    assert all(sides) and not any(a & b for a, b in itertools.combinations(sides, 2))
     assert sum(splits.about["sizes"].values()) == len(given)
     assert splits.about["clusters"] == 40 and splits.about["largest_cluster"] == 3
     assert json.loads(json.dumps(splits.about)) == splits.about
@@ -114,16 +117,37 @@ def one_cluster():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([*rows(), ("kind1", rows()[0][1])], "has the label 'kind1', and the same sequence, .*'kind0"),
-        (lone(), "class 'rare' has 1 sequence and none for the .* fold; a class needs some of three"),
+        (
+            [*rows(), ("kind1", rows()[0][1])],
+            "the label 'kind1', and the same sequence, .*'kind0",
+        ),
+        (
+            lone(),
+            "class 'rare' has 1 sequence and none for the .* fold; a class needs",
+        ),
         (one_cluster(), "class 'rare' has 5 sequences and none for the"),
         ([("kind0", letters) for _, letters in rows()], "has one class, 'kind0'; at least two"),
-        (rows(1, 1), "leaves the .* fold empty; give more than ten clusters"),
-        ([*rows(), ("kind0", "MKV-LLA")], "a.csv:122 has a gap, '-' at letter 4; .*data.gaps=remove"),
-        ([*rows(), ("kind0", "MK5")], "a.csv:122 has '5' at letter 3, which is no letter of protein"),
+        (rows(1, 1), "leaves the .* fold empty; give more than ten"),
+        (
+            [*rows(), ("kind0", "MKV-LLA")],
+            "a.csv:122 has a gap, '-' at letter 4; .*data.gaps=re",
+        ),
+        (
+            [*rows(), ("kind0", "MK5")],
+            "a.csv:122 has '5' at letter 3, which is no letter of",
+        ),
         ([*rows(), ("kind0", "*")], "a.csv:122 has 0 letters, less than k=1"),
     ],
-    ids=["two classes", "one sequence", "one cluster", "one class", "few", "gap", "letter", "empty"],
+    ids=[
+        "two classes",
+        "one sequence",
+        "one cluster",
+        "one class",
+        "few",
+        "gap",
+        "letter",
+        "empty",
+    ],
 )
 def test_what_cannot_be_dealt_is_one_line(given, message, tmp_path):
     with pytest.raises(ValueError, match=message) as refused:
