@@ -99,10 +99,8 @@ def test_sequences_of_a_file_are_predicted_as_they_are_evaluated(place, tmp_path
 
 @pytest.mark.long
 def test_a_run_gives_inputs_to_export_and_a_card(place):
-    model, inputs, told = whole_model(
-        str(place / "classes"), data=None, samples=3, seed=0, root=None, other_data=False,
-        imports=None,
-    )  # fmt: skip
+    how = {"samples": 3, "seed": 0, "other_data": False, "imports": None}
+    model, inputs, told = whole_model(str(place / "classes"), data=None, **how)
     assert model(inputs).shape == (3, 3) and told == {"samples": "test fold of sequences"}
     assert random_inputs(create_model("encoder_nano"), 2).shape == (2, 64)
     card = run_card(str(place / "classes"))

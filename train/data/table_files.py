@@ -188,9 +188,7 @@ def csv_lines(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]
     """
     try:
         opened = gzip.open if path.suffix == ".gz" else open
-        with opened(
-            path, "rt", newline="", encoding="utf-8-sig"
-        ) as file:
+        with opened(path, "rt", newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, delimiter=delimiter)
             yield 1, [cell.strip() for cell in next(reader, [])]
             for row in reader:
