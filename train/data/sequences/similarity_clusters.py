@@ -22,6 +22,9 @@ WORDS = {"protein": 6, "dna": 13, "bytes": 6}
 FEWEST = 2
 """Words that similar sequences share at least."""
 
+MOST_PAIRS = 100_000_000
+"""Pairs of sequences and a common word, eight bytes each, that are looked at."""
+
 
 def similarity_clusters(sequences: Sequence[str], word: int, share: float) -> np.ndarray:
     """Number the cluster of each sequence by its first member, int64 (N,).
@@ -32,7 +35,7 @@ def similarity_clusters(sequences: Sequence[str], word: int, share: float) -> np
         share: Of the words of the sequence with fewer, in (0, 1].
 
     Raises:
-        ValueError: share outside (0, 1], word < 1, or too long a word for so many letters.
+        ValueError: share outside (0, 1], or as `shared_words`.
     """
     if not 0.0 < share <= 1.0:
         raise ValueError(f"similarity must lie in (0, 1], got {share}")
@@ -64,7 +67,8 @@ def shared_words(
         number of words of every sequence.
 
     Raises:
-        ValueError: word < 1, or too long for numbers of 63 bits.
+        ValueError: word < 1 or too long for numbers of 63 bits, or so many sequences with a word in
+            common, such as a repeat of DNA, that their pairs are too many.
     """
     raw = [np.frombuffer(s.encode("latin-1", errors="replace"), dtype=np.uint8) for s in sequences]
     letters = np.unique(np.concatenate([*raw, np.zeros(0, dtype=np.uint8)]))
@@ -83,6 +87,12 @@ def shared_words(
     owner = np.repeat(np.arange(len(own)), counts)
     order = np.argsort(words, kind="stable")  # owners of a word stay in ascending order
     words, owner = words[order], owner[order]
+    sizes = np.unique(words, return_counts=True)[1]
+    if (many := int((sizes * (sizes - 1) // 2).sum())) > MOST_PAIRS:
+        raise ValueError(
+            f"{len(own)} sequences have {many:,} times a word in common, the most frequent in "
+            f"{int(sizes.max())} of them: too often to be compared; give clusters by data.cluster=…"
+        )
     pairs = [np.zeros(0, dtype=np.int64)]
     place, step = np.arange(len(words)), 1
     while len(place):

@@ -114,6 +114,15 @@ def test_a_share_out_of_range_is_refused(share):
         similarity_clusters(["MKV"], WORD, share)
 
 
+def test_a_repeat_that_all_sequences_have_is_refused_before_its_pairs_are_made(monkeypatch):
+    module = "archzoo.train.data.sequences.similarity_clusters"
+    monkeypatch.setattr(f"{module}.MOST_PAIRS", 1000)
+    sequences = ["MKVLLA" + letters for (letters,) in families(60, 1)]
+    with pytest.raises(ValueError, match="the most frequent in 60 of them: .*data.cluster=…"):
+        similarity_clusters(sequences, WORD, SHARE)
+    assert len(similarity_clusters(sequences[:40], WORD, SHARE)) == 40
+
+
 def test_a_word_too_long_to_be_numbered_is_refused():
     with pytest.raises(ValueError, match="a word of 40 of 4 letters"):
         similarity_clusters(["ACGT" * 20], 40, SHARE)
