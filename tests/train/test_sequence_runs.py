@@ -92,7 +92,7 @@ def test_sequences_of_a_file_are_predicted_as_they_are_evaluated(place, tmp_path
     assert good["input"] == f"{mixed}: good" and len(good["classes"]) == 3
     assert "has a gap" in gap["error"] and "less than k=2" in short["error"]
     (none,) = predict(subject.model, [str(tmp_path / "none.fasta")])
-    assert "sequences were not found" in none["error"]
+    assert "sequences was not found" in none["error"]
     with pytest.raises(RunError, match="names hidden tokens and has no classes; train one"):
         list(predict(create_model(f"local-dir:{place / 'masked'}"), [str(mixed)]))
 

@@ -137,25 +137,22 @@ class Encoder(Network):
         self.trunk.apply_branch_gain()
         self.trunk.check_branches()
 
-    def token_features(self, x: Tensor) -> Tensor:
-        """Return the normed tokens (B, T, width); those of padding mean nothing."""
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the normed tokens (B, T, width); those of padding are zeros."""
         mask = real_tokens(x)
         angles = None
         if self.rotary:
             angles = rotation(torch.arange(x.shape[1], device=x.device), self.head_dim)
         extras = [(angles, mask) if site.attends else () for site in self.trunk.residual.sites]
-        return self.norm(self.trunk(self.drop(self.embedding(x)), extras))
+        features = self.norm(self.trunk(self.drop(self.embedding(x)), extras))
+        return features.masked_fill(~mask[:, :, None], 0.0)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Return what the head reads: all tokens, or for a classifier their mean (B, width).
-
-        The mean is that of the space, over the real tokens.
-        """
-        features = self.token_features(x)
+    def pool(self, x: Tensor) -> Tensor:
+        """Return all tokens, or for a classifier the mean of the space over the real ones."""
         if self.names_tokens:
-            return features
-        weights = real_tokens(x)[:, :, None].to(features.dtype)
-        return self.drop(self.space.mean(features, over=1, dim=-1, weights=weights))
+            return x
+        weights = (x != 0).any(-1, keepdim=True).to(x.dtype)
+        return self.drop(self.space.mean(x, over=1, dim=-1, weights=weights))
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the head, also that of tokens, by a fresh one of sequences; 0 classes removes it.

@@ -74,7 +74,7 @@ def test_the_first_token_learns_from_the_last_and_padding_from_none(geometry, re
     model = encoder(geometry=geometry, residual=residual)
     embedded = []
     model.embedding.register_forward_hook(lambda *call: embedded.append(call[2]))
-    out = model.token_features(longer(ids()))
+    out = model.forward_features(longer(ids()))
     (gradient,) = torch.autograd.grad(loss_of(out[:, 0]), embedded)
     assert gradient[:, :LENGTH].abs().amax((0, 2)).min() > 1e-12
     assert not gradient[:, LENGTH:].any()
@@ -108,9 +108,10 @@ def test_a_classifier_reads_the_mean_of_the_real_tokens():
     model = encoder(num_classes=CLASSES)
     tokens = ids()
     tokens[0, 4:] = PADDING
-    features = model.token_features(tokens)
+    features = model.forward_features(tokens)
+    assert not features[0, 4:].any() and features[0, :4].any(-1).all()
     mean = torch.stack([features[0, :4].mean(0), features[1].mean(0)])
-    torch.testing.assert_close(model.forward_features(tokens), mean, **CLOSE)
+    torch.testing.assert_close(model.pool(features), mean, **CLOSE)
     torch.testing.assert_close(model(tokens), model.head(mean), **CLOSE)
 
 

@@ -20,6 +20,7 @@ log = logging.getLogger("archzoo")
 
 
 def dealt_sequences(
+    name: str,
     *,
     root: str = "data/sequences.fasta",
     column: str = "sequence",
@@ -38,6 +39,7 @@ def dealt_sequences(
     """Read sequences and their classes; any class may be missing from a fold.
 
     Args:
+        name: Of the data set.
         root: A FASTA file or a table, `.csv` or `.tsv`, plain or `.gz`; or a folder with a FASTA
             file of each class.
         column: Of a table, the one with the letters.
@@ -61,7 +63,7 @@ def dealt_sequences(
             fold without any.
     """
     tokeniser = KmerTokeniser(alphabet, k, buckets, gaps, unknown)
-    read = read_sequences(root, column=column, target=target, cluster=cluster)
+    read = read_sequences(root, column=column, target=target, cluster=cluster, name=name)
     records = _once(read, tokeniser)
     letters = [record.sequence for record in records]
     tokens = [tokeniser.encode(record.sequence, record.name) for record in records]
@@ -73,14 +75,14 @@ def dealt_sequences(
     targets = _numbers(labels)
     rows = cluster_folds(letters, targets, clusters, split)
     folds: dict[str, Any] = {}
-    for name, own in rows.items():
+    for fold, own in rows.items():
         if not len(own):
-            raise ValueError(f"{root} leaves the {name} fold empty; give more than ten clusters")
-        folds[name] = SequenceFold(
+            raise ValueError(f"{root} leaves the {fold} fold empty; give more than ten clusters")
+        folds[fold] = SequenceFold(
             [tokens[i] for i in own],
             torch.from_numpy(targets[own]),
             context_length,
-            crop=crop if name == "train" else None,
+            crop=crop if fold == "train" else None,
         )
     about = {
         "source": root,
@@ -89,8 +91,8 @@ def dealt_sequences(
         "largest_cluster": int(np.unique(clusters, return_counts=True)[1].max()),
         "classes": sorted(set(labels)),
         "tokeniser": tokeniser.as_json(),
-        "sizes": {name: len(own) for name, own in rows.items()},
-        "sha256": {name: _digest(records, own) for name, own in rows.items()},
+        "sizes": {fold: len(own) for fold, own in rows.items()},
+        "sha256": {fold: _digest(records, own) for fold, own in rows.items()},
     }
     size = tokeniser.vocab_size
     return Splits(

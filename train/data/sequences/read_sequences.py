@@ -36,6 +36,7 @@ def read_sequences(
     column: str = "sequence",
     target: str | None = None,
     cluster: str | None = None,
+    name: str = "the file of sequences",
 ) -> list[Record]:
     """Read all sequences of a file, or of the FASTA files of a folder.
 
@@ -48,6 +49,7 @@ def read_sequences(
         column: Of a table, the one with the letters.
         target: Name of what says the class; None as above, empty where no classes are read.
         cluster: Name of what says the cluster, likewise; None where nothing does.
+        name: What is read, where it is not there.
 
     Raises:
         ValueError: there is nothing, or a file, a header or a cell that says too little.
@@ -61,7 +63,7 @@ def read_sequences(
                 f"give data.root=…"
             )
     elif not path.is_file():
-        raise ValueError(f"sequences were not found in {path.absolute()}; give data.root=…")
+        raise ValueError(f"{name} was not found in {path.absolute()}; give data.root=…")
     else:
         files = [path]
     found: list[Record] = []

@@ -13,8 +13,11 @@ from ..sequences.sequence_folds import MaskedFold
 
 __all__ = ["masked_sequences", "sequences"]
 
+NAMED = ("name",)
+"""What `dealt_sequences` is told and no config says."""
 
-@data_sets.register(kind="sequence", source="files of your own", extends=dealt_sequences)
+
+@data_sets.register(kind="sequence", source="files of your own", extends=dealt_sequences, given=NAMED)
 def sequences(**options: Any) -> Splits:
     """Sequences of a FASTA file or a table to classify, dealt to the folds by whole clusters.
 
@@ -24,7 +27,7 @@ def sequences(**options: Any) -> Splits:
     Raises:
         ValueError: as there, or fewer than two classes, or one that a fold has none of.
     """
-    splits = dealt_sequences(**options)
+    splits = dealt_sequences("sequences", **options)
     classes, root = splits.about["classes"], splits.about["source"]
     if len(classes) < 2:
         raise ValueError(f"{root} has one class, {classes[0]!r}; at least two are told apart")
@@ -41,7 +44,7 @@ def sequences(**options: Any) -> Splits:
     return splits
 
 
-@data_sets.register(kind="masked", source="files of your own", extends=dealt_sequences)
+@data_sets.register(kind="masked", source="files of your own", extends=dealt_sequences, given=NAMED)
 def masked_sequences(*, masked: float = 0.15, span: int | None = None, **options: Any) -> Splits:
     """The same sequences and folds with some tokens hidden, which a model is to name.
 
@@ -54,7 +57,7 @@ def masked_sequences(*, masked: float = 0.15, span: int | None = None, **options
     Raises:
         ValueError: as there, or a share or a span out of range.
     """
-    splits = dealt_sequences(**options)
+    splits = dealt_sequences("masked_sequences", **options)
     size, k = splits.vocab_size, splits.about["tokeniser"]["k"]
     assert size is not None
     folds: dict[str, Any] = {

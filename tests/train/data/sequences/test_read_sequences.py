@@ -87,7 +87,7 @@ def test_what_cannot_be_read_is_one_line(name, text, options, message, tmp_path)
 
 
 def test_a_place_without_sequences_is_one_line(tmp_path):
-    with pytest.raises(ValueError, match="sequences were not found in .*give data.root=…"):
+    with pytest.raises(ValueError, match="file of sequences was not found in .*give data.root=…"):
         read_sequences(str(tmp_path / "none.fasta"))
     with pytest.raises(ValueError, match=r"holds no file \*.fasta, .*give data.root=…"):
         read_sequences(str(tmp_path))
