@@ -13,6 +13,9 @@ the training proteins, and has plain or attention residuals. A run is kept when 
 Set ARCHZOO_DATA to the folder with `proteins/genera.tsv.gz`.
 """
 
+import contextlib
+import functools
+import io
 import os
 import shutil
 import statistics
@@ -25,8 +28,11 @@ import torch
 from archzoo.train.data.sequences.cluster_split import cluster_folds
 from archzoo.train.data.sequences.read_sequences import read_sequences
 from archzoo.train.data.sequences.similarity_clusters import WORDS, similarity_clusters
-from graph_runs import train
+from archzoo.train.config import run_config
+from archzoo.train.run import run_to_end
+from archzoo.train.schemas import register_schemas
 from harness import RESULTS, UNTRACKED, Bar, Measurement, main
+from hydra import compose, initialize_config_module
 from records import Records
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -140,6 +146,19 @@ class Runs:
         shutil.rmtree(place, ignore_errors=True)
         print(residual, start, seed, found, f"{minutes:.1f} minutes", flush=True)
         return {**found, "minutes": round(minutes, 2)}
+
+
+register = functools.cache(register_schemas)
+
+
+def train(overrides: list[str]) -> dict[str, Any]:
+    """Train as `archzoo train` does with these words, saying nothing, and return the result."""
+    register()
+    with initialize_config_module("archzoo.conf", version_base="1.3"):
+        config = run_config(compose("train", overrides=overrides))
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        return run_to_end(config).result
 
 
 def count_words(similarity: float, quick: bool) -> dict[str, Any]:

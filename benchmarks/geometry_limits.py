@@ -26,7 +26,7 @@ from archzoo.layers.hyperbolic import (
 )
 from archzoo.layers.hyperbolic.maths.hyperplanes import concatenation_gain
 from archzoo.zoo import create_model
-from archzoo.zoo.backbones.branches.self_attention import KeyValueCache
+from archzoo.zoo.backbones.self_attention import KeyValueCache
 from harness import Bar
 from torch import Tensor, nn
 

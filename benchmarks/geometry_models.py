@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from archzoo.zoo import create_model
-from archzoo.zoo.backbones.branches.self_attention import KeyValueCache
+from archzoo.zoo.backbones.self_attention import KeyValueCache
 from geometry import Definition
 from harness import Bar, Measurement, interleaved, main, median_ratio
 from hyperbolic import Candidate

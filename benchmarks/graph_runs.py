@@ -26,16 +26,7 @@ from records import Records
 from torch import Generator, Tensor, device, int64
 from torch.nn import functional as F
 
-__all__ = [
-    "SPACES",
-    "Runs",
-    "Told",
-    "cosines_of_fastrp",
-    "degree_products",
-    "ranked",
-    "text",
-    "train",
-]
+__all__ = ["SPACES", "Runs", "Told", "cosines_of_fastrp", "degree_products", "ranked", "text"]
 
 SPACES = {
     "flat, distance": ("model.decoder=distance",),
@@ -94,22 +85,17 @@ class Runs:
         return [self.result((*told, *chosen), seed)["test"][metric] for seed in seeds], chosen
 
     def _train(self, told: Sequence[str], seed: int) -> dict[str, Any]:
+        register()
         with tempfile.TemporaryDirectory() as place:
             overrides = [one.replace("{seed}", str(seed)) for one in told]
             overrides += [*self.places, f"seed={seed}", f"run_dir={place}/run", "logger=[csv]"]
-            result = train(overrides)
+            with initialize_config_module("archzoo.conf", version_base="1.3"):
+                config = run_config(compose("train", overrides=overrides))
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                result = run_to_end(config).result
         print(*told, seed, {k: round(v, 4) for k, v in result["test"].items()}, flush=True)
         return {fold: result[fold] for fold in ("validation", "test")}
-
-
-def train(overrides: Sequence[str]) -> dict[str, Any]:
-    """Train as `archzoo train` does with these words, saying nothing, and return the result."""
-    register()
-    with initialize_config_module("archzoo.conf", version_base="1.3"):
-        config = run_config(compose("train", overrides=[*overrides]))
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        return run_to_end(config).result
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 from archzoo.layers.lipschitz import SpaceToDepth
-from archzoo.zoo.backbones.branches.self_attention import SelfAttention, join_heads, split_heads
+from archzoo.zoo.backbones.self_attention import SelfAttention, join_heads, split_heads
 from einops import rearrange
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx

@@ -4,7 +4,7 @@ import pytest
 import torch
 from archzoo.layers.lowrank import FixedRanks, reparametrize
 from archzoo.layers.residual import DeepNorm, Delta, MuddFormer, Residual, Site
-from archzoo.zoo.backbones.branches.self_attention import SelfAttention
+from archzoo.zoo.backbones.self_attention import SelfAttention
 from archzoo.zoo.backbones.timm_vit import ScaledBranch
 from archzoo.zoo.branch import output_weight_of, value_weights_of, views_of
 from archzoo.zoo.trunk import Trunk

@@ -9,7 +9,7 @@ import pytest
 import torch
 from archzoo.zoo import residuals
 from archzoo.zoo.axes.lowrank import methods
-from archzoo.zoo.backbones.branches.self_attention import KeyValueCache
+from archzoo.zoo.backbones.self_attention import KeyValueCache
 
 from ..tiers import tiered
 from .small_models import KINDS, NANO, SMALL, build, example, loss_of, settled

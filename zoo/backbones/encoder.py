@@ -24,9 +24,9 @@ from ..branch import output_weight_of
 from ..models import register_model
 from ..network import Network
 from ..trunk import Trunk, drop_path_rates
-from .branches.bidirectional_attention import BidirectionalAttention
-from .branches.feed_forward import GatedFeedForward
-from .branches.self_attention import rotation
+from .bidirectional_attention import BidirectionalAttention
+from .feed_forward import GatedFeedForward
+from .self_attention import rotation
 
 __all__ = ["PADDING", "Encoder", "encoder_nano", "encoder_small", "encoder_tiny"]
 

@@ -24,8 +24,8 @@ from ..branch import output_weight_of
 from ..models import register_model
 from ..network import Network
 from ..trunk import Trunk, drop_path_rates
-from .branches.feed_forward import GatedFeedForward
-from .branches.self_attention import CausalAttention, KeyValueCache, rotation
+from .feed_forward import GatedFeedForward
+from .self_attention import CausalAttention, KeyValueCache, rotation
 
 __all__ = ["GPT", "gpt_124m", "gpt_353m", "gpt_nano", "gpt_tiny"]
 

@@ -24,8 +24,8 @@ from ..image_network import ImageNetwork
 from ..models import register_model
 from ..network import ImageSize, image_sides
 from ..trunk import Trunk, drop_path_rates
-from .branches.feed_forward import FeedForward
-from .branches.self_attention import SelfAttention
+from .feed_forward import FeedForward
+from .self_attention import SelfAttention
 
 __all__ = ["VisionTransformer", "vit_base", "vit_nano", "vit_small", "vit_tiny"]
 

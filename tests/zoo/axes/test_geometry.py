@@ -13,7 +13,7 @@ from archzoo.layers.hyperbolic import (
 )
 from archzoo.zoo import certify, create_model
 from archzoo.zoo.axes.geometry import GeometryName
-from archzoo.zoo.backbones.branches.self_attention import KeyValueCache
+from archzoo.zoo.backbones.self_attention import KeyValueCache
 from torch import nn
 
 from ..small_models import TINY, build, example, loss_of, trained

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from archzoo.zoo import create_model, save_model
-from archzoo.zoo.backbones.branches.self_attention import KeyValueCache, rotate, rotation
+from archzoo.zoo.backbones.self_attention import KeyValueCache, rotate, rotation
 
 from ..small_models import build, on_meta, trained
 

@@ -5,7 +5,7 @@ import torch
 from archzoo.layers.residual import Site
 from archzoo.zoo import create_model, residuals
 from archzoo.zoo.axes.residuals import make_residual
-from archzoo.zoo.backbones.branches.self_attention import CausalAttention, rotation
+from archzoo.zoo.backbones.self_attention import CausalAttention, rotation
 
 from ..small_models import build, loss_of, trained
 from .test_gpt import decode, ids

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from ...backbones.branches.self_attention import KeyValueCache
 from ...backbones.gpt import GPT
+from ...backbones.self_attention import KeyValueCache
 from .deployed import deployed
 from .program import Axes, traced
 

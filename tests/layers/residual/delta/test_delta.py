@@ -4,7 +4,7 @@ import pytest
 import torch
 from archzoo.layers.residual import Context, Site
 from archzoo.zoo import create_model
-from archzoo.zoo.backbones.branches.self_attention import KeyValueCache
+from archzoo.zoo.backbones.self_attention import KeyValueCache
 from torch import Tensor, nn
 
 from ..formulas.columns import Literal

@@ -11,7 +11,7 @@ Differs from them: the linear layers are those of a geometry; activation and gat
 
 from torch import Tensor, nn
 
-from ...axes.geometries.contract import Geometry
+from ..axes.geometries.contract import Geometry
 
 __all__ = ["FeedForward", "GatedFeedForward"]
 

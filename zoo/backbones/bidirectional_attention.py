@@ -4,14 +4,15 @@
 
 from torch import Tensor
 
-from ....layers.residual import Read
-from .self_attention import RotaryAttention, join_heads
+from ...layers.residual import Read
+from ..axes.geometries.contract import Geometry
+from .self_attention import FLAT, CausalAttention, heads, join_heads, normed_and_turned
 
 __all__ = ["BidirectionalAttention"]
 
 
-class BidirectionalAttention(RotaryAttention):
-    """Multi-head self-attention with QK-norm and rotary positions, no biases, to all real tokens.
+class BidirectionalAttention(CausalAttention):
+    """Multi-head self-attention to all real tokens, with the projections of the causal one.
 
     Args:
         width: Token width; a multiple of 2 · num_heads.
@@ -25,6 +26,10 @@ class BidirectionalAttention(RotaryAttention):
     Differs from it: positions, norms and projections are those of `CausalAttention`.
     """
 
+    def __init__(self, width: int, num_heads: int, *, space: Geometry = FLAT) -> None:
+        """Build the projections; there is no cache, and so no place in one."""
+        super().__init__(width, num_heads, 0, space=space)
+
     def forward(
         self, x: Read, angles: tuple[Tensor, Tensor] | None, mask: Tensor | None = None
     ) -> Tensor:
@@ -35,6 +40,7 @@ class BidirectionalAttention(RotaryAttention):
             angles: Of the rotation; None leaves positions out.
             mask: Whether a token is real, (B, T); each row needs one. None is all of them.
         """
-        query, key, value = self.rotated(x, angles)
+        query, key, value = heads(self.qkv, x, self.num_heads)
+        query, key = normed_and_turned(self, query, key, angles)
         seen = None if mask is None else mask[:, None, None, :]
         return self.proj(self.merge(join_heads(self.attend(query, key, value, mask=seen))))

@@ -12,18 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ....layers.residual import Read
-from ...axes.geometries.contract import Geometry
-from ...axes.geometries.euclidean_space import Euclidean
-from ...branch import output_weight_of
+from ...layers.residual import Read
+from ..axes.geometries.contract import Geometry
+from ..axes.geometries.euclidean_space import Euclidean
+from ..branch import output_weight_of
 
 __all__ = [
     "FLAT",
     "CausalAttention",
     "KeyValueCache",
-    "RotaryAttention",
     "SelfAttention",
+    "heads",
     "join_heads",
+    "normed_and_turned",
     "rotate",
     "rotation",
 ]
@@ -219,43 +220,7 @@ class SelfAttention(Attention):
         return self.proj(self.merge(join_heads(y)))
 
 
-class RotaryAttention(Attention):
-    """Projections of an attention with QK-norm and rotary positions, no biases.
-
-    Args:
-        width: Token width; a multiple of 2 · num_heads.
-        num_heads: Heads.
-        space: The geometry of the tokens.
-    """
-
-    def __init__(self, width: int, num_heads: int, *, space: Geometry = FLAT) -> None:
-        """Build the projections."""
-        super().__init__()
-        self.num_heads = num_heads
-        self.merge = space.merge
-        self.qkv = space.qkv(width, bias=False)
-        self.query_norm = nn.RMSNorm(width // num_heads, eps=1e-5)
-        self.key_norm = nn.RMSNorm(width // num_heads, eps=1e-5)
-        self.attend = space.attention(num_heads)
-        self.proj = space.linear(width, width, bias=False)
-
-    def rotated(
-        self, x: Read, angles: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries and keys, normed and turned by their angles, and values, by heads."""
-        query, key, value = heads(self.qkv, x, self.num_heads)
-        # Norms and angles in at least float32, also under autocast, and one cast for the attention.
-        wide = torch.promote_types(value.dtype, torch.float32)
-        query, key = (
-            _norm_in(wide, self.query_norm, query),
-            _norm_in(wide, self.key_norm, key),
-        )
-        if angles is not None:
-            query, key = rotate(query, *angles), rotate(key, *angles)
-        return query.to(value.dtype), key.to(value.dtype), value
-
-
-class CausalAttention(RotaryAttention):
+class CausalAttention(Attention):
     """Multi-head causal self-attention with QK-norm and rotary positions, no biases.
 
     Args:
@@ -283,18 +248,26 @@ class CausalAttention(RotaryAttention):
         space: Geometry = FLAT,
     ) -> None:
         """Build the projections."""
-        super().__init__(width, num_heads, space=space)
+        super().__init__()
         if window is not None and window < 1:
             raise ValueError(f"window must be at least 1 or None, got {window}")
+        self.num_heads = num_heads
         self.branch = branch
         self.window = window
+        self.merge = space.merge
+        self.qkv = space.qkv(width, bias=False)
+        self.query_norm = nn.RMSNorm(width // num_heads, eps=1e-5)
+        self.key_norm = nn.RMSNorm(width // num_heads, eps=1e-5)
+        self.attend = space.attention(num_heads)
+        self.proj = space.linear(width, width, bias=False)
 
     def forward(
         self, x: Read, angles: tuple[Tensor, Tensor], cache: KeyValueCache | None = None
     ) -> Tensor:
         """Attend to the tokens before and to those in the cache."""
-        query, key, value = self.rotated(x, angles)
+        query, key, value = heads(self.qkv, x, self.num_heads)
         length = query.shape[-2]
+        query, key = normed_and_turned(self, query, key, angles)
         centre = None
         if cache is not None:
             key, value = cache.extend(self.branch, *self.attend.kept(key, value))
@@ -322,6 +295,20 @@ class CausalAttention(RotaryAttention):
         queries = keys[past:, None]
         seen = keys <= queries
         return seen if self.window is None else seen & (keys > queries - self.window)
+
+
+def normed_and_turned(
+    attention: CausalAttention, query: Tensor, key: Tensor, angles: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """Norm queries and keys (B, heads, T, head_dim) and turn them by their angles, if any."""
+    # Norms and angles in at least float32, also under autocast, and one cast for the attention.
+    dtype = query.dtype
+    wide = torch.promote_types(dtype, torch.float32)
+    query = _norm_in(wide, attention.query_norm, query)
+    key = _norm_in(wide, attention.key_norm, key)
+    if angles is not None:
+        query, key = rotate(query, *angles), rotate(key, *angles)
+    return query.to(dtype), key.to(dtype)
 
 
 def _norm_in(dtype: torch.dtype, norm: nn.RMSNorm, x: Tensor) -> Tensor:
