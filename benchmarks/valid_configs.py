@@ -13,7 +13,7 @@ from typing import Any
 from archzoo.train.config import FACTS
 from archzoo.zoo.axes.lowrank import method_info, methods
 from archzoo.zoo.axes.residuals import residuals
-from archzoo.zoo.backbones.lipschitz_resnet import TAKES
+from archzoo.zoo.backbones.lipschitz.lipschitz_resnet import TAKES
 from archzoo.zoo.models import models
 from archzoo.zoo.registry import Entry
 from option_values import NUMBERS, draw_some, written

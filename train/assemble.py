@@ -56,7 +56,9 @@ def assemble(config: RunConfig, folder: RunFolder, world: World) -> Trainer:
 def _make_trainer(
     config: RunConfig, splits: Splits, folder: RunFolder, world: World, place: ModelPlace | None
 ) -> Trainer:
-    options = model_options(config, splits.shape, splits.num_classes, splits.graph)
+    options = model_options(
+        config, splits.shape, splits.num_classes, splits.graph, splits.vocab_size
+    )
     if place is None:
         if config.init is not None:
             options = options | _decided(folder)

@@ -29,8 +29,10 @@ READS = {
     "tokens": ("tokens",),
     "nodes": ("nodes",),
     "graph": ("graph", "nodes"),
+    "sequence": ("sequence", "masked"),
 }
-"""What each kind of model can read; a table model flattens an image, a graph has two tasks."""
+"""What each kind of model can read; a table model flattens an image, and graphs and sequences have
+two tasks each."""
 
 
 def check_run(config: RunConfig) -> None:
@@ -80,7 +82,11 @@ def check_run(config: RunConfig) -> None:
 
 
 def model_options(
-    config: RunConfig, shape: tuple[int, ...], num_classes: int, graph: Graph | None = None
+    config: RunConfig,
+    shape: tuple[int, ...],
+    num_classes: int,
+    graph: Graph | None = None,
+    vocab_size: int | None = None,
 ) -> dict[str, Any]:
     """Fill in what the data decides and refuse what contradicts it.
 
@@ -89,6 +95,7 @@ def model_options(
         shape: Of one sample: (C, H, W), (F,), (T,), (1 + candidates,) or ().
         num_classes: Of the data; the vocabulary for tokens, the number of nodes.
         graph: That the samples are nodes of, where it is known.
+        vocab_size: Tokens of sequences.
 
     Returns:
         Keywords for `build_model`.
@@ -98,7 +105,7 @@ def model_options(
     """
     entry = models[config.model["name"]]
     kind = data_sets[config.data["name"]].kind
-    facts = data_facts(kind, shape, num_classes, graph)
+    facts = data_facts(kind, shape, num_classes, graph, vocab_size)
     options = {}
     for name, value in options_of(config.model).items():
         if not _unset(name, value):
@@ -129,6 +136,8 @@ def _trial_options(config: RunConfig, data: Entry) -> dict[str, Any]:
         "tokens": (known.get("context_length") or 64,),
         "nodes": (1 + (known.get("negatives") or 1),),
         "graph": (),
+        "sequence": (known.get("context_length") or 64,),
+        "masked": (known.get("context_length") or 64,),
     }[data.kind]
     given = {k: v for k, v in options_of(config.model).items() if not _unset(k, v)}
     facts = data_facts(data.kind, shape, 256)
@@ -176,7 +185,11 @@ def _check_numbers(config: Mapping[str, Any], prefix: str = "") -> None:
 
 
 def data_facts(
-    kind: str, shape: tuple[int, ...], num_classes: int, graph: Graph | None = None
+    kind: str,
+    shape: tuple[int, ...],
+    num_classes: int,
+    graph: Graph | None = None,
+    vocab_size: int | None = None,
 ) -> dict[str, Any]:
     """Return what data decides of a model, by the keywords of builders.
 
@@ -185,7 +198,13 @@ def data_facts(
         shape: Of one sample.
         num_classes: Of the data; the vocabulary for tokens, the number of nodes.
         graph: That the samples are nodes of, where it is known.
+        vocab_size: Tokens of sequences, which `num_classes` is of hidden ones.
     """
+    if kind in ("sequence", "masked"):
+        # What names hidden tokens has a head over the tokens, and no classes.
+        classes = None if kind == "masked" else num_classes
+        tokens = num_classes if vocab_size is None else vocab_size
+        return {"vocab_size": tokens, "context_length": shape[0], "num_classes": classes}
     if kind == "tokens":
         return {"vocab_size": num_classes, "context_length": shape[0]}
     if kind == "nodes":
@@ -265,7 +284,7 @@ def _check_trainer(config: TrainerConfig, kind: str) -> None:
         )
     if config.cutmix and kind != "image":
         raise ValueError(f"trainer.cutmix cuts images, but the data gives {kind}; set it to 0")
-    if config.mixup and kind in ("tokens", "nodes", "graph"):
+    if config.mixup and kind not in ("image", "features"):
         raise ValueError(f"trainer.mixup cannot mix {kind}; set it to 0")
 
 

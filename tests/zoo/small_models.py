@@ -72,6 +72,7 @@ TINY: dict[str, dict[str, Any]] = {
     "mlp_nano": {"width": 8, "depth": 2},
     "vit_nano": {"width": 16, "depth": 2, "num_heads": 2},
     "gpt_nano": {"width": 16, "depth": 2, "num_heads": 2, "context_length": TOKENS},
+    "encoder_nano": {"width": 16, "depth": 2, "num_heads": 2, "context_length": TOKENS},
     "resnet_nano": {"widths": (4, 6), "depths": (2, 2), "img_size": 12},
     "poincare_resnet_nano": {"widths": (4, 6), "depths": (2, 2), "img_size": 12},
 }
@@ -118,7 +119,10 @@ def example(
     """Return inputs for a model built with these options: ids, or standard normals."""
     g = torch.Generator().manual_seed(seed)
     shape = (batch, *example_shape(name, **options))
-    counts = {"tokens": "vocab_size", "nodes": "num_nodes", "graph": "num_nodes"}
+    counts = {
+        **dict.fromkeys(("tokens", "sequence"), "vocab_size"),
+        **dict.fromkeys(("nodes", "graph"), "num_nodes"),
+    }
     count = counts.get(model_info(name).kind)
     if count is not None:
         ids = options.get(count, model_info(name).options[count].default)

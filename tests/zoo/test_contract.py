@@ -66,7 +66,9 @@ def gradients(model, x):
 
 
 def test_there_are_models_of_every_size_and_kind():
-    assert {model_info(name).kind for name in NANO} == {"image", "features", "tokens", "graph"}
+    assert {model_info(name).kind for name in NANO} == {
+        *("image", "features", "tokens", "sequence", "graph")
+    }
     assert set(NANO) < set(SMALL) < set(ALL)
 
 
@@ -82,7 +84,7 @@ def test_a_model_builds_with_no_argument_and_answers_for_each_class(name):
     with torch.no_grad():
         logits = model(x)
     kind = model_info(name).kind
-    tokens = x.shape[1:] if kind == "tokens" else ()
+    tokens = x.shape[1:] if kind in ("tokens", "sequence") else ()
     # A node's candidates come with the sample; all other models have classes.
     classes = CANDIDATES if kind == "nodes" else model.num_classes
     assert logits.shape == (2, *tokens, classes)
@@ -109,8 +111,9 @@ def test_features_and_head_have_the_sizes_the_model_tells(name):
 def test_the_head_can_be_replaced_and_removed(name):
     model = on_meta(name)
     features = model.forward_features(example(name, device="meta"))
-    lead = model.forward_head(features).shape[:-1]
     model.reset_classifier(7)
+    lead = model.forward_head(features).shape[:-1]  # a head of tokens gives way to one of sequences
+    assert lead in (features.shape[:1], features.shape[:-1])
     assert model.num_classes == model.default_cfg["num_classes"] == 7
     assert model.get_classifier() is model.head and model.head.out_features == 7
     assert model.forward_head(features).shape == (*lead, 7)

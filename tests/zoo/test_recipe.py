@@ -363,8 +363,8 @@ def test_other_classes_leave_the_head_fresh_and_say_so(name, tmp_path, caplog):
     ]
     x = example(name)
     torch.testing.assert_close(
-        loaded.forward_head(loaded.forward_features(x), pre_logits=True),
-        model.eval().forward_head(model.forward_features(x), pre_logits=True),
+        loaded.forward_features(x),  # a head of sequences pools what one of tokens does not
+        model.eval().forward_features(x),
         rtol=0.0,
         atol=0.0,
     )

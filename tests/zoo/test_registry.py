@@ -229,7 +229,7 @@ def test_every_model_has_a_name_a_source_a_summary_and_a_schema(name):
     entry = model_info(name)
     assert entry.name == name == entry.build.__name__
     assert entry.source.strip()  # a paper, a page or a licence: not every idea has an arXiv number
-    assert entry.kind in ("image", "features", "tokens", "nodes", "graph")
+    assert entry.kind in ("image", "features", "tokens", "sequence", "nodes", "graph")
     assert entry.about.keys() == {"geometry", "weights"}
     assert len(entry.summary) > 10 and entry.summary.endswith(".")
     wanted = {"num_classes", "residual", "drop_path_rate"}

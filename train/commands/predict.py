@@ -1,4 +1,4 @@
-"""Predict the classes of files: images, rows of CSV files, or how likely a text is.
+"""Predict the classes of files: images, rows of CSV files, sequences, or how likely a text is.
 
 An input is read as the test fold of the model's training was. A file or row that cannot be read is
 said on stderr, the others are predicted, and the exit code is 1:
@@ -33,7 +33,7 @@ def predict(
 
     Args:
         model: The folder of a run or of a saved model, or hf-hub:OWNER/NAME.
-        files: Images, CSV files with a header, or texts, whichever the model reads.
+        files: Images, CSV files with a header, FASTA files, or texts, whichever the model reads.
         top: How many classes to name, the likeliest first; of a text, how many bytes after it.
         batch_size: Inputs at a time.
         threads: CPU threads of torch; null leaves torch's choice.

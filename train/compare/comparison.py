@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...zoo.inspect.describe import INDICES, example_shape
 from ...zoo.models import build_model, models
+from ...zoo.network import Network
 from ..check import model_options
 from ..config import options_of
 from ..data import Splits, data_sets
@@ -93,7 +94,9 @@ def compare_points(
             if data is not None:
                 config = training_config(point, data, 0, train or 1, overrides)
                 splits = splits or _read(config.data)
-                options = model_options(config, splits.shape, splits.num_classes, splits.graph)
+                options = model_options(
+                    config, splits.shape, splits.num_classes, splits.graph, splits.vocab_size
+                )
             candidate = _candidate(point, options, splits, batch_size, device)
             rows.append(Row(point, measure_sizes(candidate), {}))
             candidates.append(candidate)
@@ -144,7 +147,7 @@ def _candidate(
     torch.manual_seed(0)
     model = build_model(point.values["model"], **options).to(device).train()
     if splits is None:
-        inputs, targets = _noise(point.values["model"], model.num_classes, batch_size)
+        inputs, targets = _noise(point.values["model"], model, batch_size)
     else:
         if splits.graph is not None:
             model.follow_graph(splits.graph.edges, splits.graph.features)
@@ -153,15 +156,19 @@ def _candidate(
     return Candidate(model, inputs.to(device), targets.to(device))
 
 
-def _noise(name: str, classes: int, batch_size: int) -> tuple[Tensor, Tensor]:
+def _noise(name: str, model: Network, batch_size: int) -> tuple[Tensor, Tensor]:
     """Samples of a model's own shape, and targets that its logits have."""
     entry = models[name]
-    shape = example_shape(entry)
+    shape, classes = example_shape(entry), model.num_classes
     if entry.kind not in INDICES:
         return torch.randn(batch_size, *shape), torch.randint(max(classes, 1), (batch_size,))
     known = {key: option.default for key, option in entry.options.items()}
-    most = known["vocab_size"] if entry.kind == "tokens" else known["num_nodes"]
-    inputs = torch.randint(most, (batch_size, *shape))
+    key = "vocab_size" if entry.kind in ("tokens", "sequence") else "num_nodes"
+    inputs = torch.randint(known[key], (batch_size, *shape))
     if entry.kind == "tokens":
         return inputs, inputs.roll(-1, dims=-1)
+    if getattr(model, "names_tokens", False):
+        return inputs, inputs
+    if entry.kind == "sequence":
+        return inputs, torch.randint(max(classes, 1), (batch_size,))
     return inputs, torch.zeros(batch_size, dtype=torch.long)

@@ -12,8 +12,9 @@ __all__ = ["KINDS", "Fold", "Graph", "Key", "Splits", "data_sets"]
 
 Key = tuple[int, int]
 
-KINDS = ("image", "features", "tokens", "nodes", "graph")
-"""What a sample may be: an image, a row of a table, a text, a node with candidates, or a node."""
+KINDS = ("image", "features", "tokens", "nodes", "graph", "sequence", "masked")
+"""What a sample may be: an image, a row of a table, a text, a node with candidates, a node, a
+sequence with its class, or one of which tokens are hidden."""
 
 WHOLE = {"interpolation": "bilinear", "crop_mode": "center", "crop_pct": 1.0}
 """An evaluation of whole images."""
@@ -74,9 +75,9 @@ class Splits:
     """A data set cut into the fold to learn from, the fold to choose by and the fold to report.
 
     Args:
-        kind: `image`, `features`, `tokens`, `nodes` or `graph`.
+        kind: `image`, `features`, `tokens`, `nodes`, `graph`, `sequence` or `masked`.
         shape: One input: (C, H, W), (F,), (T,), for nodes (1 + candidates,), or for the number of a
-            node of a graph ().
+            node of a graph (). Sequences have up to T tokens, padded to the longest of a batch.
         num_classes: Classes, or the size of the vocabulary, or the number of nodes.
         train: Augmented where the data set augments.
         validation: Never augmented, never part of the test fold.
@@ -87,6 +88,7 @@ class Splits:
         evaluation: How an image of a file becomes an input, under timm's names, where that is
             more than to take it as it is.
         graph: What a model of `nodes` or `graph` is told of the nodes' neighbours.
+        vocab_size: Tokens of a sequence, whose classes are others.
 
     Raises:
         ValueError: kind is none of these.
@@ -103,6 +105,7 @@ class Splits:
     std: tuple[float, ...] | None = None
     evaluation: dict[str, Any] = field(default_factory=dict)
     graph: Graph | None = None
+    vocab_size: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse a kind that no model takes."""
@@ -112,14 +115,15 @@ class Splits:
     def conventions(self) -> dict[str, Any]:
         """What a model must keep to be used on other samples, under timm's names where it has any.
 
-        For images size, statistics and cut, for tables the encoder of their rows, and the names of
-        the classes.
+        For images size, statistics and cut, for tables the encoder of their rows, for sequences
+        their tokeniser, and the names of the classes.
         """
         facts: dict[str, Any] = {}
         if "classes" in self.about:
             facts["label_names"] = list(self.about["classes"])
-        if "encoder" in self.about:
-            facts["encoder"] = self.about["encoder"]
+        for key in ("encoder", "tokeniser"):
+            if key in self.about:
+                facts[key] = self.about[key]
         if self.kind == "image" and self.mean is not None and self.std is not None:
             facts |= {"input_size": self.shape, "mean": self.mean, "std": self.std, **WHOLE}
         return facts | self.evaluation

@@ -1,6 +1,7 @@
 """Tables to classify, from scikit-learn or from CSV files."""
 
 import csv
+import gzip
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -177,20 +178,23 @@ def _read_rows(path: Path, target: str | None) -> tuple[list[str], list[list[str
     return [*header[:place], *header[place + 1 :], header[place]], rows
 
 
-def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+def csv_lines(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
     """Yield the number and the cells of every line of a CSV file but empty ones, the header first.
+
+    A name that ends in `.gz` is of a file that gzip packed.
 
     Raises:
         ValueError: the file cannot be read as a table.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # a mark of the byte order or not
-            reader = csv.reader(file)
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, delimiter=delimiter)
             yield 1, [cell.strip() for cell in next(reader, [])]
             for row in reader:
                 if row:
                     yield reader.line_num, [cell.strip() for cell in row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as a table in UTF-8: {error}") from error
 
 

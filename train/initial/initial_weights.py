@@ -162,13 +162,19 @@ def _head(model: Network, source: Any, classes: Sequence[str] | None) -> tuple[b
     """
     before, now = source.num_classes, model.num_classes
     # A language model's head is its vocabulary, and often its embedding.
-    if before != now and models[str(model.recipe and model.recipe[0])].kind != "tokens":
+    other = before != now or (_names_tokens(source) and not _names_tokens(model))
+    if other and models[str(model.recipe and model.recipe[0])].kind != "tokens":
         source.reset_classifier(now)
         return True, f"head: {before} -> {now} classes, started anew"
     names = getattr(source, "conventions", {}).get("label_names")
     if names is None or classes is None or list(names) == list(classes):
         return False, None
     return False, f"head: kept, though its classes were {_few(names)} and are {_few(classes)}"
+
+
+def _names_tokens(model: Any) -> bool:
+    """Whether the head of an encoder of sequences is over its tokens, and not over classes."""
+    return getattr(model, "names_tokens", False)
 
 
 def _few(names: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from .run_record import RunRecord
 
 __all__ = ["Disk", "Gate", "Mixing", "ModelView", "look_inside"]
 
-KINDS = ("image", "features", "tokens", "nodes", "graph")
+KINDS = ("image", "features", "tokens", "nodes", "graph", "sequence", "masked")
 MIXED, SHOWN = 32, 400  # samples of a depth mixture, and in a disk
 
 

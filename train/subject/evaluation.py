@@ -47,7 +47,7 @@ def fold_figures(subject: ModelOnData, split: str, **how: Any) -> tuple[dict[str
     """
     further = GraphMetrics(subject.splits.kind, how["device"])
     found = _outcomes(subject, subject.batches(split, how["batch_size"]), further, **how)
-    tokens = subject.splits.kind == "tokens"
+    tokens = subject.splits.kind in ("tokens", "masked")
     classes = len(subject.classes or ()) or subject.splits.num_classes
     figures = summary(found, classes, tokens=tokens)
     if tokens:
@@ -66,7 +66,7 @@ def class_figures(
         found: Outcomes on a fold.
         confusion: Whether the matrix is there; None is up to `MOST_CLASSES` classes.
     """
-    if subject.splits.kind not in ("image", "features", "graph"):
+    if subject.splits.kind not in ("image", "features", "graph", "sequence"):
         return {}
     names = subject.classes or [str(number) for number in range(subject.splits.num_classes)]
     counts = confusion_matrix(found, len(names))

@@ -20,10 +20,10 @@ from .model_on_data import ModelOnData
 
 __all__ = ["export_files", "random_inputs", "table_of_files", "trained_on_data", "whole_model"]
 
-KINDS = ("image", "features", "tokens")
+KINDS = ("image", "features", "tokens", "sequence", "masked")
 """What a model may read that is made smaller."""
 
-AXES = {"tokens": {0: "batch", 1: "tokens"}}
+AXES = {kind: {0: "batch", 1: "tokens"} for kind in ("tokens", "sequence")}
 """Axes of any length, by what a model reads; of all others the batch."""
 
 
@@ -114,7 +114,7 @@ def random_inputs(model: nn.Module, count: int, seed: int = 0) -> Tensor:
     shape = (count, *example_shape(entry, recipe.options))
     if entry.kind not in INDICES:
         return torch.randn(shape, generator=generator)
-    key = "vocab_size" if entry.kind == "tokens" else "num_nodes"
+    key = "vocab_size" if entry.kind in ("tokens", "sequence") else "num_nodes"
     size = recipe.options.get(key, entry.options[key].default)
     return torch.randint(size, shape, generator=generator)
 

@@ -112,6 +112,8 @@ def _as_the_model_needs(model: nn.Module, data: str) -> dict[str, Any]:
         settled["context_length"] = model.context_length
     if "encoder" in options and "encoder" in own:
         settled["encoder"] = own["encoder"]
+    if "tokeniser" in own and own["tokeniser"].keys() <= options.keys():
+        settled |= own["tokeniser"]
     if {"img_size", "resize"} <= options.keys() and {"input_size", "crop_pct"} <= own.keys():
         _, height, width = own["input_size"]
         if height == width:
@@ -183,7 +185,7 @@ def _order_of_classes(model: nn.Module, splits: Splits, other_data: bool) -> Ten
     if names is not None and classes is not None and set(classes) <= set(names):
         return torch.tensor([names.index(name) for name in classes])
     if count != splits.num_classes:
-        what = "a vocabulary of {}" if splits.kind == "tokens" else "{} classes"
+        what = "a vocabulary of {}" if splits.kind in ("tokens", "masked") else "{} classes"
         raise ValueError(f"the data has {what.format(splits.num_classes)}, the model {count}")
     if names is not None and classes is not None and not other_data:
         mine, its = next(pair for pair in zip(names, classes, strict=True) if pair[0] != pair[1])

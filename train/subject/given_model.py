@@ -77,7 +77,9 @@ class ModelPlace:
         Raises:
             RunError: the model cannot be built for them.
         """
-        facts = data_facts(splits.kind, splits.shape, splits.num_classes, splits.graph)
+        facts = data_facts(
+            splits.kind, splits.shape, splits.num_classes, splits.graph, splits.vocab_size
+        )
         known = {k: v for k, v in facts.items() if k in models[self.address].options}
         try:
             with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""Files of a user's own as a trained model reads them: images, rows of a CSV file, text."""
+"""Files of a user's own as a trained model reads them: images, tables, sequences, text."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from ..data import TokenFold
 from ..data.evaluation_transform import read_image
+from ..data.sequences.kmer_tokeniser import KmerTokeniser
+from ..data.sequences.read_sequences import read_sequences
 from ..data.table_encoder import TableEncoder
 from ..data.table_files import csv_lines
 from ..errors import RunError
@@ -28,7 +30,7 @@ class Sample(NamedTuple):
 
 
 def reads(model: nn.Module) -> str:
-    """Return what files a model reads: `image`, `rows` or `text`.
+    """Return what files a model reads: `image`, `rows`, `sequences` or `text`.
 
     Raises:
         RunError: it keeps no facts by which a file becomes an input.
@@ -41,28 +43,40 @@ def reads(model: nn.Module) -> str:
                 f"text is read as bytes, of which there are {BYTES}"
             )
         return "text"
+    if getattr(model, "names_tokens", False):
+        raise RunError(
+            "the model names hidden tokens and has no classes; train one with data=sequences and "
+            "init= of this model"
+        )
+    if "tokeniser" in own:
+        return "sequences"
     if "encoder" in own:
         return "rows"
     if kind == "image" or "input_size" in own:
         return "image"
     raise RunError(
         f"the model reads {kind} and does not keep how a file becomes one; "
-        f"train it with data=tabular on a table, or give images to a model of images"
+        f"train it with data=tabular on a table or with data=sequences, or give images to a model "
+        f"of images"
     )
 
 
 def samples(model: nn.Module, files: list[str]) -> Iterator[Sample]:
-    """Yield the inputs that files hold, in order: one of an image, one of each row of a table.
+    """Yield the inputs that files hold, in order: an image, or each row or sequence of a table.
 
     Args:
         model: Whose facts say how an input is made.
         files: Their paths.
     """
     facts: Any = getattr(model, "default_cfg", None) or getattr(model, "pretrained_cfg", {})
-    rows = reads(model) == "rows"
+    kind = reads(model)
     for file in files:
-        if rows:
+        if kind == "rows":
             yield from _rows(file, TableEncoder.of(facts["encoder"]))
+            continue
+        if kind == "sequences":
+            tokeniser = KmerTokeniser.of(facts["tokeniser"])
+            yield from _sequences(file, tokeniser, facts["input_size"][0])
             continue
         try:
             yield Sample(file, read_image(Path(file), facts))
@@ -90,6 +104,21 @@ def _rows(file: str, encoder: TableEncoder) -> Iterator[Sample]:
                 yield Sample(name, ValueError(f"{name}: {error}"))
     except ValueError as error:
         yield Sample(file, error)
+
+
+def _sequences(file: str, tokeniser: KmerTokeniser, context_length: int) -> Iterator[Sample]:
+    """Yield the sequences of a FASTA file or of the column `sequence` of a table."""
+    try:
+        records = read_sequences(file, target="")
+    except ValueError as error:
+        yield Sample(file, error)
+        return
+    for record in records:
+        try:
+            tokens = tokeniser.encode(record.sequence, record.name)[:context_length]
+            yield Sample(record.name, torch.from_numpy(tokens).long())
+        except ValueError as error:
+            yield Sample(record.name, error)
 
 
 def text_windows(file: str, context_length: int) -> tuple[TokenFold, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...layers.modes import evaluating
 from ..data import Batches, loader
+from ..data.sequences.sequence_folds import padded
 from ..engine.half_precision import autocast
 from ..engine.metrics import predictions
 from ..measures.classification import all_outcomes
@@ -31,7 +32,7 @@ def predict(
 
     Args:
         model: Trained, on the CPU.
-        files: Images, CSV files or texts, whichever the model reads.
+        files: Images, CSV files, sequences or texts, whichever the model reads.
         top: How many classes to name, at most.
         batch_size: Inputs that the model sees at a time.
 
@@ -48,7 +49,9 @@ def predict(
     names = conventions_of(model).get("label_names")
     for batch in _batched(samples(model, files), batch_size):
         good = [sample.value for sample in batch if isinstance(sample.value, Tensor)]
-        rows = iter(_probabilities(model, torch.stack(good)) if good else ())
+        # Sequences are of any length; all other inputs are of one shape.
+        join = padded if reads(model) == "sequences" else torch.stack
+        rows = iter(_probabilities(model, join(good)) if good else ())
         for sample in batch:
             if isinstance(sample.value, Tensor):
                 yield {"input": sample.name, **_likeliest(next(rows), top, names)}

@@ -18,7 +18,17 @@ from ..axes.geometries.contract import Geometry
 from ..axes.geometries.euclidean_space import Euclidean
 from ..branch import output_weight_of
 
-__all__ = ["CausalAttention", "KeyValueCache", "SelfAttention", "rotate", "rotation"]
+__all__ = [
+    "FLAT",
+    "CausalAttention",
+    "KeyValueCache",
+    "SelfAttention",
+    "heads",
+    "join_heads",
+    "normed_and_turned",
+    "rotate",
+    "rotation",
+]
 
 VIEWS = ("query", "key", "value")
 Mix = Callable[[Tensor, Tensor], Heads]
@@ -301,10 +311,7 @@ class CausalAttention(Attention):
         if mix is not None:
             key, value = mix(key, value)
         length = query.shape[-2]
-        # Norms and angles in at least float32, also under autocast, and one cast for the attention.
-        wide = torch.promote_types(value.dtype, torch.float32)
-        query = rotate(_norm_in(wide, self.query_norm, query), *angles).to(value.dtype)
-        key = rotate(_norm_in(wide, self.key_norm, key), *angles).to(value.dtype)
+        query, key = normed_and_turned(self, query, key, angles)
         centre = None
         if cache is not None:
             key, value = cache.extend(self.branch, *self.attend.kept(key, value))
@@ -332,6 +339,20 @@ class CausalAttention(Attention):
         queries = keys[past:, None]
         seen = keys <= queries
         return seen if self.window is None else seen & (keys > queries - self.window)
+
+
+def normed_and_turned(
+    attention: CausalAttention, query: Tensor, key: Tensor, angles: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """Norm queries and keys (B, heads, T, head_dim) and turn them by their angles, if any."""
+    # Norms and angles in at least float32, also under autocast, and one cast for the attention.
+    dtype = query.dtype
+    wide = torch.promote_types(dtype, torch.float32)
+    query = _norm_in(wide, attention.query_norm, query)
+    key = _norm_in(wide, attention.key_norm, key)
+    if angles is not None:
+        query, key = rotate(query, *angles), rotate(key, *angles)
+    return query.to(dtype), key.to(dtype)
 
 
 def _norm_in(dtype: torch.dtype, norm: nn.RMSNorm, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from ..registry import Entry, type_name
 
 __all__ = ["INDICES", "Size", "describe", "example_shape", "facts_of", "measure", "residual_of"]
 
-INDICES = ("tokens", "nodes", "graph")
+INDICES = ("tokens", "sequence", "nodes", "graph")
 """Kinds of models that look their inputs up."""
 
 

@@ -72,7 +72,11 @@ def hub_readme(card: WeightsCard, repository: str) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     kind = models[card.model].kind if card.model in models else ""
-    tasks = {"image": "image-classification", "tokens": "text-generation"}
+    tasks = {
+        "image": "image-classification",
+        "tokens": "text-generation",
+        "sequence": "text-classification",
+    }
     task = tasks.get(kind, "other")
     data = card.data.get("name")
     results = [

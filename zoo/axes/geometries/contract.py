@@ -93,8 +93,14 @@ class Geometry(Protocol):
         """Make a global pooling (B, D, H, W) -> (B, D)."""
         ...
 
-    def mean(self, x: Tensor, over: int | tuple[int, ...], dim: int) -> Tensor:
-        """Return the centre of points whose features lie on the axis `dim`."""
+    def mean(
+        self, x: Tensor, over: int | tuple[int, ...], dim: int, weights: Tensor | None = None
+    ) -> Tensor:
+        """Return the centre of points whose features lie on the axis `dim`.
+
+        Weights are not negative, broadcast over x with size 1 on `dim`, and only their ratios
+        matter; None are equal ones.
+        """
         ...
 
     def node_linear(self, in_width: int, out_width: int) -> nn.Module:

@@ -14,7 +14,14 @@ from ...network import HeadBuilder, linear_head
 from .contract import Aggregate, HeadName, NeighbourMean
 from .vector_layers import VectorLayers
 
-__all__ = ["Euclidean", "ScaledDotProduct"]
+__all__ = ["Euclidean", "ScaledDotProduct", "vector_mean"]
+
+
+def vector_mean(x: Tensor, over: int | tuple[int, ...], weights: Tensor | None) -> Tensor:
+    """Return the weighted mean of vectors; equal weights where there are none."""
+    if weights is None:
+        return x.mean(over)
+    return (x * weights).sum(over) / weights.sum(over)
 
 
 class ScaledDotProduct(nn.Module):
@@ -88,9 +95,11 @@ class Euclidean(VectorLayers):
         """Average the pixels."""
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
 
-    def mean(self, x: Tensor, over: int | tuple[int, ...], dim: int) -> Tensor:
+    def mean(
+        self, x: Tensor, over: int | tuple[int, ...], dim: int, weights: Tensor | None = None
+    ) -> Tensor:
         """Average."""
-        return x.mean(over)
+        return vector_mean(x, over, weights)
 
     def neighbour_mean(self, aggregate: Aggregate | None = None) -> NeighbourMean:
         """Return the mean of vectors, the only one."""

@@ -71,9 +71,11 @@ class Lorentz(VectorLayers):
         """Pool the pixels to their centre of mass."""
         return CentroidPool(curvature=self.ball)
 
-    def mean(self, x: Tensor, over: int | tuple[int, ...], dim: int) -> Tensor:
+    def mean(
+        self, x: Tensor, over: int | tuple[int, ...], dim: int, weights: Tensor | None = None
+    ) -> Tensor:
         """Return centres of mass."""
-        return space_points.centroid(x, self.ball(), over=over, dim=dim)
+        return space_points.centroid(x, self.ball(), weights, over=over, dim=dim)
 
     def neighbour_mean(self, aggregate: Aggregate | None = None) -> NeighbourMean:
         """Return centres of mass, or means of tangents at the origin."""

@@ -26,7 +26,7 @@ from ....layers.hyperbolic import (
 )
 from ...network import HeadBuilder
 from .contract import Aggregate, HeadName, NeighbourMean
-from .euclidean_space import Euclidean
+from .euclidean_space import Euclidean, vector_mean
 
 __all__ = ["Init", "Poincare", "attention_of_points", "mean_of_points", "tied_prototypes"]
 
@@ -139,11 +139,13 @@ class Poincare:
             return MidpointPool(curvature=self.ball)
         return Euclidean().pool()
 
-    def mean(self, x: Tensor, over: int | tuple[int, ...], dim: int) -> Tensor:
+    def mean(
+        self, x: Tensor, over: int | tuple[int, ...], dim: int, weights: Tensor | None = None
+    ) -> Tensor:
         """Return midpoints, or means of tangents, as `averaging` says."""
         if self.averaging == "midpoint":
-            return midpoint_pool(x, self.ball(), over=over, dim=dim)
-        return x.mean(over)
+            return midpoint_pool(x, self.ball(), weights, over=over, dim=dim)
+        return vector_mean(x, over, weights)
 
     def node_linear(self, in_width: int, out_width: int) -> MobiusLinear:
         """Make a matrix of tangents and a translation, as hyperbolic graph networks have it."""

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from ...layers.lipschitz import (
+from ....layers.lipschitz import (
     AOLConv2d,
     ContractionConv1x1,
     GlobalScaledPool,
@@ -35,11 +35,11 @@ from ...layers.lipschitz import (
     SLLConv2d,
     SpaceToDepth,
 )
-from ...layers.sizes import check_sizes
-from ..models import register_model
-from ..network import ImageSize
-from ..recomputation import RecomputedSequential
-from ..staged_network import StagedNetwork
+from ....layers.sizes import check_sizes
+from ...models import register_model
+from ...network import ImageSize
+from ...recomputation import RecomputedSequential
+from ...staged_network import StagedNetwork
 from .lipschitz_mlp import WEIGHTS, LipschitzHead, Split, lipschitz_head, product, shares
 
 __all__ = ["LipschitzResNet"]

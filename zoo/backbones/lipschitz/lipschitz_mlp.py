@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from ...layers.lipschitz import (
+from ....layers.lipschitz import (
     AOLLinear,
     ContractionLinear,
     LDLTBlock,
@@ -30,10 +30,10 @@ from ...layers.lipschitz import (
     SandwichLayer,
     SLLBlock,
 )
-from ...layers.sizes import check_sizes
-from ..models import register_model
-from ..network import HeadBuilder, Network
-from ..recomputation import RecomputedSequential
+from ....layers.sizes import check_sizes
+from ...models import register_model
+from ...network import HeadBuilder, Network
+from ...recomputation import RecomputedSequential
 
 __all__ = [
     "WEIGHTS",

@@ -1,0 +1,1 @@
+"""The readers, tokens, clusters and folds of sequences."""

@@ -1,0 +1,1 @@
+"""Sequences of letters, such as proteins and DNA: read, told apart, cut into tokens and masked."""

@@ -1,0 +1,46 @@
+"""Self-attention in both directions over the real tokens of padded sequences."""
+
+# Shape letters: B batch, T tokens.
+
+from torch import Tensor
+
+from ...layers.residual import Read
+from ..axes.geometries.contract import Geometry
+from .self_attention import FLAT, CausalAttention, heads, join_heads, normed_and_turned
+
+__all__ = ["BidirectionalAttention"]
+
+
+class BidirectionalAttention(CausalAttention):
+    """Multi-head self-attention to all real tokens, with the projections of the causal one.
+
+    Args:
+        width: Token width; a multiple of 2 · num_heads.
+        num_heads: Heads.
+        space: The geometry of the tokens.
+
+    Shape:
+        (B, T, width), or a mapping of three such views, -> (B, T, width).
+
+    Source: Devlin et al. 2019, "BERT", arXiv:1810.04805.
+    Differs from it: positions, norms and projections are those of `CausalAttention`.
+    """
+
+    def __init__(self, width: int, num_heads: int, *, space: Geometry = FLAT) -> None:
+        """Build the projections; there is no cache, and so no place in one."""
+        super().__init__(width, num_heads, 0, space=space)
+
+    def forward(
+        self, x: Read, angles: tuple[Tensor, Tensor] | None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Attend to every token that is none of padding.
+
+        Args:
+            x: The tokens.
+            angles: Of the rotation; None leaves positions out.
+            mask: Whether a token is real, (B, T); each row needs one. None is all of them.
+        """
+        query, key, value = heads(self.qkv, x, self.num_heads)
+        query, key = normed_and_turned(self, query, key, angles)
+        seen = None if mask is None else mask[:, None, None, :]
+        return self.proj(self.merge(join_heads(self.attend(query, key, value, mask=seen))))
