@@ -147,6 +147,19 @@ class Controller(WatchedWeights):
         """
         self.method.end_task(self, self.optimizers[0] if self.optimizers else None)
 
+    def set_rank(self, rank: int) -> None:
+        """Evaluate, train and save at the first components of every target from now on.
+
+        Nothing is lost: a larger rank brings the others back.
+
+        Args:
+            rank: From 1 to the largest number of components; a target with fewer runs at all.
+
+        Raises:
+            ValueError: a rank outside of that range, or a method that trains one rank only.
+        """
+        self.method.set_rank(self, rank)
+
     def summary(self) -> str:
         """Say in a line what is a target, and what was left out and why."""
         frozen = [name for name, target in self.targets.items() if target.frozen]

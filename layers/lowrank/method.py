@@ -135,6 +135,17 @@ class Method:
         """
         raise ValueError(f"{type(self).__name__} knows no tasks; train on, or merge the model")
 
+    def set_rank(self, controller: WatchedWeights, rank: int) -> None:
+        """Run at the first components only, or again at all; `Controller.set_rank` calls it.
+
+        Raises:
+            ValueError: components that were trained together and mean nothing apart.
+        """
+        raise ValueError(
+            f"{type(self).__name__} trains its components together, so a few of them are no "
+            f"adapter; train with dylora to choose a rank afterwards"
+        )
+
     def check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Refuse an optimiser that the method cannot work with.
 
