@@ -14,6 +14,7 @@ from ...zoo.network import Network
 from ...zoo.share.adapter_files import save_adapter
 from ..engine.process import is_sharded
 from ..errors import RunError
+from .held_out_loss import held_out_loss
 from .hooks import Callback, TrainingRun
 
 __all__ = ["RANKS", "LowRankTraining", "ranks_of", "spectra_of"]
@@ -92,6 +93,8 @@ class LowRankTraining(Callback):
         self.filled_in = getattr(method, "total_steps", 0) is None
         if self.filled_in:
             method.total_steps = run.total_steps
+        if method.reads_held_out:
+            controller.held_out = held_out_loss(run, controller.seed)
         try:
             controller.attach(run.optimizer)
         except ValueError as error:
@@ -125,7 +128,7 @@ class LowRankTraining(Callback):
             self._append(run, row)
 
     def result(self, run: TrainingRun, model: Network) -> dict[str, Any]:
-        """Return the sizes of the best model, and whether it meets the budget, which is said."""
+        """Return sizes of the best model, whether they meet the budget, and what was found out."""
         controller = model.lowrank
         assert controller is not None
         parameters = sum(p.numel() for p in model.parameters())
@@ -153,7 +156,7 @@ class LowRankTraining(Callback):
                 "trained": sum(p.numel() for p in trained),
                 "optimizer_bytes": _state_bytes(run.optimizer),
             }
-        return {self.word: sizes}
+        return {self.word: sizes | controller.report()}
 
     def end(self, run: TrainingRun, model: Network) -> None:
         """Keep the best adapter alone too, where it can be."""

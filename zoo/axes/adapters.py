@@ -29,6 +29,7 @@ from ...layers.lowrank.adapters.nystrom import IntTune, NLoRA, SLoRA
 from ...layers.lowrank.adapters.randlora import RandLoRA
 from ...layers.lowrank.adapters.scheduled.codyra import CoDyRA
 from ...layers.lowrank.adapters.scheduled.dylora import DyLoRA
+from ...layers.lowrank.adapters.scheduled.flexora import Flexora
 from ...layers.lowrank.adapters.scheduled.increlora import IncreLoRA
 from ...layers.lowrank.adapters.scheduled.remix import ReMix
 from ...layers.lowrank.adapters.scheduled.sara import SaRA
@@ -78,6 +79,7 @@ for _name, _build, _source in [
     ("smora", SMoRA, "arXiv:2501.15103"),
     ("remix", ReMix, "arXiv:2603.10160"),
     ("allora", ALLoRA, "arXiv:2410.09692"),
+    ("flexora", Flexora, "arXiv:2408.10774"),
 ]:
     presets.register(name=_name, source=_source)(_build)
 
