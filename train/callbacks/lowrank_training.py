@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import statistics
+import time
+from collections import deque
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,6 +23,9 @@ from .held_out_loss import held_out_loss
 from .hooks import Callback, TrainingRun
 
 __all__ = ["RANKS", "LowRankTraining", "ranks_of", "spectra_of"]
+
+TIMED = 1001
+"""Moments at which the last steps ended, whose distances have a median."""
 
 RANKS = "ranks.jsonl"
 ALONE = "adapter.safetensors"
@@ -76,6 +84,7 @@ class LowRankTraining(Callback):
     def __init__(self) -> None:
         """Nothing is known before the run."""
         self.resized = 0
+        self.moments: deque[float] = deque(maxlen=TIMED)
         self.filled_in = False
         self.word = "lowrank"
 
@@ -108,7 +117,8 @@ class LowRankTraining(Callback):
         return loss if penalty is None else loss + penalty.to(loss.dtype)
 
     def step(self, run: TrainingRun) -> None:
-        """Follow changes of sizes."""
+        """Follow changes of sizes, and note the time."""
+        self.moments.append(time.perf_counter())
         self._follow_sizes()
 
     def evaluate(self, run: TrainingRun, metrics: dict[str, float]) -> None:
@@ -155,6 +165,7 @@ class LowRankTraining(Callback):
             sizes |= {
                 "trained": sum(p.numel() for p in trained),
                 "optimizer_bytes": _state_bytes(run.optimizer),
+                "step_ms": _median_step(self.moments),
             }
         return {self.word: sizes | controller.report()}
 
@@ -206,6 +217,12 @@ def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Count the bytes of what an optimiser keeps; of a sharded one those of this process."""
     kept = [v for state in optimizer.state.values() for v in state.values()]
     return sum(v.numel() * v.element_size() for v in kept if isinstance(v, Tensor))
+
+
+def _median_step(moments: Sequence[float]) -> float | None:
+    """Return the milliseconds of a step; an evaluation after one is an exception to a median."""
+    times = [1e3 * (after - before) for before, after in pairwise(moments)]
+    return statistics.median(times) if times else None
 
 
 def _singular_values(target: Target, step: int) -> Tensor:
