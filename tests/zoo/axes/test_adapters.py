@@ -122,6 +122,16 @@ class Shared(nn.Module):
         self.out.weight = self.embed.weight
 
 
+def test_a_saved_dylora_runs_at_the_rank_that_was_set_and_at_all_of_its_ranks_again(tmp_path):
+    model, x = made("mlp_nano", "dylora").eval(), example("mlp_nano")
+    whole = model(x)
+    model.lowrank.set_rank(1)
+    loaded = create_model(f"local-dir:{save_model(model, tmp_path)}").eval()
+    assert torch.equal(loaded(x), model(x)) and not torch.equal(model(x), whole)
+    loaded.lowrank.set_rank(2)
+    assert torch.equal(loaded(x), whole)
+
+
 def test_what_is_left_of_an_adapter_keeps_the_ranks_of_its_weights(tmp_path):
     model = build("mlp_nano")
     names = list(adapt(copy.deepcopy(model), "lora", rank=1).targets)
