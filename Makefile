@@ -17,7 +17,7 @@ AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 BENCHMARKS := start_up train_loop parity baseline_parity residual residual_bytes_gpt hyperbolic \
   hyperbolic_parity lipschitz certify certify_exact lowrank lowrank_speed compress compare_digits \
   pretrained exported token_files recomputation compile_blocks geometry geometry_models \
-  geometry_graphs geometry_parity geometry_range compress_parity
+  geometry_graphs geometry_parity geometry_range compress_parity adapter_parity
 
 .PHONY: train quick test avx2 slow check docs bench clean
 

@@ -53,6 +53,8 @@ def candidates_of(model: nn.Module, method: Method) -> dict[str, tuple[Target, s
             if len(names[id(weight)]) > 1:
                 others = [n for n in names[id(weight)] if n != f"{path}.{parameter}"]
                 reason = f"its weight is tied to {others[0]}; untie it first"
+            elif not weight.is_floating_point() or weight.dtype.itemsize < 2:
+                reason = _quantised(weight)
             elif module in inside:
                 reason = "nn.MultiheadAttention reads the raw weights of its children"
             elif hasattr(weight, "manifold"):
@@ -73,6 +75,13 @@ def _weights(module: nn.Module) -> tuple[str, ...]:
         return ("weight",)
     declared = getattr(module, "matrix_parameters", ())
     return tuple(name for name in declared if module._parameters.get(name, module) is not None)
+
+
+def _quantised(weight: Tensor) -> str:
+    return (
+        f"its weight holds {weight.dtype}, codes and not numbers; dequantise it, or start from the "
+        f"weights before that and use lq_lora"
+    )
 
 
 def _computed(module: nn.Module, parameter: str) -> str:
@@ -123,6 +132,10 @@ def choose_targets(
             hint = (
                 f"; did you mean {near}?" if near else f"; give names such as {[*candidates][:3]}"
             )
+            there = dict(model.named_modules()).get(pattern)
+            if there is not None:
+                kind = type(there)
+                hint = f": it is a {kind.__module__}.{kind.__qualname__}{hint}"
             raise ValueError(f"targets: {pattern!r} matches no linear or convolutional layer{hint}")
         if pattern in candidates:
             named.add(pattern)
@@ -149,6 +162,8 @@ def _add_parameter(
         pass
     elif hasattr(weight, "manifold"):
         reason = "the parameter is a point of a manifold, not a matrix"
+    elif not weight.is_floating_point() or weight.dtype.itemsize < 2:
+        reason = _quantised(weight)
     elif weight.dim() != 2:
         reason = f"its shape {tuple(weight.shape)} is not that of a matrix"
     elif _left_frozen(weight, method):

@@ -60,7 +60,7 @@ class Controller(WatchedWeights):
         self._written: DenseWeights | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Controller":
-        """Watch the copy of the model; the optimiser and the twins stay with the original.
+        """Watch the copy of the model; optimiser, twins and held-out data stay with the original.
 
         Attached to an optimiser of its own, the copy goes on where the original was.
         """
@@ -69,6 +69,7 @@ class Controller(WatchedWeights):
         left: dict[str, Any] = {
             "optimizers": [],
             "twins": [],
+            "held_out": None,
             "_own": set(),
             "_fixed": [],
             "_written": None,
@@ -146,6 +147,23 @@ class Controller(WatchedWeights):
             ValueError: a method that has no tasks.
         """
         self.method.end_task(self, self.optimizers[0] if self.optimizers else None)
+
+    def set_rank(self, rank: int) -> None:
+        """Evaluate, train and save at the first components of every target from now on.
+
+        Nothing is lost: a larger rank brings the others back.
+
+        Args:
+            rank: From 1 to the largest number of components; a target with fewer runs at all.
+
+        Raises:
+            ValueError: a rank outside of that range, or a method that trains one rank only.
+        """
+        self.method.set_rank(self, rank)
+
+    def report(self) -> dict[str, Any]:
+        """Return what the method found out about the weights, as plain values."""
+        return self.method.report(self)
 
     def summary(self) -> str:
         """Say in a line what is a target, and what was left out and why."""

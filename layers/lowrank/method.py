@@ -30,6 +30,7 @@ class Method:
         adapts: Whether it trains what is added to weights that stay, those included that nothing
             trained before.
         budget: Share of the targets' dense parameters that a run is to end at, or None.
+        reads_held_out: Whether it learns from `WatchedWeights.held_out`, which a run then needs.
         trains_also: Patterns of what is trained beside the targets, as `Controller.freeze_rest`
             takes them, or None where nothing is frozen.
     """
@@ -41,6 +42,7 @@ class Method:
     takes_frozen: bool = False
     adapts: bool = False
     budget: float | None = None
+    reads_held_out: bool = False
     trains_also: Sequence[str] | None = None
 
     @property
@@ -134,6 +136,21 @@ class Method:
             ValueError: the method has no tasks.
         """
         raise ValueError(f"{type(self).__name__} knows no tasks; train on, or merge the model")
+
+    def set_rank(self, controller: WatchedWeights, rank: int) -> None:
+        """Run at the first components only, or again at all; `Controller.set_rank` calls it.
+
+        Raises:
+            ValueError: components that were trained together and mean nothing apart.
+        """
+        raise ValueError(
+            f"{type(self).__name__} trains its components together, so a few of them are no "
+            f"adapter; train with dylora to choose a rank afterwards"
+        )
+
+    def report(self, controller: WatchedWeights) -> dict[str, Any]:
+        """Return what it found out about the weights, as plain values."""
+        return {}
 
     def check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Refuse an optimiser that the method cannot work with.

@@ -19,7 +19,7 @@ from .weights.factored_layers import (
     remove_parametrization,
 )
 from .weights.factors import stop_sampling
-from .weights.structure import WeightStructure
+from .weights.structure import FrozenDense, WeightStructure
 
 __all__ = ["merge", "reparametrize", "structures"]
 
@@ -125,10 +125,13 @@ def merge(
         Names of the weights that became dense.
 
     Raises:
-        ValueError: weights that no matrix equals; the model is then as it was.
+        ValueError: weights that no matrix equals, or whose half precision would round away what
+            was learned beside them; the model is then as it was.
     """
     stop_sampling(model)  # a layer in training mode would give the prefix of its last step
     found = [each for each in structures(model) if names is None or each[0] in names]
+    for name, _, structure in found:
+        _refuse_half(name, structure)
     fixed = [name for name, _, structure in found if not structure.is_matrix]
     if fixed and strict:
         raise ValueError(
@@ -145,6 +148,16 @@ def merge(
             remove_parametrization(module, name.partition(":")[2])
         merged.append(name)
     return merged
+
+
+def _refuse_half(name: str, structure: WeightStructure) -> None:
+    """Refuse to add a small change to a weight whose rounding is of its size."""
+    base = getattr(structure, "extra", None)
+    if isinstance(base, FrozenDense) and base.weight.dtype in (torch.float16, torch.bfloat16):
+        raise ValueError(
+            f"{name}: a weight in {base.weight.dtype} would round away what was learned beside it; "
+            f"call model.float() first, and convert the merged model"
+        )
 
 
 def _replace(

@@ -5,7 +5,7 @@ alike and a resumed run draws what it would have drawn.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -32,6 +32,9 @@ class WatchedWeights:
         learning_rate_ratio: Multiplies the learning rate of the targets at every step.
         optimizers: The optimiser that trains the weights, once it is attached.
         twins: Copies of the model, such as an average of its weights, whose ranks follow.
+        held_out: (number) -> the loss of the model on that batch of data that no step trains on,
+            with its graph; or None where nothing asks for it. One process of several may read its
+            share of a batch.
         resized: Counts the changes of a parameter's size; after one, DDP must be built anew.
     """
 
@@ -54,6 +57,7 @@ class WatchedWeights:
         self.gradient_scale: Tensor | None = None
         self.optimizers: list[torch.optim.Optimizer] = []
         self.twins: list[nn.Module] = []
+        self.held_out: Callable[[int], Tensor] | None = None
         self.resized = 0
         self._own: set[int] = set()  # targets' parameters in the optimiser, by id
 

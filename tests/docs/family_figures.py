@@ -1,4 +1,4 @@
-"""Tables of figures on the pages of the ball, of Lipschitz networks and of low rank."""
+"""Tables of figures on the pages of the ball, of Lipschitz networks, low rank and adapters."""
 
 from ..reference import table
 from .kept import bold, dense_accuracy, mean, only, rows
@@ -228,6 +228,26 @@ def welore_bytes_gpt() -> str:
     )
 
 
+def adapter_parity() -> str:
+    """How far adapters are from those of peft, at worst over kinds and seeds."""
+    kept = {row["case"]: row for row in rows("adapter_parity")}
+    groups = {
+        "LoRA, rsLoRA, DoRA and MiSS": ("LoRA,", "DoRA,", "MiSS,"),
+        "presets that become a LoRA": ("as a LoRA",),
+        "RandLoRA with the same random matrices": ("RandLoRA",),
+        "the start of LoftQ after five alternations": ("LoftQ, five",),
+    }
+    lines = []
+    for told, marks in groups.items():
+        found = [row for case, row in kept.items() if any(mark in case for mark in marks)
+                 and "otherwise" not in case]  # fmt: skip
+        worst = [max(row[part] for row in found) for part in ("outputs", "gradients")]
+        lines.append((told, *(f"{figure:.0e}" if figure else "" for figure in worst)))
+    back = [row["outputs"] for case, row in kept.items() if "come back otherwise" in case]
+    lines.append(("tensors that a round trip changes", f"{sum(back):.0f} in {len(back)} kinds", ""))
+    return table(("beside peft, float64", "outputs", "gradients"), *lines)
+
+
 FAMILY_FIGURES = {
     function.__name__: function
     for function in (
@@ -240,5 +260,6 @@ FAMILY_FIGURES = {
         lowrank_bytes_gpt,
         projected_optimizers,
         welore_bytes_gpt,
+        adapter_parity,
     )
 }

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import statistics
+import time
+from collections import deque
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,9 +19,13 @@ from ...zoo.network import Network
 from ...zoo.share.adapter_files import save_adapter
 from ..engine.process import is_sharded
 from ..errors import RunError
+from .held_out_loss import held_out_loss
 from .hooks import Callback, TrainingRun
 
 __all__ = ["RANKS", "LowRankTraining", "ranks_of", "spectra_of"]
+
+TIMED = 1001
+"""Moments at which the last steps ended, whose distances have a median."""
 
 RANKS = "ranks.jsonl"
 ALONE = "adapter.safetensors"
@@ -75,6 +84,7 @@ class LowRankTraining(Callback):
     def __init__(self) -> None:
         """Nothing is known before the run."""
         self.resized = 0
+        self.moments: deque[float] = deque(maxlen=TIMED)
         self.filled_in = False
         self.word = "lowrank"
 
@@ -92,6 +102,8 @@ class LowRankTraining(Callback):
         self.filled_in = getattr(method, "total_steps", 0) is None
         if self.filled_in:
             method.total_steps = run.total_steps
+        if method.reads_held_out:
+            controller.held_out = held_out_loss(run, controller.seed)
         try:
             controller.attach(run.optimizer)
         except ValueError as error:
@@ -105,7 +117,8 @@ class LowRankTraining(Callback):
         return loss if penalty is None else loss + penalty.to(loss.dtype)
 
     def step(self, run: TrainingRun) -> None:
-        """Follow changes of sizes."""
+        """Follow changes of sizes, and note the time."""
+        self.moments.append(time.perf_counter())
         self._follow_sizes()
 
     def evaluate(self, run: TrainingRun, metrics: dict[str, float]) -> None:
@@ -125,7 +138,7 @@ class LowRankTraining(Callback):
             self._append(run, row)
 
     def result(self, run: TrainingRun, model: Network) -> dict[str, Any]:
-        """Return the sizes of the best model, and whether it meets the budget, which is said."""
+        """Return sizes of the best model, whether they meet the budget, and what was found out."""
         controller = model.lowrank
         assert controller is not None
         parameters = sum(p.numel() for p in model.parameters())
@@ -152,8 +165,9 @@ class LowRankTraining(Callback):
             sizes |= {
                 "trained": sum(p.numel() for p in trained),
                 "optimizer_bytes": _state_bytes(run.optimizer),
+                "step_ms": _median_step(self.moments),
             }
-        return {self.word: sizes}
+        return {self.word: sizes | controller.report()}
 
     def end(self, run: TrainingRun, model: Network) -> None:
         """Keep the best adapter alone too, where it can be."""
@@ -203,6 +217,12 @@ def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Count the bytes of what an optimiser keeps; of a sharded one those of this process."""
     kept = [v for state in optimizer.state.values() for v in state.values()]
     return sum(v.numel() * v.element_size() for v in kept if isinstance(v, Tensor))
+
+
+def _median_step(moments: Sequence[float]) -> float | None:
+    """Return the milliseconds of a step; an evaluation after one is an exception to a median."""
+    times = [1e3 * (after - before) for before, after in pairwise(moments)]
+    return statistics.median(times) if times else None
 
 
 def _singular_values(target: Target, step: int) -> Tensor:

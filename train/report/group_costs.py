@@ -33,6 +33,7 @@ class Cost:
 
 COSTS = (
     Cost("parameters", "parameters", "parameters"),
+    Cost("trained", "trained", "trained numbers"),
     Cost("macs", "MACs", "MACs a sample"),
     Cost("kept_bytes", "kept, MiB", "kept for the backward pass, MiB", 2.0**20),
     Cost("peak_bytes", "peak, MiB", "peak memory, MiB", 2.0**20),
@@ -40,20 +41,28 @@ COSTS = (
     Cost("step_ms", "step, ms", "forward and backward pass, ms"),
     Cost("decode_ms", "token, ms", "decoding a token, ms"),
     Cost("sample_ms", "training, ms", "training time, ms a sample"),
+    Cost("optimizer_bytes", "optimiser, MiB", "kept by the optimiser, MiB", 2.0**20),
 )
+
+OF_ADAPTERS = ("trained", "optimizer_bytes")
+"""What the result of a run with an adapter says of it."""
 
 
 def costs_of_group(group: Group, view: ModelView | None) -> dict[str, float]:
     """The costs of a group that are known, by key, in the units that a reader reads.
 
     What `compare` measured comes first; parameters and MACs are otherwise counted on the model. The
-    training time of a sample is the median over what the group's runs logged.
+    training time of a sample is the median over what the group's runs logged; what is trained of an
+    adapter, and kept for it, is the median over their results.
     """
     found: dict[str, float] = {}
+    told = [run.result["adapter"] for run in group.ended if run.result and "adapter" in run.result]
     measured: Mapping[str, Any] = next((run.costs for run in group.runs if run.costs), {})
     for cost in COSTS:
         value = measured.get(cost.key)
         value = value.get("median") if isinstance(value, Mapping) else value
+        if cost.key in OF_ADAPTERS and (values := [t[cost.key] for t in told if cost.key in t]):
+            value = statistics.median(values)
         if isinstance(value, (int, float)):
             found[cost.key] = value / cost.unit
     if view is not None:

@@ -29,10 +29,12 @@ from ...layers.lowrank.adapters.nystrom import IntTune, NLoRA, SLoRA
 from ...layers.lowrank.adapters.randlora import RandLoRA
 from ...layers.lowrank.adapters.scheduled.codyra import CoDyRA
 from ...layers.lowrank.adapters.scheduled.dylora import DyLoRA
+from ...layers.lowrank.adapters.scheduled.flexora import Flexora
 from ...layers.lowrank.adapters.scheduled.increlora import IncreLoRA
 from ...layers.lowrank.adapters.scheduled.remix import ReMix
 from ...layers.lowrank.adapters.scheduled.sara import SaRA
 from ...layers.lowrank.adapters.scheduled.smora import SMoRA
+from ...layers.lowrank.adapters.scheduled.snella import SNELLA
 from ...layers.lowrank.adapters.svfit import SVFit
 from ...layers.lowrank.adapters.tlora import TLoRA
 from ..network import Network
@@ -78,6 +80,8 @@ for _name, _build, _source in [
     ("smora", SMoRA, "arXiv:2501.15103"),
     ("remix", ReMix, "arXiv:2603.10160"),
     ("allora", ALLoRA, "arXiv:2410.09692"),
+    ("flexora", Flexora, "arXiv:2408.10774"),
+    ("snella", SNELLA, "arXiv:2510.24037"),
 ]:
     presets.register(name=_name, source=_source)(_build)
 
@@ -178,4 +182,8 @@ def saved_adapter(model: Network, spec: AdapterSpec) -> str | dict[str, Any] | N
     if set(found) == set(made):
         return adapter_config(spec)
     name, settings = _spec.split(spec)
-    return {"name": name, **settings, "targets": found}
+    kept = {
+        key: {n: v for n, v in value.items() if n in found} if isinstance(value, Mapping) else value
+        for key, value in settings.items()
+    }  # a mapping is by names of weights
+    return {"name": name, **kept, "targets": found}

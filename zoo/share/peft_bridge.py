@@ -7,6 +7,7 @@ name; `merge_lowrank` and a plain model are then the way to other libraries.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def from_peft(
 
     Raises:
         ValueError: a kind or a setting that this package does not have, a weight that is not
-            there, or ranks that differ. The model is then as it was.
+            there, or numbers of other sizes. The model is then as it was.
     """
     name, settings = _spec(config)
     parts: dict[str, dict[str, Tensor]] = {}
@@ -106,6 +107,8 @@ def from_peft(
         parts.setdefault(place, {})[part.removesuffix(".weight")] = tensor
     if not parts:
         raise ValueError("the adapter has no weights")
+    if name != "miss":
+        settings |= _of_single_weights(config, list(parts))
     controller = apply_adapter(model, {"name": name, **settings, "targets": list(parts)})
     try:
         for place, structure in controller.structures():
@@ -208,8 +211,6 @@ def _spec(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     kind = config.get("peft_type")
     unknown = {
         "bias": ("none", None),
-        "rank_pattern": ({}, None),
-        "alpha_pattern": ({}, None),
         "modules_to_save": (None, []),
         "fan_in_fan_out": (False, None),
         "lora_bias": (False, None),
@@ -227,6 +228,8 @@ def _spec(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if kind == "MISS":
         if config.get("init_weights") in ("bat", "mini"):
             raise ValueError(f"MiSS with init_weights={config['init_weights']!r} is not supported")
+        if config.get("rank_pattern"):
+            raise ValueError("MiSS has one rank for all weights here; rank_pattern must be {}")
         return "miss", {"rank": config["r"]}
     if kind != "LORA":
         raise ValueError(f"adapter_config.json: peft_type={kind!r} is none of LORA and MISS")
@@ -234,6 +237,21 @@ def _spec(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         raise ValueError("adapter_config.json: use_dora with use_rslora is not supported")
     name = "dora" if config.get("use_dora") else "rslora" if config.get("use_rslora") else "lora"
     return name, {"rank": config["r"], "alpha": float(config["lora_alpha"])}
+
+
+def _of_single_weights(config: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+    """Return the ranks and scales of the weights that a pattern of peft's matches, by name."""
+    found: dict[str, Any] = {}
+    for key, ours in (("rank_pattern", "ranks"), ("alpha_pattern", "alphas")):
+        patterns = config.get(key) or {}
+        matches = {
+            name: [v for pattern, v in patterns.items() if re.match(rf"(.*\.)?({pattern})$", name)]
+            for name in names
+        }
+        given = {name: values[0] for name, values in matches.items() if values}  # as peft does
+        if given:
+            found[ours] = given
+    return found
 
 
 def _pattern(name: str) -> str:

@@ -122,9 +122,9 @@ class ScaledAdapter(RankedAdapter):
             raise ValueError(f"alpha must be above 0, got {alpha}")
         self.alpha = alpha
 
-    def scale_of(self, rank: int) -> float:
-        """Return s = α / r."""
-        return self.alpha / rank
+    def scale_of(self, rank: int, alpha: float | None = None) -> float:
+        """Return s = α / r, for another α where one is given."""
+        return (self.alpha if alpha is None else alpha) / rank
 
 
 def adapt(

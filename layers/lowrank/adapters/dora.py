@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from ...decay import exclude_from_decay
 from ..weights.factors import Factors
 from ..weights.structure import ConvSettings, FrozenDense, WeightStructure
-from .adapter import ScaledAdapter, fresh_right
+from .adapter import fresh_right
+from .lora import LoRA
 
 __all__ = ["DirectedFactors", "DoRA"]
 
@@ -64,12 +65,11 @@ class DirectedFactors(Factors):
         return torch.where(norm > 0, self.magnitude / norm.clamp_min(1e-30), 1.0)
 
 
-class DoRA(ScaledAdapter):
+class DoRA(LoRA):
     """Directions of rows by two factors, their lengths by a vector.
 
     Args:
-        rank: r, or a share of the full rank.
-        alpha: α > 0; s = α / r.
+        rank, alpha, ranks, alphas: As of `LoRA`.
 
     Raises:
         ValueError: a setting out of its range.
@@ -85,4 +85,4 @@ class DoRA(ScaledAdapter):
         rank = self.rank_for(name, tuple(weight.shape))
         right = fresh_right(weight, rank, generator)
         left = weight.new_zeros(*batch, rows, rank)
-        return DirectedFactors(left, right, weight, scale=self.scale_of(rank))
+        return DirectedFactors(left, right, weight, scale=self.scale_for(name, rank))

@@ -111,10 +111,19 @@ def test_two_processes_train_the_adapter_that_one_trains(tmp_path):
     train(tmp_path / "base")
     given = ["data.augment=false", "trainer.device=cpu", f"init={tmp_path / 'base'}", *DESCENT]
     grow = ["adapter.warmup=2", "adapter.grow_every=2", "adapter.target_rank=3"]
-    jobs = {"lora": [], "dylora": [], "increlora": grow, "sara": [], "smora": ["adapter.rank=8"]}
+    # Counts of micro-batches are added up before those of both processes are.
+    halves = ["trainer.accumulate=2", "trainer.batch_size=16"]
+    gate = [*halves, "adapter.rank=8", "adapter.balance=0.01"]
+    draw = [*halves, "adapter.rank=2", "adapter.adapters=3"]
+    few = ["adapter.warmup=1", "adapter.settle=2", "adapter.every=2"]
+    jobs = {"lora": [], "dylora": [], "increlora": grow, "sara": [], "smora": gate, "remix": draw,
+            "flexora": ["adapter.gate_rate=0.1"], "snella": few}  # fmt: skip
     jobs = {name: [f"adapter={name}", *given, *more] for name, more in jobs.items()}
     two_processes(tmp_path, jobs)
-    for name in ("lora", "sara"):
+    biases = [value for key, value in weights(tmp_path / "smora").items() if "gate.bias" in key]
+    assert any(bias.abs().max() > 0.01 for bias in biases)
+    # Of remix, each process draws for itself.
+    for name in ("lora", "sara", "smora", "flexora", "snella"):
         train(tmp_path / f"one-{name}", *jobs[name])
         one, two = weights(tmp_path / f"one-{name}"), weights(tmp_path / name)
         for key, value in one.items():

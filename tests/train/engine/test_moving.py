@@ -11,7 +11,7 @@ from archzoo.zoo.axes.lowrank import methods
 
 from ..callbacks.test_lowrank_training import chosen
 from ..command_line import TORCHRUN, call
-from ..small_runs import weights
+from ..small_runs import train, weights
 from .moving import main
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
@@ -113,3 +113,26 @@ def test_a_run_at_low_rank_goes_on_as_whatever_it_was(tmp_path):
     go_on_everywhere(tmp_path, runs)
     for method in runs:
         assert_moved(tmp_path, method, 1e-4)
+
+
+@pytest.mark.timeout(900)
+def test_a_run_with_an_adapter_goes_on_as_whatever_it_was_and_what_is_frozen_keeps_its_bits(
+    tmp_path,
+):
+    train(tmp_path / "base")
+    given = [f"init={tmp_path / 'base'}", "optim.weight_decay=0.1", *FLAT]
+    gate = ["adapter.rank=8", "adapter.balance=0.01", "trainer.accumulate=2",
+            "trainer.batch_size=16"]  # fmt: skip
+    runs = {name: [f"adapter={name}", *given] for name in ("lora", "dora", "svfit")}
+    runs["smora"] = ["adapter=smora", *given, *gate]
+    go_on_everywhere(tmp_path, runs)
+    before = weights(tmp_path / "base")
+    for name in runs:
+        assert_moved(tmp_path, name, 1e-6)
+        for after in KINDS:
+            found = weights(tmp_path / f"{name}-{after}-{after}")
+            frozen = {k: v for k, v in found.items() if "structure.extra" in k or k in before}
+            assert len(frozen) >= len(before)
+            for key, value in frozen.items():
+                plain = key.replace("structure.extra.", "")
+                assert torch.equal(value.reshape(before[plain].shape), before[plain]), key

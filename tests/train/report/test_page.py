@@ -100,6 +100,18 @@ def test_of_texts_fewer_bits_per_byte_are_better(tmp_path):
     assert "bits per byte (less is better)" in said and "accuracy, %" not in said
 
 
+def test_what_an_adapter_trains_and_what_the_optimiser_keeps_of_it_is_told(tmp_path):
+    for residual, trained in (("add", 4321), ("attnres", 87)):
+        path = leave(tmp_path / residual, residual=residual)
+        result = json.loads((path / "result.json").read_text())
+        result["adapter"] = {"trained": trained, "optimizer_bytes": trained * 2**20, "step_ms": 1.5}
+        (path / "result.json").write_text(json.dumps(result))
+    write_report([tmp_path], tmp_path / "page.html", inside=False)
+    said = Reader((tmp_path / "page.html").read_text()).said
+    assert "optimiser, MiB" in said and "trained numbers" in said
+    assert said.count("87") >= 2  # one in each of the two columns
+
+
 @pytest.mark.parametrize("text", HOSTILE[:-1])
 def test_nothing_that_a_run_says_becomes_markup(tmp_path, text):
     plain, hostile = tmp_path / "plain", tmp_path / "hostile"

@@ -4,8 +4,10 @@ import copy
 
 import pytest
 import torch
+from archzoo.layers.lowrank import merge
 from archzoo.zoo import adapt, create_model, merge_lowrank, save_model
 from archzoo.zoo.axes.adapters import adapter_config, adapter_info, make_adapter, presets
+from torch import nn
 
 from ...close import assert_close_in_scale
 from ...tiers import tiered
@@ -98,6 +100,94 @@ def test_a_copy_of_an_adapted_model_has_a_controller_of_its_own():
     copied = copy.deepcopy(model)
     assert copied.lowrank.model is copied and copied.lowrank.spec == model.lowrank.spec
     assert copied.lowrank.optimizers == []
+
+
+class Codes(nn.Linear):
+    """A linear layer of another library."""
+
+
+def coded(dtype, kind=nn.Linear):
+    """A layer that holds codes, and one that holds numbers."""
+    layer = kind(4, 4)
+    layer.weight = nn.Parameter(torch.zeros(4, 4).to(dtype), requires_grad=False)
+    return nn.Sequential(layer, nn.Linear(4, 4), nn.Linear(4, 4))
+
+
+class Shared(nn.Module):
+    """A linear layer whose weight is also that of an embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.out, self.free = nn.Embedding(9, 4), nn.Linear(4, 9), nn.Linear(4, 4)
+        self.out.weight = self.embed.weight
+
+
+def test_a_saved_dylora_runs_at_the_rank_that_was_set_and_at_all_of_its_ranks_again(tmp_path):
+    model, x = made("mlp_nano", "dylora").eval(), example("mlp_nano")
+    whole = model(x)
+    model.lowrank.set_rank(1)
+    loaded = create_model(f"local-dir:{save_model(model, tmp_path)}").eval()
+    assert torch.equal(loaded(x), model(x)) and not torch.equal(model(x), whole)
+    loaded.lowrank.set_rank(2)
+    assert torch.equal(loaded(x), whole)
+
+
+def test_what_is_left_of_an_adapter_keeps_the_ranks_of_its_weights(tmp_path):
+    model = build("mlp_nano")
+    names = list(adapt(copy.deepcopy(model), "lora", rank=1).targets)
+    adapt(model, "lora", rank=4, ranks={names[0]: 2, names[1]: 3})
+    merge(model, names=[names[0]])
+    loaded = create_model(f"local-dir:{save_model(model, tmp_path)}")
+    assert loaded.lowrank.factors()[names[1]].rank == 3 and names[0] not in loaded.lowrank.targets
+    assert torch.equal(loaded.eval()(example("mlp_nano")), model.eval()(example("mlp_nano")))
+
+
+CODED = torch.uint8, torch.int8, torch.float8_e4m3fn
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "message"),
+    [
+        (Shared, "out", "out cannot be a target: its weight is tied to embed.weight; untie it"),
+        (nn.GELU, "*", r"targets: '\*' matches no linear or convolutional layer"),
+        *[
+            (lambda dtype=dtype: coded(dtype), "0",
+             f"0 cannot be a target: its weight holds {dtype}, codes and not numbers; dequantise")
+            for dtype in CODED
+        ],
+        (lambda: coded(torch.uint8, Codes), "0",
+         r"targets: '0' matches no linear or convolutional layer: it is a tests\..*Codes; give"),
+        (lambda: nn.Sequential(nn.Bilinear(4, 4, 4)), "0",
+         "targets: '0' matches no linear or convolutional layer: it is a torch.nn.*Bilinear"),
+    ],
+)  # fmt: skip
+def test_a_weight_that_no_adapter_can_stand_beside_is_refused_and_the_model_is_as_it_was(
+    model, target, message
+):
+    model = model()
+    before = [(n, p, p.requires_grad) for n, p in model.named_parameters()]
+    with pytest.raises(ValueError, match=f"adapter=lora: {message}") as caught:
+        adapt(model, "lora", [target], rank=1)
+    assert "\n" not in str(caught.value)
+    after = [(n, p, p.requires_grad) for n, p in model.named_parameters()]
+    assert all(one[1] is two[1] for one, two in zip(before, after, strict=True))
+    assert [each[2] for each in before] == [each[2] for each in after]
+
+
+def test_weights_of_codes_are_left_out_where_none_is_named():
+    controller = adapt(coded(torch.int8), "lora", ["*"], rank=1)
+    assert "0" in controller.skipped and "0" not in controller.targets
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_merging_in_half_precision_is_refused_and_after_a_conversion_it_is_not(dtype):
+    model = build("mlp_nano", adapter="lora").to(dtype)
+    before = model.state_dict()
+    with pytest.raises(ValueError, match=f"a weight in {dtype} would round away.*model.float"):
+        merge_lowrank(model)
+    assert model.state_dict().keys() == before.keys() and model.lowrank is not None
+    merge_lowrank(model.float())
+    assert model.lowrank is None
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 import torch
 from archzoo.layers.lowrank.adapters.bone import BlockAffine
 from archzoo.layers.lowrank.adapters.randlora import RandomBases
-from archzoo.zoo import apply_adapter, load_peft, save_peft
+from archzoo.zoo import apply_adapter, load_adapter, load_peft, save_adapter, save_peft
 from archzoo.zoo.share.peft_bridge import from_peft, to_peft
 from torch import nn
 
@@ -59,8 +59,47 @@ def test_ranks_and_scales_that_differ_have_patterns():
     config, tensors = to_peft(controller)
     assert config["r"] == 2 or config["rank_pattern"]
     assert tensors["base_model.model.3.lora_A.weight"].shape == (2, 32)
-    with pytest.raises(ValueError, match="rank_pattern=.* is not supported"):
-        from_peft(network(), config, tensors)
+    again = network()
+    loaded = from_peft(again, config, tensors)
+    torch.testing.assert_close(again(batch()), model(batch()), **CLOSE)
+    found, kept = to_peft(loaded)
+    assert found == config
+    assert all(torch.equal(kept[key], value) for key, value in tensors.items())
+
+
+def test_a_pattern_is_an_expression_on_the_end_of_a_name_and_the_first_that_matches_counts(
+    tmp_path,
+):
+    config, tensors = to_peft(adapted("dora")[1])
+    few = {key: t[..., :2] if "lora_B" in key else t[:2] if "lora_A" in key else t
+           for key, t in tensors.items() if ".5." in key}  # fmt: skip
+    few |= {key: tensor for key, tensor in tensors.items() if ".3." in key}
+    patterns = {"rank_pattern": {"[45]": 2, ".*": 4}, "alpha_pattern": {"5": 3.0}}
+    model = network()
+    controller = from_peft(model, {**config, **patterns}, few)
+    found = controller.factors()
+    assert {name: f.rank for name, f in found.items()} == {"3": 4, "5": 2}
+    assert found["5"].scale == 3.0 / 2 and found["3"].scale == config["lora_alpha"] / 4
+    again = network()
+    load_adapter(again, save_adapter(controller, tmp_path / "alone"))
+    assert torch.equal(again(batch()), model(batch()))
+
+
+@pytest.mark.parametrize("name", ["lora", "rslora", "dora", "ffa_lora"])
+def test_single_weights_have_ranks_and_scales_of_their_own(name):
+    spec = {"name": name, "rank": 4, "alpha": 6.0, "ranks": {"5": 2}, "alphas": {"3": 5.0}}
+    _, controller = adapted(**spec)
+    root = 0.5 if name == "rslora" else 1.0
+    found = {key: (f.rank, f.scale) for key, f in controller.factors().items()}
+    assert found == {"3": (4, 5.0 / 4**root), "5": (2, 6.0 / 2**root)}
+    for setting, value, message in [
+        ("ranks", {"4": 2}, "ranks and alphas: '4' is no target"),
+        ("ranks", {"5": 99}, "rank=99 exceeds the full rank 9 of 5"),
+        ("ranks", {"5": 0}, r"ranks\[5\] must be at least 1"),
+        ("alphas", {"3": -1.0}, r"alphas\[3\] must be above 0, got -1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            apply_adapter(network(), {"name": name, "targets": ["3", "5"], setting: value})
 
 
 def test_what_peft_does_not_know_is_refused_by_name():
@@ -69,6 +108,9 @@ def test_what_peft_does_not_know_is_refused_by_name():
             to_peft(adapted(name, ("3",))[1])
     with pytest.raises(ValueError, match="3: peft does not know NystromFactors"):
         to_peft(adapted("nlora")[1])
+    config, tensors = to_peft(adapted("miss")[1])
+    with pytest.raises(ValueError, match="MiSS has one rank for all weights here; rank_pattern"):
+        from_peft(network(), {**config, "rank_pattern": {"5": 2}}, tensors)
     config, tensors = to_peft(adapted("lora")[1])
     for change, message in {
         ("peft_type", "OFT"): "peft_type='OFT' is none of LORA and MISS",

@@ -3,8 +3,8 @@
     b ~ U{1 … r}, one draw a step for all weights       W_eff = W + (α / b) B_{:b} A_{:b}
 
 With `train="last"`, as published, the step trains component b alone and reads the ones before it as
-they are; with `train="prefix"` it trains all of the first b. Evaluation runs at `rank`, which may
-be set to any prefix: `controller.factors()[name].rank = 4`, and the scale follows.
+they are; with `train="prefix"` it trains all of the first b. Evaluation runs at all components, or
+at those that `controller.set_rank(b)` names, and the scale follows.
 
 Source: Valipour et al. 2022, "DyLoRA: Parameter Efficient Tuning of Pre-trained Models using
 Dynamic Search-Free Low-Rank Adaptation", arXiv:2210.07558.
@@ -128,6 +128,21 @@ class DyLoRA(ScaledAdapter):
             trained += [kept, kept]
         controller.scratch["update"].keep(trained)
         self._draw(controller)
+
+    def set_rank(self, controller: WatchedWeights, rank: int) -> None:
+        """Run at a prefix, in twins too; steps after it train components of the prefix only.
+
+        Raises:
+            ValueError: a rank that no target has.
+        """
+        found = controller.factors()
+        most = max(factors.allocated for factors in found.values())
+        if not 1 <= rank <= most:
+            raise ValueError(f"rank must lie in [1, {most}], got {rank}")
+        for name, factors in found.items():
+            for each in (factors, *controller.twins_of(name)):
+                assert isinstance(each, Factors)
+                each.rank = min(rank, each.allocated)
 
     def _draw(self, controller: WatchedWeights) -> None:
         ranks = [factors.rank for factors in controller.factors(frozen=False).values()]

@@ -62,7 +62,9 @@ def adapted(name: str, kind: str, **more: Any) -> tuple[nn.Sequential, Controlle
     model, preset = network(kind), preset_of(name, **more)
     batches = [example(kind, seed) for seed in (1, 2)]
     given = mean_gradients(batches, lambda net, x: net(x).square().sum()) if preset.reads else None
-    return model, adapt(model, preset, [TARGETS[kind]], statistics=given)
+    controller = adapt(model, preset, [TARGETS[kind]], statistics=given)
+    controller.held_out = lambda number: (model(example(kind, 90 + number)) - 1).square().sum()
+    return model, controller
 
 
 def train(controller: Controller, kind: str, steps: int = 5, **optim: Any) -> None:

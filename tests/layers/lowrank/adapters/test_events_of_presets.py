@@ -77,6 +77,32 @@ def test_components_that_a_step_does_not_train_keep_their_bits(optimizer, mode):
     assert len(seen) > 2
 
 
+def test_a_rank_that_is_set_afterwards_runs_everywhere_and_loses_nothing():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3)).double()
+    controller = adapt(model, DyLoRA(rank=0.99), ["*"])
+    with torch.no_grad():
+        for factors in controller.factors().values():
+            factors.left.normal_()
+    x, twin = drawn(4, 6), copy.deepcopy(model)
+    controller.twins.append(twin)
+    whole = model.eval()(x)
+    controller.set_rank(4)
+    assert [f.rank for f in controller.factors().values()] == [4, 3]
+    cut = copy.deepcopy(model)
+    for layer in cut:
+        layer.structure.truncate(layer.structure.rank)
+    torch.testing.assert_close(model(x), cut(x), **CLOSE)
+    assert torch.equal(twin.eval()(x), model(x)) and not torch.allclose(model(x), whole)
+    controller.set_rank(6)
+    assert torch.equal(model(x), whole)
+    for rank in (0, 7):
+        with pytest.raises(ValueError, match=rf"rank must lie in \[1, 6\], got {rank}"):
+            controller.set_rank(rank)
+    with pytest.raises(ValueError, match="LoRA trains its components together.*dylora"):
+        adapt(network("linear"), LoRA(rank=2), ["0"]).set_rank(1)
+
+
 def test_all_weights_run_at_one_draw_of_dylora_and_a_copy_draws_alike():
     model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3)).double()
     controller = adapt(model, DyLoRA(rank=0.99), ["*"])
