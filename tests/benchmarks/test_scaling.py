@@ -1,0 +1,68 @@
+"""The scaling study: what a run costs on paper, how rates are sought, and what is held out."""
+
+import pytest
+import torch
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_flops_of_add_are_those_of_the_formula(script, size):
+    costs = script("scaling_costs")
+    config = costs.config_of(size, "add")
+    found = costs.counted(costs.model_of(config), costs.tokens_of(config))
+    assert found["FLOPs"] == costs.formula(size, config)
+    assert found["arithmetic"] > found["FLOPs"]
+
+
+def test_mixing_over_the_depth_is_arithmetic_that_products_leave_out(script):
+    costs = script("scaling_costs")
+    found = {}
+    for residual in ("add", "attnres", "mhc_lite"):
+        config = costs.config_of(3, residual)
+        found[residual] = costs.counted(costs.model_of(config), costs.tokens_of(config))
+    assert found["attnres"]["FLOPs"] == found["add"]["FLOPs"]
+    assert found["attnres"]["arithmetic"] > found["add"]["arithmetic"]
+    assert found["mhc_lite"]["FLOPs"] > found["add"]["FLOPs"]
+
+
+def test_a_run_sees_twenty_bytes_for_each_weight_of_its_blocks(script):
+    costs, runs = script("scaling_costs"), script("scaling_runs")
+    for size in runs.SIZES:
+        config = costs.config_of(size, "add")
+        model = costs.model_of(config)
+        blocks = sum(p.numel() for n, p in model.named_parameters() if p.ndim == 2)
+        blocks -= model.embedding.weight.numel()
+        seen = config.trainer.steps * config.trainer.batch_size * config.data["context_length"]
+        # The hidden width of an MLP is 8/3 of the width, rounded down.
+        assert seen / blocks == pytest.approx(20, rel=0.01)
+
+
+@pytest.mark.parametrize("start", [0, 2, 4, 7])
+@pytest.mark.parametrize("least", range(8))
+def test_the_search_ends_where_both_neighbours_are_worse(script, start, least):
+    asked = []
+
+    def loss(place):
+        asked.append(place)
+        return abs(place - least)
+
+    assert script("scaling_runs").climb(loss, start, 8) == least
+    assert len(set(asked)) <= 8 and {max(least - 1, 0), min(least + 1, 7)} <= {*asked}
+
+
+def test_a_thinned_text_is_of_blocks_from_its_first_to_its_last(script):
+    corpora = script("scaling_corpora")
+    text = torch.arange(200_000).remainder(251).to(torch.uint8).numpy().tobytes()
+    found = corpora.thinned(text, corpora.HELD_OUT)
+    assert len(found) == corpora.HELD_OUT
+    assert found.startswith(text[: corpora.BLOCK]) and found.endswith(text[-corpora.BLOCK :])
+    with pytest.raises(ValueError, match="has 100 bytes"):
+        corpora.thinned(text[:100], corpora.HELD_OUT)
+
+
+def test_a_point_that_was_not_trained_is_named_and_not_trained(script, monkeypatch, tmp_path):
+    monkeypatch.setattr(script("graph_runs"), "RESULTS", tmp_path)
+    runs, scaling = script("scaling_runs"), script("scaling")
+    study = runs.Study(train=False)
+    with pytest.raises(LookupError, match="has not been trained"):
+        study.result(3, "add", 0.02, 0)
+    assert scaling.ended(study) == []
