@@ -35,8 +35,8 @@ SEEDS = {3: (0, 1, 2), 4: (0, 1, 2), 5: (0, 1, 2), 6: (0,), 7: (0,)}
 SIZES = tuple(SEEDS)
 NEIGHBOURS = SIZES[:3]
 """Sizes at which a residual other than `add` tries a second rate."""
-RATES = tuple(0.001 * 2**i for i in range(8))
-FIRST = 4  # of RATES: where the search begins at the smallest size
+RATES = tuple(0.0025 * 2**i for i in range(8))
+FIRST = 3  # of RATES: where the search begins at the smallest size
 BATCH, CONTEXT = 8, 128
 
 
