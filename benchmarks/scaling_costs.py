@@ -31,6 +31,14 @@ from torch.utils.flop_counter import FlopCounterMode
 __all__ = ["Arithmetic", "config_of", "counted", "formula", "model_of", "tokens_of"]
 
 
+aten = torch.ops.aten
+SOFTMAX = {
+    *(aten._softmax.default, aten._log_softmax.default, aten._safe_softmax.default),
+    *(aten._softmax_backward_data.default, aten._log_softmax_backward_data.default),
+}
+"""Operations on each number that torch does not tag so."""
+
+
 class Arithmetic(TorchDispatchMode):
     """A count of numbers that elementwise operations write and reductions read."""
 
@@ -44,7 +52,7 @@ class Arithmetic(TorchDispatchMode):
     ) -> Any:
         """Run an operation and count it."""
         out = func(*args, **(kwargs or {}))
-        if torch.Tag.pointwise in func.tags or func in FUSED:
+        if torch.Tag.pointwise in func.tags or func in SOFTMAX:
             first = out[0] if isinstance(out, tuple) else out
             self.count += first.numel()
         elif torch.Tag.reduction in func.tags:

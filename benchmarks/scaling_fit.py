@@ -11,7 +11,7 @@ the compute of the reference reaches the loss that m has at C, is a line in loga
 so that a gain holds where b_m = b, grows where b_m > b and fades where b_m < b.
 
 For a given c the laws are least squares in two parameters each, from the line of log(L - c) by
-Gauss-Newton steps; c is sought in one dimension, over a grid that is drawn finer three times. There
+Gauss-Newton steps; c is sought in one dimension, over a grid that is drawn finer four times. There
 is no start to choose, and many samples are fitted at once.
 
 Intervals are those of a bootstrap: the runs of a size are drawn anew, a seed with the runs of all
@@ -31,7 +31,7 @@ __all__ = ["Laws", "bootstrap", "fit", "interval"]
 
 Array = NDArray[np.float64]
 
-GRID, ZOOMS, STEPS = 33, 3, 6
+GRID, ZOOMS, STEPS = 17, 4, 4
 LARGEST = 0.98  # of the least loss: a floor above that leaves nothing to fit
 
 
