@@ -3,8 +3,8 @@
 Reads the runs of `scaling_runs.py` and the costs of `scaling_costs.py`, fits a law to the test bits
 per byte of each residual (`scaling_fit.py`) and says how many times the compute of `add` reaches
 the same loss: at equal FLOPs and at equal seconds, at the smallest, the middle and the largest
-size, with intervals, on both texts together and on each. Nothing is trained here; a residual that
-lacks a run is left out, and named.
+size, with intervals, on both texts together and on each. Nothing is trained here. Of a study that
+is not at its end the sizes are those that all its residuals have, and what is missing is told.
 """
 
 import itertools
@@ -18,37 +18,54 @@ from scaling_fit import Array, Laws, bootstrap, fit, interval
 from scaling_runs import RATES, RESIDUALS, SEEDS, SIZES, Study, steps
 from spread import summary
 
-__all__ = ["AXES", "ended", "judged", "laws_of", "run_losses", "spent"]
+__all__ = ["AXES", "ended", "figure", "judged", "laws_of", "places", "run_losses", "spent"]
 
 AXES = ("FLOPs", "arithmetic", "seconds")
 TEXTS = ("both", "novels", "sources")
-PLACES = {"smallest": SIZES[0], "middle": SIZES[2], "largest": SIZES[-1]}
 SAMPLES = 2000
 
 
-def ended(study: Study) -> list[str]:
-    """Residuals of which every point has been trained, `add` first."""
-    found = []
-    for residual in RESIDUALS:
+def ended(study: Study) -> tuple[list[int], list[str]]:
+    """Sizes and residuals of which every point has been trained, `add` first.
+
+    The residuals are those that have three sizes, or as many as there are; the sizes go up to where
+    one of them ends.
+    """
+
+    def trained(size: int, residual: str) -> bool:
         try:
-            for size in SIZES:
-                study.losses(size, residual)
+            return bool(study.losses(size, residual))
         except LookupError:
-            continue
-        found.append(residual)
-    return found
+            return False
+
+    for least in (3, 2, 1):
+        first = SIZES[:least]
+        residuals = [name for name in RESIDUALS if all(trained(size, name) for size in first)]
+        if "add" in residuals:
+            whole = itertools.takewhile(lambda s: all(trained(s, r) for r in residuals), SIZES)
+            return [*whole], residuals
+    return [], []
 
 
-def run_losses(study: Study, residuals: Sequence[str], text: str = "both") -> Array:
+def places(sizes: Sequence[int]) -> dict[str, int]:
+    """The sizes at which a multiplier is told."""
+    return {"smallest": sizes[0], "middle": sizes[len(sizes) // 2], "largest": sizes[-1]}
+
+
+def run_losses(
+    study: Study, sizes: Sequence[int], residuals: Sequence[str], text: str = "both"
+) -> Array:
     """Test bits per byte of every run, shape (M, S, K); NaN behind the last seed of a size."""
-    found = np.full((len(residuals), len(SIZES), max(map(len, SEEDS.values()))), np.nan)
-    for (m, residual), (s, size) in itertools.product(enumerate(residuals), enumerate(SIZES)):
+    found = np.full((len(residuals), len(sizes), max(map(len, SEEDS.values()))), np.nan)
+    for (m, residual), (s, size) in itertools.product(enumerate(residuals), enumerate(sizes)):
         for k, run in enumerate(study.losses(size, residual)):
             found[m, s, k] = run["test"]["bits_per_byte"] if text == "both" else run[text]
     return found
 
 
-def spent(costs: Sequence[dict[str, Any]], residuals: Sequence[str], axis: str) -> Array:
+def spent(
+    costs: Sequence[dict[str, Any]], sizes: Sequence[int], residuals: Sequence[str], axis: str
+) -> Array:
     """The logarithm of what a run of each size costs, shape (M, S)."""
     by = {(row["size"], row["residual"]): row for row in costs}
 
@@ -58,7 +75,7 @@ def spent(costs: Sequence[dict[str, Any]], residuals: Sequence[str], axis: str) 
             return by[size, "add"]["step, ms"] * row["step over add"] / 1e3 * steps(size)
         return float(row[axis] * steps(size))
 
-    return np.log([[one(size, residual) for size in SIZES] for residual in residuals])
+    return np.log([[one(size, residual) for size in sizes] for residual in residuals])
 
 
 def laws_of(log_compute: Array, runs: Array, samples: int) -> tuple[Laws, Laws]:
@@ -81,14 +98,19 @@ def judged(figures: Sequence[float], than: float, above: str, below: str, neithe
 
 
 def multipliers(
-    residuals: Sequence[str], log_compute: Array, whole: Laws, drawn: Laws, **told: str
+    sizes: Sequence[int],
+    residuals: Sequence[str],
+    log_compute: Array,
+    whole: Laws,
+    drawn: Laws,
+    **told: str,
 ) -> list[dict[str, Any]]:
     """A row of each residual but `add`: its multipliers, and how they change with compute."""
     rows = []
     for m, residual in enumerate(residuals[1:], 1):
         found = {}
-        for name, size in PLACES.items():
-            at = log_compute[m, SIZES.index(size)]
+        for name, size in places(sizes).items():
+            at = log_compute[m, sizes.index(size)]
             each = (np.exp(laws.log_multiplier(at)[:, m]) for laws in (whole, drawn))
             found[name] = figure(*each)
         trend = figure(whole.trend()[0, m], drawn.trend()[:, m])
@@ -109,7 +131,7 @@ def multipliers(
 
 def tables(study: Study, costs: Sequence[dict[str, Any]], samples: int) -> list[dict[str, Any]]:
     """Losses of every size, laws and multipliers."""
-    residuals = ended(study)
+    sizes, residuals = ended(study)
     rows: list[dict[str, Any]] = [
         {
             "part": "loss",
@@ -119,15 +141,17 @@ def tables(study: Study, costs: Sequence[dict[str, Any]], samples: int) -> list[
             "seeds": len(SEEDS[size]),
             "rate": RATES[study.rate(size, residual)],
         }
-        for residual, size in itertools.product(residuals, SIZES)
+        for residual, size in itertools.product(residuals, sizes)
     ]
+    if len(sizes) < 3 or len(residuals) < 2:
+        return rows
     for axis, text in itertools.product(AXES, TEXTS):
         if axis == "arithmetic" and text != "both":
             continue
-        log_compute = spent(costs, residuals, axis)
-        whole, drawn = laws_of(log_compute, run_losses(study, residuals, text), samples)
+        log_compute = spent(costs, sizes, residuals, axis)
+        whole, drawn = laws_of(log_compute, run_losses(study, sizes, residuals, text), samples)
         told = {"equal": axis, "text": text}
-        rows += multipliers(residuals, log_compute, whole, drawn, **told)
+        rows += multipliers(sizes, residuals, log_compute, whole, drawn, **told)
         rows += [
             {
                 "part": "law",
@@ -157,21 +181,23 @@ def measure(quick: bool) -> Measurement:
     """Fit what has been trained."""
     study, costs = Study(train=False), kept_costs()
     rows = tables(study, costs, 100 if quick else SAMPLES)
-    there = ended(study)
-    flops = spent(costs, ["add"], "FLOPs")[0]
+    sizes, residuals = ended(study)
+    spread = float(np.exp(np.ptp(spent(costs, sizes, ["add"], "FLOPs")))) if sizes else 1.0
     claims = [row for row in rows if row["part"] == "multiplier"]
     bars = [
-        Bar("largest over smallest size, FLOPs of add", float(np.exp(np.ptp(flops))), 30.0, False),
-        Bar("residuals with all their runs", len(there), len(RESIDUALS), False),
-        Bar("multipliers without an interval", sum(missing(row) for row in claims), 0),
+        Bar("sizes that all residuals have", len(sizes), len(SIZES), at_most=False),
+        Bar("residuals at these sizes", len(residuals), len(RESIDUALS), at_most=False),
+        Bar("largest over smallest size, FLOPs of add", spread, 30.0, at_most=False),
+        Bar("multipliers without an interval", sum(map(unbounded, claims)), 0),
     ]
-    left = [name for name in RESIDUALS if name not in there]
+    left = [f"size {size}" for size in SIZES if size not in sizes]
+    left += [name for name in RESIDUALS if name not in residuals]
     return rows, bars, [f"not trained to the end: {', '.join(left)}"] if left else []
 
 
-def missing(row: dict[str, Any]) -> int:
+def unbounded(row: dict[str, Any]) -> int:
     """How many multipliers of a row lack an interval with both ends."""
-    return sum(not np.isfinite(row[name]).all() or len(row[name]) != 3 for name in PLACES)
+    return sum(not np.isfinite(row[name]).all() for name in ("smallest", "middle", "largest"))
 
 
 if __name__ == "__main__":

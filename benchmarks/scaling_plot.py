@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scaling import PLACES, SAMPLES, ended, kept_costs, laws_of, run_losses, spent
+from scaling import SAMPLES, ended, kept_costs, laws_of, places, run_losses, spent
 from scaling_fit import Array, Laws
-from scaling_runs import SIZES, Study
+from scaling_runs import Study
 
 OUT = Path(__file__).parents[1] / "docs" / "scaling.png"
 COLOURS = dict(
@@ -36,20 +36,23 @@ def draw_losses(axes: Axes, names: list[str], log_compute: Array, runs: Array, l
     axes.legend(fontsize=7, frameon=False)
 
 
-def draw_multipliers(axes: Axes, names: list[str], log_compute: Array, fitted: list[Laws]) -> None:
+def draw_multipliers(
+    axes: Axes, sizes: list[int], names: list[str], log_compute: Array, fitted: list[Laws]
+) -> None:
     """The multiplier at three sizes with its interval, side by side."""
     whole, drawn = fitted
     for m, name in enumerate(names[1:], 1):
         shift = 0.13 * (m - len(names) / 2)
-        for place, size in enumerate(PLACES.values()):
-            at = log_compute[m, SIZES.index(size)]
+        for place, size in enumerate(places(sizes).values()):
+            at = log_compute[m, sizes.index(size)]
             middle = np.exp(whole.log_multiplier(at)[0, m])
             low, high = np.percentile(np.exp(drawn.log_multiplier(at)[:, m]), [2.5, 97.5])
             axes.plot([place + shift] * 2, [low, high], color=COLOURS[name], linewidth=1.5)
             axes.plot(place + shift, middle, "o", color=COLOURS[name], markersize=4)
     axes.axhline(1.0, color="#8a919e", linewidth=0.8)
-    axes.set(yscale="log", xticks=range(len(PLACES)))
-    axes.set_xticklabels([f"{name}\n({size} blocks)" for name, size in PLACES.items()], fontsize=8)
+    axes.set(yscale="log", xticks=range(3))
+    labels = [f"{name}\n({size} blocks)" for name, size in places(sizes).items()]
+    axes.set_xticklabels(labels, fontsize=8)
     axes.set_yticks([0.25, 0.5, 1, 2, 4], labels=["0.25", "0.5", "1", "2", "4"])
     axes.minorticks_off()
 
@@ -57,14 +60,14 @@ def draw_multipliers(axes: Axes, names: list[str], log_compute: Array, fitted: l
 def main() -> None:
     """Fit and draw."""
     study, costs = Study(train=False), kept_costs()
-    names = ended(study)
-    runs = run_losses(study, names)
+    sizes, names = ended(study)
+    runs = run_losses(study, sizes, names)
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     for axes, axis in ((middle, "FLOPs"), (right, "seconds")):
-        log_compute = spent(costs, names, axis)
+        log_compute = spent(costs, sizes, names, axis)
         fitted = [*laws_of(log_compute, runs, SAMPLES)]
-        draw_multipliers(axes, names, log_compute, fitted)
+        draw_multipliers(axes, sizes, names, log_compute, fitted)
         axes.set_title(f"compute of add for the same loss, at equal {axis}", fontsize=9)
         if axis == "FLOPs":
             draw_losses(left, names, log_compute, runs, fitted[0])

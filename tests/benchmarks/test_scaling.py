@@ -65,4 +65,61 @@ def test_a_point_that_was_not_trained_is_named_and_not_trained(script, monkeypat
     study = runs.Study(train=False)
     with pytest.raises(LookupError, match="has not been trained"):
         study.result(3, "add", 0.02, 0)
-    assert scaling.ended(study) == []
+    assert scaling.ended(study) == ([], [])
+
+
+class Planted:
+    """A study whose residuals need a share of the reference's compute for its loss."""
+
+    def __init__(self, runs, saved, sizes):
+        self.runs, self.saved, self.sizes = runs, saved, sizes
+
+    def rate(self, size, residual):
+        return 3
+
+    def losses(self, size, residual):
+        if size not in self.sizes or residual not in self.saved:
+            raise LookupError
+        compute = self.saved[residual] * size**2 * self.runs.steps(size)
+        loss = 3.0 * compute**-0.2 + 1.0
+        found = []
+        for seed in self.runs.SEEDS[size]:
+            bits = loss + 1e-4 * (seed - 1) * (len(self.runs.SEEDS[size]) > 1)
+            found.append({"test": {"bits_per_byte": bits}, "novels": bits, "sources": bits})
+        return found
+
+
+def planted_costs(sizes, seconds):
+    return [
+        {"size": size, "residual": name, "FLOPs": size**2, "arithmetic": size**2}
+        | {"step, ms": size**2 * ratio, "step over add": ratio}
+        for size in sizes
+        for name, ratio in seconds.items()
+    ]
+
+
+def test_a_residual_that_halves_the_compute_and_doubles_the_step_saves_no_time(script):
+    runs, scaling = script("scaling_runs"), script("scaling")
+    study = Planted(runs, {"add": 1.0, "delta": 2.0}, runs.SIZES)
+    costs = planted_costs(runs.SIZES, {"add": 1.0, "delta": 2.0})
+    rows = scaling.tables(study, costs, 50)
+    found = {
+        row["equal"]: row for row in rows if row["part"] == "multiplier" and row["text"] == "both"
+    }
+    for axis, times in {"FLOPs": 2.0, "seconds": 1.0}.items():
+        for place in ("smallest", "middle", "largest"):
+            figure, low, high = found[axis][place]
+            assert figure == pytest.approx(times, rel=0.01)
+            assert low <= figure <= high
+        assert found[axis]["trend"][0] == pytest.approx(0.0, abs=0.01)
+    assert found["FLOPs"]["verdicts"] == ["saves"] * 3
+
+
+def test_a_study_that_is_not_at_its_end_has_the_sizes_of_all_its_residuals(script):
+    runs, scaling = script("scaling_runs"), script("scaling")
+    study = Planted(runs, {"add": 1.0, "delta": 2.0, "attnres": 1.0}, (3, 4, 5, 6))
+    assert scaling.ended(study) == ([3, 4, 5, 6], ["add", "attnres", "delta"])
+    assert scaling.ended(Planted(runs, {"add": 1.0}, (3, 4))) == ([3, 4], ["add"])
+    two = Planted(runs, {"add": 1.0, "delta": 2.0}, (3, 4))
+    rows = scaling.tables(two, [], 50)
+    assert {row["part"] for row in rows} == {"loss"}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..reference import table
-from .kept import only, rows
+from .kept import only, result, rows
 
 __all__ = ["SCALING_FIGURES", "multiplier"]
 
@@ -12,8 +12,14 @@ PLACES = ("smallest", "middle", "largest")
 
 
 def sizes() -> list[int]:
-    """The sizes of the study."""
-    return sorted({row["size"] for row in rows("scaling_costs")})
+    """The sizes that all residuals were trained at."""
+    return sorted({row["size"] for row in rows("scaling", part="loss")})
+
+
+def scaling_state() -> str:
+    """What of the study is missing."""
+    told = result("scaling").get("notes")
+    return f"Of this study is {told[0]}." if told else "Every point of the study was trained."
 
 
 def residuals() -> list[str]:
@@ -129,6 +135,7 @@ def multiplier(name: str, equal: str, place: str) -> str:
 SCALING_FIGURES = {
     function.__name__: function
     for function in (
+        scaling_state,
         scaling_sizes,
         scaling_losses,
         scaling_multipliers,
