@@ -61,7 +61,9 @@ def thinned(text: bytes, size: int) -> bytes:
         ValueError: the text is shorter than that.
     """
     if len(text) < size:
-        raise ValueError(f"a held-out part has {len(text)} bytes, {size} are needed; give more text")
+        raise ValueError(
+            f"a held-out part has {len(text)} bytes, {size} are needed; give more text"
+        )
     starts = range(size // BLOCK)
     last = len(text) - BLOCK
     return b"".join(text[s : s + BLOCK] for s in (last * i // (len(starts) - 1) for i in starts))

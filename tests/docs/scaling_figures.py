@@ -9,6 +9,8 @@ from .kept import only, result, rows
 __all__ = ["SCALING_FIGURES", "multiplier"]
 
 PLACES = ("smallest", "middle", "largest")
+PICTURE = "![Losses and laws of the residuals, and their multipliers at three sizes](scaling.png)"
+NOT_FITTED = "Not fitted yet: a law needs three sizes of `add` and of another residual."
 
 
 def sizes() -> list[int]:
@@ -68,7 +70,7 @@ def scaling_losses() -> str:
 
 
 def scaling_multipliers() -> str:
-    """How many times the compute of `add` reaches the same loss."""
+    """How many times the compute of `add` reaches the same loss, and the picture."""
 
     def line(row: dict[str, Any]) -> tuple[str, ...]:
         return (
@@ -85,11 +87,13 @@ def scaling_multipliers() -> str:
         if row["equal"] != "arithmetic"
     ]
     head = ("residual", "at equal", *(f"{place} size" for place in PLACES), "trend with size")
-    return table(head, *map(line, found))
+    return f"{table(head, *map(line, found))}\n\n{PICTURE}" if found else NOT_FITTED
 
 
 def scaling_texts() -> str:
     """Multipliers at equal FLOPs and the middle size, on each text by itself."""
+    if not rows("scaling", part="multiplier"):
+        return NOT_FITTED
 
     def cell(name: str, text: str) -> str:
         found = only("scaling", part="multiplier", residual=name, text=text, equal="FLOPs")
