@@ -42,8 +42,8 @@ def ended(study: Study) -> tuple[list[int], list[str]]:
         first = SIZES[:least]
         residuals = [name for name in RESIDUALS if all(trained(size, name) for size in first)]
         if "add" in residuals:
-            whole = itertools.takewhile(lambda s: all(trained(s, r) for r in residuals), SIZES)
-            return [*whole], residuals
+            whole = [all(trained(size, name) for name in residuals) for size in SIZES]
+            return [*SIZES[: [*whole, False].index(False)]], residuals
     return [], []
 
 

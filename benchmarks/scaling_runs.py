@@ -3,9 +3,9 @@
 Size d has width 8 d and d blocks of d heads, and sees 20 bytes for each parameter of its blocks
 (`experiment=scaling`). The learning rate of `add` is tuned at every size, in steps of two, until
 the best has a worse one on both sides; the first rates are those around the best of the size
-before. At the three smaller sizes another residual has the better of two rates, that of `add` and
-the better neighbour of it; at the two larger ones it keeps its distance to `add`'s rate. Rates are
-chosen by the validation fold at seed 0.
+before. At the two smallest sizes another residual has the better of two rates, that of `add` and
+the better neighbour of it; at the others it keeps its distance to `add`'s rate. Rates are chosen by
+the validation fold at seed 0.
 
     python benchmarks/scaling_runs.py --sizes 3 4 5 --residual add block_attnres
     python benchmarks/scaling_runs.py --corpora FOLDER
@@ -16,7 +16,7 @@ trains what is missing of some sizes and residuals, seed by seed. What stands in
 
 import argparse
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,7 +33,7 @@ __all__ = ["RATES", "RESIDUALS", "SEEDS", "SIZES", "Study", "climb", "shape", "s
 RESIDUALS = ("add", "block_attnres", "attnres", "delta", "mhc_lite", "embedding_skip")
 SEEDS = {3: (0, 1, 2), 4: (0, 1, 2), 5: (0, 1, 2), 6: (0,), 7: (0,)}
 SIZES = tuple(SEEDS)
-NEIGHBOURS = SIZES[:3]
+NEIGHBOURS = SIZES[:2]
 """Sizes at which a residual other than `add` tries a second rate."""
 RATES = tuple(0.0025 * 2**i for i in range(8))
 FIRST = 3  # of RATES: where the search begins at the smallest size
@@ -132,8 +132,8 @@ class Study:
         for record in self.runs.records.known:
             if record["texts"] != texts:
                 raise ValueError(
-                    f"the kept runs are of the texts {record['texts']}, these are {texts}, such as "
-                    f"of another version of Python; move {self.runs.records.path} away to begin anew"
+                    f"the kept runs are of the texts {record['texts']}, and these are {texts}, as "
+                    f"of another Python; move {self.runs.records.path} away to begin anew"
                 )
         model, found = create_model(f"local-dir:{run}"), {}
         for corpus, text in held_out(self.folder, "test").items():

@@ -51,6 +51,7 @@ def test_the_fit_is_the_least_squares_of_a_general_optimiser(script):
     found = script("scaling_fit").fit(log_compute, losses[None], counts)
 
     def left(theta):
+        theta = np.asarray(theta)
         heights, b, c = theta[:2], theta[2:4], theta[4]
         laws = np.exp(heights[:, None] - b[:, None] * (log_compute - COMPUTE[2])) + c
         return (np.sqrt(counts) * (laws - losses)).ravel()
