@@ -86,7 +86,7 @@ def laws_of(log_compute: Array, runs: Array, samples: int) -> tuple[Laws, Laws]:
     return whole, bootstrap(log_compute, runs, samples=samples, generator=generator)
 
 
-def figure(whole: Array, drawn: Array) -> list[float]:
+def figure(whole: float, drawn: Array) -> list[float]:
     """A figure with both ends of its interval."""
     return [round(float(x), 4) for x in (whole, *interval(drawn))]
 
@@ -111,8 +111,8 @@ def multipliers(
         found = {}
         for name, size in places(sizes).items():
             at = log_compute[m, sizes.index(size)]
-            each = (np.exp(laws.log_multiplier(at)[:, m]) for laws in (whole, drawn))
-            found[name] = figure(*each)
+            times = [np.exp(laws.log_multiplier(at)[:, m]) for laws in (whole, drawn)]
+            found[name] = figure(times[0].item(), times[1])
         trend = figure(whole.trend()[0, m], drawn.trend()[:, m])
         verdicts = [judged(f, 1.0, "saves", "costs", "not shown") for f in found.values()]
         rows.append(
@@ -140,6 +140,7 @@ def tables(study: Study, costs: Sequence[dict[str, Any]], samples: int) -> list[
             "bits/byte": [round(x, 4) for x in summary(tested(study, size, residual))],
             "seeds": len(SEEDS[size]),
             "rate": RATES[study.rate(size, residual)],
+            "at an end of the rates": study.rate(size, residual) in (0, len(RATES) - 1),
         }
         for residual, size in itertools.product(residuals, sizes)
     ]

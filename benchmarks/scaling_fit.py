@@ -14,10 +14,12 @@ For a given c the laws are least squares in two parameters each, from the line o
 Gauss-Newton steps; c is sought in one dimension, over a grid that is drawn finer four times. There
 is no start to choose, and many samples are fitted at once.
 
-Intervals are those of a bootstrap: the runs of a size are drawn anew, a seed with the runs of all
-residuals, because seeds share the order of the data. A size of one seed has no spread of its own
-and borrows that of the nearest size with several. The bootstrap knows of seeds only: not of rates
-that could have been tuned better, nor of a law that is another one.
+Intervals are those of a bootstrap: to the mean of a size come deviations of seeds, drawn anew, of all
+residuals together, because seeds share the order of the data. They are drawn from those of every
+size with several seeds: three seeds of one size know too little of its spread, and intervals of 95 %
+held a planted multiplier in 87 % of trials where each size had its own, in 93 % with all together.
+The bootstrap knows of seeds only: not of rates that could have been tuned better, nor of a law that
+is another one.
 """
 
 # Shape letters: R samples, G floors, M residuals, S sizes, K seeds.
@@ -143,13 +145,17 @@ def bootstrap(
     if not len(several):
         raise ValueError("a bootstrap needs a size with several seeds")
     means = np.nanmean(runs, -1)
+    # Deviations from the mean of n runs are too small by √((n - 1) / n).
+    away = np.concatenate(
+        [
+            (runs[:, size, :count] - means[:, size, None]) * np.sqrt(count / (count - 1))
+            for size, count in zip(several, counts[several], strict=True)
+        ],
+        axis=1,
+    )
     drawn = np.repeat(means[None], samples, 0)
     for size, count in enumerate(counts):
-        near = several[np.abs(several - size).argmin()]
-        given = int(counts[near])
-        # Deviations from the mean of n runs are too small by √((n - 1) / n).
-        away = (runs[:, near, :given] - means[:, near, None]) * np.sqrt(given / (given - 1))
-        chosen = generator.integers(given, size=(samples, count))
+        chosen = generator.integers(away.shape[1], size=(samples, count))
         drawn[:, :, size] += away[:, chosen].mean(-1).T
     return fit(log_compute, drawn, counts.astype(float))
 

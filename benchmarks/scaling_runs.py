@@ -108,7 +108,9 @@ class Study:
         tuned = self.rate(size, "add")
         if size not in NEIGHBOURS:
             last = NEIGHBOURS[-1]
-            return tuned + self.rate(last, residual) - self.rate(last, "add")
+            place = tuned + self.rate(last, residual) - self.rate(last, "add")
+            assert 0 <= place < len(RATES), "give more rates"
+            return place
         sides = [place for place in (tuned - 1, tuned + 1) if 0 <= place < len(RATES)]
         return min((tuned, min(sides, key=loss("add"))), key=loss(residual))
 
