@@ -151,7 +151,7 @@ def measure(quick: bool) -> Measurement:
     torch.set_num_threads(1)
     rows, bars = [], []
     for size in SIZES[:1] if quick else SIZES:
-        rows += rows_of(size, RESIDUALS, 5 if quick else 21)
+        rows += rows_of(size, RESIDUALS, 5 if quick else 11)
         flops = next(r["FLOPs"] for r in rows if (r["size"], r["residual"]) == (size, "add"))
         paper = formula(size, config_of(size, "add"))
         bars.append(Bar(f"FLOPs of add at size {size} over the formula's", flops / paper, 1.0))
