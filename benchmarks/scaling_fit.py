@@ -14,12 +14,13 @@ For a given c the laws are least squares in two parameters each, from the line o
 Gauss-Newton steps; c is sought in one dimension, over a grid that is drawn finer four times. There
 is no start to choose, and many samples are fitted at once.
 
-Intervals are those of a bootstrap: to the mean of a size come deviations of seeds, drawn anew, of all
-residuals together, because seeds share the order of the data. They are drawn from those of every
-size with several seeds: three seeds of one size know too little of its spread, and intervals of 95 %
-held a planted multiplier in 87 % of trials where each size had its own, in 93 % with all together.
-The bootstrap knows of seeds only: not of rates that could have been tuned better, nor of a law that
-is another one.
+Intervals are those of a bootstrap: to the mean of a size come deviations of seeds, drawn anew, of
+all residuals together, because seeds share the order of the data. They are drawn from those of
+every size with several seeds, since three seeds of one size know too little of its spread. Even the
+six degrees of freedom of three such sizes know it roughly, and deviations are stretched by
+Student's quantile over the normal one: without it, intervals of 95 % held a planted multiplier in
+89 % of 300 trials. The bootstrap knows of seeds only: not of rates that could have been tuned
+better, nor of a law that is another one.
 """
 
 # Shape letters: R samples, G floors, M residuals, S sizes, K seeds.
@@ -34,6 +35,7 @@ __all__ = ["Laws", "bootstrap", "fit", "interval"]
 Array = NDArray[np.float64]
 
 GRID, ZOOMS, STEPS = 17, 4, 4
+LEVEL = 0.95  # of intervals
 LARGEST = 0.98  # of the least loss: a floor above that leaves nothing to fit
 
 
@@ -145,10 +147,15 @@ def bootstrap(
     if not len(several):
         raise ValueError("a bootstrap needs a size with several seeds")
     means = np.nanmean(runs, -1)
+    from scipy import stats
+
+    freedom = (counts[several] - 1).sum()
+    end = (1 + LEVEL) / 2
+    stretch = stats.t.ppf(end, freedom) / stats.norm.ppf(end)
     # Deviations from the mean of n runs are too small by √((n - 1) / n).
     away = np.concatenate(
         [
-            (runs[:, size, :count] - means[:, size, None]) * np.sqrt(count / (count - 1))
+            (runs[:, size, :count] - means[:, size, None]) * stretch * np.sqrt(count / (count - 1))
             for size, count in zip(several, counts[several], strict=True)
         ],
         axis=1,
@@ -160,8 +167,8 @@ def bootstrap(
     return fit(log_compute, drawn, counts.astype(float))
 
 
-def interval(samples: Array, level: float = 0.95) -> tuple[float, float]:
-    """The quantiles of samples that leave equal shares out on both sides."""
-    rest = 50 * (1 - level)
+def interval(samples: Array) -> tuple[float, float]:
+    """The quantiles of samples between which 95 % lie, equal shares being left out on both sides."""
+    rest = 50 * (1 - LEVEL)
     low, high = np.percentile(samples, [rest, 100 - rest])
     return float(low), float(high)

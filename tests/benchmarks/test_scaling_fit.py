@@ -82,8 +82,9 @@ def test_intervals_hold_planted_multipliers_about_as_often_as_they_say(script):
         figures = drawn.log_multiplier(COMPUTE[2])[:, 1], drawn.trend()[:, 1]
         ends = [scaling_fit.interval(each) for each in figures]
         held += [low <= true <= high for true, (low, high) in zip(truth, ends, strict=True)]
-    # Of 60 intervals of 95 % at least 50 hold with probability 0.9997; three seeds cost some more.
-    assert (held >= 48).all()
+    # Of 40 intervals of 95 % at least 34 hold with probability 0.997; without Student's stretch 36
+    # are expected.
+    assert (held >= 36).all()
 
 
 def test_no_gain_is_claimed_of_two_residuals_that_are_one(script):
@@ -97,7 +98,7 @@ def test_no_gain_is_claimed_of_two_residuals_that_are_one(script):
         multiplier = np.exp(drawn.log_multiplier(COMPUTE[2])[:, 1])
         figures = scaling.figure(1.0, multiplier)
         claims += scaling.judged(figures, 1.0, "saves", "costs", "not shown") != "not shown"
-    assert claims <= 8  # 2 are expected at 95 %, more of three seeds
+    assert claims <= 5  # 2 are expected at 95 %, more than 5 with probability 0.014
 
 
 def test_a_fit_refuses_what_it_cannot_tell(script):
