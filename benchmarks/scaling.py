@@ -193,7 +193,7 @@ def measure(quick: bool) -> Measurement:
     ]
     left = [f"size {size}" for size in SIZES if size not in sizes]
     left += [name for name in RESIDUALS if name not in residuals]
-    return rows, bars, [f"not trained to the end: {', '.join(left)}"] if left else []
+    return rows, bars, [f"Not trained to the end yet: {', '.join(left)}."] if left else []
 
 
 def unbounded(row: dict[str, Any]) -> int:

@@ -1,15 +1,16 @@
 """Tables of the scaling study, from its kept fit and its kept costs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..reference import table
-from .kept import only, result, rows
+from .kept import RESULTS, only, result, rows
 
 __all__ = ["SCALING_FIGURES", "multiplier"]
 
 PLACES = ("smallest", "middle", "largest")
 PICTURE = "![Losses and laws of the residuals, and their multipliers at three sizes](scaling.png)"
+NOT_MEASURED = "Not measured yet."
 NOT_FITTED = "Not fitted yet: a law needs three sizes of `add` and of another residual."
 
 
@@ -20,8 +21,7 @@ def sizes() -> list[int]:
 
 def scaling_state() -> str:
     """What of the study is missing."""
-    told = result("scaling").get("notes")
-    return f"Of this study is {told[0]}." if told else "Every point of the study was trained."
+    return " ".join(result("scaling").get("notes", ["Every point of the study was trained."]))
 
 
 def residuals() -> list[str]:
@@ -136,8 +136,18 @@ def multiplier(name: str, equal: str, place: str) -> str:
     return spanned(found[place])
 
 
+def when_kept(write: Callable[[], str]) -> Callable[[], str]:
+    """A part that says so where the study has no kept result yet."""
+
+    def written() -> str:
+        kept = (RESULTS / f"{name}.json" for name in ("scaling", "scaling_costs"))
+        return write() if all(path.is_file() for path in kept) else NOT_MEASURED
+
+    return written
+
+
 SCALING_FIGURES = {
-    function.__name__: function
+    function.__name__: when_kept(function)
     for function in (
         scaling_state,
         scaling_sizes,
