@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..reference import table
+from ..reference import ROOT, table
 from .kept import RESULTS, only, result, rows
 
-__all__ = ["SCALING_FIGURES", "multiplier"]
+__all__ = ["SCALING_FIGURES"]
 
 PLACES = ("smallest", "middle", "largest")
 PICTURE = "![Losses and laws of the residuals, and their multipliers at three sizes](scaling.png)"
@@ -87,7 +87,8 @@ def scaling_multipliers() -> str:
         if row["equal"] != "arithmetic"
     ]
     head = ("residual", "at equal", *(f"{place} size" for place in PLACES), "trend with size")
-    return f"{table(head, *map(line, found))}\n\n{PICTURE}" if found else NOT_FITTED
+    drawn = [PICTURE] if (ROOT / "docs" / "scaling.png").is_file() else []
+    return "\n\n".join([table(head, *map(line, found)), *drawn]) if found else NOT_FITTED
 
 
 def scaling_texts() -> str:
@@ -128,12 +129,6 @@ def scaling_costs() -> str:
         ("residual", *columns, "time of a step"),
         *((f"`{n}`", *(over(n, c) for c in columns), step(n)) for n in names if n != "add"),
     )
-
-
-def multiplier(name: str, equal: str, place: str) -> str:
-    """A multiplier with its interval, for a sentence."""
-    found = only("scaling", part="multiplier", residual=name, text="both", equal=equal)
-    return spanned(found[place])
 
 
 def when_kept(write: Callable[[], str]) -> Callable[[], str]:
