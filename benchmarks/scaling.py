@@ -132,17 +132,8 @@ def multipliers(
 def tables(study: Study, costs: Sequence[dict[str, Any]], samples: int) -> list[dict[str, Any]]:
     """Losses of every size, laws and multipliers."""
     sizes, residuals = ended(study)
-    rows: list[dict[str, Any]] = [
-        {
-            "part": "loss",
-            "residual": residual,
-            "size": size,
-            "bits/byte": [round(x, 4) for x in summary(tested(study, size, residual))],
-            "seeds": len(SEEDS[size]),
-            "rate": RATES[study.rate(size, residual)],
-            "at an end of the rates": study.rate(size, residual) in (0, len(RATES) - 1),
-        }
-        for residual, size in itertools.product(residuals, sizes)
+    rows = [
+        loss_row(study, size, residual) for residual, size in itertools.product(residuals, sizes)
     ]
     if len(sizes) < 3 or len(residuals) < 2:
         return rows
@@ -168,9 +159,21 @@ def tables(study: Study, costs: Sequence[dict[str, Any]], samples: int) -> list[
     return rows
 
 
-def tested(study: Study, size: int, residual: str) -> list[float]:
-    """Test bits per byte of each seed."""
-    return [run["test"]["bits_per_byte"] for run in study.losses(size, residual)]
+def loss_row(study: Study, size: int, residual: str) -> dict[str, Any]:
+    """Test bits per byte of a residual at a size, and the rate that it has there."""
+    figures = [run["test"]["bits_per_byte"] for run in study.losses(size, residual)]
+    mean, error = summary(figures)
+    rate = study.rate(size, residual)
+    return {
+        "part": "loss",
+        "residual": residual,
+        "size": size,
+        "bits/byte": round(mean, 4),
+        "standard error": round(error, 4) if len(figures) > 1 else None,
+        "seeds": len(figures),
+        "rate": RATES[rate],
+        "at an end of the rates": rate in (0, len(RATES) - 1),
+    }
 
 
 def kept_costs() -> list[dict[str, Any]]:

@@ -59,9 +59,8 @@ def scaling_losses() -> str:
 
     def cell(residual: str, size: int) -> str:
         row = only("scaling", part="loss", residual=residual, size=size)
-        mean, error = row["bits/byte"]
-        spread = f" ± {error:.3f}" if row["seeds"] > 1 else ""
-        return f"{mean:.3f}{spread} ({row['rate']:g})"
+        spread = f" ± {row['standard error']:.3f}" if row["seeds"] > 1 else ""
+        return f"{row['bits/byte']:.3f}{spread} ({row['rate']:g})"
 
     return table(
         ("residual", *(f"{size} blocks" for size in sizes())),
