@@ -11,7 +11,8 @@ import math
 import statistics
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from archzoo.layers.graphs import fastrp, very_sparse_projection
@@ -46,16 +47,23 @@ class Runs:
         name: Of the file, `results/NAME_runs.jsonl`.
         quick: Whether nothing is to be kept.
         places: Overrides that name folders of this machine.
+        looked: What else is to be kept of a run, seen in its folder before that is removed.
     """
 
-    def __init__(self, name: str, quick: bool, *places: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        quick: bool,
+        *places: str,
+        looked: Callable[[Path], Mapping[str, Any]] | None = None,
+    ) -> None:
         """Read what has ended."""
         path = RESULTS / f"{name}_runs.jsonl"
         if quick:
             path = UNTRACKED / f"{name}-quick_runs.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
-        self.records, self.places = Records(path), places
+        self.records, self.places, self.looked = Records(path), places, looked
 
     def result(self, told: Sequence[str], seed: int) -> dict[str, dict[str, float]]:
         """Metrics of the validation and the test; `{seed}` within the overrides is the seed."""
@@ -94,8 +102,9 @@ class Runs:
             said = io.StringIO()
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
                 result = run_to_end(config).result
+            more = {} if self.looked is None else self.looked(Path(place) / "run")
         print(*told, seed, {k: round(v, 4) for k, v in result["test"].items()}, flush=True)
-        return {fold: result[fold] for fold in ("validation", "test")}
+        return {**{fold: result[fold] for fold in ("validation", "test")}, **more}
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from .graph_figures import GRAPH_FIGURES
 from .marked import marked_pages, with_parts
 from .mechanisms import EQUATIONS
 from .negative_results import negative_results
+from .scaling_figures import SCALING_FIGURES
 
 __all__ = ["PARTS", "write_parts"]
 
@@ -17,6 +18,7 @@ PARTS: dict[str, Callable[[], str]] = {
     **FAMILY_FIGURES,
     **GEOMETRY_FIGURES,
     **GRAPH_FIGURES,
+    **SCALING_FIGURES,
     **EQUATIONS,
     "negative_results": negative_results,
 }
