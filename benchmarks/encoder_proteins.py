@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from archzoo.train.config import run_config
 from archzoo.train.data.sequences.cluster_split import cluster_folds
 from archzoo.train.data.sequences.read_sequences import read_sequences
 from archzoo.train.data.sequences.similarity_clusters import WORDS, similarity_clusters
-from archzoo.train.config import run_config
 from archzoo.train.run import run_to_end
 from archzoo.train.schemas import register_schemas
 from harness import RESULTS, UNTRACKED, Bar, Measurement, main

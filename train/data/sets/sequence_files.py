@@ -17,7 +17,9 @@ NAMED = ("name",)
 """What `dealt_sequences` is told and no config says."""
 
 
-@data_sets.register(kind="sequence", source="files of your own", extends=dealt_sequences, given=NAMED)
+@data_sets.register(
+    kind="sequence", source="files of your own", extends=dealt_sequences, given=NAMED
+)
 def sequences(**options: Any) -> Splits:
     """Sequences of a FASTA file or a table to classify, dealt to the folds by whole clusters.
 
