@@ -25,7 +25,6 @@ from typing import Literal
 from torch import Tensor
 
 from ._fast.orthogonal_kernel import orthogonal_by_kernel
-from .delta.write import delta_write_definition
 from .stream import Context, Residual, Site, State, keep_branch, routing, working_dtype
 
 __all__ = ["OrthogonalUpdate", "orthogonal_update"]
@@ -42,11 +41,16 @@ def orthogonal_update(
         over: The axis or axes of the products.
         eps: ε, at least 0; at 0 the two parts of the sum are orthogonal, and x may not be 0.
     """
+    return x + orthogonal_part(x, y, over=over, eps=eps)
+
+
+def orthogonal_part(x: Tensor, y: Tensor, *, over: int | tuple[int, ...], eps: float) -> Tensor:
+    """Return what `orthogonal_update` adds to x."""
     dtype = working_dtype(x)
     stream, branch = x.to(dtype), y.to(dtype)
     along = (stream * branch).sum(over, keepdim=True)
     along = along / (stream.square().sum(over, keepdim=True) + eps)
-    return x + (branch - routing(along) * stream).to(x.dtype)
+    return (branch - routing(along) * stream).to(x.dtype)
 
 
 class OrthogonalUpdate(Residual):
@@ -96,7 +100,7 @@ class OrthogonalUpdate(Residual):
         (x,) = state
         y = keep_branch(y, context.keep)
         if self.channel_dim == -1:
-            found = orthogonal_by_kernel(delta_write_definition, x, y, self.eps)
+            found = orthogonal_by_kernel(orthogonal_part, x, y, self.eps)
             if found is not None:
                 return (found,)
         over = self.channel_dim if self.over == "features" else (1, 2, 3)

@@ -15,7 +15,7 @@ Attention branches count in their order, whatever their kind, such as `short_att
 their values out by the seam `mix_heads`; a backbone without attention is refused.
 
 Source: Zhou et al. 2025, "Value Residual Learning", arXiv:2410.17897 (Identity-, Sparse- and
-Learnable-ResFormer). The λ of `sparse`, in the last three of eight layers, are as public summaries of
+Learnable-ResFormer). The λ of `sparse`, in the last three of eight layers, are as summaries of
 its experiments give them.
 Differs from it: how many branches `sparse` mixes is an option; λ are exempt from weight decay.
 """

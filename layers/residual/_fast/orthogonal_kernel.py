@@ -15,18 +15,22 @@ __all__ = ["orthogonal_by_kernel"]
 
 
 def orthogonal_by_kernel(
-    write: Callable[..., Tensor], x: Tensor, y: Tensor, eps: float
+    part: Callable[..., Tensor], x: Tensor, y: Tensor, eps: float
 ) -> Tensor | None:
     """Return x and the part of y across it, or None where the definition must run.
 
     Args:
-        write: Definition of the delta write, for gradients that are differentiated again.
+        part: Definition of that part, for gradients that are differentiated again.
         x: Stream (…, D).
         y: Branch output (…, D).
         eps: ε of the update, the square of the delta write's.
     """
     if not records_references(x, y) or x.dtype != y.dtype:
         return None
+
+    def write(column: Tensor, x: Tensor, *heads: Tensor, **options: object) -> Tensor:
+        return part(x.unsqueeze(-2), column, over=-1, eps=eps)
+
     heads = y.new_ones((*y.shape[:-1], 1)), y.new_zeros((*y.shape[:-1], 1))
     across = write_by_kernel(write, y.unsqueeze(-2), x, *heads, "erase_only", eps**0.5)
     return None if across is None else x + across.squeeze(-2)
