@@ -25,8 +25,8 @@ from torch import Tensor
 
 __all__ = ["Adapted", "Task", "chosen", "methods", "numbers_of", "row", "sized", "told_of"]
 
-RATES = (0.001, 0.003, 0.01)
-OUTER = (0.03, 0.1, 0.3, 0.0003, 0.0001)
+RATES = (0.003, 0.01, 0.03)
+OUTER = (0.1, 0.3, 1.0, 0.001, 0.0003, 0.0001)
 SEEDS = (0, 1, 2)
 
 SETTINGS: dict[str, dict[str, Any]] = {

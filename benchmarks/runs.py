@@ -42,16 +42,19 @@ class Runs:
         name: Of the file, `results/NAME_runs.jsonl`.
         quick: Whether nothing is to be kept.
         places: Overrides that name folders of this machine.
+        before: Called before a run is trained, to make what it starts from.
     """
 
-    def __init__(self, name: str, quick: bool, *places: str) -> None:
+    def __init__(
+        self, name: str, quick: bool, *places: str, before: Callable[[], object] | None = None
+    ) -> None:
         """Read what has ended."""
         path = RESULTS / f"{name}_runs.jsonl"
         if quick:
             path = UNTRACKED / f"{name}-quick_runs.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
-        self.records, self.places = Records(path), places
+        self.records, self.places, self.before = Records(path), places, before
 
     def result(
         self,
@@ -99,6 +102,8 @@ class Runs:
     def _train(
         self, told: Sequence[str], seed: int, also: Callable[[Path], Mapping[str, Any]] | None
     ) -> dict[str, Any]:
+        if self.before is not None:
+            self.before()
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place) / "run"
             try:
