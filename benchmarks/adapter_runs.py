@@ -167,6 +167,7 @@ def methods(task: Task, rank: int, names: Sequence[str] | None = None) -> dict[s
 def told_of(task: Task, name: str, settings: Mapping[str, Any]) -> Told:
     """Overrides of a preset; ReMix compares the two halves of a batch."""
     told = (f"adapter={name}", *(f"adapter.{key}={value}" for key, value in settings.items()))
+    told = (*told, "adapter.seed={seed}")
     if name == "remix":
         told = (*told, "trainer.accumulate=2", f"trainer.batch_size={task.batch_size // 2}")
     return told
@@ -207,7 +208,11 @@ def row(name: str, found: Adapted, reference: Adapted, task: Task) -> dict[str, 
     sizes = [one["adapter"] for one in found.runs]
     return {
         "method": name,
-        "settings": ", ".join(t.removeprefix("adapter.") for t in found.told if "adapter." in t),
+        "settings": ", ".join(
+            t.removeprefix("adapter.")
+            for t in found.told
+            if t.startswith("adapter.") and "{seed}" not in t
+        ),
         task.metric: round(summary(figures)[0], 4),
         "standard error": round(summary(figures)[1], 4),
         "seeds": [round(one, 4) for one in figures],
