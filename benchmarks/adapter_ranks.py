@@ -23,6 +23,7 @@ def prefixes(bed: Bed) -> dict[str, dict[int, list[float]]]:
 
     def ranks(folder: Path) -> Mapping[str, float]:
         model, found = create_model(f"local-dir:{folder}").eval(), {}
+        assert model.lowrank is not None
         for rank in RANKS:
             for factors in model.lowrank.factors().values():
                 factors.rank = rank

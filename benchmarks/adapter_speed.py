@@ -86,7 +86,7 @@ def measure(quick: bool) -> Measurement:
         steps, optimizer = stepper(model, controller, tokens, 2 if name == "remix" else 1)
         steps()
         made[name] = steps, optimizer, numbers
-    times = interleaved({name: steps for name, (steps, _, _) in made.items()}, 3 if quick else 15)
+    times = interleaved({name: steps for name, (steps, _, _) in made.items()}, 3 if quick else 9)
     held = {name: bytes_of(optimizer) for name, (_, optimizer, _) in made.items()}
     rows = [
         {

@@ -61,7 +61,8 @@ class SoftmaxMixture(ReMix):
     def structure(self, name: str, weight: Tensor, generator: torch.Generator) -> Factors:
         """Put the adapters and the router beside the weight."""
         found = super().structure(name, weight, generator)
-        found.gate = SoftmaxGate(weight.shape[-1], self.adapters, self.rank, self.active, weight)
+        rank = self.rank_for(name, tuple(weight.shape))
+        found.gate = SoftmaxGate(weight.shape[-1], self.adapters, rank, self.active, weight)
         with torch.no_grad():  # a router of zeros would give every input the same adapters
             found.gate.router.normal_(std=weight.shape[-1] ** -0.5, generator=generator)
         return found
@@ -132,13 +133,14 @@ def sequence(bed: Bed, kind: str, seed: int, novels: Sequence[str] = NAMES) -> d
     """Adapt to one novel after the other, merging in between."""
     rate, after, active = rate_of(bed, kind), {}, []
     with tempfile.TemporaryDirectory() as scratch:
-        start, model = bed.base(), None
+        start, model = bed.base(), create_model(f"local-dir:{bed.base()}")
         for place, novel in enumerate(novels):
             told = [*bed.task.told, *told_of(bed.task, kind, {"rank": RANK}), f"optim.lr={rate}"]
             told += [f"data.pattern={novel}.txt", f"data.path={bed.text}", f"init={start}"]
             folder = Path(scratch) / f"run-{place}"
             trained(told, seed, folder)
             model = create_model(f"local-dir:{folder}").eval()
+            assert model.lowrank is not None
             cores = [f.core for f in model.lowrank.factors().values()]
             active += [float((c != 0).sum()) for c in cores if c is not None]
             merge_lowrank(model)

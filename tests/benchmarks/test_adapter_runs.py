@@ -49,23 +49,13 @@ def test_presets_have_the_size_that_trains_about_as_many_numbers_as_a_lora(adapt
     task = adapter_runs.Task("gpt_nano", (), "bits_per_byte", ["embedding.*"], 8, options)
     sizes = adapter_runs.sized(task, 4)
     assert sizes["lora"] == {"rank": 4}
-    budget = None
-    for name in (
-        "lora",
-        "dora",
-        "ffa_lora",
-        "lora_xs",
-        "miss",
-        "nlora",
-        "randlora",
-        "sara",
-        "tlora",
-    ):
+    for name in ("lora", "dora", "ffa_lora", "lora_xs", "miss", "randlora", "sara", "tlora"):
         model = create_model("gpt_nano", **options)
-        adapt(model, name, **{k: v for k, v in sizes[name].items() if k != "total_steps"})
+        targets = adapt(model, name, **sizes[name]).targets.values()
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        budget = budget or trained
-        assert 0.6 < trained / budget < 1.6, (name, sizes[name], trained, budget)
+        # A ring of tensors has the coarsest steps: 4 R² of its sides.
+        assert 0.5 < trained / sum(4 * sum(target.shape) for target in targets) < 2
+        assert trained == adapter_runs.numbers_of(name, sizes[name], targets)
 
 
 def test_training_of_some_parameters_leaves_the_others_frozen(adapter_runs):
