@@ -83,12 +83,48 @@ def adapter_ranks() -> str:
     return table(("", *(f"rank {rank}" for rank in ranks)), *lines)
 
 
+def adapter_merging() -> str:
+    """Adapters of several novels in one, by method."""
+    found = [row for row in rows("adapter_merging") if "merged by" in row]
+    names = list(dict.fromkeys(row["merged by"] for row in found))
+    own = {(row["novels"], row["merged by"]): row for row in found}
+    told = {"base": "no adapter", "own": "each its own adapter"}
+
+    def cells(group: str, name: str) -> tuple[str, str]:
+        row = own[group, name]
+        return bits(row), short(row["lego against it"])
+
+    return table(
+        ("", "two novels", "`lego` beside it", "six novels", "`lego` beside it"),
+        *((told.get(name, name), *cells("two", name), *cells("six", name)) for name in names),
+    )
+
+
+def adapter_clients() -> str:
+    """One round of FFA-LoRA, by client."""
+    return table(
+        ("client", "its model on the others' novels", "mean of the six", "base"),
+        *(
+            (
+                row["client"],
+                "{:.3f}".format(row["on the others' novels"]),
+                f"{row['mean model']:.3f}",
+                f"{row['base']:.3f}",
+            )
+            for row in rows("adapter_merging")
+            if "client" in row
+        ),
+    )
+
+
 ADAPTER_FIGURES = {
     function.__name__: function
     for function in (
         adapter_novels,
         adapter_claims,
         adapter_ranks,
+        adapter_merging,
+        adapter_clients,
     )
 }
 
@@ -107,14 +143,37 @@ def adapters_on_novels() -> list[Finding]:
             "per byte. The base is small, and the novels are of an author whom it knows.",
             "adapter_novels",
         ),
+        _merging(),
         *_missed_bars(),
     ]
+
+
+def _merging() -> Finding:
+    """What clustering components gained over the best of a rank."""
+    found = {(row["novels"], row["merged by"]): row for row in rows("adapter_merging")
+             if "merged by" in row}  # fmt: skip
+    told = [
+        f"{group} novels, {how}: `lego` {bits(found[group, f'lego, {how}'])}, `truncate` "
+        f"{bits(found[group, f'truncate, {how}'])} "
+        f"({short(found[group, f'truncate, {how}']['lego against it'])})"
+        for group in ("two", "six")
+        for how in ("mean", "sum")
+    ]
+    return Finding(
+        "2026-11-29",
+        "Clustered components are no better merge than the best of the same rank",
+        f"{'; '.join(told)}. Bits per byte over the merged novels, LoRAs of rank 8 merged to rank "
+        "8, three seeds. A sum counts the members of each cluster, a mean divides them by their "
+        "number.",
+        "adapter_merging",
+    )
 
 
 def _missed_bars() -> list[Finding]:
     """Bars of the other parts that were missed, one entry each part."""
     titles = {
         "adapter_ranks": "One DyLoRA is not as good at every rank as a LoRA trained at it",
+        "adapter_merging": "The mean of FFA-LoRA's clients is not better than each on the others",
     }
     found = []
     for name, title in titles.items():
