@@ -47,10 +47,10 @@ from archzoo.train.subject.given_model import find_model
 from archzoo.zoo.inspect import new_figure
 from archzoo.zoo.matching import barrier, match, permute, singular_alignment
 from archzoo.zoo.share import replacing
-from graph_runs import register
 from harness import RESULTS, Bar, Measurement, main
 from hydra import compose, initialize_config_module
 from records import Records
+from runs import register
 
 FOLDER = Path(__file__).parent.parent / "runs" / "connect"
 RESIDUALS = ["add", "scaled", "attnres", "block_attnres", "delta", "hyper_connections", "mhc"]

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from graph_runs import SPACES, Runs, Told, text
+from graph_runs import SPACES
 from harness import Bar, Measurement, main
+from runs import Runs, Told, text
 from spread import apart
 
 WORDNET = str(Path(os.environ.get("WORDNET", "/usr/share/wordnet")).absolute())

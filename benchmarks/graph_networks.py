@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from archzoo.train.data import Splits, data_sets
 from archzoo.train.data.graphs import read_graph
-from graph_runs import SPACES, Runs, cosines_of_fastrp, degree_products, ranked, text
+from graph_runs import SPACES, cosines_of_fastrp, degree_products, ranked
 from harness import UNTRACKED, Bar, Measurement, main
+from runs import Runs, text
 from torch import Tensor
 
 NETWORKS = Path(os.environ.get("ARCHZOO_DATA", "/usr/share/archzoo")) / "graphs"

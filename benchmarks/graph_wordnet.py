@@ -16,8 +16,9 @@ from pathlib import Path
 
 import torch
 from archzoo.train.data import data_sets
-from graph_runs import SPACES, Runs, Told, cosines_of_fastrp, degree_products, text
+from graph_runs import SPACES, cosines_of_fastrp, degree_products
 from harness import Bar, Measurement, main
+from runs import Runs, Told, text
 
 WORDNET = str(Path(os.environ.get("WORDNET", "/usr/share/wordnet")).absolute())
 DIMS, SEEDS = (8, 4, 2, 16), (0, 1, 2)

@@ -15,7 +15,6 @@ import contextlib
 import io
 import json
 import math
-import os
 import statistics
 import tempfile
 import time
@@ -32,6 +31,7 @@ from archzoo.zoo import create_model
 from gradient_energy import energies
 from harness import RESULTS, Bar, Measurement, interleaved, main, median_ratio
 from hydra import compose, initialize_config_module
+from novels import novels
 from projected_peers import identities, parities
 from records import Records
 from spread import summary, verdict
@@ -212,14 +212,6 @@ def measure(quick: bool) -> Measurement:
             bars.append(Bar(f"{ratio} AdamW's", means[name] / means["AdamW"], 1.02))
             bars.append(Bar(f"{ratio} a random basis's", means[name] / means["random"], 1.0))
     return rows, bars, notes
-
-
-def novels() -> Path:
-    """The folder of the corpus."""
-    place = Path(os.environ.get("ARCHZOO_DATA", "data")) / "austen"
-    if not place.is_dir():
-        raise SystemExit(f"{place} was not found; set ARCHZOO_DATA to the folder that holds austen")
-    return place
 
 
 if __name__ == "__main__":

@@ -59,7 +59,9 @@ def run_losses(
     found = np.full((len(residuals), len(sizes), max(map(len, SEEDS.values()))), np.nan)
     for (m, residual), (s, size) in itertools.product(enumerate(residuals), enumerate(sizes)):
         for k, run in enumerate(study.losses(size, residual)):
-            found[m, s, k] = run["test"]["bits_per_byte"] if text == "both" else run[text]
+            found[m, s, k] = (
+                run["test"]["bits_per_byte"] if text == "both" else run["by_corpus"][text]
+            )
     return found
 
 

@@ -19,9 +19,9 @@ from archzoo.train.config import RunConfig, options_of, run_config
 from archzoo.train.engine.metrics import cross_entropy
 from archzoo.train.engine.optim import make_optimizer
 from archzoo.zoo import create_model
-from graph_runs import register
 from harness import Bar, Measurement, interleaved, main, median_ratio
 from hydra import compose, initialize_config_module
+from runs import register
 from scaling_runs import RESIDUALS, SIZES, shape
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -24,8 +24,8 @@ import torch
 from archzoo.train.data import Batches, TokenFold, loader
 from archzoo.train.engine.metrics import evaluate
 from archzoo.zoo import create_model
-from graph_runs import Runs, Told
 from harness import UNTRACKED
+from runs import Runs, Told
 from scaling_corpora import digest, held_out, write_corpora
 
 __all__ = ["RATES", "RESIDUALS", "SEEDS", "SIZES", "Study", "climb", "shape", "steps"]
@@ -83,7 +83,7 @@ class Study:
     def __init__(self, *, train: bool) -> None:
         """Read what has ended."""
         self.folder, self.train = UNTRACKED / "scaling", train
-        self.runs = Runs("scaling", False, f"data.root={self.folder}", looked=self._look)
+        self.runs = Runs("scaling", False, f"data.root={self.folder}")
         if train:
             write_corpora(self.folder)
 
@@ -121,10 +121,10 @@ class Study:
             *(f"model.residual={residual}", f"optim.lr={rate:g}"),
         )
         if self.train:
-            return self.runs.result(told, seed)
+            return self.runs.result(told, seed, also=self.by_corpus)
         return self.runs.records.get({"told": [*told], "seed": seed}, _missing)
 
-    def _look(self, run: Path) -> dict[str, Any]:
+    def by_corpus(self, run: Path) -> dict[str, Any]:
         """Test bits per byte of each corpus by itself, and which texts they are.
 
         Raises:
@@ -132,7 +132,7 @@ class Study:
         """
         texts = digest(self.folder)
         for record in self.runs.records.known:
-            if record["texts"] != texts:
+            if record["by_corpus"]["texts"] != texts:
                 raise ValueError(
                     f"the kept runs are of the texts {record['texts']}, and these are {texts}, as "
                     f"of another Python; move {self.runs.records.path} away to begin anew"

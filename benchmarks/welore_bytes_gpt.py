@@ -20,15 +20,13 @@ from typing import Any
 import torch
 from archzoo.layers.lowrank import RankCosts, allocate_ranks, rank_reduction, welore_ranks
 from archzoo.train.config import run_config
-from archzoo.train.data import Batches, data_sets, loader
-from archzoo.train.engine.half_precision import autocast
-from archzoo.train.engine.metrics import evaluate
 from archzoo.train.run import run
 from archzoo.train.schemas import register_schemas
 from archzoo.zoo import create_model
 from harness import RESULTS, Bar, Measurement, main
 from hydra import compose, initialize_config_module
-from projected_optimizers import SHAPE, STEPS, novels
+from novels import bits_per_byte, novels
+from projected_optimizers import SHAPE, STEPS
 from records import Records
 from spread import summary
 from torch import Tensor, nn
@@ -92,15 +90,9 @@ def losses(seed: int, text: Path, *more: str) -> dict[str, Any]:
     """Bits per byte of the model of a seed, whole and cut by every rule."""
     torch.set_num_threads(1)
     model = trained(seed, text, *more)
-    splits = data_sets.build(
-        "bytes", path=str(text), pattern="*.txt", context_length=SHAPE["context_length"]
-    )
-    fold, device = splits.validation, torch.device("cpu")
 
     def bits(each: nn.Module) -> float:
-        batches = loader(fold, Batches(len(fold), 16, seed=0, epoch=0, shuffle=False))
-        figures = evaluate(each, batches, "tokens", device, lambda: autocast("cpu", "off"))
-        return round(figures["bits_per_byte"], 4)
+        return bits_per_byte(each, text, "*.txt", SHAPE["context_length"], fold="validation")
 
     weights = matrices(model)
     spectra = {n: torch.linalg.svdvals(p.detach().double()) for n, p in weights.items()}

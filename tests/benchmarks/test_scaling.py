@@ -85,7 +85,8 @@ class Planted:
         found = []
         for seed in self.runs.SEEDS[size]:
             bits = loss + 1e-4 * (seed - 1) * (len(self.runs.SEEDS[size]) > 1)
-            found.append({"test": {"bits_per_byte": bits}, "novels": bits, "sources": bits})
+            of_each = {"novels": bits, "sources": bits}
+            found.append({"test": {"bits_per_byte": bits}, "by_corpus": of_each})
         return found
 
 

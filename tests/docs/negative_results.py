@@ -1,5 +1,6 @@
 """The log of negative results: what did not hold here, with figures read off the kept results."""
 
+from .adapter_figures import adapters_on_novels
 from .finding import Finding
 from .graph_figures import links_in_flat_space
 from .kept import only, rounded, rows
@@ -148,5 +149,6 @@ def negative_results() -> str:
         *compression(),
         *fewer_numbers(),
         *certificates(),
+        *adapters_on_novels(),
     ]
     return "\n\n".join(map(str, sorted(found, key=lambda one: one.date, reverse=True)))

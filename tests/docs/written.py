@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from .adapter_figures import ADAPTER_FIGURES
 from .family_figures import FAMILY_FIGURES
 from .figures import FIGURES
 from .geometry_figures import GEOMETRY_FIGURES
@@ -18,6 +19,7 @@ PARTS: dict[str, Callable[[], str]] = {
     **FAMILY_FIGURES,
     **GEOMETRY_FIGURES,
     **GRAPH_FIGURES,
+    **ADAPTER_FIGURES,
     **SCALING_FIGURES,
     **EQUATIONS,
     "negative_results": negative_results,
