@@ -129,6 +129,8 @@ def generated(
         every, score = torch.cat(bits), torch.cat(scores)
         best = score.argsort(stable=True)[:wanted]
         found = (float(score[best[-1]]), float(every[best].mean()), float(every.mean()))
-        chosen = chosen[best.sort().values]  # in the order of the draw, so that no fold has the best
+        chosen = chosen[
+            best.sort().values
+        ]  # in the order of the draw, so that no fold has the best
     text = bytes(chosen[:, 1:].flatten().tolist())
     return Generated(text, len(chosen), count, *(found or (None, None, None)))
