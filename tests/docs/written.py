@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from .claims import claims
 from .family_figures import FAMILY_FIGURES
 from .figures import FIGURES
 from .geometry_figures import GEOMETRY_FIGURES
@@ -18,6 +19,7 @@ PARTS: dict[str, Callable[[], str]] = {
     **GEOMETRY_FIGURES,
     **GRAPH_FIGURES,
     **EQUATIONS,
+    "claims": claims,
     "negative_results": negative_results,
 }
 
