@@ -113,7 +113,9 @@ class Study:
         """A target with the source's LoRA carried over, and what was written for it."""
         teacher, own = self.adapted("source", seed, rate), self.trained(target, seed)
         settings = TEXTS[how]
-        judged = {"judge": str(teacher), "by": settings["by"]} if "judge" in settings else {}
+        judged: dict[str, Any] = {}
+        if "judge" in settings:
+            judged = {"judge": str(teacher), "by": settings["by"]}
         writer = teacher if "source" in settings else own
         text = self.folder / str(seed) / f"{target}-{list(TEXTS).index(how)}.txt"
         text.unlink(missing_ok=True)

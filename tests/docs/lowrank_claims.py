@@ -138,7 +138,7 @@ def optimizer_claims() -> list[Claim]:
         ),
         Claim(
             "The same without error feedback",
-            "arXiv:2505.17967, abstract",
+            "ours, beside arXiv:2505.17967",
             f"{held('DCT')}, SVD {svd}",
             not ahead(of("DCT"), svd),
             "projected_optimizers",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from .carried_figures import CARRIED_FIGURES
 from .claims import claims
 from .family_figures import FAMILY_FIGURES
 from .figures import FIGURES
@@ -18,6 +19,7 @@ PARTS: dict[str, Callable[[], str]] = {
     **FAMILY_FIGURES,
     **GEOMETRY_FIGURES,
     **GRAPH_FIGURES,
+    **CARRIED_FIGURES,
     **EQUATIONS,
     "claims": claims,
     "negative_results": negative_results,
