@@ -112,7 +112,7 @@ def generated(
             f"the judge learned contexts of {judge.context_length} bytes, the writer {length}; "
             f"give a judge of at least as many"
         )
-    wanted = -(-size // length)
+    wanted = -(-size // (length + 1))
     count = wanted if judge is None else math.ceil(wanted / keep)
     generator = torch.Generator().manual_seed(seed)
     drawn, bits, scores = [], [], []
@@ -132,5 +132,6 @@ def generated(
         chosen = chosen[
             best.sort().values
         ]  # in the order of the draw, so that no fold has the best
-    text = bytes(chosen[:, 1:].flatten().tolist())
+    # A newline after each, as there was one before it.
+    text = bytes(torch.cat([chosen[:, 1:], chosen[:, :1]], 1).flatten().tolist())
     return Generated(text, len(chosen), count, *(found or (None, None, None)))

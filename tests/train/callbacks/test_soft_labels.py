@@ -20,8 +20,9 @@ from ..small_runs import configure, equal_weights, rows, train
 TEACHER = "pretrained:gpt_nano_block_attnres/bytes"
 SOFT = [
     *("model=gpt_nano", "init=pretrained:gpt_nano/bytes", "adapter=lora", "adapter.rank=2"),
-    *("data=bytes", "data.context_length=32", "trainer.batch_size=8", "optim.lr=0.01"),
+    *("data=bytes", "data.context_length=64", "trainer.batch_size=8", "optim.lr=0.01"),
     *("distill=soft_labels", f"distill.teacher={TEACHER}", "model.width=96"),
+    "model.num_heads=4",
 ]
 
 
@@ -110,7 +111,7 @@ def test_positions_without_a_target_do_not_count():
     found.logits(run, model(x), targets)
     found.loss(run, torch.zeros(()))
     expected = soft_divergence(model(x)[:, :3], teacher(x)[:, :3]).mean()
-    assert float(found.terms["divergence"]) == pytest.approx(float(expected), rel=1e-5)
+    assert float(found.terms["divergence"]) == pytest.approx(expected.item(), rel=1e-5)
 
 
 @pytest.mark.long
@@ -119,7 +120,7 @@ def test_the_divergence_falls_on_a_fixed_batch(text: str, tmp_path: Path):
     logged = [float(row["divergence"]) for row in rows(tmp_path / "run") if row["split"] == "distill"]
     assert len(logged) == 3 and logged[-1] > 0
     tokens = torch.frombuffer(bytearray(b"def f7(x):\n    return x + 49\n" * 4), dtype=torch.uint8)
-    batch = tokens[:96].long().view(3, 32)
+    batch = tokens[:64].long().view(2, 32)
     teacher = create_model(TEACHER).eval()
     before = create_model("pretrained:gpt_nano/bytes").eval()
     after = create_model(f"local-dir:{tmp_path / 'run'}").eval()
@@ -175,7 +176,7 @@ def test_a_teacher_of_other_inputs_or_classes_is_one_line(teacher: str, tmp_path
 
 
 def test_a_teacher_of_shorter_contexts_is_one_line(text: str, tmp_path: Path):
-    more = [text, "data.context_length=128", "trainer.batch_size=4"]
+    more = [text, "data.context_length=128", "trainer.batch_size=4", "init=null", "adapter=none"]
     with pytest.raises(RunError, match="it learned contexts of 64 tokens, the data have 128; set"):
         train(tmp_path / "run", *SOFT, *more)
 
