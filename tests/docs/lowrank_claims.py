@@ -53,9 +53,7 @@ def lowrank_claims() -> list[Claim]:
             "LOST is better than training low-rank factors",
             "arXiv:2508.02668, abstract",
         ),
-        reaches(
-            "CoLA", "CoLA keeps the quality of full rank", "arXiv:2502.10940, abstract"
-        ),
+        reaches("CoLA", "CoLA keeps the quality of full rank", "arXiv:2502.10940, abstract"),
         reaches(
             "SwitchLoRA",
             "SwitchLoRA surpasses full rank (perplexity 15.01 against 15.23 at 1.3 B)",

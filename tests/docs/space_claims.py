@@ -28,12 +28,8 @@ def space_claims() -> list[Claim]:
 
     ill = [counter("disease, F1", name) for name in ("flat", "Poincaré", "Lorentz")]
     digits = [counter("digits, accuracy", name) for name in ("lorentz_vit_nano", "vit_nano")]
-    gaps = [
-        row["gap closed"] for row in rows("graph_counter_examples") if row.get("gap closed")
-    ]
-    distance, product, curved = map(
-        links, ("flat, distance", "flat, inner product", "Poincaré")
-    )
+    gaps = [row["gap closed"] for row in rows("graph_counter_examples") if row.get("gap closed")]
+    distance, product, curved = map(links, ("flat, distance", "flat, inner product", "Poincaré"))
     rank = {name: Spread.of(row, "mean rank", "its spread", 2) for name, row in mammals.items()}
     return [
         Claim(

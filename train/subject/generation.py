@@ -5,8 +5,8 @@ A sample x of T bytes is drawn from the writer q. A judge p scores it per byte:
     bits     -log2 p(x) / T                          what the judge finds likely
     ratio    (log2 q(x) - log2 p(x)) / T             ... more than the writer does
 
-and the samples of the lowest scores are kept. Rejection by the ratio turns samples of q into samples
-of p; by bits alone it also prefers what is dull.
+and the samples of the lowest scores are kept. Rejection by the ratio turns samples of q into such
+as p would write; by bits alone it also prefers what is dull.
 
 Source: Wang et al. 2024, "Trans-LoRA: towards data-free Transferable Parameter Efficient
 Finetuning", arXiv:2405.17258, whose generator is prompted with examples of the task, and whose

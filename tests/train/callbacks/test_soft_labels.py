@@ -117,7 +117,9 @@ def test_positions_without_a_target_do_not_count():
 @pytest.mark.long
 def test_the_divergence_falls_on_a_fixed_batch(text: str, tmp_path: Path):
     train(tmp_path / "run", *SOFT, text, "trainer.steps=30", "trainer.evaluate_every=10")
-    logged = [float(row["divergence"]) for row in rows(tmp_path / "run") if row["split"] == "distill"]
+    logged = [
+        float(row["divergence"]) for row in rows(tmp_path / "run") if row["split"] == "distill"
+    ]
     assert len(logged) == 3 and logged[-1] > 0
     tokens = torch.frombuffer(bytearray(b"def f7(x):\n    return x + 49\n" * 4), dtype=torch.uint8)
     batch = tokens[:64].long().view(2, 32)
@@ -176,9 +178,10 @@ def test_a_teacher_of_other_inputs_or_classes_is_one_line(teacher: str, tmp_path
 
 
 def test_a_teacher_of_shorter_contexts_is_one_line(text: str, tmp_path: Path):
-    more = [text, "data.context_length=128", "trainer.batch_size=4", "init=null", "adapter=none"]
+    given = ["model=gpt_nano", "data=bytes", "data.context_length=128", "trainer.batch_size=4"]
+    given += ["distill=soft_labels", f"distill.teacher={TEACHER}", text]
     with pytest.raises(RunError, match="it learned contexts of 64 tokens, the data have 128; set"):
-        train(tmp_path / "run", *SOFT, *more)
+        train(tmp_path / "run", *given)
 
 
 def test_logits_that_are_odds_are_refused():
