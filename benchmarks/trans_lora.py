@@ -30,8 +30,8 @@ from archzoo.train.data import Batches, data_sets, loader
 from archzoo.train.engine.half_precision import autocast
 from archzoo.train.engine.metrics import evaluate
 from archzoo.train.run import run
+from archzoo.train.schemas import register_schemas
 from archzoo.zoo import create_model
-from graph_runs import register
 from harness import RESULTS, UNTRACKED, Bar, Measurement, main
 from hydra import compose, initialize_config_module
 from projected_optimizers import novels
@@ -90,7 +90,6 @@ class Study:
         """Train as the command line does, or go on; return the folder of the run."""
         place = self.folder / str(seed) / name
         if not (place / "result.json").is_file():
-            register()
             given = [*COMMON, *told, f"trainer.steps={steps}", f"trainer.evaluate_every={steps}"]
             given += [f"seed={seed}", f"run_dir={place}", "resume=auto"]
             with initialize_config_module("archzoo.conf", version_base="1.3"):
@@ -169,6 +168,7 @@ def figures(study: Study, records: Records, seeds: Sequence[int]) -> dict[Any, l
 
 def measure(quick: bool) -> Measurement:
     """Train what is missing and make the table."""
+    register_schemas()
     torch.set_num_threads(1)
     if quick:
         folder = UNTRACKED / "trans_lora-quick"
