@@ -77,8 +77,12 @@ def _make_trainer(
     called: list[Callback] = [LowRankTraining()] if model.lowrank else []
     if config.distill is not None:
         how = options_of(config.distill)
-        teacher = world.leader_first(lambda: frozen_teacher(how["teacher"], model, splits))
-        called.append(distillations.build(config.distill["name"], teacher, **how))
+        kind = distillations[config.distill["name"]]
+        free = kind.about.get("any_architecture", False)
+        teacher = world.leader_first(
+            lambda: frozen_teacher(how["teacher"], model, splits, any_architecture=free)
+        )
+        called.append(distillations.build(kind.name, teacher, **how))
     called += [callbacks.build(name, **(o or {})) for name, o in config.callbacks.items()]
     about = {"name": config.name, "config": folder.running}
     logged = [

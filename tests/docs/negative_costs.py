@@ -45,6 +45,20 @@ def missed_bars() -> list[Finding]:
             f"Missed bars {missed('lowrank', 'T5')} 8,000 steps leave 2.1e-3.",
             "lowrank",
         ),
+        Finding(
+            "2026-11-29",
+            "Curved models cost more than asked at small sizes",
+            f"Missed bars of whole models {missed('geometry_models')} Of parts "
+            f"{missed('geometry')} Of graph networks {missed('geometry_graphs')} Small tensors "
+            "pay for every further operation.",
+            "geometry_models",
+        ),
+        Finding(
+            "2026-11-29",
+            "A root by the small side is not a hundred times faster",
+            f"Missed bars {missed('compress')} Nothing depends on it: the root takes a moment.",
+            "compress",
+        ),
     ]
 
 
@@ -56,6 +70,11 @@ def compression() -> list[Finding]:
         shares = [f"{row[s]:.1f} ± {row[f'{s}, standard error']:.1f}" for s in ("40%", "30%")]
         return " and ".join(shares)
 
+    def exported(method: str) -> str:
+        found = rows("lowrank_fashion_mnist", method=method)
+        return " and ".join(f"{row['exported, %']:.1f}" for row in found)
+
+    paths = [row["what"] for row in rows("compress") if " and eora " in row["what"]]
     told = [
         f"`{case}` {at(case, 'fisher')} by `fisher`, {at(case, 'local')} by `local`"
         for case in ("svd", "feature_mimicking")
@@ -79,6 +98,21 @@ def compression() -> list[Finding]:
             "gain of .3 points was looked for. Plain training is within .6 points of the dense "
             f"network's {dense_accuracy():.1f}, so there was little to gain.",
             "pela_resnet",
+        ),
+        Finding(
+            "2026-11-29",
+            "EoRA restores coarse weights no better than a plain SVD",
+            "Share of pitches of a pretrained network within 50 cents, behind coarse weights with "
+            f"paths beside them: {'; '.join(paths)}. Outputs of every layer come nearer, the pitch "
+            "does not (one draw of tones; a gain of ten points was looked for).",
+            "compress",
+        ),
+        Finding(
+            "2026-11-25",
+            "A nuclear norm adds nothing to trained rank pruning",
+            f"TRP {exported('TRP')} %, with the norm {exported('TRP + nuclear norm')} % at 29 % of "
+            "the convolution parameters (two seeds).",
+            "lowrank_fashion_mnist",
         ),
     ]
 

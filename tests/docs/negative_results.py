@@ -1,8 +1,9 @@
 """The log of negative results: what did not hold here, with figures read off the kept results."""
 
 from .adapter_figures import adapters_on_novels
+from .carried_figures import carried_adapters
 from .finding import Finding
-from .graph_figures import links_in_flat_space
+from .graph_figures import links_in_flat_space, not_in_curved_space
 from .kept import only, rounded, rows
 from .negative_costs import compression, fewer_numbers, low_rank, missed_bars
 
@@ -145,10 +146,12 @@ def negative_results() -> str:
         *missed_bars(),
         *geometry(),
         *links_in_flat_space(),
+        *not_in_curved_space(),
         *low_rank(),
         *compression(),
         *fewer_numbers(),
         *certificates(),
         *adapters_on_novels(),
+        *carried_adapters(),
     ]
     return "\n\n".join(map(str, sorted(found, key=lambda one: one.date, reverse=True)))

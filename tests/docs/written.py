@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 from .adapter_figures import ADAPTER_FIGURES
+from .carried_figures import CARRIED_FIGURES
+from .claims import claims
 from .family_figures import FAMILY_FIGURES
 from .figures import FIGURES
 from .geometry_figures import GEOMETRY_FIGURES
@@ -21,7 +23,9 @@ PARTS: dict[str, Callable[[], str]] = {
     **GRAPH_FIGURES,
     **ADAPTER_FIGURES,
     **SCALING_FIGURES,
+    **CARRIED_FIGURES,
     **EQUATIONS,
+    "claims": claims,
     "negative_results": negative_results,
 }
 

@@ -4,7 +4,7 @@ A new file needs no line here, but for a public name.
 """
 
 from ...zoo.registry import import_parts
-from .distillation import distillations as distillations
+from .beside_teacher import distillations as distillations
 from .ema import EMA as EMA
 from .feature_radii import Geometry as Geometry
 from .hooks import Callback as Callback

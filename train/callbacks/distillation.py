@@ -19,7 +19,6 @@ for Swin alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,22 +28,17 @@ from ...layers.lowrank import Target
 from ...layers.lowrank.maths.decompose import at_least_float32
 from ...zoo.depth import block_outputs
 from ...zoo.network import Network
-from ...zoo.registry import Registry
-from ...zoo.share.content_digest import content_digest
 from ..config import TrainerConfig
 from ..errors import RunError
-from .hooks import Callback, TrainingRun
-from .watched_pass import WatchedPass
+from .beside_teacher import BesideTeacher, distillations
+from .hooks import TrainingRun
 
 __all__ = [
     "Distillation",
-    "distillations",
     "feature_distance",
     "largest_perturbation",
     "perturbation_penalty",
 ]
-
-distillations = Registry("distillation", given=("network",))
 
 
 def feature_distance(found: Sequence[Tensor], expected: Sequence[Tensor]) -> Tensor:
@@ -71,11 +65,8 @@ def perturbation_penalty(largest: Tensor, slack: float) -> Tensor:
 
 
 @distillations.register(name="pela", source="arXiv:2310.10700")
-class Distillation(Callback):
+class Distillation(BesideTeacher):
     """Train beside a frozen teacher of the same architecture, whose weights are dense.
-
-    At each evaluation the three terms of the last step are logged without their factors, as a split
-    of their own, `distill`.
 
     Args:
         network: The teacher, frozen and in evaluation; None while settings are only checked.
@@ -101,11 +92,7 @@ class Distillation(Callback):
         slack: float = 1e-3,
     ) -> None:
         """Keep the settings."""
-        if teacher is None:
-            raise ValueError(
-                "distill.teacher is missing: name a run, the folder of a saved model, "
-                "hf-hub:OWNER/NAME or pretrained:NAME"
-            )
+        super().__init__(network, teacher)
         settings = {"features": features, "logits": logits, "perturbation": perturbation}
         for name, value in {**settings, "slack": slack}.items():
             if value < 0.0:
@@ -115,11 +102,8 @@ class Distillation(Callback):
                 "distill.features, distill.logits and distill.perturbation are all 0, so the "
                 "teacher would have no effect; raise one, or leave distill out"
             )
-        self.network, self.teacher, self.slack = network, teacher, slack
-        self.factors, self.weights = settings, ""
+        self.slack, self.factors = slack, settings
         self.targets: list[Target] = []
-        self.mine, self.theirs = WatchedPass(), WatchedPass()
-        self.terms: dict[str, Tensor] = {}
 
     def check_trainer(self, config: TrainerConfig) -> None:
         """Refuse a run whose passes nobody can follow.
@@ -127,16 +111,7 @@ class Distillation(Callback):
         Raises:
             ValueError: naming the setting and another.
         """
-        if config.compile is True:
-            raise ValueError(
-                "trainer.compile=true compiles the features into one graph, where distill= cannot "
-                "read them; use trainer.compile=blocks"
-            )
-        if config.parallel == "fsdp":
-            raise ValueError(
-                "trainer.parallel=fsdp shards the weights that distill= reads whole; use "
-                "trainer.parallel=ddp"
-            )
+        super().check_trainer(config)
         if config.grad_checkpointing and self.factors["features"]:
             raise ValueError(
                 "trainer.grad_checkpointing drops the features that distill= compares; set "
@@ -149,8 +124,6 @@ class Distillation(Callback):
         Raises:
             RunError: no blocks, or no factored weights that a matrix equals.
         """
-        assert self.network is not None
-        self.weights = content_digest(self.network.state_dict())
         if self.factors["features"] and not block_outputs(run.model):
             raise RunError(
                 f"distill.features: {type(run.model).__name__} has no blocks whose features could "
@@ -165,18 +138,13 @@ class Distillation(Callback):
                     "distill.perturbation needs weights made of factors; choose them with "
                     "lowrank=, such as lowrank=low_rank, or set distill.perturbation=0"
                 )
-        model = run.model
-        features = bool(self.factors["features"])
-        self.mine.watch(model, features, lambda: model.training and torch.is_grad_enabled())
-        self.theirs.watch(self.network, features, lambda: True)
+        self.watch(run, bool(self.factors["features"]))
 
     def loss(self, run: TrainingRun, loss: Tensor) -> Tensor:
         """Add the terms, of the pass that the loss is of."""
         found: dict[str, Tensor] = {}
         if self.factors["features"] or self.factors["logits"]:
-            assert self.network is not None and self.mine.inputs is not None
-            with torch.no_grad(), run.autocast():
-                self.network(self.mine.inputs)
+            self.ask_teacher(run)
         if self.factors["features"]:
             found["features"] = feature_distance(self.mine.features, self.theirs.features)
         if self.factors["logits"]:
@@ -186,32 +154,8 @@ class Distillation(Callback):
             assert self.network is not None
             largest = [largest_perturbation(each, self.network) for each in self.targets]
             found["perturbation"] = perturbation_penalty(torch.stack(largest), self.slack)
-        self.mine.forget()
-        self.theirs.forget()
-        self.terms = {name: term.detach() for name, term in found.items()}
+        self.keep_terms(found)
         return loss + sum(self.factors[name] * term for name, term in found.items())
-
-    def evaluate(self, run: TrainingRun, metrics: dict[str, float]) -> None:
-        """Log the terms of the last step."""
-        if self.terms:
-            means = {name: float(run.world.mean(term)) for name, term in self.terms.items()}
-            run.log("distill", means)
-
-    def result(self, run: TrainingRun, model: Network) -> dict[str, Any]:
-        """Return which teacher it was."""
-        return {"distill": {"teacher": self.teacher, "weights": self.weights}}
-
-    def check_state_dict(self, state: dict[str, Any]) -> None:
-        """Refuse to go on beside another teacher."""
-        if state.get("weights", self.weights) != self.weights:
-            raise RunError(
-                f"distill.teacher={self.teacher} holds other weights than when the run began; "
-                f"give it back, or start another run"
-            )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return a digest of the teacher's weights, which a checkpoint does not hold."""
-        return {"weights": self.weights}
 
 
 def _distance(found: Tensor, expected: Tensor) -> Tensor:
