@@ -100,7 +100,7 @@ def point(method: str, seed: int) -> dict[str, Any]:
 
 def exported(method: str, folder: Path, *more: str) -> dict[str, Any]:
     """Export a finished run and keep what the table needs."""
-    given = [f"run={folder}", f"out={folder}/export", "threads=1", *EXPORTS[method], *more]
+    given = [f"model={folder}", f"out={folder}/export", "threads=1", *EXPORTS[method], *more]
     found = export(call_with(ExportConfig, given))
     keep = ("tested", "accuracy", "before_statistics", "dense", "exported", "ranks")
     return {key: found[key] for key in keep}

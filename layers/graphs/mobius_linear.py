@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from ..fast_path import faster
 from ..hyperbolic import BallCurvature, curvature_of, mobius_add_tangents
+from ..sizes import check_sizes
 from ._fast.fused_translation import fused_translation
 
 __all__ = ["MobiusLinear", "mobius_linear"]
@@ -75,9 +76,7 @@ class MobiusLinear(nn.Module):
     ) -> None:
         """Make W and b."""
         super().__init__()
-        for name, size in {"in_features": in_features, "out_features": out_features}.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        check_sizes(1, in_features=in_features, out_features=out_features)
         self.in_features, self.out_features = in_features, out_features
         self.curvature = curvature_of(curvature)
         self.weight = nn.Parameter(torch.empty(out_features, in_features))

@@ -26,11 +26,11 @@ from ..subsample import pixels_first
 from ._fast.fused_maps import fused_tangent
 from ._fast.fused_planes import fused_patches
 from ._fast.fused_weights import fused_hyperplanes
-from .curvature import BallCurvature, curvature_of
+from .bases.conv_base import CurvedConv2d, Pair, place_of
+from .curvature import BallCurvature
 from .maths.ball import Curvature, check_curvature, in_float32, root
 from .maths.coordinates import Coordinates, check_coordinates, scaled_tangent, tangent_to_velocity
 from .maths.hyperplanes import (
-    Place,
     Scale,
     check_place,
     check_stretch,
@@ -42,7 +42,6 @@ from .maths.shape_checks import check_one_number, check_parameters, check_shape
 
 __all__ = ["PoincareConv2d", "poincare_conv2d"]
 
-Pair = int | tuple[int, int]
 Init = Literal["identity", "normal", "dirac"]
 
 
@@ -85,7 +84,7 @@ def poincare_conv2d(
     check_one_number("curvature", curvature)
     check_parameters(weight, offset, "M", "N/G", "kh", "kw")
     check_shape("t", t, "B", weight.shape[1] * groups, "H", "W")
-    place = Place(_pair(stride), _pair(padding), _pair(dilation))
+    place = place_of(stride, padding, dilation)
     check_place(t, weight, place, groups)
     kernel = (weight.shape[2], weight.shape[3])
     t, step = pixels_first(t, kernel, place.stride, place.padding)
@@ -103,16 +102,12 @@ def poincare_conv2d(
     return out if output == "tangent" else tangent_to_velocity(out, curvature, dim=1)
 
 
-def _pair(x: Pair) -> tuple[int, int]:
-    return (x, x) if isinstance(x, int) else (x[0], x[1])
-
-
 def patch_gain(width: int, weight: Tensor) -> float:
     """Return the factor between a pixel's tangent and its part of a (grouped) patch."""
     return concatenation_gain(width, weight[0].numel())
 
 
-class PoincareConv2d(nn.Module):
+class PoincareConv2d(CurvedConv2d):
     """A 2-D convolution of the Poincaré ball, tangents in and tangents or velocities out.
 
     Args:
@@ -141,8 +136,6 @@ class PoincareConv2d(nn.Module):
             scale or output, or a curvature that is not positive.
     """
 
-    matrix_parameters = ("weight",)
-
     def __init__(
         self,
         in_channels: int,
@@ -161,30 +154,17 @@ class PoincareConv2d(nn.Module):
         output: Coordinates = "tangent",
     ) -> None:
         """Make z and r."""
-        super().__init__()
-        kernel = _pair(kernel_size)
-        sizes = {"in_channels": in_channels, "out_channels": out_channels, "groups": groups}
-        for name, size in {**sizes, "kernel_size": min(kernel)}.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
-        if in_channels % groups or out_channels % groups:
-            raise ValueError(
-                f"groups={groups} must divide in_channels={in_channels} and "
-                f"out_channels={out_channels}"
-            )
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, curvature
+        )
         if init not in ("identity", "normal", "dirac"):
             raise ValueError(f"init must be 'identity', 'normal' or 'dirac', got {init!r}")
         check_stretch(largest, scale)
         check_coordinates("output", output)
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.stride, self.padding, self.dilation = stride, padding, dilation
-        self.groups = groups
-        self.curvature = curvature_of(curvature)
         self.init: Init = init
         self.largest = largest
         self.scale: Scale = scale
         self.output: Coordinates = output
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *kernel))
         self.offset = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.reset_parameters()
 
@@ -236,11 +216,4 @@ class PoincareConv2d(nn.Module):
             largest=self.largest,
             scale=self.scale,
             output=self.output,
-        )
-
-    def extra_repr(self) -> str:
-        """Show the sizes."""
-        return (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={tuple(self.weight.shape[2:])}, "
-            f"stride={self.stride}, padding={self.padding}, groups={self.groups}"
         )

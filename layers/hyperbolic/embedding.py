@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..decay import exclude_from_decay
+from ..sizes import check_sizes
 from . import poincare
 from .curvature import curvature_from_state, curvature_state
 from .maths.ball import Curvature, check_curvature
@@ -92,12 +93,7 @@ class PoincareEmbedding(nn.Module):
         from .geoopt_bridge.quiet_geoopt import geoopt
 
         super().__init__()
-        for name, size in {
-            "num_embeddings": num_embeddings,
-            "embedding_dim": embedding_dim,
-        }.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        check_sizes(1, num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         check_curvature(curvature)
         if not 0 < init_range * embedding_dim**0.5 < 1:
             raise ValueError(

@@ -13,12 +13,11 @@ Differs from them: from tangents, with no point of the ball in between.
 
 # Shape letters: N inputs, K classes.
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from ..sizes import check_sizes
-from .curvature import BallCurvature, curvature_of
+from .bases.linear_base import HyperplaneRows
+from .curvature import BallCurvature
 from .maths.ball import Curvature, check_curvature, in_float32, in_range_with_squares, root
 from .maths.coordinates import LIMIT, cap
 from .maths.hyperplanes import hyperplanes
@@ -57,7 +56,7 @@ def poincare_mlr(t: Tensor, weight: Tensor, offset: Tensor | None, curvature: Cu
     return planes.stretch / root(curvature) * sine.asinh()
 
 
-class PoincareMLR(nn.Module):
+class PoincareMLR(HyperplaneRows):
     """The classifier of the ball, from tangents to logits.
 
     Args:
@@ -75,7 +74,6 @@ class PoincareMLR(nn.Module):
         ValueError: a size below 1, or a curvature or clip that is not positive.
     """
 
-    matrix_parameters = ("weight",)
     # What `exchange` compares with the layers beside it: no point.
     output = "logits"
 
@@ -89,22 +87,11 @@ class PoincareMLR(nn.Module):
         clip: float | None = None,
     ) -> None:
         """Make z and r."""
-        super().__init__()
-        check_sizes(1, in_features=in_features, out_features=out_features)
+        super().__init__(in_features, out_features, curvature, bias)
         if clip is not None and not clip > 0:
             raise ValueError(f"clip must be above 0 or None, got {clip}")
         self.clip = clip
-        self.in_features, self.out_features = in_features, out_features
-        self.curvature = curvature_of(curvature)
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.offset = nn.Parameter(torch.empty(out_features)) if bias else None
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw z from N(0, 1/(2NK)), as HNN++ does, and zero r."""
-        nn.init.normal_(self.weight, std=(2 * self.in_features * self.out_features) ** -0.5)
-        if self.offset is not None:
-            nn.init.zeros_(self.offset)
 
     def forward(self, t: Tensor) -> Tensor:
         """Return the logits."""
@@ -114,7 +101,4 @@ class PoincareMLR(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the sizes."""
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"bias={self.offset is not None}, clip={self.clip}"
-        )
+        return f"{super().extra_repr()}, clip={self.clip}"

@@ -12,15 +12,15 @@ initialisation is van Spengler et al. 2023, "Poincaré ResNet", arXiv:2303.14027
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..fast_path import faster
-from ..sizes import check_sizes
 from ._fast.fused_linear import LinearOutput, fused_linear
 from ._fast.fused_maps import fused_tangent
 from ._fast.fused_planes import fused_patches
 from ._fast.fused_weights import fused_hyperplanes
-from .curvature import BallCurvature, curvature_of
+from .bases.linear_base import HyperplaneRows
+from .curvature import BallCurvature
 from .maths.ball import Curvature, check_curvature, in_float32, root
 from .maths.coordinates import check_coordinates, scaled_tangent
 from .maths.hyperplanes import Scale, check_stretch, hyperplanes, patch_velocity
@@ -92,7 +92,7 @@ def _linear(
     return out
 
 
-class PoincareLinear(nn.Module):
+class PoincareLinear(HyperplaneRows):
     """A linear layer of the Poincaré ball: tangents in; tangents, velocities or space parts out.
 
     Args:
@@ -113,8 +113,6 @@ class PoincareLinear(nn.Module):
             positive.
     """
 
-    matrix_parameters = ("weight",)
-
     def __init__(
         self,
         in_features: int,
@@ -128,33 +126,27 @@ class PoincareLinear(nn.Module):
         output: LinearOutput = "tangent",
     ) -> None:
         """Make z and r."""
-        super().__init__()
-        check_sizes(1, in_features=in_features, out_features=out_features)
+        super().__init__(in_features, out_features, curvature, bias)
         if init not in ("identity", "normal"):
             raise ValueError(f"init must be 'identity' or 'normal', got {init!r}")
         check_stretch(largest, scale)
         if output != "space":
             check_coordinates("output", output)
-        self.in_features, self.out_features = in_features, out_features
-        self.curvature = curvature_of(curvature)
         self.init: Literal["identity", "normal"] = init
         self.largest = largest
         self.scale: Scale = scale
         self.output: LinearOutput = output
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.offset = nn.Parameter(torch.empty(out_features)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw or set z, and zero r."""
         if self.init == "normal":
-            nn.init.normal_(self.weight, std=(2 * self.in_features * self.out_features) ** -0.5)
-        else:
-            with torch.no_grad():
-                # Half, since distances from the origin are twice a tangent's norm.
-                self.weight.copy_(torch.eye(*self.weight.shape) / 2)
-        if self.offset is not None:
-            nn.init.zeros_(self.offset)
+            super().reset_parameters()
+            return
+        with torch.no_grad():
+            # Half, since distances from the origin are twice a tangent's norm.
+            self.weight.copy_(torch.eye(*self.weight.shape) / 2)
+        self.reset_offset()
 
     def forward(self, t: Tensor) -> Tensor:
         """Map tangents."""
@@ -166,11 +158,4 @@ class PoincareLinear(nn.Module):
             largest=self.largest,
             scale=self.scale,
             output=self.output,
-        )
-
-    def extra_repr(self) -> str:
-        """Show the sizes."""
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"bias={self.offset is not None}"
         )

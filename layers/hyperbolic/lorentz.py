@@ -41,7 +41,7 @@ from .maths.ball import (
     shorten,
     squared_norm,
 )
-from .maths.radial import asinhc, cosh_of_square, length, sinhc
+from .maths.radial import asinhc, cosh_of_square, length, sinhc, squared_angle
 
 __all__ = [
     "REACHES",
@@ -194,7 +194,7 @@ def logmap(x: Tensor, y: Tensor, curvature: Curvature, *, dim: int = -1) -> Tens
     """
     check_curvature(curvature)
     excess = _excess(x, y, curvature, dim)
-    square = _squared_angle(excess)
+    square = squared_angle(excess)
     # Y − cosh ρ X in differences: at close points both terms nearly cancel.
     return ((y - x) - excess * x) / sinhc(square)
 
@@ -207,7 +207,7 @@ def squared_distance(x: Tensor, y: Tensor, curvature: Curvature, *, dim: int = -
         ValueError: a curvature that is not positive, or a dtype other than a float's.
     """
     check_curvature(curvature)
-    return (_squared_angle(_excess(x, y, curvature, dim)) / curvature).squeeze(dim)
+    return (squared_angle(_excess(x, y, curvature, dim)) / curvature).squeeze(dim)
 
 
 @in_float32
@@ -286,12 +286,6 @@ def _excess(x: Tensor, y: Tensor, curvature: Curvature, dim: int) -> Tensor:
     far = -curvature * minkowski(x, y, dim=dim) - 1
     product = time_of(x, dim) * time_of(y, dim)
     return torch.where(square < product, near, far).clamp_min(0.0)
-
-
-def _squared_angle(excess: Tensor) -> Tensor:
-    """Return ρ² for cosh ρ − 1 = excess."""
-    half = excess / 2
-    return 4 * half * asinhc(half).square()
 
 
 def _furthest_angle(dtype: torch.dtype) -> float:

@@ -25,7 +25,7 @@ from torch.distributed.nn.functional import all_reduce
 from .curvature import BallCurvature, curvature_of
 from .maths.ball import Curvature, check_curvature, in_float32, inner, squared_norm
 from .maths.coordinates import held_velocity, velocity_to_tangent
-from .maths.radial import asinhc, length
+from .maths.radial import length, squared_angle
 from .maths.shape_checks import check_axis, check_shape
 
 __all__ = [
@@ -40,7 +40,6 @@ __all__ = [
     "midpoint_statistics",
     "nearer_excess",
     "number_of_points",
-    "squared_angle",
     "velocity_midpoint",
 ]
 
@@ -71,12 +70,6 @@ def nearer_excess(square: Tensor, later: Tensor, times: Tensor, both: Tensor) ->
     """
     near, far = (square - later.square()) / 2, times - both - 1
     return torch.where(square < times, near, far).clamp_min(0.0)
-
-
-def squared_angle(excess: Tensor) -> Tensor:
-    """Return ρ² from cosh ρ − 1."""
-    half = excess / 2
-    return 4 * half * asinhc(half).square()
 
 
 def velocity_midpoint(

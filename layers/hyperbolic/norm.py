@@ -31,12 +31,11 @@ for all channels as in the reference, is exp of a parameter, so that it stays po
 
 # Shape letters: B batch, D channels (axis `dim`), ... pixels. A number per point has size 1 on dim.
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..decay import exclude_from_decay
 from ._fast import fused_norm
-from .curvature import BallCurvature, curvature_of
+from .bases.norm_base import MidpointNorm
+from .curvature import BallCurvature
 from .maths.ball import (
     Curvature,
     check_curvature,
@@ -55,7 +54,7 @@ from .maths.coordinates import (
     tangent_to_velocity,
     velocity_to_tangent,
 )
-from .maths.radial import cosh_of_square, length, sinhc
+from .maths.radial import cosh_of_square, length, sinhc, squared_angle
 from .maths.shape_checks import check_axis, check_one_number, check_shape
 from .midpoint import (
     MidpointStatistics,
@@ -63,9 +62,8 @@ from .midpoint import (
     Transport,
     excess_and_delay,
     midpoint_statistics,
-    squared_angle,
 )
-from .running_midpoint import Following, RunningMidpoint, follow
+from .running_midpoint import Following, follow
 
 __all__ = [
     "MidpointBatchNorm",
@@ -225,7 +223,7 @@ def _normalised(t: Tensor, layer: "MidpointBatchNorm", *, input: Coordinates) ->
     return moved_axis(out, 1, layer.dim)
 
 
-class MidpointBatchNorm(RunningMidpoint):
+class MidpointBatchNorm(MidpointNorm):
     """Batch normalisation of the Poincaré ball, tangents or velocities in and tangents out.
 
     Args:
@@ -261,33 +259,13 @@ class MidpointBatchNorm(RunningMidpoint):
         input: Coordinates = "tangent",
     ) -> None:
         """Make β at the origin, γ = 1 and the statistics of points at a mean distance of 1."""
-        if num_features < 1:
-            raise ValueError(f"num_features must be at least 1, got {num_features}")
-        super().__init__(num_features, momentum, track_running_stats, synchronised)
-        if not eps > 0:
-            raise ValueError(f"eps must be above 0, got {eps}")
+        super().__init__(
+            num_features, curvature, eps, momentum, track_running_stats, synchronised, dim
+        )
         check_coordinates("input", input)
-        self.num_features = num_features
-        self.curvature = curvature_of(curvature)
-        self.eps = eps
-        self.dim = dim
         self.input: Coordinates = input
-        self.mean = nn.Parameter(torch.empty(num_features))
-        self.log_variance = nn.Parameter(torch.empty(()))
-        exclude_from_decay(self, "mean", "log_variance")
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Put β at the origin, γ at 1, and forget the statistics."""
-        nn.init.zeros_(self.mean)
-        nn.init.zeros_(self.log_variance)
-        self.reset_running_stats()
 
     def forward(self, t: Tensor) -> Tensor:
         """Normalise by the batch in training, by the running statistics in evaluation."""
         check_axis("t", t, self.dim, self.num_features, least=2)
         return _normalised(t, self, input=self.input)
-
-    def extra_repr(self) -> str:
-        """Show the sizes."""
-        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..sizes import check_sizes
 from .bounded_linear import BoundedLinear
-from .layer import ConvWeight, LipschitzLayer, check_features, check_lipschitz
+from .layer import ConvWeight, LipschitzLayer, check_lipschitz
 from .sll import check_kernel, diagonal_bound, kernel_gram
 
 __all__ = ["AOLConv2d", "AOLLinear"]
@@ -81,7 +82,7 @@ class AOLConv2d(LipschitzLayer):
     ) -> None:
         """Make the kernel and b."""
         super().__init__()
-        check_features(in_channels=in_channels, out_channels=out_channels)
+        check_sizes(1, in_channels=in_channels, out_channels=out_channels)
         check_kernel(kernel_size)
         self.lipschitz = check_lipschitz(lipschitz)
         self.in_channels, self.out_channels = in_channels, out_channels

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layer import LinearWeight, LipschitzLayer, check_features, check_lipschitz
+from ..sizes import check_sizes
+from .layer import LinearWeight, LipschitzLayer, check_lipschitz
 from .plain_modules import linear
 
 __all__ = ["BoundedLinear"]
@@ -40,7 +41,7 @@ class BoundedLinear(LipschitzLayer):
     ) -> None:
         """Make the free matrix and b; a subclass then calls `reset_parameters`."""
         super().__init__()
-        check_features(in_features=in_features, out_features=out_features)
+        check_sizes(1, in_features=in_features, out_features=out_features)
         self.lipschitz = check_lipschitz(lipschitz)
         self.in_features, self.out_features = in_features, out_features
         self.weight = nn.Parameter(torch.empty(out_features, in_features))

@@ -15,6 +15,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..sizes import check_sizes
+
 __all__ = ["GlobalScaledPool", "PadChannels", "ScaledAvgPool2d", "SpaceToDepth"]
 
 
@@ -33,8 +35,7 @@ class SpaceToDepth(nn.Module):
     def __init__(self, factor: int = 2) -> None:
         """Keep the factor."""
         super().__init__()
-        if factor < 1:
-            raise ValueError(f"factor must be at least 1, got {factor}")
+        check_sizes(1, factor=factor)
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
@@ -99,8 +100,7 @@ class ScaledAvgPool2d(nn.Module):
     def __init__(self, kernel_size: int = 2) -> None:
         """Keep the size."""
         super().__init__()
-        if kernel_size < 1:
-            raise ValueError(f"kernel_size must be at least 1, got {kernel_size}")
+        check_sizes(1, kernel_size=kernel_size)
         self.kernel_size = kernel_size
 
     def forward(self, x: Tensor) -> Tensor:

@@ -25,7 +25,6 @@ __all__ = [
     "LinearWeight",
     "LipschitzLayer",
     "ShearWeight",
-    "check_features",
     "check_lipschitz",
 ]
 
@@ -228,14 +227,3 @@ def check_lipschitz(lipschitz: float) -> float:
     if not 0 < lipschitz < math.inf:
         raise ValueError(f"lipschitz must be a positive number, got {lipschitz}")
     return float(lipschitz)
-
-
-def check_features(**sizes: int) -> None:
-    """Refuse sizes below 1.
-
-    Raises:
-        ValueError: naming the size.
-    """
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")

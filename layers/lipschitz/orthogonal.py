@@ -15,7 +15,8 @@ carries a multiple of rounding on its diagonal, under which W stays a contractio
 import torch
 from torch import Tensor, nn
 
-from .layer import FrequencyWeight, LipschitzLayer, check_features
+from ..sizes import check_sizes
+from .layer import FrequencyWeight, LipschitzLayer
 from .ldlt.circular import (
     Bordered,
     apply_frequencies,
@@ -80,7 +81,7 @@ class OrthogonalConv2d(LipschitzLayer):
     ) -> None:
         """Make V and b."""
         super().__init__()
-        check_features(channels=channels)
+        check_sizes(1, channels=channels)
         check_kernel(kernel_size)
         rank = channels // 2 if rank is None else rank
         if not 1 <= rank < channels:

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layer import LipschitzLayer, check_features, check_lipschitz
+from ..sizes import check_sizes
+from .layer import LipschitzLayer, check_lipschitz
 from .lipschitz_activation import make_activation
 from .plain_modules import PlainBlock, linear
 from .proof.inequality import LMIBlock
@@ -73,7 +74,7 @@ class SandwichLayer(LipschitzLayer):
     ) -> None:
         """Make X, α, ψ and b."""
         super().__init__()
-        check_features(in_features=in_features, out_features=out_features)
+        check_sizes(1, in_features=in_features, out_features=out_features)
         self.lipschitz = check_lipschitz(lipschitz)
         self.activation = make_activation(activation)
         self.weight = nn.Parameter(torch.empty(out_features + in_features, out_features))

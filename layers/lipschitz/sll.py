@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layer import LipschitzLayer, ShearWeight, check_features, check_lipschitz
+from ..sizes import check_sizes
+from .layer import LipschitzLayer, ShearWeight, check_lipschitz
 from .lipschitz_activation import make_activation
 from .plain_modules import PlainBlock, PlainShear, Scale, linear
 from .proof.inequality import LMIBlock
@@ -107,7 +108,7 @@ class SLLBlock(_SLL):
     ) -> None:
         """Make W, b and q."""
         hidden = width if hidden is None else hidden
-        check_features(width=width, hidden=hidden)
+        check_sizes(1, width=width, hidden=hidden)
         super().__init__((hidden, width), lipschitz, activation)
 
     @torch.no_grad()
@@ -167,7 +168,7 @@ class SLLConv2d(_SLL):
     ) -> None:
         """Make the kernel, b and q."""
         hidden = channels if hidden is None else hidden
-        check_features(channels=channels, hidden=hidden)
+        check_sizes(1, channels=channels, hidden=hidden)
         check_kernel(kernel_size)
         super().__init__((hidden, channels, kernel_size, kernel_size), lipschitz, activation)
         self.padding = kernel_size // 2

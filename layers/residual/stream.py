@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..sizes import check_sizes
 from .tensor_checks import VERBS, checked
 
 __all__ = [
@@ -148,8 +149,7 @@ class Residual(nn.Module):
     def __init__(self, width: int, sites: Sequence[Site], *, channel_dim: int = -1) -> None:
         """Keep the sizes; subclasses add parameters."""
         super().__init__()
-        if width < 1:
-            raise ValueError(f"width must be at least 1, got {width}")
+        check_sizes(1, width=width)
         if not sites:
             raise ValueError("sites must name at least one branch, got none")
         if channel_dim not in (-1, 1):

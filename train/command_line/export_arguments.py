@@ -8,6 +8,7 @@ from ...layers.lowrank import Scheme
 from ...zoo.share.export import TOLERANCE
 from ...zoo.transform.costs import METRICS
 from ..errors import RunError, UsageError, check_at_least_one
+from .arguments import formerly
 
 __all__ = ["COMPRESSION", "ExportConfig", "budget_of", "check_compression", "named_ranks"]
 
@@ -19,13 +20,14 @@ COMPRESSION = ("budget", "allocation", "sensitivity", "sequential", "base", "ran
 """Keywords of `compress` that are keys of the command, and mean something beside `case`."""
 
 
+@formerly(run="model", root="data.root")
 @dataclass
 class ExportConfig:
     """How to export a model. It is cut by one of the keys `parameters` to `case`, or kept whole.
 
     Args:
-        run: The run folder, the folder of a saved model, hf-hub:OWNER/NAME or pretrained:NAME; kept
-            whole also a registered name, whose weights are then untrained.
+        model: The folder of a run or of a saved model, hf-hub:OWNER/NAME, pretrained:NAME or
+            pretrained:NAME/TAG; kept whole also a registered name, which has untrained weights.
         out: The folder to write; made where it is missing.
         format: What to write: folder, a model folder; pt2, for torch.export; onnx; or several.
         parameters: Budget: share of the dense model's parameters, in (0, 1].
@@ -57,7 +59,6 @@ class ExportConfig:
         samples: How many of them; they are compared at a batch of 1 and 3 as well.
         tolerance: Share of its largest output by which an exported model may differ.
         decoder: Whether a language model is written with its cache too, as decoder.pt2 and .onnx.
-        root: Where the run's data lies now, if it has moved.
         other_data: Whether the data may differ from those that the run recorded.
         imports: Your own modules; null is those that the run recorded.
 
@@ -65,7 +66,7 @@ class ExportConfig:
         RunError: a value out of range, several budgets, or none for a folder alone.
     """
 
-    run: str
+    model: str
     out: str
     _: KW_ONLY
     format: tuple[FormatName, ...] = ("folder",)
@@ -95,7 +96,6 @@ class ExportConfig:
     samples: int = 8
     tolerance: float = TOLERANCE
     decoder: bool = True
-    root: str | None = None
     other_data: bool = False
     imports: list[str] | None = None
 

@@ -1,7 +1,7 @@
 """A run that has ended, for what is measured of it later: its best model and its data."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ...zoo.network import Network
 from ..data import Splits
@@ -28,7 +28,7 @@ class FinishedRun(NamedTuple):
 
 def finished_run(
     run: str,
-    root: str | None = None,
+    data: Mapping[str, Any] | None = None,
     *,
     kinds: Sequence[str] = VECTORS,
     other_data: bool = False,
@@ -38,7 +38,7 @@ def finished_run(
 
     Args:
         run: The run folder.
-        root: Where the data lies now, if it has moved: `data.root`.
+        data: Keywords of its data set that are others now, such as `root` where it has moved.
         kinds: Of data that are taken; by default what is a vector that could be moved.
         other_data: Whether data may differ from those that the run recorded.
         imports: Modules with parts of the user's own; None is those that the run recorded.
@@ -47,9 +47,8 @@ def finished_run(
         RunError: no run, one that has not ended, damaged files, a module that is missing, data that
             is missing, has changed, or of a kind that is not taken.
     """
-    options = {} if root is None else {"root": root}
     place = find_run(run, imports)
-    found = model_on_data(place, options=options, kinds=kinds, other_data=other_data)
+    found = model_on_data(place, data, kinds=kinds, other_data=other_data)
     if found.order is not None:
         raise RunError(
             f"the data numbers its classes otherwise than the model; give {run} its own data"

@@ -96,15 +96,14 @@ def exported(config: ExportConfig, how: Mapping[str, Any] | None = None) -> dict
     given = {
         "data": config.data,
         "seed": config.seed,
-        "root": config.root,
         "other_data": config.other_data,
         "imports": config.imports,
     }
     if not budget_of(config):
-        model, inputs, about = whole_model(config.run, samples=config.samples, **given)
+        model, inputs, about = whole_model(config.model, samples=config.samples, **given)
         name = type(model).__name__ if model.recipe is None else model.recipe.name
-        return _write(config, model, inputs, {"model": name, "run": config.run, **about})
-    subject, tested = trained_on_data(config.run, **given)
+        return _write(config, model, inputs, {"model": name, "run": config.model, **about})
+    subject, tested = trained_on_data(config.model, **given)
     by_data = config.case is not None
     smaller = compressed(config, subject, how) if by_data else cut(config, subject)
     found = _measured(config, subject, smaller, tested)
@@ -174,7 +173,7 @@ def _measured(
     found: dict[str, Any] = {
         "model": subject.name,
         "data": subject.data,
-        "run": config.run,
+        "run": config.model,
         "lowrank": None if trained is None else type(trained.method).__name__,
         **smaller.facts,
         "tested": tested,

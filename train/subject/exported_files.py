@@ -33,7 +33,6 @@ def whole_model(
     data: str | dict[str, Any] | None,
     samples: int,
     seed: int,
-    root: str | None,
     other_data: bool,
     imports: Sequence[str] | None,
 ) -> tuple[Network, Tensor, dict[str, Any]]:
@@ -44,7 +43,6 @@ def whole_model(
         data: Name of a data set, or a mapping with `name`; None is the run's, or random numbers.
         samples: How many inputs.
         seed: Of random numbers, and of the weights of a registered name.
-        root: Where the data lies, if it has moved.
         other_data: As in `model_on_data`.
         imports: As in `find_model`.
 
@@ -64,8 +62,7 @@ def whole_model(
                 torch.manual_seed(seed)
                 model = create_model(place.address).eval()
         return model, random_inputs(model, samples, seed), {"samples": "random numbers"}
-    moved = {} if root is None else {"root": root}
-    subject = model_on_data(place, data, moved, other_data=other_data, seed=seed)
+    subject = model_on_data(place, data, other_data=other_data, seed=seed)
     assert isinstance(subject.model, Network)
     inputs, _ = next(subject.batches("test", samples))
     return subject.model, inputs, {"samples": f"test fold of {subject.data}"}
@@ -76,7 +73,6 @@ def trained_on_data(
     *,
     data: str | dict[str, Any] | None,
     seed: int,
-    root: str | None,
     other_data: bool,
     imports: Sequence[str] | None,
 ) -> tuple[ModelOnData, float | None]:
@@ -86,7 +82,6 @@ def trained_on_data(
         text: As in `find_model`.
         data: Name of a data set, or a mapping with `name`; None is that of the run.
         seed: Of nothing but what a data set draws.
-        root: Where the data lies, if it has moved.
         other_data: As in `model_on_data`.
         imports: As in `find_model`.
 
@@ -100,12 +95,11 @@ def trained_on_data(
     """
     place = find_model(text, imports)
     if not place.trained:
-        raise RunError(f"run={text} is a registered name, which has no weights to make smaller")
-    moved = {} if root is None else {"root": root}
-    subject = model_on_data(place, data, moved, kinds=KINDS, other_data=other_data, seed=seed)
+        raise RunError(f"model={text} is a registered name, which has no weights to make smaller")
+    subject = model_on_data(place, data, kinds=KINDS, other_data=other_data, seed=seed)
     if not isinstance(subject.model, Network):
         raise RunError(
-            f"run={text} is no model of the zoo; call compress(model, …) of archzoo.zoo on it"
+            f"model={text} is no model of the zoo; call compress(model, …) of archzoo.zoo on it"
         )
     return subject, subject.reported("test")
 

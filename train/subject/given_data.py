@@ -30,7 +30,6 @@ WHERE = {"root", "path", "download"}
 def model_on_data(
     place: ModelPlace,
     data: str | Mapping[str, Any] | None = None,
-    options: Mapping[str, Any] | None = None,
     *,
     kinds: Sequence[str] | None = None,
     other_data: bool = False,
@@ -42,8 +41,6 @@ def model_on_data(
         place: Of the model.
         data: Name of the data set, or a mapping with `name` and its keywords; None, or a mapping
             without a name, is that of the model's run or card.
-        options: Further keywords of the data set; what is left out is as the run recorded or as the
-            model needs it.
         kinds: Of data that are taken; None is all.
         other_data: Whether the data of the model's run may have changed, and whether classes of
             other names are scored by their number.
@@ -52,7 +49,7 @@ def model_on_data(
     Raises:
         RunError: data that are not named, cannot be read or do not fit the model.
     """
-    given = {**(data if isinstance(data, Mapping) else {"name": data}), **(options or {})}
+    given = dict(data) if isinstance(data, Mapping) else {"name": data}
     asked = given.pop("name", None)
     if asked is None and place.data is None:
         raise RunError(

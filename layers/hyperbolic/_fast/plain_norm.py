@@ -38,7 +38,7 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _squared_angle(excess: Tensor) -> Tensor:
-    """Return `midpoint.squared_angle` where its gradient is not wanted."""
+    """Return `squared_angle` where its gradient is not wanted."""
     half = excess / 2
     return asinhc_value(half).square_().mul_(half).mul_(4)
 

@@ -27,6 +27,7 @@ __all__ = [
     "sinhc",
     "sinhc_slope",
     "sinhc_value",
+    "squared_angle",
     "tanhc",
 ]
 
@@ -144,3 +145,9 @@ def _even(
     for coefficient in reversed(coefficients[:last]):
         series = series * near + coefficient
     return torch.where(square < SERIES_BELOW, series, closed(radius) / radius)
+
+
+def squared_angle(excess: Tensor) -> Tensor:
+    """Return ρ² from cosh ρ − 1."""
+    half = excess / 2
+    return 4 * half * asinhc(half).square()

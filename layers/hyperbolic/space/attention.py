@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from ...autocast import autocasts, without_autocast
 from ...decay import exclude_from_decay
 from ...fast_path import faster
+from ...sizes import check_sizes
 from .._fast.fused_space import fused_attention, fused_covector, fused_drop, fused_lift
 from ..curvature import BallCurvature, curvature_of
 from ..maths.ball import Curvature, check_curvature
@@ -225,8 +226,7 @@ class HyperbolicAttention(nn.Module):
     ) -> None:
         """Make gains of 1."""
         super().__init__()
-        if num_heads < 1:
-            raise ValueError(f"num_heads must be at least 1, got {num_heads}")
+        check_sizes(1, num_heads=num_heads)
         check_options(score, aggregate)
         self.curvature = curvature_of(curvature)
         self.score: Score = score

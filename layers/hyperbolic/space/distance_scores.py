@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from ..maths.ball import Curvature
-from ..maths.radial import length
+from ..maths.radial import length, squared_angle
 from ..maths.space_parts import covector, height, lift
-from ..midpoint import squared_angle
 
 __all__ = ["distance_weights"]
 

@@ -24,8 +24,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ...sizes import check_sizes
-from ..curvature import BallCurvature, curvature_of
+from ..bases.linear_base import HyperplaneRows
+from ..curvature import BallCurvature
 from ..maths.ball import Curvature, check_curvature, root
 from ..maths.coordinates import LIMIT
 from ..maths.shape_checks import check_one_number, check_parameters
@@ -60,7 +60,7 @@ def hyperplane_linear(
     return lorentz_linear(s, angle.cosh()[:, None] * weight, scale * bias, bias, curvature)
 
 
-class HyperplaneLinear(nn.Module):
+class HyperplaneLinear(HyperplaneRows):
     """A linear layer of distances to hyperplanes, space parts in and out.
 
     Args:
@@ -76,7 +76,6 @@ class HyperplaneLinear(nn.Module):
         ValueError: a size below 1, or a curvature that is not positive.
     """
 
-    matrix_parameters = ("weight",)
     input = output = "space"
 
     def __init__(
@@ -88,27 +87,14 @@ class HyperplaneLinear(nn.Module):
         bias: bool = True,
     ) -> None:
         """Make u and a."""
-        super().__init__()
-        check_sizes(1, in_features=in_features, out_features=out_features)
-        self.in_features, self.out_features = in_features, out_features
-        self.curvature = curvature_of(curvature)
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.offset = nn.Parameter(torch.empty(out_features)) if bias else None
+        super().__init__(in_features, out_features, curvature, bias)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw u as `nn.Linear` draws its weight, and zero a."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        if self.offset is not None:
-            nn.init.zeros_(self.offset)
+        self.reset_offset()
 
     def forward(self, s: Tensor) -> Tensor:
         """Map space parts."""
         return hyperplane_linear(s, self.weight, self.offset, self.curvature())
-
-    def extra_repr(self) -> str:
-        """Show the sizes."""
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"bias={self.offset is not None}"
-        )

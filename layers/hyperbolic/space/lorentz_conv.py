@@ -26,15 +26,14 @@ from torch.nn import functional as F
 from ...autocast import without_autocast
 from ...decay import exclude_from_decay
 from .._fast.fused_lorentz_conv import fused_conv
-from ..curvature import BallCurvature, curvature_of
+from ..bases.conv_base import CurvedConv2d, Pair, place_of
+from ..curvature import BallCurvature
 from ..maths.ball import Curvature, check_curvature
 from ..maths.hyperplanes import Place, check_place
 from ..maths.shape_checks import check_one_number, check_parameters, check_shape
 from ..maths.space_parts import time_excess
 
 __all__ = ["LorentzConv2d", "lorentz_conv2d"]
-
-Pair = int | tuple[int, int]
 
 
 def lorentz_conv2d(
@@ -73,7 +72,7 @@ def lorentz_conv2d(
     check_parameters(weight, bias, "M", "N/G", "kh", "kw")
     check_shape("time_weight", time_weight, len(weight))
     check_shape("s", s, "B", weight.shape[1] * groups, "H", "W")
-    place = Place(_pair(stride), _pair(padding), _pair(dilation))
+    place = place_of(stride, padding, dilation)
     check_place(s, weight, place, groups)
     given = (s, weight, time_weight, bias, curvature, place, groups)
     found = fused_conv(_definition, *given)
@@ -101,11 +100,7 @@ def _definition(
     return torch.addcmul(parts, excess.unsqueeze(2), columns).flatten(1, 2)
 
 
-def _pair(x: Pair) -> tuple[int, int]:
-    return (x, x) if isinstance(x, int) else (x[0], x[1])
-
-
-class LorentzConv2d(nn.Module):
+class LorentzConv2d(CurvedConv2d):
     """A 2-D convolution of the hyperboloid, space parts in and out.
 
     Args:
@@ -127,7 +122,6 @@ class LorentzConv2d(nn.Module):
             not positive.
     """
 
-    matrix_parameters = ("weight",)
     input = output = "space"
 
     def __init__(
@@ -144,22 +138,9 @@ class LorentzConv2d(nn.Module):
         bias: bool = True,
     ) -> None:
         """Make W, w₀ and b."""
-        super().__init__()
-        kernel = _pair(kernel_size)
-        sizes = {"in_channels": in_channels, "out_channels": out_channels, "groups": groups}
-        for name, size in {**sizes, "kernel_size": min(kernel)}.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
-        if in_channels % groups or out_channels % groups:
-            raise ValueError(
-                f"groups={groups} must divide in_channels={in_channels} and "
-                f"out_channels={out_channels}"
-            )
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.stride, self.padding, self.dilation = stride, padding, dilation
-        self.groups = groups
-        self.curvature = curvature_of(curvature)
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *kernel))
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, curvature
+        )
         self.time_weight = nn.Parameter(torch.empty(out_channels))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         exclude_from_decay(self, "time_weight")
@@ -185,11 +166,4 @@ class LorentzConv2d(nn.Module):
             padding=self.padding,
             dilation=self.dilation,
             groups=self.groups,
-        )
-
-    def extra_repr(self) -> str:
-        """Show the sizes."""
-        return (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={tuple(self.weight.shape[2:])}, "
-            f"stride={self.stride}, padding={self.padding}, groups={self.groups}"
         )

@@ -23,10 +23,10 @@ from torch.nn import functional as F
 
 from ...decay import exclude_from_decay
 from ...fast_path import faster
-from ...sizes import check_sizes
 from .._fast.fused_space import fused_covector, fused_lift
 from .._fast.fused_weights import fused_hyperplanes
-from ..curvature import BallCurvature, curvature_of
+from ..bases.linear_base import CurvedLinear, HyperplaneRows
+from ..curvature import BallCurvature
 from ..maths.ball import Curvature, check_curvature, in_float32, root
 from ..maths.hyperplanes import hyperplanes
 from ..maths.shape_checks import check_one_number, check_parameters, check_shape
@@ -82,7 +82,7 @@ def prototype_logits(s: Tensor, prototypes: Tensor, curvature: Curvature) -> Ten
     return F.linear(faster(fused_covector, covector, s, curvature, None), lifts)
 
 
-class LorentzMLR(nn.Module):
+class LorentzMLR(HyperplaneRows):
     """The classifier of hyperplanes, from space parts to logits.
 
     Args:
@@ -98,7 +98,6 @@ class LorentzMLR(nn.Module):
         ValueError: a size below 1, or a curvature that is not positive.
     """
 
-    matrix_parameters = ("weight",)
     input, output = "space", "logits"
 
     def __init__(
@@ -110,33 +109,15 @@ class LorentzMLR(nn.Module):
         bias: bool = True,
     ) -> None:
         """Make z and r."""
-        super().__init__()
-        check_sizes(1, in_features=in_features, out_features=out_features)
-        self.in_features, self.out_features = in_features, out_features
-        self.curvature = curvature_of(curvature)
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.offset = nn.Parameter(torch.empty(out_features)) if bias else None
+        super().__init__(in_features, out_features, curvature, bias)
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw z from N(0, 1/(2DK)), as HNN++ does, and zero r."""
-        nn.init.normal_(self.weight, std=(2 * self.in_features * self.out_features) ** -0.5)
-        if self.offset is not None:
-            nn.init.zeros_(self.offset)
 
     def forward(self, s: Tensor) -> Tensor:
         """Return the logits."""
         return lorentz_mlr(s, self.weight, self.offset, self.curvature())
 
-    def extra_repr(self) -> str:
-        """Show the sizes."""
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"bias={self.offset is not None}"
-        )
 
-
-class LorentzPrototypes(nn.Module):
+class LorentzPrototypes(CurvedLinear):
     """The classifier of one point for each class, from space parts or tangents to logits.
 
     Args:
@@ -152,7 +133,6 @@ class LorentzPrototypes(nn.Module):
         ValueError: a size below 1, an unknown input, or a curvature that is not positive.
     """
 
-    matrix_parameters = ("weight",)
     output = "logits"
 
     def __init__(
@@ -164,14 +144,10 @@ class LorentzPrototypes(nn.Module):
         input: Literal["space", "tangent"] = "space",
     ) -> None:
         """Make the points."""
-        super().__init__()
-        check_sizes(1, in_features=in_features, out_features=out_features)
         if input not in ("space", "tangent"):
             raise ValueError(f"input must be 'space' or 'tangent', got {input!r}")
+        super().__init__(in_features, out_features, curvature)
         self.input: Literal["space", "tangent"] = input
-        self.in_features, self.out_features = in_features, out_features
-        self.curvature = curvature_of(curvature)
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
         exclude_from_decay(self, "weight")
         self.reset_parameters()
 
@@ -188,7 +164,4 @@ class LorentzPrototypes(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the sizes."""
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"input={self.input!r}"
-        )
+        return f"{super().extra_repr()}, input={self.input!r}"

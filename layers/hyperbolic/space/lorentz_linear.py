@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from ...decay import exclude_from_decay
 from ...fast_path import faster
-from ...sizes import check_sizes
 from .._fast.fused_lorentz_linear import fused_map
-from ..curvature import BallCurvature, curvature_of
+from ..bases.linear_base import CurvedLinear
+from ..curvature import BallCurvature
 from ..maths.ball import Curvature, check_curvature
 from ..maths.shape_checks import check_one_number, check_parameters, check_shape
 from ..maths.space_parts import lorentz_map
@@ -62,7 +62,7 @@ def lorentz_linear(
     return faster(fused_map, lorentz_map, s, weight, time_weight, bias, curvature)
 
 
-class LorentzLinear(nn.Module):
+class LorentzLinear(CurvedLinear):
     """A linear layer of the hyperboloid, space parts in and out.
 
     Args:
@@ -78,7 +78,6 @@ class LorentzLinear(nn.Module):
         ValueError: a size below 1, or a curvature that is not positive.
     """
 
-    matrix_parameters = ("weight",)
     input = output = "space"
 
     def __init__(
@@ -90,11 +89,7 @@ class LorentzLinear(nn.Module):
         bias: bool = True,
     ) -> None:
         """Make W, w₀ and b."""
-        super().__init__()
-        check_sizes(1, in_features=in_features, out_features=out_features)
-        self.in_features, self.out_features = in_features, out_features
-        self.curvature = curvature_of(curvature)
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        super().__init__(in_features, out_features, curvature)
         self.time_weight = nn.Parameter(torch.empty(out_features))
         self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
         exclude_from_decay(self, "time_weight")
@@ -114,7 +109,4 @@ class LorentzLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the sizes."""
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"bias={self.bias is not None}"
-        )
+        return f"{super().extra_repr()}, bias={self.bias is not None}"

@@ -22,16 +22,14 @@ of each image.
 
 # Shape letters: B batch, D channels (axis `dim`), ... pixels.
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...decay import exclude_from_decay
-from ..curvature import BallCurvature, curvature_of
+from ..bases.norm_base import MidpointNorm
+from ..curvature import BallCurvature
 from ..maths.ball import Curvature, check_curvature, in_float32, moved_axis
 from ..maths.shape_checks import check_axis, check_one_number, check_shape
 from ..midpoint import MidpointStatistics, NormKind, Spread, Transport
 from ..norm import normalise
-from ..running_midpoint import RunningMidpoint
 
 __all__ = ["LorentzBatchNorm", "lorentz_batch_norm"]
 
@@ -90,7 +88,7 @@ def _batch_norm(
     return moved_axis(normalise(*given, kind=kind)[0], 1, dim)
 
 
-class LorentzBatchNorm(RunningMidpoint):
+class LorentzBatchNorm(MidpointNorm):
     """Batch normalisation of the hyperboloid, space parts in and out.
 
     Args:
@@ -130,32 +128,17 @@ class LorentzBatchNorm(RunningMidpoint):
         scale: Spread = "rms",
     ) -> None:
         """Make β at the origin, γ = 1 and the statistics of points at a mean distance of 1."""
-        if num_features < 1:
-            raise ValueError(f"num_features must be at least 1, got {num_features}")
-        if not eps > 0:
-            raise ValueError(f"eps must be above 0, got {eps}")
         if transport not in ("geodesic", "origin"):
             raise ValueError(f"transport must be 'geodesic' or 'origin', got {transport!r}")
         if scale not in ("rms", "mean"):
             raise ValueError(f"scale must be 'rms' or 'mean', got {scale!r}")
         if synchronised and scale == "mean":
             raise ValueError("synchronised=True needs scale='rms', got scale='mean'")
-        super().__init__(num_features, momentum, track_running_stats, synchronised)
-        self.num_features = num_features
-        self.curvature = curvature_of(curvature)
-        self.eps, self.dim = eps, dim
+        super().__init__(
+            num_features, curvature, eps, momentum, track_running_stats, synchronised, dim
+        )
         self.transport: Transport = transport
         self.scale: Spread = scale
-        self.mean = nn.Parameter(torch.empty(num_features))
-        self.log_variance = nn.Parameter(torch.empty(()))
-        exclude_from_decay(self, "mean", "log_variance")
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Put β at the origin, γ at 1, and forget the statistics."""
-        nn.init.zeros_(self.mean)
-        nn.init.zeros_(self.log_variance)
-        self.reset_running_stats()
 
     def forward(self, s: Tensor) -> Tensor:
         """Normalise by the batch in training, by the running statistics in evaluation."""
@@ -164,10 +147,7 @@ class LorentzBatchNorm(RunningMidpoint):
 
     def extra_repr(self) -> str:
         """Show the sizes."""
-        return (
-            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, "
-            f"transport={self.transport!r}, scale={self.scale!r}"
-        )
+        return f"{super().extra_repr()}, transport={self.transport!r}, scale={self.scale!r}"
 
 
 @in_float32

@@ -25,9 +25,9 @@ from ..maths.coordinates import (
     velocity_to_ball,
     velocity_to_tangent,
 )
-from ..maths.radial import length
+from ..maths.radial import length, squared_angle
 from ..maths.space_parts import scaled_time
-from ..midpoint import Axes, excess_and_delay, squared_angle, velocity_midpoint
+from ..midpoint import Axes, excess_and_delay, velocity_midpoint
 
 __all__ = [
     "boost",

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...sizes import check_sizes
 from .._fast.fused_rows import fused_row_norm
 from ..curvature import BallCurvature, curvature_of
 from ..maths.ball import Curvature, check_curvature, in_float32, root
@@ -83,8 +84,7 @@ class TangentNorm(nn.Module):
     ) -> None:
         """Make gains of 1."""
         super().__init__()
-        if num_features < 1:
-            raise ValueError(f"num_features must be at least 1, got {num_features}")
+        check_sizes(1, num_features=num_features)
         for name, number in {"radius": radius, "eps": eps}.items():
             if not number > 0:
                 raise ValueError(f"{name} must be above 0, got {number}")

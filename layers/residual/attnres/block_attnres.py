@@ -13,6 +13,7 @@ transformer layers, which is `block_layers` here.
 
 from collections.abc import Sequence
 
+from ...sizes import check_sizes
 from ..stream import Site
 from .attnres import AttnRes
 from .mix import Competition
@@ -81,9 +82,7 @@ class BlockAttnRes(AttnRes):
         given = {name: size for name, size in sizes.items() if size is not None}
         if len(given) > 1:
             raise ValueError(f"give one of block_size, num_blocks, block_layers, got {given}")
-        for name, size in given.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        check_sizes(1, **given)
         length = len(self.sites)
         if num_blocks is not None:
             self.block_size = -(-length // num_blocks)

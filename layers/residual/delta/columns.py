@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ...decay import exclude_from_decay
+from ...sizes import check_sizes
 from ..stream import Past, Residual, Site, State, preceded
 from .write import compress as compress_columns
 
@@ -76,8 +77,7 @@ class Columns(Residual):
         one_of("expand", expand, ("repeat", "convolution"))
         one_of("compress", compress, ("channels", "tokens"))
         one_of("cc_form", cc_form, ("paper", "repo"))
-        if value_channels < 1:
-            raise ValueError(f"value_channels must be at least 1, got {value_channels}")
+        check_sizes(1, value_channels=value_channels)
         wide = value_channels > 1
         along = ["expand='convolution'"] if wide and expand == "convolution" else []
         along += ["compress='tokens'"] if wide and compress == "tokens" else []

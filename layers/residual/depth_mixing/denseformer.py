@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ...decay import exclude_from_decay
+from ...sizes import check_sizes
 from ..mixing import weighted_sum
 from ..stream import Context, Past, Site, State, keep_branch, routing, working_dtype
 from .block_history import BlockHistory
@@ -63,9 +64,7 @@ class DenseFormer(BlockHistory):
     ) -> None:
         """Make one row of weights for every average."""
         super().__init__(width, sites, channel_dim=channel_dim)
-        for name, size in (("dilation", dilation), ("period", period)):
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        check_sizes(1, dilation=dilation, period=period)
         self.dilation = dilation
         self.period = period
         rows = {

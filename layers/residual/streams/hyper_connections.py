@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...decay import exclude_from_decay
+from ...sizes import check_sizes
 from ..mixing import key_statistic
 from ..stream import Site
 from .base import Mixing, Streams
@@ -57,8 +58,7 @@ class HyperConnections(Streams):
     ) -> None:
         """Make the static weights and, if asked, what moves them."""
         super().__init__(width, sites, channel_dim=channel_dim)
-        if streams < 1:
-            raise ValueError(f"streams must be at least 1, got {streams}")
+        check_sizes(1, streams=streams)
         self.streams = n = streams
         self.dynamic = dynamic
         length = len(self.sites)

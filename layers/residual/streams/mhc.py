@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...decay import exclude_from_decay
+from ...sizes import check_sizes
 from ..mixing import key_statistic
 from ..stream import Site
 from .base import Mixing, Streams
@@ -84,10 +85,8 @@ class MHC(Streams):
     ) -> None:
         """Make Φ, the gates a and the offsets b of every site."""
         super().__init__(width, sites, channel_dim=channel_dim)
-        if streams < 1:
-            raise ValueError(f"streams must be at least 1, got {streams}")
-        if sinkhorn_steps < 1:
-            raise ValueError(f"sinkhorn_steps must be at least 1, got {sinkhorn_steps}")
+        check_sizes(1, streams=streams)
+        check_sizes(1, sinkhorn_steps=sinkhorn_steps)
         self.streams = streams
         self.sinkhorn_steps = sinkhorn_steps
         self.mixers = self.count_mixers()

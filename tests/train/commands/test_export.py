@@ -39,7 +39,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def config(run: Path, out: Path, **settings: Any) -> ExportConfig:
-    return ExportConfig(run=str(run), out=str(out), **{**FAST, **settings})
+    return ExportConfig(str(run), str(out), **{**FAST, **settings})
 
 
 @pytest.mark.parametrize("kind", ["dense", "trp", "maestro"])
@@ -149,15 +149,17 @@ def test_the_command_prints_a_table_and_names_its_file(
         (["energy=0.1", "statistics=-1"], "statistics must be at least 0"),
         (["energie=0.1"], "energie"),
         (["ranks=[a.b:half]"], "ranks must hold NAME:RANK, such as .*, got 'a.b:half'"),
+        (["run=a"], "run is now model; write model=a"),
+        (["root=a"], "root is now data.root; write data.root=a"),
     ],
 )
 def test_an_argument_that_does_not_fit_is_one_line(given: list[str], named: str) -> None:
     with pytest.raises(RunError, match=named):
-        call_with(ExportConfig, ["run=somewhere", "out=elsewhere", *given])
+        call_with(ExportConfig, ["model=somewhere", "out=elsewhere", *given])
 
 
 def test_ranks_by_name_are_read_from_the_command_line() -> None:
-    given = ["run=a", "out=b", "ranks=[stages.1.branches.0.0:2,blocks.0.attn:weight:3]"]
+    given = ["model=a", "out=b", "ranks=[stages.1.branches.0.0:2,blocks.0.attn:weight:3]"]
     assert call_with(ExportConfig, given).ranks == [
         "stages.1.branches.0.0:2",
         "blocks.0.attn:weight:3",

@@ -51,8 +51,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_other_class_names_are_refused_by_name(
     made, tmp_path, monkeypatch, capsys, command, data, record
 ):
-    root = "root" if command == "export" else "data.root"
-    words = [str(made / "run"), f"{root}={made / data}", *COMMANDS[command]]
+    words = [str(made / "run"), f"data.root={made / data}", *COMMANDS[command]]
     if not record:  # what the run recorded of its data is lost: the model knows its classes
         monkeypatch.setattr(
             "archzoo.train.engine.saved.run_folder.RunFolder.check_data", lambda *_: None
@@ -71,13 +70,13 @@ def test_other_class_names_are_refused_by_name(
 
 def test_other_names_may_be_meant_but_not_another_number_of_classes(made):
     run, before = str(made / "run"), finished_run(str(made / "run"))
-    found = finished_run(run, str(made / "renamed"), other_data=True)
+    found = finished_run(run, {"root": str(made / "renamed")}, other_data=True)
     assert found.splits.about["classes"] == ["cat", "wolf"]
     assert found.tested == before.tested
     with pytest.raises(RunError, match="the data has 3 classes, the model 2"):
-        finished_run(run, str(made / "more"), other_data=True)
+        finished_run(run, {"root": str(made / "more")}, other_data=True)
 
 
 def test_exchanged_classes_are_other_data(made):
     with pytest.raises(RunError, match="the data changed since .*: files sha256 was"):
-        finished_run(str(made / "run"), str(made / "exchanged"))
+        finished_run(str(made / "run"), {"root": str(made / "exchanged")})

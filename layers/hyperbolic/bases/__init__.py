@@ -1,0 +1,1 @@
+"""What the linear layers, convolutions and norms of the ball and of the hyperboloid share."""
