@@ -30,6 +30,11 @@ def preset(name: str) -> str:
     return name if name in ("all weights", "head alone") else f"`{name}`"
 
 
+def unadapted() -> float:
+    """Bits per byte of the base on the two novels."""
+    return float(result("adapter_novels")["notes"][0].split()[2])
+
+
 def adapter_novels() -> str:
     """All presets at about equal trained numbers, the best first."""
     steps = {row["method"]: row["step over all weights"] for row in rows("adapter_speed")}
@@ -49,6 +54,7 @@ def adapter_novels() -> str:
             )
             for row in found
         ),
+        ("no adapter", "", f"{unadapted():.3f}", *[""] * 5),
     )
 
 
