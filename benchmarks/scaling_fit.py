@@ -168,7 +168,7 @@ def bootstrap(
 
 
 def interval(samples: Array) -> tuple[float, float]:
-    """The quantiles of samples between which 95 % lie, equal shares being left out on both sides."""
+    """The quantiles of samples between which 95 % lie, with equal shares outside on both sides."""
     rest = 50 * (1 - LEVEL)
     low, high = np.percentile(samples, [rest, 100 - rest])
     return float(low), float(high)
