@@ -33,6 +33,8 @@ def draw_losses(axes: Axes, names: list[str], log_compute: Array, runs: Array, l
         axes.plot(np.exp(x), line, color=COLOURS[name], linewidth=1, label=name)
     axes.set(xscale="log", yscale="log", xlabel="FLOPs of a run")
     axes.set_ylabel(f"test bits per byte − {floor:.2f}")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.legend(fontsize=7, frameon=False)
 
 
@@ -68,10 +70,11 @@ def main() -> None:
         log_compute = spent(costs, sizes, names, axis)
         fitted = [*laws_of(log_compute, runs, SAMPLES)]
         draw_multipliers(axes, sizes, names, log_compute, fitted)
-        axes.set_title(f"compute of add for the same loss, at equal {axis}", fontsize=9)
+        axes.set_title(f"at equal {axis}", fontsize=9)
         if axis == "FLOPs":
             draw_losses(left, names, log_compute, runs, fitted[0])
     left.set_title("byte GPTs of five sizes", fontsize=9)
+    middle.set_ylabel("compute of add for the same loss, times")
     right.sharey(middle)
     figure.savefig(OUT, dpi=150)
     print(OUT)
