@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ...layers.residual import Read
 from ..axes.geometries.contract import Geometry
-from .self_attention import FLAT, CausalAttention, heads, join_heads, normed_and_turned
+from .self_attention import FLAT, CausalAttention, Mix, heads, join_heads, normed_and_turned
 
 __all__ = ["BidirectionalAttention"]
 
@@ -30,17 +30,25 @@ class BidirectionalAttention(CausalAttention):
         """Build the projections; there is no cache, and so no place in one."""
         super().__init__(width, num_heads, 0, space=space)
 
-    def forward(
-        self, x: Read, angles: tuple[Tensor, Tensor] | None, mask: Tensor | None = None
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  # padding, and no cache
+        self,
+        x: Read,
+        angles: tuple[Tensor, Tensor] | None,
+        padding_mask: Tensor | None = None,
+        *,
+        mix: Mix | None = None,
     ) -> Tensor:
-        """Attend to every token that is none of padding.
+        """Attend to every token that is none of padding, by keys and values `mix` may exchange.
 
         Args:
             x: The tokens.
             angles: Of the rotation; None leaves positions out.
-            mask: Whether a token is real, (B, T); each row needs one. None is all of them.
+            padding_mask: Whether a token is real, (B, T); each row needs one. None is all of them.
+            mix: As in `CausalAttention`.
         """
         query, key, value = heads(self.qkv, x, self.num_heads)
+        if mix is not None:
+            key, value = mix(key, value)
         query, key = normed_and_turned(self, query, key, angles)
-        seen = None if mask is None else mask[:, None, None, :]
+        seen = None if padding_mask is None else padding_mask[:, None, None, :]
         return self.proj(self.merge(join_heads(self.attend(query, key, value, mask=seen))))

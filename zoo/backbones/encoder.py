@@ -137,6 +137,10 @@ class Encoder(Network):
         self.trunk.apply_branch_gain()
         self.trunk.check_branches()
 
+    def follow_units(self, trace: UnitTrace, x: Units) -> Units:
+        """One stream from the embedding to the head, whose weight is its table where tied."""
+        return trace.chain(x, self.embedding, self.trunk, self.norm, self.head)
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the normed tokens (B, T, width); those of padding are zeros."""
         mask = real_tokens(x)

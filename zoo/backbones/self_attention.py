@@ -22,6 +22,7 @@ __all__ = [
     "FLAT",
     "CausalAttention",
     "KeyValueCache",
+    "Mix",
     "SelfAttention",
     "heads",
     "join_heads",
