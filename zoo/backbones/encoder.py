@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ...layers.residual import Site
 from ...layers.sizes import check_rates, check_sizes
+from ...layers.units import Units, UnitTrace
 from ..axes.geometry import Geometry, GeometryName, HeadName, choose_geometry, give_head
 from ..axes.residuals import ResidualSpec, make_residual
 from ..branch import output_weight_of
