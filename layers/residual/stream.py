@@ -212,6 +212,16 @@ class Residual(nn.Module):
         """Return what the branch at a site sees."""
         raise NotImplementedError
 
+    @property
+    def no_units(self) -> str | None:
+        """Why channels cannot change places (`layers/units.py`), or None where they can."""
+        if not self.mixes_heads:
+            return None
+        return (
+            "it mixes what all attentions hold in their heads, which would have to move together; "
+            "match networks with another residual"
+        )
+
     def mix_heads(self, state: State, site: int, key: Tensor, value: Tensor) -> Heads:
         """Return what an attention attends to in place of its own keys and values.
 

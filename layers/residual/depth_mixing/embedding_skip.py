@@ -58,6 +58,7 @@ class EmbeddingSkip(BlockHistory):
 
     equals_prenorm_at_init = True
     traces_in_fx = True
+    unit_axes = {"carry": (None,), "skip": (None,)}  # numbers of blocks, none of channels
 
     def __init__(
         self,

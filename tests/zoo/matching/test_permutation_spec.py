@@ -8,12 +8,12 @@ import pytest
 import torch
 from archzoo.layers.residual import AttnRes, Residual, Site
 from archzoo.layers.units import Bond, Units, UnitTrace
-from archzoo.zoo import create_model, list_models, model_info, residuals
+from archzoo.zoo import create_model, list_models, model_info
 from archzoo.zoo.matching import permutation_spec, permute
 from torch import nn
 
 from ...tiers import tiered
-from ..small_models import ALL, KINDS, TINY, build, example, on_meta, trained
+from ..small_models import ALL, KINDS, TINY, build, example, fitting, on_meta, trained
 
 REFUSED = {"aol_*", "ldlt_*", "sandwich_*", "sll_*"}
 LIPSCHITZ = {name for pattern in REFUSED for name in list_models(pattern)}
@@ -62,13 +62,13 @@ def test_a_permuted_network_is_the_same_function(name):
 
 
 @pytest.mark.parametrize(
-    ("residual", "name"),
+    ("name", "residual"),
     tiered(
-        [(r, name) for r in residuals.names() for name in ("vit_nano", "resnet_nano", "gpt_nano")],
-        lambda residual, name: name == "vit_nano",
+        fitting(["vit_nano", "resnet_nano", "gpt_nano"]),
+        lambda name, residual: name == "vit_nano",
     ),
 )
-def test_every_residual_is_the_same_function_on_permuted_channels(residual, name):
+def test_every_residual_is_the_same_function_on_permuted_channels(name, residual):
     model = trained(build(name, residual=residual, **TINY[name])).double()
     mechanism = next(part for part in model.modules() if isinstance(part, Residual))
     reason = getattr(mechanism, "no_units", None)
