@@ -39,7 +39,7 @@ def found_of(card: WeightsCard) -> dict[str, float]:
     """
     root = ROOTS.get(str(card.data["name"]))
     given = {} if root is None else {"root": str(Path(root).absolute())}
-    subject = model_on_data(find_model(f"pretrained:{card.name}"), options=given)
+    subject = model_on_data(find_model(f"pretrained:{card.name}"), given)
     figures = card_figures(subject)
     if card.certified:
         figures |= certified_figures(subject, levels_of(card.certified))

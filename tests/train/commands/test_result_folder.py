@@ -19,7 +19,7 @@ def weights():
 def saved(weights, path):
     """The same weights in a folder."""
     place = str(save_model(weights.model, path))
-    return model_on_data(find_model(place), "tabular", {"table": "breast_cancer"})
+    return model_on_data(find_model(place), {"name": "tabular", "table": "breast_cancer"})
 
 
 def test_nothing_is_written_or_made_where_no_folder_is_known(weights, tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ def subject_of(name: str):
     root = ROOTS.get(CARDS[name].data["name"])
     place = find_model(f"pretrained:{name}")
     try:
-        subject = model_on_data(place, options={} if root is None else {"root": root})
+        subject = model_on_data(place, {} if root is None else {"root": root})
     except RunError as error:
         if "not found" not in str(error):
             raise

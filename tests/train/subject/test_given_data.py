@@ -21,8 +21,9 @@ pytestmark = pytest.mark.long
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 
 
-def subject(place, *arguments, **options):
-    return model_on_data(find_model(str(place)), *arguments, **options)
+def subject(place, data=None, keys=None, **options):
+    data = data if keys is None else {"name": data, **keys}
+    return model_on_data(find_model(str(place)), data, **options)
 
 
 def figures(given, split="test", batch_size=16, **how):
