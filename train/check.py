@@ -120,9 +120,11 @@ def model_options(
 
 def _trial_options(config: RunConfig, data: Entry) -> dict[str, Any]:
     """Keywords to try a model with: what the data is known to decide, or sizes in its place."""
-    if "shape" in data.about:
-        return model_options(config, data.about["shape"], data.about["num_classes"])
     known = options_of(config.data)
+    if "shape" in data.about:
+        chosen = known.get("classes")
+        count = data.about["num_classes"] if chosen is None else len(chosen)
+        return model_options(config, data.about["shape"], count)
     shape = {
         "image": (3, known.get("img_size") or 32, known.get("img_size") or 32),
         "features": (8,),

@@ -11,7 +11,7 @@ from ..augment import CropFlip, PerSample, policy_steps
 from ..data_set import Splits, data_sets
 from ..download import download_and_unpack, require
 from ..fold_storage import Augment
-from ..image_arrays import image_splits
+from ..image_arrays import ImageView, image_splits
 
 __all__ = ["cifar10", "cifar100"]
 
@@ -87,7 +87,9 @@ def _augment(policy: str) -> Augment | None:
     return PerSample(steps[0], before=crop) if steps else crop
 
 
-def _splits(release: _Release, root: str, download: bool, policy: str, validation: int) -> Splits:
+def _splits(
+    release: _Release, root: str, download: bool, policy: str, validation: int, view: ImageView
+) -> Splits:
     augment = _augment(policy)
     folder = Path(root, release.folder)
     files = (*release.train, release.test, release.names)
@@ -109,6 +111,7 @@ def _splits(release: _Release, root: str, download: bool, policy: str, validatio
         mean=release.mean,
         std=release.std,
         augment=augment,
+        view=view,
     )
 
 
@@ -119,6 +122,8 @@ def cifar10(
     download: bool = False,
     policy: str = "crop_flip",
     validation: int = 5000,
+    classes: list[int] | None = None,
+    rotation: int = 0,
 ) -> Splits:
     """60,000 colour photographs of 32×32 pixels in 10 classes.
 
@@ -130,9 +135,11 @@ def cifar10(
         download: Whether to fetch what is missing.
         policy: Augmentation: `none`, `crop_flip` (four pixels), or that followed by
             `trivial_augment` or `rand_augment`.
-        validation: Images to validate on.
+        validation: Images to validate on, of all classes.
+        classes: Numbers of the classes to keep, which are numbered anew in this order.
+        rotation: Degrees by which all images are turned counter-clockwise: 0, 90, 180 or 270.
     """
-    return _splits(CIFAR10, root, download, policy, validation)
+    return _splits(CIFAR10, root, download, policy, validation, ImageView(classes, rotation))
 
 
 @data_sets.register(kind="image", source=SOURCE, shape=(3, 32, 32), num_classes=100)
@@ -142,6 +149,8 @@ def cifar100(
     download: bool = False,
     policy: str = "crop_flip",
     validation: int = 5000,
+    classes: list[int] | None = None,
+    rotation: int = 0,
 ) -> Splits:
     """60,000 colour photographs of 32×32 pixels in 100 classes.
 
@@ -153,6 +162,8 @@ def cifar100(
         download: Whether to fetch what is missing.
         policy: Augmentation: `none`, `crop_flip` (four pixels), or that followed by
             `trivial_augment` or `rand_augment`.
-        validation: Images to validate on.
+        validation: Images to validate on, of all classes.
+        classes: Numbers of the classes to keep, which are numbered anew in this order.
+        rotation: Degrees by which all images are turned counter-clockwise: 0, 90, 180 or 270.
     """
-    return _splits(CIFAR100, root, download, policy, validation)
+    return _splits(CIFAR100, root, download, policy, validation, ImageView(classes, rotation))

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..augment import CropFlip
 from ..data_set import Splits, data_sets
 from ..download import download_and_unpack, require
-from ..image_arrays import image_splits
+from ..image_arrays import ImageView, image_splits
 
 __all__ = ["fashion_mnist", "mnist", "read_idx"]
 
@@ -74,6 +74,7 @@ def _splits(
     source: str,
     mean: float,
     std: float,
+    view: ImageView,
 ) -> Splits:
     folder = Path(root, folder_name, "raw")
     files = [
@@ -98,12 +99,19 @@ def _splits(
         mean=(mean,),
         std=(std,),
         augment=augment,
+        view=view,
     )
 
 
 @data_sets.register(kind="image", source=MNIST, shape=(1, 28, 28), num_classes=10)
 def mnist(
-    *, root: str = "data", download: bool = False, augment: bool = True, validation: int = 5000
+    *,
+    root: str = "data",
+    download: bool = False,
+    augment: bool = True,
+    validation: int = 5000,
+    classes: list[int] | None = None,
+    rotation: int = 0,
 ) -> Splits:
     """70,000 handwritten digits of 28×28 pixels.
 
@@ -114,15 +122,24 @@ def mnist(
         root: Folder that holds `MNIST/raw`.
         download: Whether to fetch what is missing.
         augment: Whether training images move by up to two pixels each way.
-        validation: Images to validate on.
+        validation: Images to validate on, of all classes.
+        classes: Numbers of the classes to keep, which are numbered anew in this order.
+        rotation: Degrees by which all images are turned counter-clockwise: 0, 90, 180 or 270.
     """
     crop = CropFlip(pad=2, flip=False) if augment else None
-    return _splits("mnist", "MNIST", root, download, validation, crop, MNIST, 0.1307, 0.3081)
+    facts, view = (MNIST, 0.1307, 0.3081), ImageView(classes, rotation)
+    return _splits("mnist", "MNIST", root, download, validation, crop, *facts, view)
 
 
 @data_sets.register(kind="image", source=FASHION, shape=(1, 28, 28), num_classes=10)
 def fashion_mnist(
-    *, root: str = "data", download: bool = False, augment: bool = True, validation: int = 5000
+    *,
+    root: str = "data",
+    download: bool = False,
+    augment: bool = True,
+    validation: int = 5000,
+    classes: list[int] | None = None,
+    rotation: int = 0,
 ) -> Splits:
     """70,000 pictures of clothes of 28×28 pixels.
 
@@ -133,9 +150,10 @@ def fashion_mnist(
         root: Folder that holds `FashionMNIST/raw`.
         download: Whether to fetch what is missing.
         augment: Whether training images move by up to two pixels each way and are mirrored.
-        validation: Images to validate on.
+        validation: Images to validate on, of all classes.
+        classes: Numbers of the classes to keep, which are numbered anew in this order.
+        rotation: Degrees by which all images are turned counter-clockwise: 0, 90, 180 or 270.
     """
     crop = CropFlip(pad=2, flip=True) if augment else None
-    return _splits(
-        "fashion_mnist", "FashionMNIST", root, download, validation, crop, FASHION, 0.2860, 0.3530
-    )
+    facts, view = (FASHION, 0.2860, 0.3530), ImageView(classes, rotation)
+    return _splits("fashion_mnist", "FashionMNIST", root, download, validation, crop, *facts, view)
