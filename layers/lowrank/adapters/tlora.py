@@ -10,8 +10,8 @@ number, needs few numbers here and a large rank as a sum.
 
 Source: Tao et al. 2025, "Transformed Low-rank Adaptation via Tensor Decomposition and Its
 Applications to Text-to-image Models", arXiv:2501.08727.
-Differs from it: rings of two tensors; sides are split into their two most equal whole factors. T is
-applied to the inputs, so no dense product is made in a linear layer.
+Differs from it: rings of two tensors; sides are split into their two most equal whole factors. In a
+linear layer T is applied to the inputs, and no dense product made, where they are few.
 """
 
 from math import isqrt
@@ -84,6 +84,9 @@ class RingTransform(WeightStructure):
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Transform the inputs, multiply by the weight, and add the residual."""
+        if x.numel() > self.shape[-1] ** 2:
+            # The rings of more inputs than there are columns cost more than W_eff, made once.
+            return super().linear(x, bias)
         sides = x.unflatten(-1, (self.first.shape[-4], -1))
         half = torch.einsum("...bd,cdsr->...bcsr", sides, self.second)
         moved = torch.einsum("...bcsr,abrs->...ac", half, self.first).flatten(-2)

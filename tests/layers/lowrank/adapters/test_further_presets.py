@@ -118,8 +118,11 @@ def test_a_ring_starts_at_the_weight_and_its_contraction_is_its_dense_product(ro
         for n, parameter in enumerate(structure.parameters()):
             if parameter.requires_grad:
                 parameter += 0.3 * drawn(*parameter.shape, seed=n)
-    x = drawn(4, 3, columns, seed=9)
-    torch.testing.assert_close(structure.linear(x, None), x @ structure.dense().T, **CLOSE)
+    bias = drawn(rows, seed=8)
+    for few_or_many in (2, 40):
+        x = drawn(few_or_many, 3, columns, seed=9)
+        expected = x @ structure.dense().T + bias
+        torch.testing.assert_close(structure.linear(x, bias), expected, **CLOSE)
 
 
 def test_a_ring_of_one_component_is_a_kronecker_product():
