@@ -1,7 +1,8 @@
 """What all comparisons of adapters share: sizes at equal trained numbers, rates, and rows.
 
 Every preset of the registry takes part, at the size for which it trains about as many numbers as a
-LoRA of a given rank; a preset that cannot reach so many has the largest it can have. Beside them
+LoRA of a given rank; a preset that cannot reach so many has the largest it can have. Where some
+weights do not have so many components, the rank is a share of each one's full rank. Beside them
 stand all weights and the head alone. The learning rate is the best of a grid by the validation at
 seed 0, and the grid is extended while the best lies at its end. The other seeds run at that rate.
 """
@@ -41,6 +42,9 @@ SIZES: dict[str, Sequence[Any]] = {
     "rank": range(1, 513),
     "share": [round(0.001 * 1.05**place, 5) for place in range(140)],
 }
+
+SHARES = [round(0.02 * place, 2) for place in range(1, 51)]
+"""Ranks as shares of a weight's full rank."""
 
 
 @callbacks.register(name="train_only")
@@ -139,17 +143,38 @@ def sized(task: Task, rank: int, names: Sequence[str] | None = None) -> dict[str
         options, fixed = presets[name].options, SETTINGS.get(name, {})
         size = next((each for each in SIZES if each in options), None)
         choices = [{}] if size is None else [{size: value} for value in SIZES[size]]
-        best, nearest = None, math.inf
-        for choice in choices:
-            try:
-                numbers = numbers_of(name, {**fixed, **choice}, targets)
-            except ValueError:  # a size that the preset or a weight cannot have
-                continue
-            if numbers and abs(math.log(numbers / budget)) < nearest:
-                best, nearest = choice, abs(math.log(numbers / budget))
+        best = nearest(name, fixed, choices, targets, budget)
+        if size == "rank" and best is not None and left_out(name, {**fixed, **best}, targets):
+            shares = [{size: value} for value in SHARES]
+            best = nearest(name, fixed, shares, targets, budget) or best
         if best is not None:
             found[name] = {**fixed, **best}
     return found
+
+
+def nearest(
+    name: str,
+    fixed: Mapping[str, Any],
+    choices: Sequence[dict[str, Any]],
+    targets: Sequence[Any],
+    budget: int,
+) -> dict[str, Any] | None:
+    """The choice that trains about as many numbers as a budget; None where none is possible."""
+    best, distance = None, math.inf
+    for choice in choices:
+        try:
+            numbers = numbers_of(name, {**fixed, **choice}, targets)
+        except ValueError:  # a size that the preset or a weight cannot have
+            continue
+        if numbers and abs(math.log(numbers / budget)) < distance:
+            best, distance = choice, abs(math.log(numbers / budget))
+    return best
+
+
+def left_out(name: str, settings: Mapping[str, Any], targets: Sequence[Any]) -> list[str]:
+    """Names of the weights whose full rank is below that of a preset."""
+    preset = make_adapter({"name": name, **settings})
+    return [target.name for target in targets if "full rank" in preset.refuses(target)]
 
 
 def methods(task: Task, rank: int, names: Sequence[str] | None = None) -> dict[str, Told]:
