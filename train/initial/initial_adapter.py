@@ -14,7 +14,7 @@ from ...zoo.network import Network
 from ..data import Splits
 from ..engine.metrics import loss_for
 
-__all__ = ["gradients_of", "is_preset_of", "put_adapter", "refuse_untrained_head"]
+__all__ = ["gradients_of", "head_is_frozen", "is_preset_of", "put_adapter", "refuse_untrained_head"]
 
 SAMPLES = 50
 """How many training samples an adapter reads that starts from gradients."""
@@ -42,13 +42,18 @@ def put_adapter(model: Network, spec: AdapterSpec, statistics: Statistics | None
     return {"adapter": model.recipe.options["adapter"]} if controller.method.decided() else {}
 
 
+def head_is_frozen(model: Network) -> bool:
+    """Whether nothing of the head is trained."""
+    return not any(p.requires_grad for p in model.get_classifier().parameters())
+
+
 def refuse_untrained_head(model: Network) -> None:
     """Refuse a head that is drawn anew and never trained.
 
     Raises:
         ValueError: with what trains it.
     """
-    if not any(p.requires_grad for p in model.get_classifier().parameters()):
+    if head_is_frozen(model):
         raise ValueError(
             "the data have other classes, so the head is started anew, and the adapter would leave "
             "it as it is drawn; set adapter.train_also=[head]"

@@ -21,7 +21,7 @@ from ...zoo.share.save_load import build_empty
 from ...zoo.share.transfer_weights import take_weights
 from ..errors import RunError
 from ..subject.given_model import ModelPlace, find_model
-from .initial_adapter import is_preset_of, put_adapter, refuse_untrained_head
+from .initial_adapter import head_is_frozen, is_preset_of, put_adapter, refuse_untrained_head
 
 __all__ = ["build_from", "initial_place", "refuse_differences", "whole_place"]
 
@@ -126,6 +126,8 @@ def build_from(
             facts |= put_adapter(model, adapter, statistics)
         if adapter is not None and anew:
             refuse_untrained_head(model)
+        elif adapter is not None and head is not None and head_is_frozen(model):
+            head += "; the adapter leaves it so, and adapter.train_also=[head] trains it"
     except ValueError as error:
         raise RunError(f"init={place.text}: {' '.join(str(error).split())}") from error
     return model, facts if head is None else {**facts, "head": head}

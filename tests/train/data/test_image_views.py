@@ -1,13 +1,16 @@
 """A part of an image set's classes, and its images turned: `data.classes` and `data.rotation`."""
 
+import json
+
 import pytest
 import torch
 from archzoo.train.check import check_run
 from archzoo.train.data import data_sets
 from archzoo.train.data.image_arrays import ImageView, image_splits
 from archzoo.train.errors import RunError
+from archzoo.zoo import create_model
 
-from ..small_runs import configure
+from ..small_runs import configure, train
 
 ARRAYS = [n for n in data_sets.names() if "shape" in data_sets[n].about
           and data_sets[n].kind == "image"]  # fmt: skip
@@ -91,3 +94,18 @@ def test_a_model_is_checked_against_the_classes_that_are_kept():
     check_run(configure(*chosen, "model.num_classes=3"))
     with pytest.raises(RunError, match="model.num_classes=10, but data digits has 3"):
         check_run(configure(*chosen, "model.num_classes=10"))
+
+
+@pytest.mark.long
+def test_an_adapter_of_other_classes_says_whether_the_head_is_trained(tmp_path):
+    train(tmp_path / "base", "data.classes=[0,1,2,3,4]")
+    started = [f"init={tmp_path / 'base'}", "data.classes=[5,6,7,8,9]", "adapter=lora"]
+    said = {}
+    for name, more in {"frozen": [], "trained": ["adapter.train_also=[head]"]}.items():
+        train(tmp_path / name, *started, *more)
+        said[name] = json.loads((tmp_path / name / "init.json").read_text())["head"]
+        names = create_model(f"local-dir:{tmp_path / name}").conventions["label_names"]
+        assert list(names) == ["5", "6", "7", "8", "9"]
+    kept = "head: kept, though its classes were 0, 1, 2 and 2 more and are 5, 6, 7 and 2 more"
+    leaves = "; the adapter leaves it so, and adapter.train_also=[head] trains it"
+    assert said == {"frozen": kept + leaves, "trained": kept}
