@@ -183,11 +183,10 @@ def unadapted(name: str, which: str) -> list[float]:
 
 def accuracy(name: str, which: str, seed: int) -> dict[str, float]:
     """The accuracy of one base on a task."""
-    given = dict(one.removeprefix("data.").split("=") for one in TASKS[which])
-    options = {"rotation": 90, **{key: int(value) for key, value in given.items()}}
+    degrees = {"turned": 90, "half turn": 180}[which]
     root = places()[0].removeprefix("data.root=")
     place = find_model(str(base(name, seed)))
-    subject = model_on_data(place, None, {"root": root, **options})
+    subject = model_on_data(place, None, {"root": root, "rotation": degrees})
     how: dict[str, Any] = {"device": torch.device("cpu"), "dtype": torch.float32}
     return {"accuracy": fold_figures(subject, "test", batch_size=250, **how)[0]["accuracy"]}
 
