@@ -131,7 +131,8 @@ def not_in_curved_space() -> list[Finding]:
             "2026-11-29",
             "Curved networks classify nodes of disease and images no better",
             f"F1 of `disease` over five splits: flat {ill[0]}, Poincaré {ill[1]}, Lorentz "
-            f"{ill[2]}; accuracy on the digits over three seeds: flat {digits[0]}, Lorentz {digits[1]}.",
+            f"{ill[2]}; accuracy on the digits over three seeds: flat {digits[0]}, Lorentz "
+            f"{digits[1]}.",
             "graph_counter_examples",
         ),
         Finding(
