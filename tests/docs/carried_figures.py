@@ -17,6 +17,7 @@ TOLD = {
     "larger": "larger target",
     "block_attnres": "target with `block_attnres`",
 }
+TRAINED_ON = {"alone": "nothing", "the task itself": "*Persuasion*"}
 
 
 def kept_rows() -> list[dict[str, Any]]:
@@ -41,9 +42,7 @@ def trans_lora() -> str:
         *(
             (
                 TOLD[row["model"]],
-                {"alone": "nothing", "the task itself": "*Persuasion*"}.get(
-                    row["trained on"], row["trained on"]
-                ),
+                TRAINED_ON.get(row["trained on"]) or row["trained on"],
                 str(Spread.of(row, "bits/byte", "standard error")),
                 f"{100 * row['share of the gain']:.0f} ± {100 * row['its error']:.0f} %"
                 if "share of the gain" in row

@@ -1,6 +1,7 @@
 """Text that a model writes: what is drawn, what a judge keeps, and what is refused."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -58,6 +59,7 @@ def test_a_judge_keeps_the_share_of_the_lowest_scores_in_the_order_of_the_draw(p
     assert made.threshold == pytest.approx(float(scores[best].max()), rel=1e-9)
     torch.testing.assert_close(samples_of(made.text), drawn[best.sort().values])
     if by == "bits":
+        assert made.kept_bits is not None and made.drawn_bits is not None
         assert made.kept_bits < made.drawn_bits
 
 
@@ -68,7 +70,7 @@ def test_to_the_writer_itself_no_sample_is_likelier_than_another(pair):
 
 
 def test_a_judge_of_shorter_contexts_is_refused(pair):
-    short = create_model("gpt_nano", context_length=8, width=16, depth=1)
+    short: Any = create_model("gpt_nano", context_length=8, width=16, depth=1)
     with pytest.raises(RunError, match="the judge learned contexts of 8 bytes, the writer 16"):
         generated(pair[0], 64, short)
 
