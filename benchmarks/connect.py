@@ -21,10 +21,10 @@ images.
     ARCHZOO_DATA=DIR python benchmarks/connect.py --picture docs/connect.png
 
 The second form measures the rows of one model and starts no further pair after some minutes; the
-first pair of every row comes before the second of any. The first form measures what is missing of
-`mlp_small`, and shows the rows of the others that are kept. Runs lie in `runs/connect` and go on
-where they stopped; each pair is kept in `results/connect_runs.jsonl`, and what stands there is not
-measured again. The third form draws what is kept.
+first pair of every row comes before the second of any. The first form shows and judges what is
+kept, and measures one pair where there is none. Runs lie in `runs/connect` and go on where they
+stopped; each pair is kept in `results/connect_runs.jsonl`, and what stands there is not measured
+again. The third form draws what is kept.
 """
 
 import contextlib
@@ -187,18 +187,23 @@ def ratio(found: Sequence[dict[str, Any]], split: str = "test") -> float:
 
 
 def measure(quick: bool) -> Measurement:
-    """Run what is missing of `mlp_small`, and make the table of all that is kept."""
+    """Make the table of all that is kept; the first pair is measured where it is not."""
     torch.set_num_threads(1)
     if quick:
         return brief()
     records = Records(RESULTS / "connect_runs.jsonl")
-    kept = [measured(ROWS[0], seeds, records) for seeds in PAIRS]
-    rows = [shown(ROWS[0], kept, split) for split in WHERE["mlp_small"]]
-    found = {row: known(records, row) for row in ROWS[1:]}
-    rows += [shown(row, pairs) for row, pairs in found.items() if pairs]
-    missing = sum(len(PAIRS) - len(pairs) for pairs in found.values())
+    measured(ROWS[0], PAIRS[0], records)
+    found = {row: known(records, row) for row in ROWS}
+    rows = [
+        shown(row, pairs, split)
+        for row, pairs in found.items()
+        if pairs
+        for split in WHERE.get(row[0], HERE)
+    ]
+    kept = found[ROWS[0]]
     bar = Bar("mlp_small: test-loss barrier before over after", ratio(kept), LEAST_RATIO, False)
-    told = f"{missing} of {len(PAIRS) * len(found)} pairs of residuals are not measured yet"
+    missing = sum(len(PAIRS) - len(pairs) for pairs in found.values())
+    told = f"{missing} of {len(PAIRS) * len(found)} pairs are not measured yet"
     return rows, [bar], [f"{told}; --minutes goes on with them"] if missing else []
 
 

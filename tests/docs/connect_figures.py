@@ -16,15 +16,17 @@ SHOWN = {
 
 def _spread(row: dict[str, Any], what: str, digits: int) -> str:
     """Both figures of a barrier, before and after matching, each over the pairs."""
+    several = row["pairs"] > 1
     return " → ".join(
-        f"{row[f'{what}, {when}']:.{digits}f} ± {row[f'{what}, {when} ±']:.{digits}f}"
+        f"{row[f'{what}, {when}']:.{digits}f}"
+        + (f" ± {row[f'{what}, {when} ±']:.{digits}f}" if several else "")
         for when in ("before", "after")
     )
 
 
 def connect_barriers() -> str:
     """Barriers of every residual and width, before and after matching."""
-    head = ("model", "width", "residual", "accuracy, %", "loss barrier, nats")
+    head = ("model", "width", "residual", "pairs", "accuracy, %", "loss barrier, nats")
     return table(
         (*head, "accuracy barrier, points", "alignment"),
         *(
@@ -32,6 +34,7 @@ def connect_barriers() -> str:
                 SHOWN[row["model"]] + (", training images" if row["fold"] == "train" else ""),
                 str(row["width"]),
                 f"`{row['residual']}`",
+                str(row["pairs"]),
                 f"{row['accuracy, %']:.1f}",
                 _spread(row, "loss barrier", 3),
                 _spread(row, "accuracy barrier", 1),
