@@ -154,8 +154,8 @@ def test_a_changed_data_set_is_refused_unless_it_is_meant(rows, place, tmp_path)
     lines = (place / "t.csv").read_text().splitlines(keepends=True)
     (tmp_path / "t.csv").write_text("".join(lines[:-9]))
     with pytest.raises(RunError, match="the data changed since .* began"):
-        subject(rows, options={"root": str(tmp_path)})
-    assert subject(rows, options={"root": str(tmp_path)}, other_data=True).own
+        subject(rows, {"root": str(tmp_path)})
+    assert subject(rows, {"root": str(tmp_path)}, other_data=True).own
 
 
 def test_other_names_of_as_many_classes_are_scored_only_where_that_is_meant(pictures, tmp_path):

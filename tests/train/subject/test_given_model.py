@@ -37,7 +37,8 @@ def test_a_model_is_the_same_wherever_it_is_found(digits, saved, monkeypatch):
 
 def test_a_run_brings_its_data_and_a_saved_model_does_not(digits, saved):
     run, alone = find_model(str(digits)), find_model(str(saved))
-    assert (run.data, dict(run.data_options)) == ("digits", {"augment": True})
+    recorded = {"augment": True, "classes": None, "rotation": 0}
+    assert (run.data, dict(run.data_options)) == ("digits", recorded)
     assert run.run is not None and run.config["model"]["name"] == "mlp_nano"
     assert (alone.data, alone.run) == (None, None)
     assert run.trained and alone.trained
