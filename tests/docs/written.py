@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from .connect_figures import CONNECT_FIGURES
 from .family_figures import FAMILY_FIGURES
 from .figures import FIGURES
 from .geometry_figures import GEOMETRY_FIGURES
@@ -17,6 +18,7 @@ PARTS: dict[str, Callable[[], str]] = {
     **FAMILY_FIGURES,
     **GEOMETRY_FIGURES,
     **GRAPH_FIGURES,
+    **CONNECT_FIGURES,
     **EQUATIONS,
     "negative_results": negative_results,
 }
