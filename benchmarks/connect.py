@@ -247,7 +247,9 @@ def draw(out: Path) -> None:
             way = one["test"][when]["loss"]
             shares = [k / (len(way) - 1) for k in range(len(way))]
             axes[0].plot(shares, way, color=colour, lw=1.3, label=None if i else when)
-    axes[0].set(title="mlp_small, three pairs", xlabel="share of the second seed", yscale="log")
+    axes[0].set(
+        title=f"mlp_small, {len(kept)} pairs", xlabel="share of the second seed", yscale="log"
+    )
     axes[0].set(ylabel="test loss, nats")
     axes[0].legend(frameon=False)
     for panel, (model, widths) in zip(axes[1:], WIDTHS.items(), strict=True):

@@ -60,7 +60,7 @@ def test_a_thinned_text_is_of_blocks_from_its_first_to_its_last(script):
 
 
 def test_a_point_that_was_not_trained_is_named_and_not_trained(script, monkeypatch, tmp_path):
-    monkeypatch.setattr(script("graph_runs"), "RESULTS", tmp_path)
+    monkeypatch.setattr(script("runs"), "RESULTS", tmp_path)
     runs, scaling = script("scaling_runs"), script("scaling")
     study = runs.Study(train=False)
     with pytest.raises(LookupError, match="has not been trained"):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from .adapter_figures import ADAPTER_FIGURES
 from .carried_figures import CARRIED_FIGURES
 from .claims import claims
+from .connect_figures import CONNECT_FIGURES
 from .family_figures import FAMILY_FIGURES
 from .figures import FIGURES
 from .geometry_figures import GEOMETRY_FIGURES
@@ -24,6 +25,7 @@ PARTS: dict[str, Callable[[], str]] = {
     **ADAPTER_FIGURES,
     **SCALING_FIGURES,
     **CARRIED_FIGURES,
+    **CONNECT_FIGURES,
     **EQUATIONS,
     "claims": claims,
     "negative_results": negative_results,
