@@ -186,7 +186,7 @@ def accuracy(name: str, which: str, seed: int) -> dict[str, float]:
     degrees = {"turned": 90, "half turn": 180}[which]
     root = places()[0].removeprefix("data.root=")
     place = find_model(str(base(name, seed)))
-    subject = model_on_data(place, None, {"root": root, "rotation": degrees})
+    subject = model_on_data(place, {"root": root, "rotation": degrees})
     how: dict[str, Any] = {"device": torch.device("cpu"), "dtype": torch.float32}
     return {"accuracy": fold_figures(subject, "test", batch_size=250, **how)[0]["accuracy"]}
 

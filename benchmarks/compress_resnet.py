@@ -63,7 +63,7 @@ class Compressed:
         """Read data and moments."""
         root = str(Path(os.environ.get("ARCHZOO_DATA", "data")).resolve())
         place = find_model(str(folder / f"dense-{seed}"))
-        self.subject: ModelOnData = model_on_data(place, None, {"root": root})
+        self.subject: ModelOnData = model_on_data(place, {"root": root})
         self.model = cast(Network, self.subject.model)
         self.data = self.drawn(BATCH if quick else CALIBRATION, BATCH)
         controller = factorize(self.model, scheme="channel", ordered=False)

@@ -27,8 +27,6 @@ stopped; each pair is kept in `results/connect_runs.jsonl`, and what stands ther
 again. The third form draws what is kept.
 """
 
-import contextlib
-import io
 import itertools
 import os
 import statistics
@@ -40,17 +38,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from archzoo.train.config import run_config
-from archzoo.train.run import run_to_end
 from archzoo.train.subject.given_data import model_on_data
 from archzoo.train.subject.given_model import find_model
 from archzoo.zoo.inspect import new_figure
 from archzoo.zoo.matching import barrier, match, permute, singular_alignment
 from archzoo.zoo.share import replacing
 from harness import RESULTS, Bar, Measurement, main
-from hydra import compose, initialize_config_module
 from records import Records
-from runs import register
+from runs import trained
 
 FOLDER = Path(__file__).parent.parent / "runs" / "connect"
 RESIDUALS = ["add", "scaled", "attnres", "block_attnres", "delta", "hyper_connections", "mhc"]
@@ -92,13 +87,7 @@ def overrides(model: str, residual: str, width: int) -> list[str]:
 
 def train(told: Sequence[str], folder: Path, seed: int) -> None:
     """Train a network, from where it stopped."""
-    register()
-    given = [*told, f"seed={seed}", f"run_dir={folder}", "resume=auto", "logger=[csv]"]
-    given += ["trainer.progress=false", "trainer.threads=1"]
-    with initialize_config_module("archzoo.conf", version_base="1.3"):
-        config = run_config(compose("train", overrides=given))
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        run_to_end(config)
+    trained([*told, "resume=auto", "trainer.threads=1"], seed, folder)
 
 
 def pair(folders: Sequence[Path], where: dict[str, int]) -> dict[str, Any]:

@@ -13,9 +13,6 @@ the training proteins, and has plain or attention residuals. A run is kept when 
 Set ARCHZOO_DATA to the folder with `proteins/genera.tsv.gz`.
 """
 
-import contextlib
-import functools
-import io
 import os
 import shutil
 import statistics
@@ -25,15 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from archzoo.train.config import run_config
 from archzoo.train.data.sequences.cluster_split import cluster_folds
 from archzoo.train.data.sequences.read_sequences import read_sequences
 from archzoo.train.data.sequences.similarity_clusters import WORDS, similarity_clusters
-from archzoo.train.run import run_to_end
-from archzoo.train.schemas import register_schemas
 from harness import RESULTS, UNTRACKED, Bar, Measurement, main
-from hydra import compose, initialize_config_module
 from records import Records
+from runs import trained
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 from spread import apart, summary
@@ -129,36 +123,23 @@ class Runs:
         return self.records.get(key, lambda: self._train(residual, start, seed))
 
     def _train(self, residual: str, start: str, seed: int) -> dict[str, Any]:
-        told = [f"data.root={PROTEINS}", f"model.residual={residual}", f"seed={seed}"]
-        told += [*(QUICK if self.quick else ()), "trainer.progress=false", "logger=[csv]"]
+        told = [f"data.root={PROTEINS}", f"model.residual={residual}"]
+        told += QUICK if self.quick else ()
         began, more = time.process_time(), []
         place = UNTRACKED / f"encoder_proteins-{residual}-{seed}"
         if start == "masked":
             shutil.rmtree(place, ignore_errors=True)
-            train(["experiment=proteins_pretrain", *told, f"run_dir={place}"])
+            trained(["experiment=proteins_pretrain", *told], seed, place)
             more = [f"init={place}"]
         folder = UNTRACKED / f"encoder_proteins-{residual}-{start}-{seed}"
         shutil.rmtree(folder, ignore_errors=True)
-        result = train(["experiment=proteins", *told, *more, f"run_dir={folder}"])
+        result = trained(["experiment=proteins", *told, *more], seed, folder).result
         found = {fold: result[fold]["accuracy"] for fold in ("validation", "test")}
         minutes = (time.process_time() - began) / 60
         shutil.rmtree(folder)
         shutil.rmtree(place, ignore_errors=True)
         print(residual, start, seed, found, f"{minutes:.1f} minutes", flush=True)
         return {**found, "minutes": round(minutes, 2)}
-
-
-register = functools.cache(register_schemas)
-
-
-def train(overrides: list[str]) -> dict[str, Any]:
-    """Train as `archzoo train` does with these words, saying nothing, and return the result."""
-    register()
-    with initialize_config_module("archzoo.conf", version_base="1.3"):
-        config = run_config(compose("train", overrides=overrides))
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        return run_to_end(config).result
 
 
 def count_words(similarity: float, quick: bool) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def on_data(place: Any, name: str, data: str, options: dict[str, Any]) -> ModelO
     """A model at a place on the data of the weights' name."""
     roots = [word.partition("=")[2] for word in root_of(name)]
     given = {"root": roots[0]} if roots else {}
-    return model_on_data(place, data, {**options, **given})
+    return model_on_data(place, {"name": data, **options, **given})
 
 
 def middle(figures: dict[int, dict[str, float]], headline: str) -> int:

@@ -14,9 +14,7 @@ validation fold. Runs lie under `build/benchmarks/trans_lora` and are resumed; a
 to `results/trans_lora_runs.jsonl` when it is found.
 """
 
-import contextlib
 import functools
-import io
 import shutil
 import statistics
 from collections.abc import Sequence
@@ -25,17 +23,14 @@ from typing import Any
 
 import torch
 from archzoo.train.commands.generate import generate
-from archzoo.train.config import run_config
 from archzoo.train.data import Batches, data_sets, loader
 from archzoo.train.engine.half_precision import autocast
 from archzoo.train.engine.metrics import evaluate
-from archzoo.train.run import run
-from archzoo.train.schemas import register_schemas
 from archzoo.zoo import create_model
 from harness import RESULTS, UNTRACKED, Bar, Measurement, main
-from hydra import compose, initialize_config_module
 from projected_optimizers import novels
 from records import Records
+from runs import trained
 from spread import summary
 
 SEEDS = (0, 1, 2)
@@ -61,8 +56,8 @@ TEXTS: dict[str, dict[str, Any]] = {
 COMMON = (
     *("model=gpt_nano", "data=bytes", f"data.context_length={CONTEXT}", "optim=adamw"),
     *("optim.weight_decay=0.0", "schedule.warmup=0.1", "schedule.final=0.1", "callbacks=[none]"),
-    *("logger=[csv]", "trainer.epochs=null", "trainer.batch_size=32", "trainer.clip_grad=1.0"),
-    *("trainer.threads=1", "trainer.progress=false", "trainer.checkpoint_every=200"),
+    *("trainer.epochs=null", "trainer.batch_size=32", "trainer.clip_grad=1.0"),
+    *("trainer.threads=1", "trainer.checkpoint_every=200"),
 )
 LORA = ("adapter=lora", "adapter.rank=8")
 
@@ -91,11 +86,7 @@ class Study:
         place = self.folder / str(seed) / name
         if not (place / "result.json").is_file():
             given = [*COMMON, *told, f"trainer.steps={steps}", f"trainer.evaluate_every={steps}"]
-            given += [f"seed={seed}", f"run_dir={place}", "resume=auto"]
-            with initialize_config_module("archzoo.conf", version_base="1.3"):
-                config = run_config(compose("train", overrides=given))
-            with contextlib.redirect_stdout(io.StringIO()):
-                run(config)
+            trained([*given, "resume=auto"], seed, place)
         return place
 
     def trained(self, model: str, seed: int) -> Path:
@@ -168,7 +159,6 @@ def figures(study: Study, records: Records, seeds: Sequence[int]) -> dict[Any, l
 
 def measure(quick: bool) -> Measurement:
     """Train what is missing and make the table."""
-    register_schemas()
     torch.set_num_threads(1)
     if quick:
         folder = UNTRACKED / "trans_lora-quick"
