@@ -6,7 +6,7 @@ its channels); RMS norm with a gain instead of L2 norm with a temperature, befor
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,15 @@ __all__ = [
 ]
 
 VIEWS = ("query", "key", "value")
-Mix = Callable[[Tensor, Tensor], Heads]
 FLAT = Euclidean()
+
+
+class Mix(Protocol):
+    """What a residual makes of keys and values; a class, since torch.fx writes its name down."""
+
+    def __call__(self, key: Tensor, value: Tensor, /) -> Heads:
+        """Return the keys and values to attend to."""
+        ...
 
 
 def rotation(positions: Tensor, head_dim: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
