@@ -1,5 +1,6 @@
 """What rearranges axes does what its pattern says, and every tool that traces follows it."""
 
+import inspect
 import warnings
 
 import pytest
@@ -37,11 +38,18 @@ def proxied(module: nn.Module, x: Tensor):
     return make_fx(module, tracing_mode="symbolic", _allow_non_fake_inputs=True)(x)
 
 
+def fx_traced(module: nn.Module, x: Tensor):
+    # torch.fx asks that what is optional be given: a stand-in is never None.
+    wanted = inspect.signature(module.forward).parameters.values()
+    given = {p.name: p.default for p in wanted if p.default is not p.empty}
+    return torch.fx.symbolic_trace(module, concrete_args=given)
+
+
 FOLLOWERS = {
     "torch.compile": compiled,
     "torch.export": exported,
     "torch.jit.trace": jit_traced,
-    "torch.fx": lambda module, x: torch.fx.symbolic_trace(module),
+    "torch.fx": fx_traced,
     "make_fx": proxied,
 }
 
