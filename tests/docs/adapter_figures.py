@@ -123,6 +123,39 @@ def adapter_clients() -> str:
     )
 
 
+def adapter_bits() -> str:
+    """LoRA over weights of few bits, by how they were rounded."""
+    return table(
+        ("", "stored bits", "bits per byte", "beside rounded, then `lora`", "rate"),
+        *(
+            (
+                row["method"],
+                f"{row['stored bits']:g}",
+                bits(row),
+                f"{short(row['against rounded, then lora'])} of {row['of stored bits']:g} bits"
+                if row["against rounded, then lora"]
+                else "",
+                rate(row),
+            )
+            for row in rows("adapter_bits")
+        ),
+    )
+
+
+def adapter_tasks() -> str:
+    """Mixtures over six novels, and novels one after the other."""
+    lines = []
+    for row in rows("adapter_tasks"):
+        more = ""
+        if row["part"] == "routing":
+            more = f"{row['of an input']:.2f} adapters an input, {row['of all']:.2f} in use"
+        if row["part"] == "sequence":
+            more = f"forgetting {row['forgetting']:+.3f} ± {row['its standard error']:.3f}"
+        parts = {"mixture": "six at once", "routing": "six at once", "sequence": "one by one"}
+        lines.append((parts[row["part"]], row["method"], bits(row), more, f"{row['rate']:g}"))
+    return table(("novels", "", "bits per byte", "", "rate"), *lines)
+
+
 ADAPTER_FIGURES = {
     function.__name__: function
     for function in (
@@ -131,6 +164,8 @@ ADAPTER_FIGURES = {
         adapter_ranks,
         adapter_merging,
         adapter_clients,
+        adapter_bits,
+        adapter_tasks,
     )
 }
 
@@ -150,6 +185,8 @@ def adapters_on_novels() -> list[Finding]:
             "adapter_novels",
         ),
         _merging(),
+        *_mixtures(),
+        *_sequences(),
         *_missed_bars(),
     ]
 
@@ -175,10 +212,50 @@ def _merging() -> Finding:
     )
 
 
+def _mixtures() -> list[Finding]:
+    """SMoRA, where it is not shown between the two LoRAs of its active and of all components."""
+    found = {row["method"]: row for row in rows("adapter_tasks", part="mixture")}
+    few, smora, many = (found[n] for n in ("lora, rank 4", "smora, 4 of 32", "lora, rank 32"))
+    if few["against it"].startswith("worse") and many["against it"].startswith("better"):
+        return []
+    return [
+        Finding(
+            "2026-11-29",
+            "SMoRA is not shown between the LoRAs of its active and of all components",
+            f"On six novels at once, bits per byte: `smora` with 4 of 32 components {bits(smora)}, "
+            f"`lora` of rank 4 {bits(few)} ({short(few['against it'])}) and of rank 32 "
+            f"{bits(many)} ({short(many['against it'])}; three seeds).",
+            "adapter_tasks",
+        )
+    ]
+
+
+def _sequences() -> list[Finding]:
+    """CoDyRA, where it does not forget less than a LoRA."""
+    found = {row["method"]: row for row in rows("adapter_tasks", part="sequence")}
+    codyra, lora = found["codyra"], found["lora"]
+    if codyra["forgetting against lora"].startswith("better"):
+        return []
+    return [
+        Finding(
+            "2026-11-29",
+            "CoDyRA does not forget less than a LoRA that is merged after every novel",
+            f"Mean rise of bits per byte of a novel by the end of six: `codyra` "
+            f"{codyra['forgetting']:+.3f} ± {codyra['its standard error']:.3f}, `lora` "
+            f"{lora['forgetting']:+.3f} ± {lora['its standard error']:.3f} "
+            f"({short(codyra['forgetting against lora'])}); mean of all six in the end "
+            f"{bits(codyra)} and {bits(lora)}. Steps of a task are few, so κ brings few weights to "
+            "zero; the base knows four of the novels.",
+            "adapter_tasks",
+        )
+    ]
+
+
 def _missed_bars() -> list[Finding]:
     """Bars of the other parts that were missed, one entry each part."""
     titles = {
         "adapter_ranks": "One DyLoRA is not as good at every rank as a LoRA trained at it",
+        "adapter_bits": "LQ-LoRA is no better start than rounded weights at every number of bits",
         "adapter_merging": "The mean of FFA-LoRA's clients is not better than each on the others",
     }
     found = []
