@@ -1,6 +1,7 @@
 """The log of negative results: what did not hold here, with figures read off the kept results."""
 
 from .adapter_figures import adapters_on_novels
+from .adapter_image_figures import adapters_on_images
 from .finding import Finding
 from .graph_figures import links_in_flat_space
 from .kept import only, rounded, rows
@@ -150,5 +151,6 @@ def negative_results() -> str:
         *fewer_numbers(),
         *certificates(),
         *adapters_on_novels(),
+        *adapters_on_images(),
     ]
     return "\n\n".join(map(str, sorted(found, key=lambda one: one.date, reverse=True)))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from .adapter_figures import ADAPTER_FIGURES
+from .adapter_image_figures import ADAPTER_IMAGE_FIGURES
 from .family_figures import FAMILY_FIGURES
 from .figures import FIGURES
 from .geometry_figures import GEOMETRY_FIGURES
@@ -19,6 +20,7 @@ PARTS: dict[str, Callable[[], str]] = {
     **GEOMETRY_FIGURES,
     **GRAPH_FIGURES,
     **ADAPTER_FIGURES,
+    **ADAPTER_IMAGE_FIGURES,
     **EQUATIONS,
     "negative_results": negative_results,
 }
