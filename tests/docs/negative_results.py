@@ -2,6 +2,7 @@
 
 from .adapter_figures import adapters_on_novels
 from .carried_figures import carried_adapters
+from .adapter_image_figures import adapters_on_images
 from .finding import Finding
 from .graph_figures import links_in_flat_space, not_in_curved_space
 from .kept import only, rounded, rows
@@ -153,5 +154,6 @@ def negative_results() -> str:
         *certificates(),
         *adapters_on_novels(),
         *carried_adapters(),
+        *adapters_on_images(),
     ]
     return "\n\n".join(map(str, sorted(found, key=lambda one: one.date, reverse=True)))

@@ -6,6 +6,7 @@ from .adapter_figures import ADAPTER_FIGURES
 from .carried_figures import CARRIED_FIGURES
 from .claims import claims
 from .connect_figures import CONNECT_FIGURES
+from .adapter_image_figures import ADAPTER_IMAGE_FIGURES
 from .family_figures import FAMILY_FIGURES
 from .figures import FIGURES
 from .geometry_figures import GEOMETRY_FIGURES
@@ -26,6 +27,7 @@ PARTS: dict[str, Callable[[], str]] = {
     **SCALING_FIGURES,
     **CARRIED_FIGURES,
     **CONNECT_FIGURES,
+    **ADAPTER_IMAGE_FIGURES,
     **EQUATIONS,
     "claims": claims,
     "negative_results": negative_results,
