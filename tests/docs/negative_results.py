@@ -1,8 +1,8 @@
 """The log of negative results: what did not hold here, with figures read off the kept results."""
 
 from .adapter_figures import adapters_on_novels
-from .carried_figures import carried_adapters
 from .adapter_image_figures import adapters_on_images
+from .carried_figures import carried_adapters
 from .finding import Finding
 from .graph_figures import links_in_flat_space, not_in_curved_space
 from .kept import only, rounded, rows

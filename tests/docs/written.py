@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 from .adapter_figures import ADAPTER_FIGURES
+from .adapter_image_figures import ADAPTER_IMAGE_FIGURES
 from .carried_figures import CARRIED_FIGURES
 from .claims import claims
 from .connect_figures import CONNECT_FIGURES
-from .adapter_image_figures import ADAPTER_IMAGE_FIGURES
 from .family_figures import FAMILY_FIGURES
 from .figures import FIGURES
 from .geometry_figures import GEOMETRY_FIGURES
