@@ -45,17 +45,21 @@ def stepper(
     """A function that trains some steps and returns the seconds of one, and its optimiser."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
+
+    def loss_of(part: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(part[:, :-1])
+        return F.cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten())
+
     if controller is not None:
+        controller.held_out = lambda number: loss_of(tokens)
         controller.attach(optimizer)
 
     def steps() -> float:
         began = time.perf_counter()
         for _ in range(STEPS):
             for part in tokens.chunk(halves):
-                with torch.autocast("cpu", torch.bfloat16):
-                    logits = model(part[:, :-1])
-                loss = F.cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten())
-                penalty = None
+                loss, penalty = loss_of(part), None
                 if controller is not None:
                     controller.note_loss(loss)
                     penalty = controller.penalty()
