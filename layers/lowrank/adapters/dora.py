@@ -69,7 +69,10 @@ class DoRA(LoRA):
     """Directions of rows by two factors, their lengths by a vector.
 
     Args:
-        rank, alpha, ranks, alphas: As of `LoRA`.
+        rank: As of `LoRA`, like the next three.
+        alpha: As above.
+        ranks: As above.
+        alphas: As above.
 
     Raises:
         ValueError: a setting out of its range.

@@ -91,7 +91,10 @@ class RsLoRA(LoRA):
     """LoRA with the scale α / √r.
 
     Args:
-        rank, alpha, ranks, alphas: As of `LoRA`.
+        rank: As of `LoRA`, like the next three.
+        alpha: As above.
+        ranks: As above.
+        alphas: As above.
 
     Raises:
         ValueError: a setting out of its range.
@@ -106,7 +109,10 @@ class FFALoRA(LoRA):
     """LoRA of which B alone is trained; adapters of one seed share A.
 
     Args:
-        rank, alpha, ranks, alphas: As of `LoRA`.
+        rank: As of `LoRA`, like the next three.
+        alpha: As above.
+        ranks: As above.
+        alphas: As above.
 
     Raises:
         ValueError: a setting out of its range.
