@@ -16,6 +16,7 @@ trains what is missing of some sizes and residuals, seed by seed. What stands in
 
 import argparse
 import contextlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -97,8 +98,8 @@ class Study:
 
         def loss(name: str) -> Callable[[int], float]:
             def at(place: int) -> float:
-                found = self.result(size, name, RATES[place], 0)["validation"]
-                return found["bits_per_byte"]
+                found = self.result(size, name, RATES[place], 0)
+                return math.inf if "diverged" in found else found["validation"]["bits_per_byte"]
 
             return at
 
@@ -131,12 +132,12 @@ class Study:
             ValueError: the runs that are kept are of other texts.
         """
         texts = digest(self.folder)
-        for record in self.runs.records.known:
-            if record["by_corpus"]["texts"] != texts:
-                raise ValueError(
-                    f"the kept runs are of the texts {record['texts']}, and these are {texts}, as "
-                    f"of another Python; move {self.runs.records.path} away to begin anew"
-                )
+        kept = {r["by_corpus"]["texts"] for r in self.runs.records.known if "by_corpus" in r}
+        if kept - {texts}:
+            raise ValueError(
+                f"the kept runs are of the texts {', '.join(kept)}, and these are {texts}, as of "
+                f"another Python; move {self.runs.records.path} away to begin anew"
+            )
         model, found = create_model(f"local-dir:{run}"), {}
         for corpus, text in held_out(self.folder, "test").items():
             fold = TokenFold(torch.frombuffer(bytearray(text), dtype=torch.uint8), CONTEXT)
