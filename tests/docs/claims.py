@@ -3,6 +3,7 @@
 from collections import Counter
 
 from ..reference import linked, table
+from .adapter_claims import adapter_claims
 from .carried_figures import carried_claims
 from .claim import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, Claim
 from .compression_claims import compression_claims
@@ -22,7 +23,7 @@ def all_claims() -> dict[str, list[Claim]]:
         "Training with fewer numbers": lowrank_claims(),
         "Optimisers that keep less": optimizer_claims(),
         "Smaller models": compression_claims(),
-        "Adapters": carried_claims(),
+        "Adapters": [*adapter_claims(), *carried_claims()],
     }
 
 
