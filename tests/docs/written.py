@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from .adapter_figures import ADAPTER_FIGURES
 from .adapter_image_figures import ADAPTER_IMAGE_FIGURES
+from .benchmark_figures import BENCHMARK_FIGURES
 from .carried_figures import CARRIED_FIGURES
 from .claims import claims
 from .connect_figures import CONNECT_FIGURES
@@ -25,6 +26,7 @@ PARTS: dict[str, Callable[[], str]] = {
     **GRAPH_FIGURES,
     **ADAPTER_FIGURES,
     **SCALING_FIGURES,
+    **BENCHMARK_FIGURES,
     **CARRIED_FIGURES,
     **CONNECT_FIGURES,
     **ADAPTER_IMAGE_FIGURES,
