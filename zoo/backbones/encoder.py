@@ -16,15 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...layers.residual import Site
 from ...layers.sizes import check_rates, check_sizes
-from ...layers.units import Units, UnitTrace
-from ..axes.geometry import Geometry, GeometryName, HeadName, choose_geometry, give_head
-from ..axes.residuals import ResidualSpec, make_residual
-from ..branch import output_weight_of
+from ..axes.geometry import Geometry, GeometryName, HeadName
+from ..axes.residuals import ResidualSpec
 from ..models import register_model
-from ..network import Network
-from ..trunk import Trunk, drop_path_rates
+from ..token_network import TokenNetwork
 from .bidirectional_attention import BidirectionalAttention
 from .feed_forward import GatedFeedForward
 from .self_attention import rotation
@@ -35,7 +31,7 @@ PADDING = 0
 """The token that fills a batch up, to which nothing attends."""
 
 
-class Encoder(Network):
+class Encoder(TokenNetwork):
     """A transformer whose tokens see one another, with a head for tokens or for sequences.
 
     Args:
@@ -88,59 +84,32 @@ class Encoder(Network):
     ) -> None:
         """Build the embedding, the trunk and the head."""
         check_sizes(2, vocab_size=vocab_size)
-        check_sizes(1, context_length=context_length, width=width, depth=depth, num_heads=num_heads)
         check_rates(drop_rate=drop_rate)
-        if not norm_eps >= 0:
-            raise ValueError(f"norm_eps must be at least 0, got {norm_eps}")
-        if width % (2 * num_heads):
-            raise ValueError(f"width={width} must be a multiple of 2 · num_heads={2 * num_heads}")
-        space = choose_geometry(
-            geometry,
+
+        def block(space: Geometry, place: int) -> list[tuple[str, nn.Module]]:
+            return [
+                ("attention", BidirectionalAttention(width, num_heads, space=space)),
+                ("mlp", GatedFeedForward(width, 8 * width // 3, space=space)),
+            ]
+
+        super().__init__(
+            block,
+            vocab_size=vocab_size,
+            context_length=context_length,
+            width=width,
+            depth=depth,
+            num_heads=num_heads,
+            num_classes=num_classes,
+            residual=residual,
+            geometry=geometry,
             curvature=curvature,
             learned_curvature=learned_curvature,
             head=head,
-            residual=residual,
+            drop_path_rate=drop_path_rate,
+            norm_eps=norm_eps,
         )
-        super().__init__(vocab_size=vocab_size, input_size=(context_length,))
-        self.vocab_size, self.context_length = vocab_size, context_length
-        self.num_features, self.head_dim = width, width // num_heads
-        self.rotary, self.space = rotary, space
-        self.embedding = nn.Embedding(vocab_size, width)
+        self.rotary, self.names_tokens = rotary, num_classes is None
         self.drop = nn.Dropout(drop_rate)
-        sites, branches = [], []
-        for block in range(depth):
-            branches += [
-                BidirectionalAttention(width, num_heads, space=space),
-                GatedFeedForward(width, 8 * width // 3, space=space),
-            ]
-            sites += [Site("attention", block), Site("mlp", block)]
-        self.trunk = Trunk(
-            make_residual(residual, width, sites, shared=space.shared),
-            branches,
-            [space.rms_norm(width, eps=norm_eps) for _ in branches],
-            drop_path_rates(drop_path_rate, len(branches)),
-        )
-        self.norm = space.rms_norm(width, eps=norm_eps)
-        self._reset_parameters(space)
-        self.names_tokens = num_classes is None
-        self.num_classes = vocab_size if num_classes is None else num_classes
-        self.default_cfg["num_classes"] = self.num_classes
-        give_head(self, space, head, self.embedding if num_classes is None else None)
-
-    def _reset_parameters(self, space: Geometry) -> None:
-        """Normals of std 0.02; a branch's last projection shrinks by 1/√(number of branches)."""
-        last = len(self.trunk.branches) ** -0.5
-        closing = {id(output_weight_of(branch)) for branch in self.trunk.branches}
-        nn.init.normal_(self.embedding.weight, std=0.02)
-        for layer in space.linear_layers(self):
-            std = 0.02 * (last if id(layer.weight) in closing else 1.0)
-            nn.init.normal_(layer.weight, std=space.weight_scale * std)
-        self.trunk.apply_branch_gain()
-        self.trunk.check_branches()
-
-    def follow_units(self, trace: UnitTrace, x: Units) -> Units:
-        """One stream from the embedding to the head, whose weight is its table where tied."""
-        return trace.chain(x, self.embedding, self.trunk, self.norm, self.head)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the normed tokens (B, T, width); those of padding are zeros."""

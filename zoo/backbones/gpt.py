@@ -16,22 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from ...layers.modes import evaluating
-from ...layers.residual import Site
 from ...layers.sizes import check_sizes
-from ...layers.units import Units, UnitTrace
-from ..axes.geometry import Geometry, GeometryName, HeadName, choose_geometry, give_head
-from ..axes.residuals import ResidualSpec, make_residual
-from ..branch import output_weight_of
+from ..axes.geometry import Geometry, GeometryName, HeadName
+from ..axes.residuals import ResidualSpec
 from ..models import register_model
-from ..network import Network
-from ..trunk import Trunk, drop_path_rates
+from ..token_network import TokenNetwork
 from .feed_forward import GatedFeedForward
 from .self_attention import CausalAttention, KeyValueCache, rotation
 
 __all__ = ["GPT", "gpt_124m", "gpt_353m", "gpt_nano", "gpt_tiny"]
 
 
-class GPT(Network):
+class GPT(TokenNetwork):
     """A causal transformer with a tied head.
 
     Args:
@@ -83,73 +79,46 @@ class GPT(Network):
         short_window: int | None = None,
     ) -> None:
         """Build the embedding, the trunk and the head."""
-        check_sizes(1, vocab_size=vocab_size, context_length=context_length)
-        check_sizes(1, width=width, depth=depth, num_heads=num_heads)
         if short_window is not None:
             check_sizes(1, short_window=short_window)
-        if not norm_eps >= 0:
-            raise ValueError(f"norm_eps must be at least 0, got {norm_eps}")
-        if width % (2 * num_heads):
-            raise ValueError(f"width={width} must be a multiple of 2 · num_heads={2 * num_heads}")
-        space = choose_geometry(
-            geometry,
+
+        def block(space: Geometry, place: int) -> list[tuple[str, nn.Module]]:
+            short: list[tuple[str, nn.Module]] = []
+            if short_window is not None:
+                attention = CausalAttention(
+                    width, num_heads, place, window=short_window, space=space
+                )
+                short.append(("short_attention", attention))
+            place += len(short)
+            return [
+                *short,
+                ("attention", CausalAttention(width, num_heads, place, space=space)),
+                ("mlp", GatedFeedForward(width, 8 * width // 3, space=space)),
+            ]
+
+        super().__init__(
+            block,
+            vocab_size=vocab_size,
+            context_length=context_length,
+            width=width,
+            depth=depth,
+            num_heads=num_heads,
+            num_classes=num_classes,
+            residual=residual,
+            geometry=geometry,
             curvature=curvature,
             learned_curvature=learned_curvature,
             head=head,
-            residual=residual,
+            drop_path_rate=drop_path_rate,
+            norm_eps=norm_eps,
         )
-        super().__init__(vocab_size=vocab_size, input_size=(context_length,))
-        self.vocab_size = vocab_size
-        self.context_length = context_length
-        self.num_features = width
-        self.head_dim = width // num_heads
-        self.embedding = nn.Embedding(vocab_size, width)
-        sites, branches = [], []
-        for block in range(depth):
-            if short_window is not None:
-                place = len(branches)
-                branches.append(
-                    CausalAttention(width, num_heads, place, window=short_window, space=space)
-                )
-                sites.append(Site("short_attention", block))
-            branches += [
-                CausalAttention(width, num_heads, len(branches), space=space),
-                GatedFeedForward(width, 8 * width // 3, space=space),
-            ]
-            sites += [Site("attention", block), Site("mlp", block)]
-        self.shared = {**space.shared, "num_heads": num_heads}
-        self.trunk = Trunk(
-            make_residual(residual, width, sites, shared=self.shared),
-            branches,
-            [space.rms_norm(width, eps=norm_eps) for _ in branches],
-            drop_path_rates(drop_path_rate, len(branches)),
-        )
-        self.norm = space.rms_norm(width, eps=norm_eps)
-        self._reset_parameters(space)
-        self.num_classes = vocab_size if num_classes is None else num_classes
-        self.default_cfg["num_classes"] = self.num_classes
-        give_head(self, space, head, self.embedding if num_classes is None else None)
 
-    def _reset_parameters(self, space: Geometry) -> None:
-        """Normals of std 0.02; a branch's last projection shrinks by 1/√(number of branches).
-
-        That of a short attention is zero.
-        """
-        last = len(self.trunk.branches) ** -0.5
-        closing = {id(output_weight_of(branch)) for branch in self.trunk.branches}
-        nn.init.normal_(self.embedding.weight, std=0.02)
-        for layer in space.linear_layers(self):
-            std = 0.02 * (last if id(layer.weight) in closing else 1.0)
-            nn.init.normal_(layer.weight, std=space.weight_scale * std)
+    def reset_branches(self) -> None:
+        """Those of every transformer of tokens, but a short attention starts as zero."""
+        super().reset_branches()
         for branch in self.trunk.branches:
             if isinstance(branch, CausalAttention) and branch.window is not None:
                 nn.init.zeros_(branch.proj.weight)
-        self.trunk.apply_branch_gain()
-        self.trunk.check_branches()
-
-    def follow_units(self, trace: UnitTrace, x: Units) -> Units:
-        """One stream from the embedding to the head, whose weight is its table where tied."""
-        return trace.chain(x, self.embedding, self.trunk, self.norm, self.head)
 
     def forward_features(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """Return the normed hidden states (B, T, width).

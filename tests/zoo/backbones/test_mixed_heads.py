@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from archzoo.layers.residual import Site, ValueResidual
-from archzoo.zoo import certify, create_model
-from archzoo.zoo.backbones.self_attention import KeyValueCache, heads, join_heads
+from archzoo.layers.residual import LayerMemory, Site, ValueResidual
+from archzoo.zoo import certify
+from archzoo.zoo.backbones.self_attention import Attention, KeyValueCache, heads, join_heads
 from archzoo.zoo.trunk import Trunk
 from torch import nn
 
-from ..small_models import TINY, build, example, loss_of, trained
+from ..small_models import NANO, TINY, build, example, loss_of, trained
 
 MIXING = [
     {"name": "value_residual", "form": "identity"},
@@ -20,7 +20,7 @@ MIXING = [
 ]
 TOL = {"rtol": 1e-10, "atol": 1e-10}  # some thousand roundings of float64
 mixing = pytest.mark.parametrize("residual", MIXING, ids=str)
-both = pytest.mark.parametrize("name", ["vit_nano", "gpt_nano"])
+each = pytest.mark.parametrize("name", ["vit_nano", "gpt_nano", "encoder_nano"])
 
 
 def made(name: str, residual, **options):
@@ -63,7 +63,7 @@ def test_the_equation_holds_over_whole_attentions():
     torch.testing.assert_close(trunk(x), expected, **TOL)
 
 
-@both
+@each
 def test_weights_of_the_branch_s_own_values_alone_are_plain_addition(name):
     mixed, plain = made(name, "value_residual"), made(name, "add")
     plain.load_state_dict(mixed.state_dict(), strict=False)
@@ -73,7 +73,7 @@ def test_weights_of_the_branch_s_own_values_alone_are_plain_addition(name):
     torch.testing.assert_close(mixed.eval()(x), plain.eval()(x), **TOL)
 
 
-@both
+@each
 @mixing
 def test_recomputed_activations_give_the_same_gradients(name, residual):
     model, x = made(name, residual, drop_path_rate=0.0), double(example(name, 2))
@@ -88,7 +88,7 @@ def test_recomputed_activations_give_the_same_gradients(name, residual):
 
 
 @pytest.mark.compiles
-@both
+@each
 @pytest.mark.parametrize("residual", ["value_residual", "lime"])
 def test_one_graph_holds_the_whole_network(name, residual):
     model, x = made(name, residual).eval(), double(example(name, 2))
@@ -104,10 +104,17 @@ def test_the_certificate_is_that_of_attention_and_names_it(residual):
     assert any("attention" in reason for reason in certificate.reasons), certificate.reasons
 
 
-def test_a_backbone_says_its_number_of_heads():
-    for name in ("vit_nano", "gpt_nano"):
-        model = create_model(name, residual="lime")
-        assert model.trunk.residual.num_heads == model.trunk.branches[0].num_heads
+@pytest.mark.parametrize("name", NANO)
+def test_a_backbone_says_its_number_of_heads_or_has_no_attention(name):
+    plain = build(name, **TINY.get(name, {}))
+    found = {branch.num_heads for branch in plain.modules() if isinstance(branch, Attention)}
+    if not found:
+        with pytest.raises(ValueError, match="attention"):
+            build(name, residual="lime", **TINY.get(name, {}))
+        return
+    mixing = build(name, residual="lime", **TINY.get(name, {}))
+    told = {part.num_heads for part in mixing.modules() if isinstance(part, LayerMemory)}
+    assert told == found
 
 
 def test_an_attention_that_keeps_its_heads_to_itself_is_refused():
