@@ -175,7 +175,8 @@ class Residual(nn.Module):
             kinds = ", ".join(sorted({site.kind for site in self.sites}))
             raise ValueError(
                 f"{type(self).__name__} mixes the keys and values of attention, and the branches "
-                f"here are {kinds} alone; choose another residual, or a vit or a gpt"
+                f"here are {kinds} alone; choose another residual, or a network with attention, "
+                f"such as a vit"
             )
 
     @property

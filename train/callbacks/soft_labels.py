@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ...layers.lowrank.maths.decompose import at_least_float32
 from ...zoo.network import Network
-from ..engine.metrics import IGNORE
+from ..data import IGNORE
 from ..errors import RunError
 from .beside_teacher import BesideTeacher, distillations
 from .hooks import TrainingRun

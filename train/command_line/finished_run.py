@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from ...zoo.network import Network
 from ..data import Splits
 from ..errors import RunError
-from ..subject.given_data import VECTORS, model_on_data
+from ..subject.given_data import model_on_data
 from ..subject.given_model import find_run
 
 __all__ = ["FinishedRun", "finished_run"]
@@ -30,7 +30,6 @@ def finished_run(
     run: str,
     data: Mapping[str, Any] | None = None,
     *,
-    kinds: Sequence[str] = VECTORS,
     other_data: bool = False,
     imports: Sequence[str] | None = None,
 ) -> FinishedRun:
@@ -39,7 +38,6 @@ def finished_run(
     Args:
         run: The run folder.
         data: Keywords of its data set that are others now, such as `root` where it has moved.
-        kinds: Of data that are taken; by default what is a vector that could be moved.
         other_data: Whether data may differ from those that the run recorded.
         imports: Modules with parts of the user's own; None is those that the run recorded.
 
@@ -48,7 +46,7 @@ def finished_run(
             is missing, has changed, or of a kind that is not taken.
     """
     place = find_run(run, imports)
-    found = model_on_data(place, data, kinds=kinds, other_data=other_data)
+    found = model_on_data(place, data, other_data=other_data)
     if found.order is not None:
         raise RunError(
             f"the data numbers its classes otherwise than the model; give {run} its own data"

@@ -22,7 +22,6 @@ from ..errors import RunError, check_at_least_one
 
 __all__ = ["connect"]
 
-KINDS = ("image", "features", "tokens")
 TITLES = {"before": "as they are", "after": "matched"}
 
 
@@ -71,7 +70,7 @@ def connect(
 
     from ...zoo.matching import barrier, match, permute, singular_alignment
     from ..engine.process import choose_device
-    from ..subject.given_data import model_on_data
+    from ..subject.given_data import CLASSIFIED, model_on_data
     from ..subject.given_model import find_model
 
     if threads is not None:
@@ -84,7 +83,7 @@ def connect(
                 f"of a saved model, or hf-hub:OWNER/NAME"
             )
     where = choose_device(device)
-    subject = model_on_data(places[0], data, kinds=KINDS, other_data=other_data)
+    subject = model_on_data(places[0], data, kinds=CLASSIFIED, other_data=other_data)
     first, second = subject.model.to(where), places[1].load().to(where)
     batches = [(x.to(where), y.to(where)) for x, y in subject.batches(split, batch_size)]
     renewed = [x.to(where) for x, _ in subject.drawn(statistics, batch_size, seed)]

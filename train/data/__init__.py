@@ -3,6 +3,7 @@
 from . import sets as sets
 from .counter_random import counter_key as counter_key
 from .counter_random import counter_uniform as counter_uniform
+from .data_set import IGNORE as IGNORE
 from .data_set import Fold as Fold
 from .data_set import Graph as Graph
 from .data_set import Key as Key

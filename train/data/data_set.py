@@ -8,13 +8,16 @@ from torch import Tensor
 
 from ...zoo.registry import Registry
 
-__all__ = ["KINDS", "Fold", "Graph", "Key", "Splits", "data_sets"]
+__all__ = ["IGNORE", "KINDS", "Fold", "Graph", "Key", "Splits", "data_sets"]
 
 Key = tuple[int, int]
 
 KINDS = ("image", "features", "tokens", "nodes", "graph", "sequence", "masked")
 """What a sample may be: an image, a row of a table, a text, a node with candidates, a node, a
 sequence with its class, or one of which tokens are hidden."""
+
+IGNORE = -100
+"""The target of what no loss and no metric counts, such as padding or a token in plain sight."""
 
 WHOLE = {"interpolation": "bilinear", "crop_mode": "center", "crop_pct": 1.0}
 """An evaluation of whole images."""

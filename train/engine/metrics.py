@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...layers.modes import evaluating
+from ..data import IGNORE
 from .graph_metrics import GraphMetrics
 
 __all__ = [
-    "IGNORE",
     "better",
     "candidate_entropy",
     "cross_entropy",
@@ -22,8 +22,6 @@ __all__ = [
     "loss_for",
     "predictions",
 ]
-
-IGNORE = -100  # the target of a padded position, which no loss or metric counts
 
 
 def headline(metrics: Mapping[str, float]) -> str:

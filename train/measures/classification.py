@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..engine.metrics import IGNORE
+from ..data import IGNORE
 
 __all__ = [
     "Outcomes",

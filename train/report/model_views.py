@@ -23,7 +23,6 @@ from .run_record import RunRecord
 
 __all__ = ["Disk", "Gate", "Mixing", "ModelView", "look_inside"]
 
-KINDS = ("image", "features", "tokens", "nodes", "graph", "sequence", "masked")
 MIXED, SHOWN = 32, 400  # samples of a depth mixture, and in a disk
 
 
@@ -81,7 +80,7 @@ def look_inside(record: RunRecord) -> ModelView:
     Raises:
         RunError: the run has not ended, or its data or files are missing or have changed.
     """
-    run = finished_run(str(record.path), kinds=KINDS)
+    run = finished_run(str(record.path))
     inputs, _ = _samples(run, MIXED)
     return ModelView(
         sum(p.numel() for p in run.model.parameters()),

@@ -14,14 +14,11 @@ from ...zoo.share.create import create_model
 from ...zoo.share.export import FORMATS, Format, export_model
 from ..command_line.table import aligned
 from ..errors import RunError
-from .given_data import kind_of, model_on_data
+from .given_data import CLASSIFIED, kind_of, model_on_data
 from .given_model import find_model
 from .model_on_data import ModelOnData
 
 __all__ = ["export_files", "random_inputs", "table_of_files", "trained_on_data", "whole_model"]
-
-KINDS = ("image", "features", "tokens", "sequence", "masked")
-"""What a model may read that is made smaller."""
 
 AXES = {kind: {0: "batch", 1: "tokens"} for kind in ("tokens", "sequence")}
 """Axes of any length, by what a model reads; of all others the batch."""
@@ -96,7 +93,7 @@ def trained_on_data(
     place = find_model(text, imports)
     if not place.trained:
         raise RunError(f"model={text} is a registered name, which has no weights to make smaller")
-    subject = model_on_data(place, data, kinds=KINDS, other_data=other_data, seed=seed)
+    subject = model_on_data(place, data, kinds=CLASSIFIED, other_data=other_data, seed=seed)
     if not isinstance(subject.model, Network):
         raise RunError(
             f"model={text} is no model of the zoo; call compress(model, …) of archzoo.zoo on it"

@@ -18,10 +18,13 @@ from ..errors import RunError
 from .given_model import ModelPlace
 from .model_on_data import ModelOnData, conventions_of
 
-__all__ = ["VECTORS", "WHERE", "check_fit", "kind_of", "model_on_data"]
+__all__ = ["CLASSIFIED", "VECTORS", "WHERE", "check_fit", "kind_of", "model_on_data"]
 
 VECTORS = ("image", "features")
 """Kinds of data whose samples could be moved, so that there are radii around them."""
+
+CLASSIFIED = (*VECTORS, "tokens", "sequence", "masked")
+"""Kinds of data with classes to tell apart, of a sample or of its tokens."""
 
 WHERE = {"root", "path", "download"}
 """Keywords of data sets that say where the data lie, and not which they are."""
@@ -64,8 +67,14 @@ def model_on_data(
             raise ValueError(f"data={name}: no such data set{nearest(name, data_sets.names())}")
         if kinds is not None and data_sets[name].kind not in kinds:
             kind = data_sets[name].kind
-            why = f"{kind} have no radius to move in" if kinds == VECTORS else f"{kind} do not fit"
-            raise ValueError(f"{place.text} reads {name}; {why}")
+            raise ValueError(
+                f"{place.text} reads {name}; "
+                + (
+                    f"samples of kind {kind} have no radius to move in"
+                    if kinds == VECTORS
+                    else f"samples of kind {kind} are not taken here, but {', '.join(kinds)} are"
+                )
+            )
         model = place.load() if place.trained else None
         kind = models[place.address].kind if model is None else kind_of(model)
         _check_kind(place.text, kind, name)

@@ -8,8 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..data import Batches, Fold, Splits, loader, needs_shuffling
-from ..engine.metrics import IGNORE
+from ..data import IGNORE, Batches, Fold, Splits, loader, needs_shuffling
 from ..errors import RunError
 from ..measures.corruptions import corrupt
 from ..measures.pixels import FromPixels, pixel_batches

@@ -4,7 +4,9 @@ import json
 
 import pytest
 from archzoo.train.commands.__main__ import main
+from archzoo.train.subject.given_data import CLASSIFIED
 
+from ..data.sequences.protein_families import families, write_table
 from ..small_runs import train
 
 pytestmark = pytest.mark.long
@@ -48,7 +50,34 @@ def test_the_table_has_a_line_for_each_way_and_each_layer(runs, capsys):
     assert "as they are" in said and "matched" in said and "trunk.branches.1.3" in said
 
 
+SEQUENCES = ("model=encoder_nano", "data.root={root}/proteins.csv")
+KINDS = {
+    "features": ("data=tabular", "data.table=wine"),
+    "tokens": ("model=gpt_nano", "data=bytes", "data.context_length=32", "data.path={root}/text.txt"),
+    "sequence": (*SEQUENCES, "data=sequences"),
+    "masked": (*SEQUENCES, "data=masked_sequences"),
+}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CLASSIFIED if kind != "image"])
+def test_networks_of_whatever_has_classes_are_connected(kind, tmp_path, capsys):
+    rows = [("ab"[i % 2], one[0]) for i, one in enumerate(families(60, 1))]
+    write_table(tmp_path / "proteins.csv", rows)
+    (tmp_path / "text.txt").write_text("a text of a few words, and of the same words again. " * 99)
+    told = [word.format(root=tmp_path) for word in KINDS[kind]]
+    for seed in "01":
+        train(tmp_path / seed, *told, f"seed={seed}")
+    capsys.readouterr()
+    main(("connect", str(tmp_path / "0"), str(tmp_path / "1"), "points=3", "--json"))
+    found = json.loads(capsys.readouterr().out)
+    assert found["agreement"]["after"] > found["agreement"]["before"]
+    reported = json.loads((tmp_path / "0" / "result.json").read_text())["test"]
+    for figure in ("loss", "accuracy"):
+        assert found["before"][figure][0] == pytest.approx(reported[figure], rel=1e-5)
+
+
 CASES = {
+    "data without classes": (("a", "b", "data=karate"), "reads karate; samples of kind graph are"),
     "two architectures": (("a", "c"), "only models of one architecture can be matched"),
     "a name without weights": (("a", "mlp_nano"), "mlp_nano is a registered name"),
     "too few points": (("a", "b", "points=2"), "points must be at least 3"),

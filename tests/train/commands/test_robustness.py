@@ -127,7 +127,7 @@ BAD = {
     "run is now model; write model=a=b": ["run=a=b"],
     "root is now data.root; write data.root=DIR": ["{run}", "root=DIR"],
     "elsewhere is no model; there is no such folder": ["{run}/elsewhere"],
-    "reads wordnet; nodes have no radius to move in": ["pretrained:poincare_embedding"],
+    "samples of kind nodes have no radius to move in": ["pretrained:poincare_embedding"],
     "holds a run, whose own figures lie there": ["mlp_nano", "data=digits", "folder={run}"],
     r"eps must be a list of numbers, got \['a'\]": ["{run}", "eps=[a]"],
     "eps must name radii of at least 0": ["{run}", "eps=[-1]"],
@@ -189,5 +189,5 @@ def test_a_run_folder_that_is_no_finished_run_is_named(message, damage, run, tmp
 def test_a_model_of_text_has_no_radius(run, tmp_path):
     folder = copied(run, tmp_path)
     (folder / "config.yaml").write_text("data: {name: bytes}")
-    with pytest.raises(RunError, match="reads bytes; tokens have no radius to move in"):
+    with pytest.raises(RunError, match="samples of kind tokens have no radius to move in"):
         measure(settings([f"model={folder}"]))

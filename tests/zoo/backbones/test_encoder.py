@@ -3,7 +3,8 @@
 import pytest
 import torch
 from archzoo.layers.lowrank import WeightStructure
-from archzoo.train.engine.metrics import IGNORE, cross_entropy
+from archzoo.train.data import IGNORE
+from archzoo.train.engine.metrics import cross_entropy
 from archzoo.zoo import certify, create_model, list_models, residuals, save_model
 from archzoo.zoo.axes.geometry import GeometryName
 from archzoo.zoo.axes.lowrank import make_method, methods

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ....zoo.backbones.encoder import PADDING
+from ..data_set import IGNORE
 from .kmer_tokeniser import MASK, SPECIAL
 
 __all__ = ["DRAWS", "hide_tokens"]
 
-IGNORE = -100  # a target that no loss counts, as `train/engine/metrics.py` has it
 DRAWS = 3
 """Uniform numbers of each token: whether a span begins, what becomes of it, and by which token."""
 

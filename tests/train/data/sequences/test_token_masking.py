@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from archzoo.train.data import IGNORE
 from archzoo.train.data.sequences.kmer_tokeniser import MASK, SPECIAL
 from archzoo.train.data.sequences.sequence_folds import MaskedFold, SequenceFold, padded
 from archzoo.train.data.sequences.token_masking import DRAWS, hide_tokens
-from archzoo.train.engine.metrics import IGNORE
 from archzoo.zoo.backbones.encoder import PADDING
 
 VOCAB = SPECIAL + 400
