@@ -11,6 +11,7 @@ __all__ = ["CARRIED_FIGURES", "carried_adapters", "carried_claims"]
 
 NAME = "trans_lora"
 FILTERED, WHOLE = "its text, the best half by the ratio", "its text, whole"
+OWN = "text by the source with its LoRA"
 SOURCE = "arXiv:2405.17258"
 TOLD = {
     "source": "source",
@@ -56,11 +57,20 @@ def trans_lora() -> str:
     )
 
 
-def told_of(key: str, error: str, scale: float, digits: int) -> str:
-    """A figure of the filtered text for each target."""
+def shares(text: str) -> str:
+    """The share of the gain on a text, for each target."""
     return "; ".join(
-        f"{TOLD[model]} {scale * by[FILTERED][key]:+.{digits}f} ± "
-        f"{scale * by[FILTERED][error]:.{digits}f}"
+        f"{TOLD[model]} {100 * by[text]['share of the gain']:.0f} ± "
+        f"{100 * by[text]['its error']:.0f} %"
+        for model, by in figures().items()
+    )
+
+
+def beyond() -> str:
+    """Bits per byte of the filtered text beyond those of all of it, for each target."""
+    return "; ".join(
+        f"{TOLD[model]} {by[FILTERED]['bits beyond the whole text']:+.3f} ± "
+        f"{by[FILTERED]['error of those']:.3f}"
         for model, by in figures().items()
     )
 
@@ -86,15 +96,14 @@ def carried_claims() -> list[Claim]:
         Claim(
             halves,
             f"ours, after {SOURCE}",
-            told_of("share of the gain", "its error", 100, 0) + " % of it",
+            f"{shares(FILTERED)}; on a text that the source with its adapter wrote {shares(OWN)}",
             min(share) >= 0.5,
             NAME,
         ),
         Claim(
             filters,
             f"{SOURCE}, ablations",
-            "bits per byte beyond those of the whole text: "
-            + told_of("bits beyond the whole text", "error of those", 1, 3),
+            f"bits per byte beyond those of the whole text: {beyond()}",
             all(better),
             NAME,
         ),
@@ -106,8 +115,8 @@ def carried_adapters() -> list[Finding]:
     missed = [claim for claim in carried_claims() if claim.holds is False]
     return [
         Finding(
-            "2026-11-29",
-            f"Carried adapters: {claim.told[0].lower()}{claim.told[1:]}: not reproduced",
+            "2026-11-30",
+            f"Not reproduced: {claim.told[0].lower()}{claim.told[1:]}",
             f"{claim.found[0].upper()}{claim.found[1:]} (byte GPTs, three seeds, a LoRA of rank 8 "
             "that learned *Persuasion*).",
             NAME,

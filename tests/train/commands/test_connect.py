@@ -53,7 +53,12 @@ def test_the_table_has_a_line_for_each_way_and_each_layer(runs, capsys):
 SEQUENCES = ("model=encoder_nano", "data.root={root}/proteins.csv")
 KINDS = {
     "features": ("data=tabular", "data.table=wine"),
-    "tokens": ("model=gpt_nano", "data=bytes", "data.context_length=32", "data.path={root}/text.txt"),
+    "tokens": (
+        "model=gpt_nano",
+        "data=bytes",
+        "data.context_length=32",
+        "data.path={root}/text.txt",
+    ),
     "sequence": (*SEQUENCES, "data=sequences"),
     "masked": (*SEQUENCES, "data=masked_sequences"),
 }
