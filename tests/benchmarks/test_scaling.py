@@ -118,9 +118,9 @@ def test_a_residual_that_halves_the_compute_and_doubles_the_step_saves_no_time(s
 
 def test_a_study_that_is_not_at_its_end_has_the_sizes_of_all_its_residuals(script):
     runs, scaling = script("scaling_runs"), script("scaling")
-    study = Planted(runs, {"add": 1.0, "delta": 2.0, "attnres": 1.0}, (3, 4, 5, 6))
-    assert scaling.ended(study) == ([3, 4, 5, 6], ["add", "attnres", "delta"])
-    assert scaling.ended(Planted(runs, {"add": 1.0}, (3, 4))) == ([3, 4], ["add"])
-    two = Planted(runs, {"add": 1.0, "delta": 2.0}, (3, 4))
+    study = Planted(runs, {"add": 1.0, "delta": 2.0, "attnres": 1.0}, (2, 3, 4, 5))
+    assert scaling.ended(study) == ([2, 3, 4, 5], ["add", "attnres", "delta"])
+    assert scaling.ended(Planted(runs, {"add": 1.0}, (2, 3))) == ([2, 3], ["add"])
+    two = Planted(runs, {"add": 1.0, "delta": 2.0}, (2, 3))
     rows = scaling.tables(two, [], 50)
     assert {row["part"] for row in rows} == {"loss"}
