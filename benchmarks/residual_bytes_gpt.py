@@ -37,10 +37,6 @@ RESIDUALS = {
     "hyper_connections": "hyper_connections",
     "mhc_lite": "mhc_lite",
     "parallel": "parallel",
-    "embedding_skip": "embedding_skip",
-    "orthogonal": "orthogonal",
-    "value_residual": "value_residual",
-    "lime": "lime",
 }
 RATES = (0.001, 0.002, 0.004)
 SEEDS = (0, 1, 2)

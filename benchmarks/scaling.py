@@ -3,8 +3,9 @@
 Reads the runs of `scaling_runs.py` and the costs of `scaling_costs.py`, fits a law to the test bits
 per byte of each residual (`scaling_fit.py`) and says how many times the compute of `add` reaches
 the same loss: at equal FLOPs and at equal seconds, at the smallest, the middle and the largest
-size, with intervals, on both texts together and on each. Nothing is trained here. Of a study that
-is not at its end the sizes are those that all its residuals have, and what is missing is told.
+size, with intervals, by the laws and without one, on both texts together and on each. Nothing is
+trained here. Of a study that is not at its end the sizes are those that all its residuals have, and
+what is missing is told.
 """
 
 import itertools
@@ -14,7 +15,15 @@ from typing import Any
 
 import numpy as np
 from harness import RESULTS, Bar, Measurement, main
-from scaling_fit import Array, Laws, bootstrap, fit, interval
+from scaling_fit import (
+    Array,
+    Laws,
+    bootstrap,
+    fit,
+    interval,
+    log_multiplier_between,
+    resampled,
+)
 from scaling_runs import RATES, RESIDUALS, SEEDS, SIZES, Study, steps
 from spread import summary
 
@@ -131,6 +140,31 @@ def multipliers(
     return rows
 
 
+def between(
+    sizes: Sequence[int],
+    residuals: Sequence[str],
+    log_compute: Array,
+    runs: Array,
+    samples: int,
+    **told: str,
+) -> list[dict[str, Any]]:
+    """A row of each residual but `add`: its multipliers without a law."""
+    means = np.nanmean(runs, -1)[None]
+    drawn = resampled(runs, samples=samples, generator=np.random.default_rng(0))
+    whole, others = (np.exp(log_multiplier_between(log_compute, each)) for each in (means, drawn))
+    rows = []
+    for m, residual in enumerate(residuals[1:], 1):
+        found = {
+            name: figure(whole[0, m, sizes.index(size)], others[:, m, sizes.index(size)])
+            for name, size in places(sizes).items()
+        }
+        verdicts = [judged(f, 1.0, "saves", "costs", "not shown") for f in found.values()]
+        rows.append(
+            {"part": "between", "residual": residual, **told, **found, "verdicts": verdicts}
+        )
+    return rows
+
+
 def tables(study: Study, costs: Sequence[dict[str, Any]], samples: int) -> list[dict[str, Any]]:
     """Losses of every size, laws and multipliers."""
     sizes, residuals = ended(study)
@@ -143,8 +177,10 @@ def tables(study: Study, costs: Sequence[dict[str, Any]], samples: int) -> list[
         if axis == "arithmetic" and text != "both":
             continue
         log_compute = spent(costs, sizes, residuals, axis)
-        whole, drawn = laws_of(log_compute, run_losses(study, sizes, residuals, text), samples)
+        runs = run_losses(study, sizes, residuals, text)
+        whole, drawn = laws_of(log_compute, runs, samples)
         told = {"equal": axis, "text": text}
+        rows += between(sizes, residuals, log_compute, runs, samples, **told)
         rows += multipliers(sizes, residuals, log_compute, whole, drawn, **told)
         rows += [
             {
@@ -189,7 +225,7 @@ def measure(quick: bool) -> Measurement:
     rows = tables(study, costs, 100 if quick else SAMPLES)
     sizes, residuals = ended(study)
     spread = float(np.exp(np.ptp(spent(costs, sizes, ["add"], "FLOPs")))) if sizes else 1.0
-    claims = [row for row in rows if row["part"] == "multiplier"]
+    claims = [row for row in rows if row["part"] in ("multiplier", "between")]
     bars = [
         Bar("sizes that all residuals have", len(sizes), len(SIZES), at_most=False),
         Bar("residuals at these sizes", len(residuals), len(RESIDUALS), at_most=False),

@@ -20,7 +20,8 @@ every size with several seeds, since three seeds of one size know too little of 
 six degrees of freedom of three such sizes know it roughly, and deviations are stretched by
 Student's quantile over the normal one: of 300 intervals of 95 % so many more held a planted
 multiplier, 94 % in place of 89 %. The bootstrap knows of seeds only: not of rates that could have
-been tuned better, nor of a law that is another one.
+been tuned better, nor of a law that is another one. What a multiplier is without any law is read
+between the runs of the reference, on straight lines in both logarithms.
 """
 
 # Shape letters: R samples, G floors, M residuals, S sizes, K seeds.
@@ -30,7 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Laws", "bootstrap", "fit", "interval"]
+__all__ = ["Laws", "bootstrap", "fit", "interval", "log_multiplier_between", "resampled"]
 
 Array = NDArray[np.float64]
 
@@ -128,10 +129,22 @@ def _weighted(x: Array, y: Array, weight: Array) -> tuple[Array, Array]:
 def bootstrap(
     log_compute: Array, runs: Array, *, samples: int, generator: np.random.Generator
 ) -> Laws:
-    """Laws of runs drawn anew.
+    """Laws of runs drawn anew; see `resampled`.
 
     Args:
         log_compute: log C, shape (M, S).
+        runs: Losses, shape (M, S, K); NaN behind the last seed of a size.
+        samples: How often, R.
+        generator: Source of randomness.
+    """
+    counts = (~np.isnan(runs[0])).sum(-1).astype(float)
+    return fit(log_compute, resampled(runs, samples=samples, generator=generator), counts)
+
+
+def resampled(runs: Array, *, samples: int, generator: np.random.Generator) -> Array:
+    """Mean losses (R, M, S) of runs drawn anew.
+
+    Args:
         runs: Losses, shape (M, S, K); NaN behind the last seed of a size.
         samples: How often, R.
         generator: Source of randomness.
@@ -164,7 +177,34 @@ def bootstrap(
     for size, count in enumerate(counts):
         chosen = generator.integers(away.shape[1], size=(samples, count))
         drawn[:, :, size] += away[:, chosen].mean(-1).T
-    return fit(log_compute, drawn, counts.astype(float))
+    return drawn
+
+
+def log_multiplier_between(log_compute: Array, losses: Array) -> Array:
+    """log M of every residual and size, read between the sizes of the reference, without a law.
+
+    The compute at which the reference has a loss lies on straight lines through its sizes, in
+    logarithms of both; before the first and behind the last size, on the nearest of the lines.
+
+    Args:
+        log_compute: log C, shape (M, S).
+        losses: Mean losses, shape (R, M, S), that fall from size to size in the reference.
+
+    Returns:
+        Shape (R, M, S); 0 for the reference.
+
+    Raises:
+        ValueError: a loss of the reference that does not fall.
+    """
+    y, x = np.log(losses), log_compute[0]
+    steps = np.diff(y[:, 0])  # (R, S - 1)
+    if not (steps < 0).all():
+        raise ValueError("the losses of the reference must fall from size to size")
+    # The line of a loss is that behind the last inner size whose loss is above it.
+    line = (y[..., None] < y[:, 0, 1:-1][:, None, None]).sum(-1)
+    rows = np.arange(len(y))[:, None, None]
+    slope = np.diff(x)[line] / steps[rows, line]
+    return x[line] + slope * (y - y[rows, 0, line]) - log_compute
 
 
 def interval(samples: Array) -> tuple[float, float]:

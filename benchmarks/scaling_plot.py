@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scaling import SAMPLES, ended, kept_costs, laws_of, places, run_losses, spent
-from scaling_fit import Array, Laws
+from scaling_fit import Array, Laws, interval
 from scaling_runs import Study
 
 OUT = Path(__file__).parents[1] / "docs" / "scaling.png"
@@ -48,7 +48,7 @@ def draw_multipliers(
         for place, size in enumerate(places(sizes).values()):
             at = log_compute[m, sizes.index(size)]
             middle = np.exp(whole.log_multiplier(at)[0, m])
-            low, high = np.percentile(np.exp(drawn.log_multiplier(at)[:, m]), [2.5, 97.5])
+            low, high = interval(np.exp(drawn.log_multiplier(at)[:, m]))
             axes.plot([place + shift] * 2, [low, high], color=COLOURS[name], linewidth=1.5)
             axes.plot(place + shift, middle, "o", color=COLOURS[name], markersize=4)
     axes.axhline(1.0, color="#8a919e", linewidth=0.8)

@@ -4,7 +4,8 @@ Size d has width 8 d and d blocks of d heads, and sees 20 bytes for each paramet
 (`experiment=scaling`). The learning rate of `add` is tuned at every size, in steps of two, until
 the best has a worse one on both sides, and so are those of the other residuals at the three
 smallest sizes. At the larger ones another residual has the better of two rates: the one that keeps
-its distance to `add`'s, and the next one towards that, or its better neighbour where both are one.
+the distance to `add`'s of the size before, and the next one towards `add`'s, or the better
+neighbour of that where both are one.
 Rates are chosen by the validation fold at seed 0.
 
     python benchmarks/scaling_runs.py --sizes 3 4 5 --residual add block_attnres
@@ -103,13 +104,14 @@ class Study:
 
             return at
 
+        before = SIZES[max(SIZES.index(size) - 1, 0)]
         if residual == "add":
-            before = FIRST if size == SIZES[0] else self.rate(SIZES[SIZES.index(size) - 1], "add")
-            return climb(loss("add"), before, len(RATES))
+            start = FIRST if size == before else self.rate(before, "add")
+            return climb(loss("add"), start, len(RATES))
         tuned = self.rate(size, "add")
         if size in TUNED:
             return climb(loss(residual), tuned, len(RATES))
-        distance = self.rate(TUNED[-1], residual) - self.rate(TUNED[-1], "add")
+        distance = self.rate(before, residual) - self.rate(before, "add")
         sides = [place for place in (tuned - 1, tuned + 1) if 0 <= place < len(RATES)]
         nearer = tuned + distance - math.copysign(1, distance)
         pair = (tuned + distance, int(nearer) if distance else min(sides, key=loss("add")))

@@ -115,3 +115,18 @@ def test_a_fit_refuses_what_it_cannot_tell(script):
     uneven[0, 0, 2] = np.nan
     with pytest.raises(ValueError, match="the same seeds"):
         scaling_fit.bootstrap(log_compute, uneven, **given)
+
+
+def test_without_a_law_a_multiplier_is_read_between_the_runs_of_the_reference(script):
+    between = script("scaling_fit").log_multiplier_between
+    # On a straight line it is exact at every size, beyond both ends too.
+    log_compute, losses = planted([0.2, 0.2, 0.2], 0.0, saved=[1.0, 7.0, 0.2])
+    saved = np.log([1.0, 7.0, 0.2])[:, None].repeat(5, 1)
+    np.testing.assert_allclose(between(log_compute, losses[None])[0], saved, atol=1e-12)
+    # Where the reference bends, a loss that it has itself is that of its own compute.
+    bent = np.array([[4.0, 3.6, 3.0, 2.2, 2.1], [3.6, 3.0, 2.2, 2.1, 2.0]])
+    found = between(np.stack([COMPUTE, COMPUTE]), bent[None])[0]
+    np.testing.assert_allclose(found[0], 0.0, atol=1e-12)
+    np.testing.assert_allclose(found[1, :4], np.diff(COMPUTE), atol=1e-12)
+    with pytest.raises(ValueError, match="must fall from size to size"):
+        between(log_compute, losses[None, :, ::-1])

@@ -9,6 +9,7 @@ from .claim import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, Claim
 from .compression_claims import compression_claims
 from .lowrank_claims import lowrank_claims, optimizer_claims
 from .residual_claims import residual_claims
+from .scaling_claims import scaling_claims
 from .space_claims import lipschitz_claims, space_claims
 
 __all__ = ["all_claims", "claims"]
@@ -17,7 +18,7 @@ __all__ = ["all_claims", "claims"]
 def all_claims() -> dict[str, list[Claim]]:
     """The claims of every family."""
     return {
-        "Residuals": residual_claims(),
+        "Residuals": [*residual_claims(), *scaling_claims()],
         "Curved spaces": space_claims(),
         "Lipschitz networks": lipschitz_claims(),
         "Training with fewer numbers": lowrank_claims(),

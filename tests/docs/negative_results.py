@@ -3,10 +3,12 @@
 from .adapter_figures import adapters_on_novels
 from .adapter_image_figures import adapters_on_images
 from .carried_figures import carried_adapters
+from .encoder_figures import encoder_on_proteins
 from .finding import Finding
 from .graph_figures import links_in_flat_space, not_in_curved_space
 from .kept import only, rounded, rows
 from .negative_costs import compression, fewer_numbers, low_rank, missed_bars
+from .scaling_claims import gains_with_size
 
 __all__ = ["negative_results"]
 
@@ -155,5 +157,7 @@ def negative_results() -> str:
         *adapters_on_novels(),
         *carried_adapters(),
         *adapters_on_images(),
+        *encoder_on_proteins(),
+        *gains_with_size(),
     ]
     return "\n\n".join(map(str, sorted(found, key=lambda one: one.date, reverse=True)))

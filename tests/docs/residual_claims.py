@@ -60,11 +60,6 @@ def residual_claims() -> list[Claim]:
             "Block Attention Residuals keep most of that gain (1.909)",
             "arXiv:2603.15031, scaling sweep",
         ),
-        Claim(
-            "Attention Residuals reach the loss of a baseline that has 1.25 times the compute, "
-            "read off fitted curves of single runs",
-            "arXiv:2603.15031, scaling sweep",
-        ),
         costs(
             "Block Attention Residuals cost less than 4 % of training time",
             "arXiv:2603.15031, overheads of the authors' stack",

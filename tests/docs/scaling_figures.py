@@ -72,22 +72,43 @@ def scaling_multipliers() -> str:
     """How many times the compute of `add` reaches the same loss, and the picture."""
 
     def line(row: dict[str, Any]) -> tuple[str, ...]:
+        law = row["part"] == "multiplier"
         return (
             f"`{row['residual']}`",
             row["equal"],
+            "laws" if law else "runs",
             *(spanned(row[place]) for place in PLACES),
-            f"{spanned(row['trend'])}: {row['with size']}",
+            f"{spanned(row['trend'])}: {row['with size']}" if law else "",
         )
 
     found = [
         row
         for name in residuals()[1:]
-        for row in rows("scaling", part="multiplier", residual=name, text="both")
-        if row["equal"] != "arithmetic"
+        for equal in ("FLOPs", "seconds")
+        for part in ("between", "multiplier")
+        for row in rows("scaling", part=part, residual=name, text="both", equal=equal)
     ]
-    head = ("residual", "at equal", *(f"{place} size" for place in PLACES), "trend with size")
+    head = ("residual", "at equal", "by", *(f"{place} size" for place in PLACES), "trend of laws")
     drawn = [PICTURE] if (ROOT / "docs" / "scaling.png").is_file() else []
     return "\n\n".join([table(head, *map(line, found)), *drawn]) if found else NOT_FITTED
+
+
+def scaling_misfit() -> str:
+    """The floor of the laws and what they leave, beside the errors of the means."""
+    if not rows("scaling", part="law"):
+        return NOT_FITTED
+    law = only("scaling", part="law", residual="add", equal="FLOPs", text="both")
+    errors = [row["standard error"] for row in rows("scaling", part="loss") if row["seeds"] > 1]
+    told = (
+        f"The floor is c = {spanned(law['c'])} bits per byte, and the laws leave a root mean "
+        f"square of {law['misfit']:.3f}; the standard errors of the means are {min(errors):.3f} to "
+        f"{max(errors):.3f}."
+    )
+    bound = (
+        "\n\nThat is the bound: these losses fall ever faster, where a floor could only make them "
+        "fall ever slower, so that a law of this form does not describe these sizes."
+    )
+    return told + bound * (law["c"][0] == 0)
 
 
 def scaling_texts() -> str:
@@ -147,6 +168,7 @@ SCALING_FIGURES = {
         scaling_sizes,
         scaling_losses,
         scaling_multipliers,
+        scaling_misfit,
         scaling_texts,
         scaling_costs,
     )

@@ -8,6 +8,7 @@ from .benchmark_figures import BENCHMARK_FIGURES
 from .carried_figures import CARRIED_FIGURES
 from .claims import claims
 from .connect_figures import CONNECT_FIGURES
+from .encoder_figures import ENCODER_FIGURES
 from .family_figures import FAMILY_FIGURES
 from .figures import FIGURES
 from .geometry_figures import GEOMETRY_FIGURES
@@ -22,6 +23,7 @@ __all__ = ["PARTS", "write_parts"]
 PARTS: dict[str, Callable[[], str]] = {
     **FIGURES,
     **FAMILY_FIGURES,
+    **ENCODER_FIGURES,
     **GEOMETRY_FIGURES,
     **GRAPH_FIGURES,
     **ADAPTER_FIGURES,
