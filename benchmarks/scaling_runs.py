@@ -33,7 +33,7 @@ from scaling_corpora import digest, held_out, write_corpora
 __all__ = ["RATES", "RESIDUALS", "SEEDS", "SIZES", "Study", "climb", "shape", "steps"]
 
 RESIDUALS = ("add", "block_attnres", "attnres", "delta", "mhc_lite", "embedding_skip")
-SEEDS = {2: (0, 1, 2), 3: (0, 1, 2), 4: (0, 1, 2), 5: (0, 1, 2), 6: (0,)}
+SEEDS = {2: (0, 1, 2), 3: (0, 1, 2), 4: (0, 1, 2), 5: (0, 1, 2), 6: (0, 1, 2)}
 SIZES = tuple(SEEDS)
 TUNED = SIZES[:3]
 """Sizes at which the rate of every residual is sought."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-__all__ = ["CONVOLUTIONS", "Label", "unit_axes_of"]
+__all__ = ["CONVOLUTIONS", "Label", "computes_as", "unit_axes_of"]
 
 Label = None | str | tuple[int | str, ...]
 """Of an axis; see `units`."""
@@ -39,7 +39,15 @@ def unit_axes_of(module: nn.Module) -> Mapping[str, tuple[Label, ...]] | None:
     """Return the labels of each axis of a layer's parameters and buffers; None where it says none.
 
     Args:
-        module: Its class has `unit_axes`, or is one of torch's.
+        module: Its class has `unit_axes`, or is one of torch's, or of such a one's that computes
+            the same.
     """
-    known = (TORCH[kind] for kind in type(module).__mro__ if kind in TORCH)
+    known = (
+        TORCH[kind] for kind in type(module).__mro__ if kind in TORCH and computes_as(module, kind)
+    )
     return getattr(module, "unit_axes", next(known, None))
+
+
+def computes_as(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module of a kind has its forward pass, and not one of its own."""
+    return type(module).forward is kind.forward

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from .declared_units import CONVOLUTIONS, Label, unit_axes_of
+from .declared_units import CONVOLUTIONS, Label, computes_as, unit_axes_of
 
 __all__ = ["Bond", "Label", "Piece", "UnitTrace", "Units"]
 
@@ -163,7 +163,7 @@ class UnitTrace:
         follow: Callable[..., Any] | None = getattr(module, "follow_units", None)
         if follow is not None:
             return follow(self, x)
-        if isinstance(module, nn.Sequential):
+        if isinstance(module, nn.Sequential) and computes_as(module, nn.Sequential):
             return self.chain(x, *module)
         found = self.parameters(module, **{"in": x}, **({} if out is None else {"out": out}))
         return found.get("out", x)
@@ -196,12 +196,12 @@ class UnitTrace:
                 tensor = tensor[part] if inside else getattr(tensor, part, None)
             if isinstance(tensor, Tensor):
                 self._note(module, tensor, axes, labels)
-        own = module.named_parameters(recurse=False)
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         silent = [name for name, p in own if p.dim() and self._names[id(p)] not in self.axes]
         if silent:
             raise ValueError(
-                f"{self.name_of(module)}: {type(module).__name__} does not say whose units its "
-                f"{', '.join(silent)} belongs to; declare `unit_axes` on its class"
+                f"{self.name_of(module)}: {type(module).__name__} does not say whose units belong to "
+                f"its {', '.join(silent)}; declare `unit_axes` on its class"
             )
         return labels
 

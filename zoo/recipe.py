@@ -54,7 +54,9 @@ def forget(model: Any, because: str) -> None:
         model.recipe, model.lost_recipe = None, because
 
 
-def first_difference(model: nn.Module, rebuilt: nn.Module) -> str | None:
+def first_difference(
+    model: nn.Module, rebuilt: nn.Module, *, named: str = "the recipe", rates: bool = True
+) -> str | None:
     """Name the first thing in which a model is not built as another, or None.
 
     Compared are the modules by name and type, their plain public attributes, and the names and
@@ -64,7 +66,9 @@ def first_difference(model: nn.Module, rebuilt: nn.Module) -> str | None:
 
     Args:
         model: The model.
-        rebuilt: What its recipe builds, on any device.
+        rebuilt: The other, on any device: what the recipe of the model builds.
+        named: What the message calls the other.
+        rates: Whether rates of dropout count, which matter in training alone.
     """
     theirs = dict(rebuilt.named_modules(remove_duplicate=False))
     if isinstance(model, nn.Module) and hasattr(model, "_orig_mod"):
@@ -73,13 +77,12 @@ def first_difference(model: nn.Module, rebuilt: nn.Module) -> str | None:
         other = theirs.pop(name, None)
         place = name or "the model"
         if other is None:
-            return f"{place} is a {type(module).__name__}, which the recipe does not have"
+            return f"{place} is a {type(module).__name__}, which {named} does not have"
         if _kind(module) != _kind(other):
             return (
-                f"{place} is a {type(module).__name__} where the recipe makes a "
-                f"{type(other).__name__}"
+                f"{place} is a {type(module).__name__} where {named} has a {type(other).__name__}"
             )
-        told = dict(_facts(module)), dict(_facts(other))
+        told = dict(_facts(module, rates)), dict(_facts(other, rates))
         for key in told[0] | told[1]:
             mine, made = (facts.get(key, MISSING) for facts in told)
             if (mine is MISSING or made is MISSING) and key in vars(module) and key in vars(other):
@@ -87,20 +90,24 @@ def first_difference(model: nn.Module, rebuilt: nn.Module) -> str | None:
             if mine is MISSING or made is MISSING or mine != made:
                 mine, made = ("nothing" if v is MISSING else v for v in (mine, made))
                 where = f"{name}.{key}" if name else key
-                return f"{where} is {mine} where the recipe makes {made}"
+                return f"{where} is {mine} where {named} has {made}"
     for name, other in theirs.items():
-        return f"{name}, a {type(other).__name__} of the recipe, is gone"
+        return f"{name}, a {type(other).__name__} of {named}, is gone"
     ties, made = _ties(model), _ties(rebuilt)
     for name, first in ties.items():
         if made[name] != first:
             shared, apart = (first, made[name]) if first != name else (made[name], first)
             kept = "is now" if shared == first else "is no longer"
-            return f"{name} {kept} the same tensor as {shared}, unlike in the recipe"
+            return f"{name} {kept} the same tensor as {shared}, unlike in {named}"
     return None
 
 
 # What is no structure: a mode, timm's and our training aids, and facts for data tools.
 IGNORED = {"training", "grad_checkpointing", "default_cfg", "pretrained_cfg", "call_super_init"}
+DROPOUTS = (
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    *(nn.AlphaDropout, nn.FeatureAlphaDropout),
+)
 PLAIN = (bool, int, float, str, type(None), torch.dtype)
 
 
@@ -119,12 +126,14 @@ def _ties(model: nn.Module) -> dict[str, str]:
     }
 
 
-def _facts(module: nn.Module) -> Iterator[tuple[str, Any]]:
+def _facts(module: nn.Module, rates: bool) -> Iterator[tuple[str, Any]]:
     """Yield the plain attributes of a module, and what tensors it holds itself."""
     if isinstance(module, WeightStructure):
         return
     for key, value in vars(module).items():
-        if not key.startswith("_") and key not in IGNORED and _is_plain(value):
+        if key.startswith("_") or key in IGNORED or not _is_plain(value):
+            continue
+        if rates or not _is_rate(module, key):
             yield key, list(value) if isinstance(value, tuple | list) else value
     temporary = module._non_persistent_buffers_set
     for kind, tensors in (("parameter", module._parameters), ("buffer", module._buffers)):
@@ -132,6 +141,11 @@ def _facts(module: nn.Module) -> Iterator[tuple[str, Any]]:
             if key not in temporary:
                 shape = None if tensor is None else tuple(tensor.shape)
                 yield key, "no tensor" if shape is None else f"a {kind} of shape {shape}"
+
+
+def _is_rate(module: nn.Module, key: str) -> bool:
+    """Whether an attribute is a rate of dropout."""
+    return key.startswith("drop_") or (key == "p" and isinstance(module, DROPOUTS))
 
 
 def _is_plain(value: Any) -> bool:

@@ -151,13 +151,13 @@ def test_a_model_that_is_built_otherwise_is_refused_with_the_first_difference(ca
     with pytest.raises(RunError, match=f"^init={place}: the model there, {base}, ") as caught:
         build_from(initial_place(place), name, without({**VIT, **options}))
     said = str(caught.value)
-    assert "where the recipe makes" in said or "the recipe does not have" in said
+    assert "where the recipe has" in said or "the recipe does not have" in said
     assert "\n" not in said
 
 
 def test_a_language_model_of_another_vocabulary_is_refused(tmp_path):
     place = str(save_model(create_model("gpt_nano", vocab_size=300), tmp_path / "words"))
-    with pytest.raises(RunError, match="300 where the recipe makes 256"):
+    with pytest.raises(RunError, match="300 where the recipe has 256"):
         build_from(initial_place(place), "gpt_nano", {})
 
 

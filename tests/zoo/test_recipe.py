@@ -245,15 +245,15 @@ def _longer(model):
 
 
 REFUSED = {
-    "head": (_set("head", nn.Linear(32, 7)), "head.out_features is 7 where the recipe makes 10"),
+    "head": (_set("head", nn.Linear(32, 7)), "head.out_features is 7 where the recipe has 10"),
     "deep head": (_set("head", nn.Sequential(nn.Linear(32, 10))), "head is a Sequential where"),
     "use_head": (lambda m: m.use_head(functools.partial(nn.Linear, bias=False)), "head.bias is no"),
-    "num_classes": (_set("num_classes", 3), "num_classes is 3 where the recipe makes 10"),
+    "num_classes": (_set("num_classes", 3), "num_classes is 3 where the recipe has 10"),
     "dropout": (_set("trunk.branches.0.2.p", 0.5), "trunk.branches.0.2.p is 0.5 where"),
     "drop path": (_set("trunk.drop_path", (0.0, 0.3)), r"trunk.drop_path is \[0.0, 0.3\] where"),
-    "epsilon": (_set("norm.eps", 0.1), "norm.eps is 0.1 where the recipe makes 1e-05"),
-    "bias": (_set("norm.bias", None), "norm.bias is no tensor where the recipe makes a parameter"),
-    "norm": (_without_a_norm, "trunk.norms.0 is a Identity where the recipe makes a LayerNorm"),
+    "epsilon": (_set("norm.eps", 0.1), "norm.eps is 0.1 where the recipe has 1e-05"),
+    "bias": (_set("norm.bias", None), "norm.bias is no tensor where the recipe has a parameter"),
+    "norm": (_without_a_norm, "trunk.norms.0 is a Identity where the recipe has a LayerNorm"),
     "longer": (_longer, "trunk.branches.2 is a Identity, which the recipe does not have"),
     "extra": (lambda m: m.add_module("probe", nn.Linear(3, 3)), "probe is a Linear, which the rec"),
     "parameter": (lambda m: m.register_parameter("t", nn.Parameter(torch.ones(3))), "t is a param"),
@@ -538,6 +538,6 @@ def test_a_timm_model_whose_name_or_keywords_are_unknown_is_refused(tmp_path):
         save_model(vit(), tmp_path / "folder")
     odd = with_residual(vit(), "attnres")
     odd.head = nn.Sequential(nn.Linear(48, 7))
-    with pytest.raises(ValueError, match="head is a Sequential where the recipe makes a Linear"):
+    with pytest.raises(ValueError, match="head is a Sequential where the recipe has a Linear"):
         save_model(odd, tmp_path / "folder")
     assert not (tmp_path / "folder").exists()

@@ -4,7 +4,8 @@ The units of B are put in the places where its weights are closest to those of A
 same function; then loss and accuracy are measured on the straight way from A to B, as they are and
 matched. A barrier is how far the loss rises, or the accuracy falls, beside the line between the two
 ends; alignment is how far the top singular vectors of their layers point the same way. Batch norms
-get new statistics at every point. Data are those of A's run, unless others are named:
+get new statistics at every point. Data are those of A's run, unless others are named; two networks
+that read samples differently, or number their classes so, are refused:
 
     archzoo connect runs/A runs/B
     archzoo connect runs/A runs/B split=train points=11 out=barrier.png
@@ -13,7 +14,6 @@ get new statistics at every point. Data are those of A's run, unless others are 
 
 import statistics as summary
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from ..command_line.answer import Answer
@@ -61,18 +61,24 @@ def connect(
         imports: Your own modules; null is those that the runs recorded.
 
     Raises:
-        RunError: two architectures, networks that cannot be matched, or data that do not fit.
+        RunError: two architectures, networks that cannot be matched or read data differently, data
+            that do not fit, or a name of no picture.
     """
     check_at_least_one(
         batch_size=batch_size, statistics=statistics, vectors=vectors, threads=threads
     )
+    if points < 3:
+        raise RunError(f"points must be at least 3, both ends and one between, got {points}")
     import torch
 
-    from ...zoo.matching import barrier, match, permute, singular_alignment
+    from ...zoo.matching import barrier, match, permute, plot_barriers, singular_alignment
     from ..engine.process import choose_device
+    from ..report.picture_file import picture_file, save_picture
+    from ..subject.conventions import conventions_of, different_convention
     from ..subject.given_data import CLASSIFIED, model_on_data
     from ..subject.given_model import find_model
 
+    picture = None if out is None else picture_file(out)
     if threads is not None:
         torch.set_num_threads(threads)
     places = [find_model(text, imports) for text in (a, b)]
@@ -85,6 +91,12 @@ def connect(
     where = choose_device(device)
     subject = model_on_data(places[0], data, kinds=CLASSIFIED, other_data=other_data)
     first, second = subject.model.to(where), places[1].load().to(where)
+    differing = different_convention(conventions_of(first), conventions_of(second))
+    if differing is not None:
+        raise RunError(f"{a} and {b} do not read samples alike: {differing}")
+    same_data = subject.own and places[1].data == subject.data
+    if same_data and places[1].run is not None and not other_data:
+        places[1].run.check_data(subject.splits.about)
     batches = [(x.to(where), y.to(where)) for x, y in subject.batches(split, batch_size)]
     renewed = [x.to(where) for x, _ in subject.drawn(statistics, batch_size, seed)]
     try:
@@ -112,6 +124,8 @@ def connect(
             when: {
                 "loss": list(way.loss),
                 "accuracy": list(way.accuracy),
+                "own_loss": list(way.own_loss),
+                "own_accuracy": list(way.own_accuracy),
                 "loss_barrier": way.of_loss,
                 "accuracy_barrier": way.of_accuracy,
                 "alignment": alignment[when],
@@ -120,17 +134,19 @@ def connect(
         },
     }
     text = _text(found)
-    if out is not None:
-        _draw({TITLES[when]: way for when, way in ways.items()}, Path(out))
+    if picture is not None:
+        save_picture(plot_barriers({TITLES[w]: way for w, way in ways.items()}), picture)
         text += f"\n\n{out}"
     return Answer(found, text)
 
 
 def _text(found: Mapping[str, Any]) -> str:
     """Write what was found for a reader."""
-    head = ("", "loss barrier", "loss at 1/2", "accuracy barrier, %", "alignment")
-    rows: list[tuple[str, ...]] = [head]
     middle = len(found["t"]) // 2
+    at_middle = f"loss at {found['t'][middle]:.2f}"
+    rows: list[tuple[str, ...]] = [
+        ("", "loss barrier", at_middle, "accuracy barrier, %", "alignment")
+    ]
     for when, title in TITLES.items():
         way = found[when]
         mean = summary.mean(way["alignment"].values()) if way["alignment"] else 0.0
@@ -143,10 +159,9 @@ def _text(found: Mapping[str, Any]) -> str:
                 f"{mean:.3f}",
             )
         )
-    ends = ("before", 0), ("before", -1)
     losses, shares = (
-        " and ".join(f"{scale * found[when][key][end]:.{digits}f}" for when, end in ends)
-        for key, scale, digits in (("loss", 1, 4), ("accuracy", 100, 2))
+        " and ".join(f"{scale * each:.{digits}f}" for each in found["before"][key])
+        for key, scale, digits in (("own_loss", 1, 4), ("own_accuracy", 100, 2))
     )
     layers: list[tuple[str, ...]] = [("layer, alignment", *TITLES.values())]
     layers += [
@@ -164,20 +179,3 @@ def _text(found: Mapping[str, Any]) -> str:
             *aligned(layers, left=1),
         ]
     )
-
-
-def _draw(ways: Mapping[str, Any], out: Path) -> None:
-    """Draw the two ways.
-
-    Raises:
-        RunError: no matplotlib.
-    """
-    from ...zoo.matching import plot_barriers
-    from ...zoo.share.atomic_write import replacing
-
-    try:
-        figure: Any = plot_barriers(ways)
-    except ImportError as error:
-        raise RunError('a picture needs matplotlib; pip install "archzoo[plot]"') from error
-    with replacing(out) as temporary:
-        figure.savefig(temporary, dpi=150, format=out.suffix.lstrip(".") or "png")

@@ -7,13 +7,18 @@ The extra `plot` brings what draws:
     archzoo ranks RUN --json
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..command_line.answer import Answer
 from ..errors import RunError
 from ..report.rank_rows import read_ranks
 
-__all__ = ["draw", "ranks"]
+if TYPE_CHECKING:
+    from matplotlib.figure import FigureBase
+
+__all__ = ["draw_ranks", "ranks"]
 
 
 def ranks(run: str, *, out: str = "ranks.png") -> Answer:
@@ -24,35 +29,34 @@ def ranks(run: str, *, out: str = "ranks.png") -> Answer:
         out: The picture; its ending chooses the format.
 
     Raises:
-        RunError: a folder without ranks, or no matplotlib.
+        RunError: a folder without ranks, a name of no picture, or no matplotlib.
     """
-    folder = Path(run)
+    from ..report.picture_file import picture_file, save_picture
+
     try:
-        draw(folder, Path(out))
-    except ModuleNotFoundError as error:
-        raise RunError('a picture needs matplotlib; pip install "archzoo[plot]"') from error
+        rows = read_ranks(Path(run))
     except ValueError as error:
         raise RunError(str(error)) from error
-    rows = [{"step": row["step"], "ranks": row["ranks"]} for row in read_ranks(folder)]
-    return Answer({"picture": out, "evaluations": rows}, out)
+    picture = picture_file(out)
+    save_picture(draw_ranks(rows, Path(run).name), picture)
+    noted = [{"step": row["step"], "ranks": row["ranks"]} for row in rows]
+    return Answer({"picture": out, "evaluations": noted}, out)
 
 
-def draw(run: Path, out: Path) -> None:
+def draw_ranks(rows: Sequence[Mapping[str, Any]], title: str) -> "FigureBase":
     """Draw the rank of every weight over steps, and how some spectra change.
 
     Args:
-        run: A run's folder.
-        out: The picture; its ending chooses the format.
+        rows: What a run noted, at least once.
+        title: Of the picture.
 
-    Raises:
-        ValueError: a folder without ranks.
+    Returns:
+        The figure, in no window.
     """
     import matplotlib
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from ...zoo.inspect import new_figure
 
-    rows = read_ranks(run)
     steps = [row["step"] for row in rows]
     spectra = [name for name in rows[-1]["spectra"] if all(name in r["spectra"] for r in rows)]
     # The first, the middle and the last weight.
@@ -60,17 +64,16 @@ def draw(run: Path, out: Path) -> None:
         [spectra[i] for i in sorted({0, len(spectra) // 2, len(spectra) - 1})] if spectra else []
     )
     width = 1 + len(shown)
-    figure, grid = pyplot.subplots(
-        1, width, figsize=(4.6 + 3.0 * len(shown), 3.6), layout="constrained", squeeze=False
-    )
+    figure = new_figure(4.6 + 3.0 * len(shown), 3.6)
+    grid = figure.subplots(1, width, squeeze=False)
     names = list(rows[-1]["ranks"])
     axes = grid[0][0]
-    colours = pyplot.get_cmap("viridis")
+    colours = matplotlib.colormaps["viridis"]
     for i, name in enumerate(names):
         colour = colours(i / max(1, len(names) - 1))
         values = [row["ranks"].get(name) for row in rows]
         axes.plot(steps, values, lw=1.2, marker=".", color=colour, label=name)
-    axes.set(xlabel="step", ylabel="rank", title=run.name)
+    axes.set(xlabel="step", ylabel="rank", title=title)
     axes.set_ylim(bottom=0)
     if len(names) <= 10:
         axes.legend(frameon=False, fontsize=6)
@@ -86,5 +89,4 @@ def draw(run: Path, out: Path) -> None:
     for axes in grid[0]:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(out, dpi=150)
-    pyplot.close(figure)
+    return figure

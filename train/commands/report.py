@@ -36,17 +36,18 @@ def report(*runs: str, out: str = "report.html", inside: bool = True) -> Answer:
         raise UsageError("name run folders, such as archzoo report runs/*")
     places, file = [Path(run) for run in runs], Path(out)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.suffix.lower() in PAGE:
-            from ..report.page import write_report
-
-            found = write_report(places, file, inside=inside)
-        else:
+        if file.suffix.lower() not in PAGE:
             from ..report.curves_picture import draw_curves
+            from ..report.picture_file import picture_file, save_picture
 
-            draw_curves(places, file)
+            picture = picture_file(out)
+            save_picture(draw_curves(places), picture)
             return Answer({"picture": out, "runs": list(runs)}, out)
-    except (ValueError, ImportError) as error:
+        from ..report.page import write_report
+
+        file.parent.mkdir(parents=True, exist_ok=True)
+        found = write_report(places, file, inside=inside)
+    except ValueError as error:
         raise RunError(str(error)) from error
     except OSError as error:
         raise RunError(f"could not write out={out}: {error}") from error

@@ -1,13 +1,11 @@
 """The frozen teacher of `distill=`: an earlier model, of the run's architecture or of another."""
 
-import torch
-from torch import nn
-
 from ...zoo.axes.lowrank import merge_lowrank
 from ...zoo.network import Network
 from ..check import READS
 from ..data import Splits
 from ..errors import RunError
+from ..subject.conventions import different_convention
 from ..subject.given_data import check_fit, kind_of
 from .initial_weights import initial_place, refuse_differences
 
@@ -28,7 +26,7 @@ def frozen_teacher(
 
     Raises:
         RunError: no such model, one of another architecture but for the structure of its weights
-            and rates of dropout, or one that saw other classes or pixels.
+            and rates of dropout, or one that reads data otherwise.
     """
     place = initial_place(text, "distill.teacher")
     teacher = place.load()
@@ -42,7 +40,11 @@ def frozen_teacher(
             if teacher.lowrank is not None:
                 merge_lowrank(teacher)
             refuse_differences(name, plain, teacher)
-        _refuse_other_data(teacher, splits)
+        differing = different_convention(teacher.conventions, splits.conventions())
+        if differing is not None:
+            raise ValueError(
+                f"the teacher reads other data: {differing}; name a teacher of the same data"
+            )
     except ValueError as error:
         raise RunError(f"distill.teacher={text}: {' '.join(str(error).split())}") from error
     if splits.graph is not None:
@@ -67,21 +69,3 @@ def _refuse_other_inputs(teacher: Network, splits: Splits) -> None:
         )
     if check_fit(teacher, splits, other_data=False) is not None:
         raise ValueError("it numbers the classes of the data otherwise; name another")
-
-
-def _refuse_other_data(teacher: nn.Module, splits: Splits) -> None:
-    """Refuse a teacher whose logits mean something else, or that reads pixels otherwise.
-
-    Raises:
-        ValueError: naming what differs.
-    """
-    own, now = getattr(teacher, "conventions", {}), splits.conventions()
-    if own.get("label_names", now.get("label_names")) != now.get("label_names"):
-        raise ValueError("the teacher tells other classes apart than the data has; name another")
-    for key in ("mean", "std"):
-        theirs, mine = (torch.tensor(list(facts.get(key) or ())) for facts in (own, now))
-        if len(theirs) and len(mine) and not torch.allclose(theirs, mine, atol=1e-6):
-            raise ValueError(
-                f"the teacher was trained on pixels with {key}={theirs.tolist()}, the data has "
-                f"{mine.tolist()}; name a teacher of the same data"
-            )

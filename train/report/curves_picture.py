@@ -2,20 +2,25 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...zoo.inspect.plots import new_figure
-from ...zoo.share.atomic_write import replacing
 from .run_record import RunRecord, read_run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import FigureBase
 
 __all__ = ["draw_curves"]
 
 
-def draw_curves(places: Sequence[Path], out: Path) -> None:
+def draw_curves(places: Sequence[Path]) -> "FigureBase":
     """Draw training loss beside the validation metric over steps, one line per run.
 
     Args:
         places: Run folders; accuracy, or bits per byte where a run has it.
-        out: The picture; its ending chooses the format.
+
+    Returns:
+        The figure, in no window.
 
     Raises:
         ValueError: a folder without metrics.
@@ -47,8 +52,7 @@ def draw_curves(places: Sequence[Path], out: Path) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    with replacing(out) as temporary:
-        figure.savefig(temporary, dpi=150, format=out.suffix.lstrip(".") or "png")  # pyright: ignore[reportAttributeAccessIssue]
+    return figure
 
 
 def _metric(run: RunRecord) -> tuple[str, float, str]:

@@ -15,8 +15,9 @@ from ...zoo.registry import nearest
 from ..check import READS
 from ..data import Splits, data_sets
 from ..errors import RunError
+from .conventions import conventions_of
 from .given_model import ModelPlace
-from .model_on_data import ModelOnData, conventions_of
+from .model_on_data import ModelOnData
 
 __all__ = ["CLASSIFIED", "VECTORS", "WHERE", "check_fit", "kind_of", "model_on_data"]
 

@@ -14,8 +14,8 @@ from ..data.sequences.read_sequences import read_sequences
 from ..data.table_encoder import TableEncoder
 from ..data.table_files import csv_lines
 from ..errors import RunError
+from .conventions import conventions_of
 from .given_data import kind_of
-from .model_on_data import conventions_of
 
 __all__ = ["Sample", "reads", "samples", "text_windows"]
 

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,10 @@ from ..data import IGNORE, Batches, Fold, Splits, loader, needs_shuffling
 from ..errors import RunError
 from ..measures.corruptions import corrupt
 from ..measures.pixels import FromPixels, pixel_batches
+from .conventions import conventions_of
 from .given_model import ModelPlace
 
-__all__ = ["SPLITS", "ModelOnData", "conventions_of"]
+__all__ = ["SPLITS", "ModelOnData"]
 
 SPLITS = ("train", "validation", "test")
 
@@ -196,8 +197,3 @@ class ModelOnData:
             return targets
         order = self.order.to(targets.device)
         return torch.where(targets == IGNORE, targets, order[targets.clamp(min=0)])
-
-
-def conventions_of(model: nn.Module) -> dict[str, Any]:
-    """What a model keeps of the data that it was trained on."""
-    return cast("dict[str, Any]", getattr(model, "conventions", {}))

@@ -14,8 +14,8 @@ from ..data.sequences.sequence_folds import padded
 from ..engine.half_precision import autocast
 from ..engine.metrics import predictions
 from ..measures.classification import all_outcomes
+from .conventions import conventions_of
 from .input_files import Sample, reads, samples, text_windows
-from .model_on_data import conventions_of
 
 __all__ = ["Prediction", "predict"]
 

@@ -3,16 +3,18 @@
     L(t) at (1 − t) a + t b
     B = max over t of L(t) − ((1 − t) L(0) + t L(1)),     and of the accuracy, downwards
 
-Between the ends batch norms are given the statistics of the network that is there, since those of a
-and b belong to other activations; at the ends each network is as it was.
+At every point batch norms are given the statistics of the network that is there, since those of a
+and b belong to other activations; so are they at the ends, or a network would be apart from itself.
 
 Sources: Frankle et al. 2020, "Linear mode connectivity and the lottery ticket hypothesis",
 arXiv:1912.05671, §2; batch norms: Jordan et al. 2023, "REPAIR", arXiv:2211.08403.
 Differs from them: B is of the loss and of the accuracy, each at the worst of the points. REPAIR
-also rescales layers without norms; here statistics of norms are all that is taken anew.
+also rescales layers without norms; here statistics of norms are all that is taken anew, and they
+are at the ends too.
 """
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +24,7 @@ from torch.nn import functional as F
 
 from ...layers.lowrank import reestimate_batch_norm
 from ...layers.modes import evaluating
+from .architecture import check_one_architecture, tensors_of
 
 __all__ = ["Barrier", "barrier", "interpolate"]
 
@@ -33,32 +36,35 @@ class Barrier(NamedTuple):
 
     Attributes:
         t: Shares of the second network, from 0 to 1.
-        loss: Mean cross-entropy at each, in nats.
+        loss: Mean cross-entropy at each, in nats; batch norms have new statistics.
         accuracy: Share of correct predictions at each.
+        own_loss: Of the two networks as they are, with statistics of their own.
+        own_accuracy: The same.
     """
 
     t: tuple[float, ...]
     loss: tuple[float, ...]
     accuracy: tuple[float, ...]
+    own_loss: tuple[float, float]
+    own_accuracy: tuple[float, float]
 
     @property
     def of_loss(self) -> float:
         """How far the loss rises above the line between its ends, at least 0."""
-        return max(self._over(self.loss))
+        return max(0.0, *self._over(self.loss))
 
     @property
     def of_accuracy(self) -> float:
         """How far the accuracy falls below the line between its ends, at least 0."""
-        return max(-each for each in self._over(self.accuracy))
+        return max(0.0, *(-each for each in self._over(self.accuracy)))
 
     def _over(self, values: Sequence[float]) -> list[float]:
         first, last = values[0], values[-1]
         # The ends lie on the line, whatever rounding says.
-        inner = [
+        return [
             value - ((1 - t) * first + t * last)
             for t, value in zip(self.t[1:-1], values[1:-1], strict=True)
         ]
-        return [0.0, *inner]
 
 
 def interpolate(a: nn.Module, b: nn.Module, t: float) -> nn.Module:
@@ -68,29 +74,19 @@ def interpolate(a: nn.Module, b: nn.Module, t: float) -> nn.Module:
 
     Args:
         a: A network.
-        b: Another with tensors of the same names and shapes.
+        b: Another of the same architecture.
         t: The share of b, in [0, 1].
 
     Raises:
-        ValueError: t out of range, or networks with other tensors.
+        ValueError: t out of range, or networks of two architectures.
     """
     if not 0 <= t <= 1:
         raise ValueError(f"t must lie in [0, 1], got {t}")
+    check_one_architecture(a, b)
     found = copy.deepcopy(a)
-    other = dict(_tensors(b))
-    mine = dict(_tensors(found))
-    differing = [
-        name
-        for name in mine.keys() | other.keys()
-        if name not in mine or name not in other or mine[name].shape != other[name].shape
-    ]
-    if differing:
-        raise ValueError(
-            f"a and b must have the same tensors, and differ in {min(differing)}; interpolate two "
-            f"networks of one architecture"
-        )
+    other = dict(tensors_of(b))
     with torch.no_grad():
-        for name, tensor in mine.items():
+        for name, tensor in tensors_of(found):
             if t == 1:
                 tensor.copy_(other[name])
             elif t > 0 and tensor.is_floating_point():
@@ -112,30 +108,44 @@ def barrier(
         a: A classifier, (B, …) -> (B, K) or (B, T, K).
         b: Another of the same architecture, matched to a or not.
         batches: Inputs and targets to measure on; kept in memory while points are measured.
-        statistics: Batches of the training data for networks with batch norms.
+        statistics: Batches of the training data, for networks with batch norms.
         points: How many, both ends among them, at least 3.
 
     Raises:
-        ValueError: fewer points, no batches, batch norms and no statistics, or as `interpolate`.
+        ValueError: fewer points, nothing to measure on, batch norms and no statistics, a loss that
+            is not finite, or as `interpolate`.
     """
     if points < 3:
         raise ValueError(f"points must be at least 3, both ends and one between, got {points}")
     measured, renewed = list(batches), list(statistics)
-    if not measured:
-        raise ValueError("batches is empty: there is nothing to measure on")
+    if not any((targets != IGNORE).any() for _, targets in measured):
+        raise ValueError("batches have no target, so there is nothing to measure on; give some")
     shares = tuple(i / (points - 1) for i in range(points))
-    found = []
+    found, own = [], []
     for t in shares:
         model = interpolate(a, b, t)
-        if 0 < t < 1:
-            reestimate_batch_norm(model, renewed)
-        found.append(_figures(model, measured))
+        figures = _figures(model, measured, t) if t in (0, 1) else None
+        own += [] if figures is None else [figures]
+        if _renew(model, renewed) or figures is None:
+            figures = _figures(model, measured, t)
+        found.append(figures)
     losses, accuracies = zip(*found, strict=True)
-    return Barrier(shares, losses, accuracies)
+    (loss_a, accuracy_a), (loss_b, accuracy_b) = own
+    return Barrier(shares, losses, accuracies, (loss_a, loss_b), (accuracy_a, accuracy_b))
+
+
+def _renew(model: nn.Module, statistics: Sequence[Any]) -> bool:
+    """Take statistics of batch norms anew and say whether there are any."""
+    try:
+        return bool(reestimate_batch_norm(model, statistics))
+    except ValueError as error:
+        raise ValueError(f"batch norms take their statistics from statistics=: {error}") from error
 
 
 @torch.no_grad()
-def _figures(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+def _figures(
+    model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], t: float
+) -> tuple[float, float]:
     """Mean cross-entropy and accuracy, summed in float64."""
     loss, right, count = 0.0, 0, 0
     with evaluating(model):
@@ -145,8 +155,6 @@ def _figures(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> tupl
             loss += float(F.cross_entropy(logits, wanted, reduction="sum", ignore_index=IGNORE))
             right += int((logits.argmax(-1) == wanted).sum())
             count += int((wanted != IGNORE).sum())
-    return loss / max(1, count), right / max(1, count)
-
-
-def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*model.named_parameters(), *model.named_buffers()]
+    if not math.isfinite(loss):
+        raise ValueError(f"the loss at t={t:g} is {loss}, so that there is no barrier to tell")
+    return loss / count, right / count

@@ -12,13 +12,14 @@ Differs from them: values of an attention also move inside their head, and so do
 alike, where no norm, angle or bias of the places in a head holds them.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ...layers.units import Units, UnitTrace
+from .architecture import tensors_of
 
 __all__ = [
     "Group",
@@ -75,6 +76,21 @@ class Group(NamedTuple):
             ]
             found.append(self.places(order, torch.stack(inside)))
         return tuple(found)
+
+    def holds(self, indices: Sequence[Tensor]) -> bool:
+        """Whether index vectors permute blocks as a whole, and inside them where that is free."""
+        if len(indices) != len(self.parts):
+            return False
+        orders = []
+        for index, (size, free) in zip(indices, self.parts, strict=True):
+            if not torch.equal(index.sort().values, torch.arange(self.blocks * size)):
+                return False
+            rows = index.view(self.blocks, size)
+            orders.append(rows[:, :1] // size)
+            together = (rows // size == orders[0]).all()
+            if not together or not (free or (rows % size == torch.arange(size)).all()):
+                return False
+        return True
 
     @staticmethod
     def places(order: Tensor, inside: Tensor) -> Tensor:
@@ -156,9 +172,8 @@ def permutation_spec(model: nn.Module) -> PermutationSpec:
             it.
     """
     trace = UnitTrace(model)
-    out = trace.through(model, trace.fixed())
-    if isinstance(out, Units):
-        out.root().fixed = True
+    for units in _units_in(trace.through(model, trace.fixed())):
+        units.root().fixed = True
     missing = [name for name, p in model.named_parameters() if p.dim() and name not in trace.axes]
     if missing:
         raise ValueError(
@@ -168,7 +183,7 @@ def permutation_spec(model: nn.Module) -> PermutationSpec:
     roots: dict[Units, tuple[str, int]] = {}
     groups: dict[str, Group] = {}
     axes = {}
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    for name, tensor in tensors_of(model):
         if name not in trace.axes:
             axes[name] = tuple((Segment(None, 0, size),) for size in tensor.shape)
             continue
@@ -189,11 +204,50 @@ def permute(model: nn.Module, spec: PermutationSpec, permutations: Permutations)
 
     Returns:
         The model.
+
+    Raises:
+        ValueError: a spec of another model, permutations of other groups or that part a block, or
+            two tensors over one memory, which would be permuted twice; the model stays as it is.
     """
+    tensors = dict(tensors_of(model))
+    of_spec = {
+        name: tuple(sum(s.size for s in axis) for axis in spec.axes[name]) for name in spec.axes
+    }
+    if of_spec != {name: tuple(tensor.shape) for name, tensor in tensors.items()}:
+        raise ValueError("spec is of another model; take permutation_spec of this one")
+    if permutations.keys() != spec.groups.keys():
+        named = min(permutations.keys() ^ spec.groups.keys())
+        raise ValueError(f"permutations must be of all groups of the spec, and differ in {named}")
+    for name, group in spec.groups.items():
+        if not group.holds(permutations[name]):
+            raise ValueError(f"permutations[{name!r}] does not permute the {group}")
+    places: dict[int, str] = {}
+    for name, tensor in tensors.items():
+        first = places.setdefault(tensor.data_ptr(), name) if tensor.numel() else name
+        if first != name:
+            raise ValueError(f"{name} lies in the memory of {first}; make them one parameter")
     with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        for name, tensor in tensors.items():
             tensor.copy_(spec.apply(name, tensor, permutations))
     return model
+
+
+def _units_in(out: Any) -> Iterator[Units]:
+    """Yield the units of what a model returns.
+
+    Raises:
+        ValueError: something else, whose channels would not be known to stay.
+    """
+    if isinstance(out, Units):
+        yield out
+    elif isinstance(out, Mapping):
+        for part in out.values():
+            yield from _units_in(part)
+    elif isinstance(out, tuple | list):
+        for part in out:
+            yield from _units_in(part)
+    elif out is not None:
+        raise ValueError(f"follow_units must return units or None, got a {type(out).__name__}")
 
 
 def _segment(

@@ -17,12 +17,12 @@ to the stream, a step is linear in one of them and is taken only if the sum itse
 """
 
 import random
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from .architecture import check_one_architecture
 from .permutation_spec import Group, Permutations, PermutationSpec, permutation_spec
 
 __all__ = ["Matching", "match"]
@@ -63,8 +63,13 @@ def match(a: nn.Module, b: nn.Module, *, seed: int = 0) -> Matching:
         ValueError: models of two architectures, a weight that is not finite, or a model that cannot
             be permuted; the message names the layer.
     """
+    check_one_architecture(a, b)
     spec = permutation_spec(a)
-    _check_alike(a, b, spec)
+    if permutation_spec(b) != spec:
+        raise ValueError(
+            f"a and b must be of one architecture, and two {type(a).__name__} of the same tensors "
+            f"tie other units together"
+        )
     ours, theirs = ({n: p.detach().double() for n, p in m.named_parameters()} for m in (a, b))
     for name, weights in (("a", ours), ("b", theirs)):
         broken = [key for key, weight in weights.items() if not weight.isfinite().all()]
@@ -198,33 +203,3 @@ def assign(group: Group, products: list[Tensor]) -> tuple[Tensor, ...]:
 def _rows(weight: Tensor, axis: int) -> Tensor:
     """Write a tensor as a matrix whose rows are the entries of an axis."""
     return weight.movedim(axis, 0).reshape(weight.shape[axis], -1)
-
-
-def _check_alike(a: nn.Module, b: nn.Module, spec: PermutationSpec) -> None:
-    """Refuse models that differ in more than their numbers.
-
-    Raises:
-        ValueError: naming the first difference.
-    """
-    ours, theirs = (list(_shapes(model)) for model in (a, b))
-    if type(a) is not type(b) or ours != theirs:
-        gone = next((x for x in ours if x not in theirs), None)
-        new = next((x for x in theirs if x not in ours), None)
-        raise ValueError(
-            f"only models of one architecture can be matched: a is a {type(a).__name__} with "
-            f"{_told(gone)}, b a {type(b).__name__} with {_told(new)}"
-        )
-    if permutation_spec(b) != spec:
-        raise ValueError(
-            f"only models of one architecture can be matched: two {type(a).__name__} have the same "
-            f"shapes, and options that tie other units together"
-        )
-
-
-def _shapes(model: nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        yield name, tuple(tensor.shape)
-
-
-def _told(found: tuple[str, tuple[int, ...]] | None) -> str:
-    return "no tensor that the other lacks" if found is None else f"{found[0]} of shape {found[1]}"

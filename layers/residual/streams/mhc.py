@@ -182,6 +182,11 @@ class MHCLite(MHC):
         matrices = [torch.eye(streams)[list(p)] for p in itertools.permutations(range(streams))]
         self.register_buffer("permutations", torch.stack(matrices), persistent=False)
 
+    @property
+    def unit_axes(self) -> Mapping[str, tuple[Label, ...]]:
+        """As of all hyper-connections; permutations are of streams."""
+        return {**super().unit_axes, "permutations": (None, None, None)}
+
     def count_mixers(self) -> int:
         """Count the permutations."""
         return math.factorial(self.streams)

@@ -83,7 +83,10 @@ def test_networks_of_whatever_has_classes_are_connected(kind, tmp_path, capsys):
 
 CASES = {
     "data without classes": (("a", "b", "data=karate"), "reads karate; samples of kind graph are"),
-    "two architectures": (("a", "c"), "only models of one architecture can be matched"),
+    "two architectures": (
+        ("a", "c"),
+        "must be of one architecture, and differ: num_features is 32",
+    ),
     "a name without weights": (("a", "mlp_nano"), "mlp_nano is a registered name"),
     "too few points": (("a", "b", "points=2"), "points must be at least 3"),
     "no such run": (("a", "d"), "is no model"),

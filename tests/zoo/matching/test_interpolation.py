@@ -50,11 +50,13 @@ def test_halfway_every_number_is_the_mean():
         torch.testing.assert_close(between, (one + two) / 2)
 
 
-def test_the_way_from_a_network_to_itself_is_flat():
-    a = small("mlp_nano")
-    way = barrier(a, copy.deepcopy(a), batches("mlp_nano"), points=5)
+@pytest.mark.parametrize("name", ["mlp_nano", "resnet_nano"])
+def test_the_way_from_a_network_to_itself_is_flat(name):
+    a, data = small(name), batches(name)
+    way = barrier(a, copy.deepcopy(a), data, statistics=data, points=5)
     assert way.of_loss == pytest.approx(0.0, abs=1e-6)
     assert way.of_accuracy == 0.0
+    assert str(way.of_accuracy) == "0.0"  # and not -0.0
 
 
 def test_a_permuted_copy_is_far_away_until_it_is_matched():
@@ -79,9 +81,9 @@ def test_losses_are_those_of_the_interpolated_networks():
 
 
 def test_a_barrier_is_measured_from_the_line_between_the_ends_and_never_negative():
-    way = Barrier((0.0, 0.5, 1.0), (1.0, 3.0, 2.0), (0.5, 0.2, 0.7))
+    way = Barrier((0.0, 0.5, 1.0), (1.0, 3.0, 2.0), (0.5, 0.2, 0.7), (1.0, 2.0), (0.5, 0.7))
     assert way.of_loss == 1.5 and way.of_accuracy == pytest.approx(0.4)
-    bridge = Barrier((0.0, 0.5, 1.0), (1.0, 0.5, 2.0), (0.5, 0.9, 0.7))
+    bridge = Barrier((0.0, 0.5, 1.0), (1.0, 0.5, 2.0), (0.5, 0.9, 0.7), (1.0, 2.0), (0.5, 0.7))
     assert bridge.of_loss == bridge.of_accuracy == 0.0
 
 
@@ -93,7 +95,7 @@ def test_batch_norms_take_the_statistics_of_the_network_that_is_there():
     with torch.no_grad():
         loss = torch.cat([F.cross_entropy(stale(x), y, reduction="none") for x, y in data]).mean()
     assert way.loss[1] != pytest.approx(float(loss), rel=1e-3)
-    with pytest.raises(ValueError, match="no statistics to take"):
+    with pytest.raises(ValueError, match="statistics from statistics=: batches is empty"):
         barrier(a, b, data, points=3)
 
 
@@ -122,14 +124,62 @@ def test_a_permutation_changes_singular_vectors_and_matching_brings_them_back():
             torch.testing.assert_close(*values, atol=1e-12, rtol=1e-12)
 
 
+def test_the_networks_themselves_are_measured_as_they_are():
+    a, b, data = small("resnet_nano"), small("resnet_nano", 1), batches("resnet_nano")
+    way = barrier(a, b, data, statistics=data, points=3)
+    for model, loss in zip((a, b), way.own_loss, strict=True):
+        with torch.no_grad():
+            own = [F.cross_entropy(model.eval()(x), y, reduction="none") for x, y in data]
+        assert loss == pytest.approx(float(torch.cat(own).mean()), rel=1e-5)
+    assert way.own_loss != (way.loss[0], way.loss[-1])  # those have new statistics
+
+
+def test_vectors_without_a_direction_do_not_count():
+    a = create_model("mlp_nano")
+    with torch.no_grad():
+        a.stem.weight.copy_(torch.outer(torch.randn(32), torch.randn(64)))
+        a.head.weight.zero_()
+    b = copy.deepcopy(a)
+    with torch.no_grad():
+        b.stem.weight += 1e-9 * torch.randn(32, 64)
+    found = singular_alignment(a, b, permutation_spec(a))
+    assert found["stem"] == pytest.approx(1.0, abs=1e-5)
+    assert "head" not in found
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_convolutions_over_any_number_of_axes_are_aligned(axes):
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
+    net = nn.Sequential(conv(2, 6, 3), nn.ReLU(), conv(6, 4, 3))
+    found = singular_alignment(net, copy.deepcopy(net), permutation_spec(net))
+    assert found == pytest.approx({"0": 1.0, "2": 1.0})
+
+
+def _without_numbers(model: nn.Module) -> nn.Module:
+    """A network that is finite at its end, and overflows halfway to any other."""
+    found = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in found.parameters():
+            parameter.mul_(1e20)
+    return found
+
+
 WRONG = {
     "t beyond the end": (lambda a, b: interpolate(a, b, 1.5), "t must lie"),
     "another width": (
         lambda a, b: interpolate(a, create_model("mlp_nano", width=16), 0.5),
-        "differ in",
+        "num_features is 8 where b has 16",
     ),
     "two points": (lambda a, b: barrier(a, b, batches("mlp_nano"), points=2), "points must be"),
-    "nothing to measure on": (lambda a, b: barrier(a, b, []), "batches is empty"),
+    "nothing to measure on": (lambda a, b: barrier(a, b, []), "nothing to measure on"),
+    "no target that counts": (
+        lambda a, b: barrier(a, b, [(x, y.fill_(-100)) for x, y in batches("mlp_nano")]),
+        "nothing to measure on",
+    ),
+    "no number in between": (
+        lambda a, b: barrier(a, _without_numbers(b), batches("mlp_nano"), points=3),
+        "the loss at t=0.5 is nan",
+    ),
     "no vectors": (lambda a, b: singular_alignment(a, b, permutation_spec(a), k=0), "k must be"),
     "nothing to draw": (lambda a, b: plot_barriers({}), "at least one way"),
 }

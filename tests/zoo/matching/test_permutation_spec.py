@@ -153,7 +153,50 @@ class Silent(nn.Module):
         self.gain = nn.Parameter(torch.ones(3))
 
 
+class Skip(nn.Sequential):
+    """A chain beside which its input goes."""
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class Masked(nn.Linear):
+    """A layer of torch that computes something else."""
+
+    def forward(self, x):
+        return super().forward(x) * torch.arange(self.out_features)
+
+
+class Scales(nn.Module):
+    """A layer with a table that no parameter is."""
+
+    unit_axes = {}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scales", torch.arange(8.0))
+
+
+class Returns(nn.Module):
+    """A network that returns something of two layers."""
+
+    def __init__(self, gathered) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(4, 8)
+        self.gathered = gathered
+
+    def forward(self, x):
+        return self.first(x), self.second(x)
+
+    def follow_units(self, trace, x):
+        return self.gathered(trace.through(self.first, x), trace.through(self.second, x))
+
+
 CASES = {
+    "a chain with a forward pass of its own": (Skip(nn.Linear(4, 4)), "Skip does not say"),
+    "a layer of torch with one": (Masked(4, 4), "Masked does not say"),
+    "a buffer without a word": (nn.Sequential(Scales()), "does not say whose .* its scales"),
+    "outputs that are no units": (Returns(lambda a, b: "both"), "must return units or None"),
     "a layer without a word": (Silent(), "Silent does not say what becomes of its units"),
     "a weight made of others": (
         nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)),
@@ -176,6 +219,59 @@ def test_what_cannot_be_permuted_is_refused_by_name(case):
         permutation_spec(module)
 
 
+@pytest.mark.parametrize("gathered", [lambda a, b: (a, b), lambda a, b: {"a": [a], "b": b}])
+def test_all_outputs_of_a_network_keep_their_places(gathered):
+    spec = permutation_spec(Returns(gathered))
+    assert spec.groups == {}
+
+
+def stretched(drawn):
+    """Permutations in which one unit stands twice."""
+    return {name: tuple(index * 0 for index in parts) for name, parts in drawn.items()}
+
+
+def heads_parted(drawn):
+    """Permutations in which units leave their heads."""
+    return {name: tuple(index.roll(1) for index in parts) for name, parts in drawn.items()}
+
+
+def one_group_less(drawn):
+    return dict(list(drawn.items())[1:])
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (stretched, "does not permute the Group"),
+        (heads_parted, "does not permute the Group"),
+        (one_group_less, "must be of all groups"),
+    ],
+)
+def test_what_is_no_permutation_leaves_the_model_as_it_is(change, word):
+    model = create_model("vit_nano")
+    before, spec = copy.deepcopy(model.state_dict()), permutation_spec(model)
+    with pytest.raises(ValueError, match=word):
+        permute(model, spec, change(spec.random(1)))
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_a_spec_of_another_model_is_refused():
+    spec = permutation_spec(create_model("mlp_nano"))
+    compiled: Any = torch.compile(create_model("mlp_nano"))
+    for model in (create_model("mlp_nano", depth=3), compiled):
+        with pytest.raises(ValueError, match="spec is of another model"):
+            permute(model, spec, spec.random(1))
+
+
+def test_two_parameters_over_one_memory_are_refused():
+    model = create_model("mlp_nano")
+    spec = permutation_spec(model)
+    branches: Any = model.trunk.branches
+    branches[1][0].weight.data = branches[0][0].weight.data
+    with pytest.raises(ValueError, match=r"branches.1.0.weight lies in the memory of trunk"):
+        permute(model, spec, spec.random(1))
+
+
 def test_factored_layers_ask_to_be_merged_first():
     model = create_model("mlp_nano", lowrank={"name": "low_rank", "rank": 0.5})
     with pytest.raises(ValueError, match="merge them first"):
@@ -188,7 +284,7 @@ def test_a_residual_that_says_nothing_of_a_parameter_is_named():
 
     model: Any = create_model("mlp_nano")
     model.trunk.residual = Undeclared(32, [Site("mlp", i) for i in range(2)])
-    with pytest.raises(ValueError, match=r"trunk.residual: Undeclared .* its gain belongs"):
+    with pytest.raises(ValueError, match=r"trunk.residual: Undeclared .* its gain"):
         permutation_spec(model)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from archzoo.zoo import create_model
-from archzoo.zoo.matching import match, permutation_spec, permute
+from archzoo.zoo.matching import interpolate, match, permutation_spec, permute
 from archzoo.zoo.matching.permutation_spec import Group, Part
 from archzoo.zoo.matching.weight_matching import assign
 from torch import Tensor, nn
@@ -124,14 +124,39 @@ def test_an_assignment_of_blocks_is_the_best_of_all(parts):
     assert value == pytest.approx(best(group, products), abs=1e-12)
 
 
+PLAIN_ADD = "trunk.residual is a Add where b has a "
 REFUSED = {
-    "two classes": (("mlp_nano", {}), ("vit_nano", {}), "one architecture"),
-    "two widths": (("mlp_nano", {}), ("mlp_nano", {"width": 16}), "stem.weight of shape"),
-    "two residuals": (("mlp_nano", {}), ("mlp_nano", {"residual": "attnres"}), "residual.query"),
+    "two classes": (("mlp_nano", {}), ("vit_nano", {}), "the model is a MLP where b has a Vi"),
+    "two widths": (("mlp_nano", {}), ("mlp_nano", {"width": 16}), "num_features is 32 where b has"),
+    "two residuals": (
+        ("mlp_nano", {}),
+        ("mlp_nano", {"residual": "attnres"}),
+        f"{PLAIN_ADD}AttnRes",
+    ),
+    "two residuals of the same tensors": (
+        ("mlp_nano", {}),
+        ("mlp_nano", {"residual": "scaled"}),
+        f"{PLAIN_ADD}Scaled",
+    ),
     "two numbers of heads": (
         ("vit_nano", {"num_heads": 4}),
         ("vit_nano", {"num_heads": 2}),
-        "options that tie other units together",
+        "num_heads is 4 where b has 2",
+    ),
+    "two poolings": (
+        ("vit_nano", {}),
+        ("vit_nano", {"global_pool": "avg"}),
+        "where b has avg",
+    ),
+    "two curvatures": (
+        ("mlp_nano", {"geometry": "poincare", "curvature": 0.1}),
+        ("mlp_nano", {"geometry": "poincare", "curvature": 2.0}),
+        "curvature",
+    ),
+    "places told and not": (
+        ("encoder_nano", {"rotary": True}),
+        ("encoder_nano", {"rotary": False}),
+        "rotary is True where b has False",
     ),
 }
 
@@ -140,8 +165,16 @@ REFUSED = {
 def test_two_architectures_are_refused(case):
     first, second, word = REFUSED[case]
     a, b = (create_model(name, **options) for name, options in (first, second))
-    with pytest.raises(ValueError, match=word):
-        match(a, b)
+    for refusing in (match, lambda a, b: interpolate(a, b, 0.5)):
+        with pytest.raises(ValueError, match=f"of one architecture, and differ: .*{word}"):
+            refusing(a, b)
+
+
+def test_rates_of_dropout_make_no_other_architecture():
+    rates = {"drop_rate": 0.1, "drop_path_rate": 0.2, "attn_drop_rate": 0.1}
+    a, b = create_model("vit_nano"), create_model("vit_nano", **rates)
+    assert match(a, b).before <= match(a, b).after
+    assert interpolate(a, b, 1.0) is not b
 
 
 def test_weights_that_are_no_numbers_are_refused():

@@ -308,7 +308,7 @@ def test_a_model_that_is_refused_leaves_no_repository(monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
     model = build("mlp_nano")
     model.head = torch.nn.Linear(32, 7)
-    with pytest.raises(ValueError, match="head.out_features is 7 where the recipe makes 10"):
+    with pytest.raises(ValueError, match="head.out_features is 7 where the recipe has 10"):
         push_to_hub(model, "someone/thing")
 
 
