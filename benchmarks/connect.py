@@ -114,6 +114,8 @@ def pair(folders: Sequence[Path], where: dict[str, int]) -> dict[str, Any]:
             when: {
                 "loss": [round(x, 5) for x in each.loss],
                 "accuracy": [round(x, 5) for x in each.accuracy],
+                "own loss": [round(x, 5) for x in each.own_loss],
+                "own accuracy": [round(x, 5) for x in each.own_accuracy],
                 "loss barrier": each.of_loss,
                 "accuracy barrier": each.of_accuracy,
             }
@@ -149,7 +151,7 @@ def told_of(found: dict[str, Any]) -> str:
 def shown(row: Row, found: Sequence[dict[str, Any]], split: str = "test") -> dict[str, Any]:
     """A row of the table: means over the pairs, with standard deviations."""
     model, residual, width = row
-    ends = [one[split]["before"]["accuracy"][end] for one in found for end in (0, -1)]
+    ends = [share for one in found for share in one[split]["before"]["own accuracy"]]
     made: dict[str, Any] = {"model": model, "residual": residual, "width": width, "fold": split}
     made["pairs"] = len(found)
     made["accuracy, %"] = round(100 * statistics.mean(ends), 2)

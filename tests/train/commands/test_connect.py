@@ -5,6 +5,8 @@ import json
 import pytest
 from archzoo.train.commands.__main__ import main
 from archzoo.train.subject.given_data import CLASSIFIED
+from archzoo.zoo import create_model
+from archzoo.zoo.share import save_model
 
 from ..data.sequences.protein_families import families, write_table
 from ..small_runs import train
@@ -38,7 +40,7 @@ def test_two_seeds_are_matched_and_measured_before_and_after(runs, capsys, tmp_p
     assert found["agreement"]["after"] > found["agreement"]["before"]
     assert found["after"]["loss_barrier"] < found["before"]["loss_barrier"]
     reported = json.loads((runs / "a" / "result.json").read_text())["test"]["accuracy"]
-    assert found["before"]["accuracy"][0] == pytest.approx(reported, abs=1e-12)
+    assert found["before"]["own_accuracy"][0] == pytest.approx(reported, abs=1e-12)
     ends = [[found[when]["loss"][end] for end in (0, -1)] for when in ("before", "after")]
     assert ends[0] == pytest.approx(ends[1], rel=1e-5)
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -78,7 +80,39 @@ def test_networks_of_whatever_has_classes_are_connected(kind, tmp_path, capsys):
     assert found["agreement"]["after"] > found["agreement"]["before"]
     reported = json.loads((tmp_path / "0" / "result.json").read_text())["test"]
     for figure in ("loss", "accuracy"):
-        assert found["before"][figure][0] == pytest.approx(reported[figure], rel=1e-5)
+        assert found["before"][f"own_{figure}"][0] == pytest.approx(reported[figure], rel=1e-5)
+
+
+READ_OTHERWISE = {
+    "label_names": "the list of classes differs",
+    "mean": "the mean of pixels differs, [0.1] and",
+    "std": "the deviation of pixels differs, [0.1] and",
+}
+
+
+@pytest.mark.parametrize("key", READ_OTHERWISE)
+def test_networks_that_read_samples_otherwise_are_refused(key, runs, capsys, tmp_path):
+    other = create_model(f"local-dir:{runs / 'b'}")
+    value = other.conventions[key]
+    other.follow_data(**{key: value[::-1] if key == "label_names" else [0.1]})
+    save_model(other, tmp_path / "other")
+    said = refused(capsys, "connect", str(tmp_path / "other"), str(runs / "a"), "data=digits")
+    assert READ_OTHERWISE[key] in said
+
+
+def test_runs_on_two_splits_of_a_table_are_refused(tmp_path, capsys):
+    for split in "01":
+        told = ("model=mlp_nano", "data=tabular", "data.table=wine", f"data.split={split}")
+        train(tmp_path / split, *told)
+    capsys.readouterr()
+    said = refused(capsys, "connect", str(tmp_path / "0"), str(tmp_path / "1"))
+    assert "the encoder of a table's rows differs" in said
+
+
+def test_a_picture_gets_the_folder_that_it_names(runs, capsys, tmp_path):
+    picture = tmp_path / "new" / "way.png"
+    main(("connect", str(runs / "a"), str(runs / "b"), "points=3", f"out={picture}"))
+    assert picture.is_file()
 
 
 CASES = {
@@ -88,6 +122,8 @@ CASES = {
         "must be of one architecture, and differ: num_features is 32",
     ),
     "a name without weights": (("a", "mlp_nano"), "mlp_nano is a registered name"),
+    "a picture of no format": (("a", "b", "out=way.foo"), "must be a picture's name"),
+    "a picture without a name": (("a", "b", "out="), "must be a picture's name"),
     "too few points": (("a", "b", "points=2"), "points must be at least 3"),
     "no such run": (("a", "d"), "is no model"),
     "data of another shape": (("a", "b", "data=tabular"), "the model"),
