@@ -1,5 +1,6 @@
 """The training loop."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader
 from ...zoo.network import Network
 from ..callbacks import Callback
 from ..config import TrainerConfig
-from ..data import Batches, Fold, Splits, check_folds, loader, needs_shuffling
+from ..data import IGNORE, Batches, Fold, Splits, check_folds, loader, needs_shuffling
 from ..errors import RunStopped
 from .checkpoint import save_run
 from .console import Console, describe
@@ -107,8 +108,8 @@ class Trainer(RunState):
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.schedule(self.step, self.total_steps)
         total = torch.zeros((), device=device)
-        for micro in range(config.accumulate):
-            inputs, targets = (x.to(device, non_blocking=True) for x in next(data))
+        for micro, (batch, parts) in enumerate(self._micro_batches(data)):
+            inputs, targets = (x.to(device, non_blocking=True) for x in batch)
             if config.channels_last and inputs.dim() == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
             inputs, targets = self.mix(inputs, targets)
@@ -120,8 +121,8 @@ class Trainer(RunState):
                 loss = self.measure(logits, targets, config.label_smoothing)
                 for callback in self.callbacks:
                     loss = callback.loss(self, loss)
-                self.scaler.scale(loss / config.accumulate).backward()
-            total += loss.detach() / config.accumulate
+                self.scaler.scale(loss / parts).backward()
+            total += loss.detach() / parts
         # On a GPU reading the loss would wait for it, so there it is looked at when it is needed;
         # so it is among processes, which must stop together.
         if device.type == "cpu" and self.world.size == 1:
@@ -134,6 +135,24 @@ class Trainer(RunState):
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         return total
+
+    def _micro_batches(
+        self, data: Iterator[tuple[Tensor, Tensor]]
+    ) -> Iterator[tuple[tuple[Tensor, Tensor], float]]:
+        """Yield the batches of a step, and by what the mean loss of each is divided.
+
+        They count alike, but for hidden tokens, of which each has another number: there a token
+        counts as much as any other of the step, on all processes together.
+        """
+        count = self.config.accumulate
+        if self.splits.kind != "masked":
+            yield from zip(itertools.islice(data, count), itertools.repeat(float(count)))
+            return
+        batches = list(itertools.islice(data, count))
+        counts = [int((targets != IGNORE).sum()) for _, targets in batches]
+        step = self.world.mean(torch.tensor(sum(counts), device=self.world.device).double())
+        for batch, own in zip(batches, counts, strict=True):
+            yield batch, float(step) / max(1, own)
 
     def _after_step(self, loss: Tensor, request: StopRequest) -> None:
         """Call back, save, log and evaluate, as often as the config says.

@@ -1,7 +1,7 @@
 """A trained model made smaller: cut to ranks by its spectra, or compressed by data."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -16,6 +16,7 @@ from ...zoo.transform.data_aware import compress
 from ...zoo.transform.distortion import additivity
 from ...zoo.transform.rank_search import search_ranks, spectrum_ranks
 from ..command_line.export_arguments import ExportConfig, budget_of, named_ranks
+from ..data.sequences.sequence_folds import unpadded
 from ..engine.metrics import loss_for
 from ..errors import RunError
 from .given_model import find_model
@@ -97,7 +98,7 @@ def compressed(config: ExportConfig, subject: ModelOnData, how: Mapping[str, Any
     try:
         size = min(config.calibration, config.calibration_batch)
         drawn = subject.drawn(config.calibration, size, config.seed)
-        data = [inputs for inputs, _ in drawn]
+        data = [part for inputs, _ in drawn for part in _without_padding(inputs, subject)]
         small = compress(
             model, config.case, batches=data, batch_norm=False, report=reports.append, **given
         )
@@ -128,6 +129,11 @@ def compressed(config: ExportConfig, subject: ModelOnData, how: Mapping[str, Any
         },
     }  # fmt: skip
     return Smaller(small, dense, report.targets, facts)
+
+
+def _without_padding(inputs: Tensor, subject: ModelOnData) -> Iterable[Tensor]:
+    """Cut a batch so that what goes into a layer, of which moments are taken, are real tokens."""
+    return unpadded(inputs) if subject.splits.kind in ("sequence", "masked") else (inputs,)
 
 
 def _base(text: str, config: ExportConfig) -> str | nn.Module:

@@ -18,6 +18,7 @@ from archzoo.train.subject.given_data import model_on_data
 from archzoo.train.subject.given_model import find_model
 from archzoo.zoo import compress, create_model, save_model
 
+from ..data.sequences.protein_families import families, write_table
 from ..engine.test_full_disk import no_file_above
 from ..engine.test_loop import Stop, stop_after
 from ..small_runs import equal_weights, train
@@ -74,6 +75,19 @@ def test_a_case_writes_what_compress_makes_of_the_runs_own_training_samples(
     assert ranks == {name: s.rank for name, _, s in structures(small)}
     shown = table(found)
     assert f"case={case} budget=0.8" in shown and "over the sum of each" in shown
+
+
+def test_padding_has_no_say_in_what_a_layer_is_compressed_by(tmp_path: Path) -> None:
+    rows = [("ab"[i % 2], one[0][: 20 + i]) for i, one in enumerate(families(80, 1))]
+    data = write_table(tmp_path / "proteins.csv", rows)
+    told = ("model=encoder_nano", "data=sequences", f"data.root={data}", "trainer.steps=4")
+    train(tmp_path / "run", *told)
+    for size in (1, 40):
+        settings = {"calibration": 40, "calibration_batch": size}
+        made(tmp_path / "run", tmp_path / str(size), "svd_llm", settings, budget=0.8)
+    one, many = (create_model(f"local-dir:{tmp_path / size}").eval() for size in ("1", "40"))
+    x = torch.randint(3, 20, (8, 30))
+    torch.testing.assert_close(one(x), many(x), rtol=1e-4, atol=1e-4)
 
 
 def test_paths_stand_beside_a_coarse_weight_or_a_compressed_copy(run: Path, tmp_path: Path) -> None:

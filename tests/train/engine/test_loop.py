@@ -11,6 +11,7 @@ from archzoo.train.run import run
 from archzoo.zoo import create_model
 
 from ...tiers import tiered
+from ..data.sequences.protein_families import families, write_table
 from ..small_runs import configure, equal_weights, rows, train, weights
 
 VARIANTS = {
@@ -81,18 +82,24 @@ def test_one_seed_gives_one_result_and_another_seed_another(tmp_path, overrides)
     assert not equal_weights(tmp_path / "a", tmp_path / "c")
 
 
+HIDDEN = ("model=encoder_nano", "data=masked_sequences", "data.root={}/proteins.csv")
+
+
 @pytest.mark.long
-def test_accumulated_gradients_are_those_of_the_larger_batch(tmp_path):
+@pytest.mark.parametrize("told", [("data.augment=false",), HIDDEN], ids=["images", "hidden tokens"])
+def test_accumulated_gradients_are_those_of_the_larger_batch(told, tmp_path):
     # SGD without momentum is linear in the gradient; float32 sums differ in their order only.
+    sequences = [("ab"[i % 2], one[0][: 30 + i]) for i, one in enumerate(families(100, 1))]
+    write_table(tmp_path / "proteins.csv", sequences)
     common = [
+        *(word.format(tmp_path) for word in told),
         "optim=sgd",
         "optim.name=momentum",
         "optim.options.momentum=0",
-        "data.augment=false",
         "trainer.steps=1",
     ]
     train(tmp_path / "one", *common, "trainer.batch_size=64")
-    train(tmp_path / "two", *common, "trainer.batch_size=32", "trainer.accumulate=2")
+    train(tmp_path / "two", *common, "trainer.batch_size=16", "trainer.accumulate=4")
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     for key in one:
         torch.testing.assert_close(one[key], two[key], rtol=0, atol=1e-6)

@@ -17,6 +17,7 @@ from archzoo.train.errors import RunError
 from ...tiers import tiered
 from ..callbacks.test_lowrank_training import chosen
 from ..command_line import TORCHRUN, call
+from ..data.sequences.protein_families import families, write_table
 from ..small_runs import rows, train
 
 CLOSE = 1e-9  # a dozen steps of float64, whose roundings are 1e-16
@@ -25,7 +26,7 @@ ROUGH = {"fsdp, muon": 5e-3}
 PARTS = ((2, 5), (1, 4), (3, None))
 """Processes, and how many of the twelve steps they do."""
 
-RUNS = {
+OF_IMAGES = {
     "ddp, adamw, ema": ["callbacks=[ema]", "callbacks.ema.decay=0.9", "trainer.clip_grad=1"],
     "ddp, muon": ["optim=muon"],
     "ddp, maestro": [*chosen("maestro"), "trainer.accumulate=2"],
@@ -39,8 +40,15 @@ RUNS = {
     "fsdp, switchlora, step_adamw": ["trainer.parallel=fsdp", *chosen("switchlora")],
     "fsdp, sgd": ["trainer.parallel=fsdp", "optim=sgd", "trainer.clip_grad=1"],
 }
+RUNS = {
+    **{name: ["data.augment=true", *told] for name, told in OF_IMAGES.items()},
+    "ddp, hidden tokens": [
+        *("model=encoder_nano", "data=masked_sequences", "data.root=proteins.csv"),
+        *("model.drop_rate=0", "trainer.accumulate=2"),
+    ],
+}
 COMMON = [
-    *("trainer.device=cpu", "data.augment=true", "trainer.batch_size=30", "trainer.log_every=1"),
+    *("trainer.device=cpu", "trainer.batch_size=30", "trainer.log_every=1"),
     *("trainer.evaluate_every=6", "model.residual=block_attnres", "schedule.warmup=0.2"),
 ]
 
@@ -94,6 +102,8 @@ def test_generators_that_are_seeded_alike_draw_alike():
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Do every run in three parts, and once as a whole."""
     place = tmp_path_factory.mktemp("worlds")
+    rows = [("ab"[i % 2], one[0]) for i, one in enumerate(families(150, 1))]
+    write_table(place / "proteins.csv", rows)
     script = str(Path(__file__).with_name("world_sizes.py"))
     for world, steps in (*PARTS, (1, None)):
         parts = (world, steps) in PARTS

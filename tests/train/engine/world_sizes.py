@@ -38,7 +38,7 @@ class Noting:
     def __getitems__(self, keys: list[Key]) -> tuple[torch.Tensor, torch.Tensor]:
         self.given += keys
         inputs, targets = self.fold.__getitems__(keys)
-        return inputs.double(), targets
+        return (inputs.double() if inputs.is_floating_point() else inputs), targets
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ but for the padding behind it.
 
 # Shape letters: N samples in a batch, T tokens.
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,12 +18,19 @@ from ..data_set import Key
 from ..fold_storage import rounds_and_indices
 from .token_masking import DRAWS, hide_tokens
 
-__all__ = ["MaskedFold", "SequenceFold", "padded"]
+__all__ = ["MaskedFold", "SequenceFold", "padded", "unpadded"]
 
 
 def padded(rows: Sequence[Tensor]) -> Tensor:
     """Put tokens into one tensor (N, T), shorter rows filled up behind."""
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=PADDING)
+
+
+def unpadded(tokens: Tensor) -> Iterator[Tensor]:
+    """Cut padded tokens (N, T) into batches of one length each, in which nothing is padding."""
+    lengths = (tokens != PADDING).sum(1)
+    for length in lengths.unique():
+        yield tokens[lengths == length, :length]
 
 
 class SequenceFold:
