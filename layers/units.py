@@ -200,8 +200,8 @@ class UnitTrace:
         silent = [name for name, p in own if p.dim() and self._names[id(p)] not in self.axes]
         if silent:
             raise ValueError(
-                f"{self.name_of(module)}: {type(module).__name__} does not say whose units belong to "
-                f"its {', '.join(silent)}; declare `unit_axes` on its class"
+                f"{self.name_of(module)}: {type(module).__name__} does not say whose units belong "
+                f"to its {', '.join(silent)}; declare `unit_axes` on its class"
             )
         return labels
 

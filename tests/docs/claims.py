@@ -7,6 +7,7 @@ from .adapter_claims import adapter_claims
 from .carried_figures import carried_claims
 from .claim import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, Claim
 from .compression_claims import compression_claims
+from .connect_claims import connect_claims
 from .lowrank_claims import lowrank_claims, optimizer_claims
 from .residual_claims import residual_claims
 from .scaling_claims import scaling_claims
@@ -18,7 +19,7 @@ __all__ = ["all_claims", "claims"]
 def all_claims() -> dict[str, list[Claim]]:
     """The claims of every family."""
     return {
-        "Residuals": [*residual_claims(), *scaling_claims()],
+        "Residuals": [*residual_claims(), *scaling_claims(), *connect_claims()],
         "Curved spaces": space_claims(),
         "Lipschitz networks": lipschitz_claims(),
         "Training with fewer numbers": lowrank_claims(),

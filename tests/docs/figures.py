@@ -36,12 +36,6 @@ def residual_costs() -> str:
     )
 
 
-def rate(row: dict[str, Any]) -> str:
-    """The learning rate of a row, and whether a wider grid could do better."""
-    at_edge = row["lr at the grid's edge"]
-    return f"{row['lr']}, edge of the grid" if at_edge else str(row["lr"])
-
-
 def residual_bytes_gpt() -> str:
     """Residuals on a small GPT over bytes, the best first."""
     found = sorted(rows("residual_bytes_gpt"), key=lambda row: row["bits/byte"])
@@ -53,7 +47,7 @@ def residual_bytes_gpt() -> str:
                 f"{row['bits/byte']:.3f}",
                 f"{row['standard error']:.3f}",
                 "" if row["residual"] == "add" else row["against add"],
-                rate(row),
+                str(row["lr"]),
                 f"{row['step over add']:.2f}×",
             )
             for row in found

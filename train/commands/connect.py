@@ -72,8 +72,8 @@ def connect(
     import torch
 
     from ...zoo.matching import barrier, match, permute, plot_barriers, singular_alignment
+    from ..command_line.picture_file import picture_file, save_picture
     from ..engine.process import choose_device
-    from ..report.picture_file import picture_file, save_picture
     from ..subject.conventions import conventions_of, different_convention
     from ..subject.given_data import CLASSIFIED, model_on_data
     from ..subject.given_model import find_model

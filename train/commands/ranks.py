@@ -31,7 +31,7 @@ def ranks(run: str, *, out: str = "ranks.png") -> Answer:
     Raises:
         RunError: a folder without ranks, a name of no picture, or no matplotlib.
     """
-    from ..report.picture_file import picture_file, save_picture
+    from ..command_line.picture_file import picture_file, save_picture
 
     try:
         rows = read_ranks(Path(run))

@@ -37,8 +37,8 @@ def report(*runs: str, out: str = "report.html", inside: bool = True) -> Answer:
     places, file = [Path(run) for run in runs], Path(out)
     try:
         if file.suffix.lower() not in PAGE:
+            from ..command_line.picture_file import picture_file, save_picture
             from ..report.curves_picture import draw_curves
-            from ..report.picture_file import picture_file, save_picture
 
             picture = picture_file(out)
             save_picture(draw_curves(places), picture)
