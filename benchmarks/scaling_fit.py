@@ -79,11 +79,11 @@ def fit(log_compute: Array, losses: Array, counts: Array) -> Laws:
         counts: Runs behind each, shape (S,).
 
     Raises:
-        ValueError: fewer than three sizes, or a loss that is not above 0.
+        ValueError: fewer than three sizes, or a loss that is not finite and above 0.
     """
     if log_compute.shape[-1] < 3:
         raise ValueError(f"a law of three parameters needs 3 sizes, got {log_compute.shape[-1]}")
-    if not (losses > 0).all():
+    if not (np.isfinite(losses) & (losses > 0)).all():
         raise ValueError("losses must be finite and above 0")
     low, high = np.zeros(len(losses)), LARGEST * losses.min((1, 2))
     for _ in range(1 + ZOOMS):

@@ -7,6 +7,8 @@ does so for every one. An optimiser that is not told treats all parameters alike
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -57,20 +59,40 @@ def learning_rate_factors(model: nn.Module) -> dict[str, float]:
 def give_learning_rates(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
     """Move marked parameters to groups of their own, whose rate is the factor times their group's.
 
-    Call once, before the first step. Everything else of a group, its decay too, stays as it was.
+    Call once, before a scheduler is made, since that keeps the rates which it finds. Everything
+    else of a group, its decay too, stays as it was.
 
     Args:
-        optimizer: Any, made of the model's parameters.
+        optimizer: Any, made of the model's parameters or of its named parameters.
         model: The model.
+
+    Raises:
+        ValueError: an optimiser that has a scheduler.
     """
+    if any("initial_lr" in group for group in optimizer.param_groups):
+        raise ValueError(
+            "the groups of optimizer have the initial_lr of a scheduler, which keeps the rates it "
+            "found; call give_learning_rates before making it"
+        )
     factors = learning_rate_factors(model)
     of = {id(p): factors[name] for name, p in model.named_parameters() if name in factors}
     for group in list(optimizer.param_groups):
-        everyone = group["params"]
-        group["params"] = [p for p in everyone if id(p) not in of]
+        rates, whole = [of.get(id(p)) for p in group["params"]], dict(group)
+        group.update(_parameters(whole, rates, None))
         if not group["params"]:
             optimizer.param_groups.remove(group)
         # Behind the others: the rate of the first group stands for that of the optimiser.
-        for factor in sorted({of[id(p)] for p in everyone if id(p) in of}):
-            own = [p for p in everyone if of.get(id(p)) == factor]
-            optimizer.add_param_group({**group, "params": own, "lr": factor * group["lr"]})
+        for factor in sorted({rate for rate in rates if rate is not None}):
+            own = _parameters(whole, rates, factor)
+            optimizer.add_param_group({**whole, **own, "lr": factor * whole["lr"]})
+
+
+def _parameters(
+    group: Mapping[str, Any], rates: Sequence[float | None], rate: float | None
+) -> dict[str, list[Any]]:
+    """Return the parameters of a group that have a rate, and their names where it has names."""
+    return {
+        key: [each for each, its in zip(group[key], rates, strict=True) if its == rate]
+        for key in ("params", "param_names")
+        if key in group
+    }

@@ -4,16 +4,19 @@
 
 The part of y along x, which only makes the stream longer or shorter, is left out, so the stream's
 square grows by that of what is added: ‖x'‖² = ‖x‖² + ‖y⊥‖² up to ε. Products are sums over the
-features of a token or pixel, or over all of an image.
+features of a token or pixel, or over all of an image, signal or volume.
 
 The write is 1-Lipschitz in y. In x its constant is at most 1 + ‖y‖ / √ε, and near x = 0 of that
 order: a branch without a bound leaves the stack without one, and its certificate is `inf`.
+
+Where ⟨x, x⟩ overflows, in float32 and half precision at ‖x‖ near 1.8e19, nothing is left out of y,
+and where ⟨x, y⟩ does so too the update is NaN.
 
 Source: Oh et al. 2025, "Revisiting Residual Connections: Orthogonal Updates for Stable and
 Efficient Deep Networks", arXiv:2505.11881 (Orthogonal-F over features, the global form over all of
 a sample).
 Differs from it: in half precision both sums, the quotient and the difference are float32; all of a
-sample is for images alone, since a token would see later ones.
+sample is for streams with channels before pixels alone, since a token would see later ones.
 """
 
 # Shape letters: B batch, D width, ... token or pixel axes.
@@ -61,11 +64,12 @@ class OrthogonalUpdate(Residual):
         sites: The sites in order.
         channel_dim: The axis of D.
         over: What a product sums over: the D `features` of a token or pixel, or all of a `sample`,
-            for images.
+            (B, D, …) with channels on axis 1.
         eps: ε, positive: at x = 0 the branch output is added whole.
 
     Raises:
-        ValueError: an unknown `over`, `sample` over tokens, or an eps that is not positive.
+        ValueError: an unknown `over`, `sample` with channels on the last axis, or an eps that is
+            not positive.
     """
 
     keeps_only_the_stream = True
@@ -85,7 +89,8 @@ class OrthogonalUpdate(Residual):
             raise ValueError(f"over must be 'features' or 'sample', got {over!r}")
         if over == "sample" and channel_dim == -1:
             raise ValueError(
-                "over='sample' is for images: a token would see later ones; take over='features'"
+                "over='sample' is for images: among tokens one would see later ones, and of a "
+                "vector over='features' is all; take over='features'"
             )
         if not (eps > 0 and math.isfinite(eps)):
             raise ValueError(f"eps must be positive and finite, got {eps}")
@@ -103,7 +108,7 @@ class OrthogonalUpdate(Residual):
             found = orthogonal_by_kernel(orthogonal_part, x, y, self.eps)
             if found is not None:
                 return (found,)
-        over = self.channel_dim if self.over == "features" else (1, 2, 3)
+        over = self.channel_dim if self.over == "features" else tuple(range(1, x.dim()))
         return (orthogonal_update(x, y, over=over, eps=self.eps),)
 
     def close(self, state: State) -> Tensor:

@@ -106,8 +106,11 @@ def test_a_fit_refuses_what_it_cannot_tell(script):
     log_compute, losses = planted([0.2, 0.2], 1.0)
     with pytest.raises(ValueError, match="needs 3 sizes, got 2"):
         scaling_fit.fit(log_compute[:, :2], losses[None, :, :2], np.ones(2))
-    with pytest.raises(ValueError, match="above 0"):
-        scaling_fit.fit(log_compute, -losses[None], np.ones(5))
+    for bad in (-1.0, 0.0, np.inf, np.nan):
+        given = losses[None].copy()
+        given[0, 1, 2] = bad
+        with pytest.raises(ValueError, match="losses must be finite and above 0"):
+            scaling_fit.fit(log_compute, given, np.ones(5))
     given = {"samples": 2, "generator": np.random.default_rng(0)}
     with pytest.raises(ValueError, match="a size with several seeds"):
         scaling_fit.bootstrap(log_compute, losses[..., None], **given)

@@ -80,6 +80,45 @@ def test_the_first_group_has_the_optimiser_s_own_rate_even_where_all_of_it_was_m
     assert [g["lr"] for g in optimizer.param_groups] == [0.1, 0.05, 0.4]
 
 
+@pytest.mark.parametrize("build", [torch.optim.SGD, torch.optim.AdamW])
+def test_names_stay_with_their_parameters(build):
+    model = nn.Sequential(Owner(scale=0.5, skip=4.0), Owner(scale=0.5))
+    optimizer = build(model.named_parameters(), lr=0.1)
+    give_learning_rates(optimizer, model)
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
+    assert [group["param_names"] for group in optimizer.param_groups] == found
+    assert found[1:] == [["0.scale", "1.scale"], ["0.skip"]]
+
+
+SCHEDULERS = {
+    "lambda": lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0),
+    "one cycle": lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, 10),
+    "cyclic": lambda optimizer: torch.optim.lr_scheduler.CyclicLR(optimizer, 0.1, 0.2),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_rates_are_given_before_a_scheduler_and_refused_after_it(name):
+    model = Owner(scale=0.5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    SCHEDULERS[name](optimizer)
+    before = optimizer.state_dict()
+    with pytest.raises(ValueError, match="call give_learning_rates before making it") as refused:
+        give_learning_rates(optimizer, model)
+    assert "\n" not in str(refused.value) and optimizer.state_dict() == before
+
+
+def test_a_scheduler_that_is_made_afterwards_scales_every_rate():
+    model = Owner(scale=0.5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    give_learning_rates(optimizer, model)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 / (1 + step))
+    optimizer.step()
+    scheduler.step()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.025]
+
+
 def test_an_optimiser_of_an_unmarked_model_is_left_as_it_is():
     model = nn.Linear(3, 3)
     optimizer = torch.optim.AdamW(model.parameters())

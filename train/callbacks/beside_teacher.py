@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,7 +43,7 @@ class BesideTeacher(Callback):
                 "distill.teacher is missing: name a run, the folder of a saved model, "
                 "hf-hub:OWNER/NAME or pretrained:NAME"
             )
-        self.network, self.teacher, self.weights = network, teacher, ""
+        self.network, self.teacher, self.weights, self.recipe = network, teacher, "", ""
         self.mine, self.theirs = WatchedPass(), WatchedPass()
         self.terms: dict[str, Tensor] = {}
 
@@ -67,6 +68,8 @@ class BesideTeacher(Callback):
         """Follow both models from now on, and remember which teacher it is."""
         assert self.network is not None
         self.weights = content_digest(self.network.state_dict())
+        # Options without weights, such as an epsilon, decide too what the teacher says.
+        self.recipe = json.dumps(self.network.recipe, sort_keys=True, default=str)
         model = run.model
         self.mine.watch(model, features, lambda: model.training and torch.is_grad_enabled())
         self.theirs.watch(self.network, features, lambda: True)
@@ -94,13 +97,18 @@ class BesideTeacher(Callback):
         return {"distill": {"teacher": self.teacher, "weights": self.weights}}
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
-        """Refuse to go on beside another teacher."""
+        """Refuse to go on beside another teacher; earlier versions kept no recipe of theirs."""
         if state.get("weights", self.weights) != self.weights:
             raise RunError(
                 f"distill.teacher={self.teacher} holds other weights than when the run began; "
                 f"give it back, or start another run"
             )
+        if state.get("recipe", self.recipe) != self.recipe:
+            raise RunError(
+                f"distill.teacher={self.teacher} is built as {self.recipe}, and was as "
+                f"{state['recipe']} when the run began; give it back, or start another run"
+            )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a digest of the teacher's weights, which a checkpoint does not hold."""
-        return {"weights": self.weights}
+        """Return the teacher's recipe and a digest of its weights, which no checkpoint holds."""
+        return {"weights": self.weights, "recipe": self.recipe}

@@ -2,9 +2,11 @@
 
     L = (1 - α) L_task + α τ² KL(softmax(z'/τ) ‖ softmax(z/τ))
 
-z    logits, z' those of the teacher        τ    temperature
+z    logits, z' those of the teacher        τ    temperature, in [1e-3, 1e4]
 
-The divergence is the mean over samples or, for tokens, over all that have a target.
+The divergence is the mean over samples or, for tokens, over all that have a target. It is computed
+in float64: at a high temperature it is τ² times a small difference of nearly equal shares, of which
+float32 has no digit left.
 
 Source: Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network",
 arXiv:1503.02531.
@@ -14,8 +16,8 @@ adapter is carried over by what its source says of a text alone (arXiv:2405.1725
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...layers.lowrank.maths.decompose import at_least_float32
 from ...zoo.network import Network
@@ -26,22 +28,33 @@ from .hooks import TrainingRun
 
 __all__ = ["SoftLabels", "soft_divergence"]
 
+LEAST, MOST = 1e-3, 1e4  # of the temperature: beyond them even float64 loses the divergence
+
 
 def soft_divergence(logits: Tensor, expected: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return τ² KL(softmax(z'/τ) ‖ softmax(z/τ)) of each row, at least in float32.
+    """Return τ² KL(softmax(z'/τ) ‖ softmax(z/τ)) of each row, computed in float64.
+
+    A class that both exclude by -inf counts for nothing. Where z = z' value and gradient are 0,
+    without a rounding, which an optimiser that divides by the gradient's size would follow.
 
     Args:
         logits: z, shape (..., K).
         expected: z', shape (..., K).
-        temperature: τ > 0.
+        temperature: τ in [1e-3, 1e4]; further away digits are lost.
 
     Returns:
-        In nats, shape (...).
+        In nats, shape (...), in the dtype of the logits but at least float32.
     """
     mine, theirs = (
-        F.log_softmax(at_least_float32(each) / temperature, -1) for each in (logits, expected)
+        (each.double() - each.detach().double().amax(-1, keepdim=True)) / temperature
+        for each in (logits, expected)
     )
-    return temperature**2 * F.kl_div(mine, theirs, reduction="none", log_target=True).sum(-1)
+    # The form whose gradient, exp(z - log Σ exp z) - p', cancels bit by bit.
+    normed = theirs.logsumexp(-1, keepdim=True)
+    shares = (theirs - normed).exp()
+    gap = torch.where(shares > 0, theirs - mine, 0.0)
+    found = mine.logsumexp(-1) - normed.squeeze(-1) + (shares * gap).sum(-1)
+    return (temperature**2 * found).to(at_least_float32(logits).dtype)
 
 
 @distillations.register(name="soft_labels", source="arXiv:1503.02531", any_architecture=True)
@@ -53,7 +66,7 @@ class SoftLabels(BesideTeacher):
         teacher: Where it is from: a run, the folder of a saved model, hf-hub:OWNER/NAME or
             pretrained:NAME.
         share: α of the loss, in (0, 1]; the rest is that of the labels.
-        temperature: τ > 0.
+        temperature: τ in [1e-3, 1e4].
 
     Raises:
         ValueError: no teacher, or a setting out of range.
@@ -71,8 +84,10 @@ class SoftLabels(BesideTeacher):
         super().__init__(network, teacher)
         if not 0.0 < share <= 1.0:
             raise ValueError(f"distill.share must lie in (0, 1], got {share}")
-        if not temperature > 0.0:
-            raise ValueError(f"distill.temperature must be above 0, got {temperature}")
+        if not LEAST <= temperature <= MOST:
+            raise ValueError(
+                f"distill.temperature must lie in [{LEAST:g}, {MOST:g}], got {temperature}"
+            )
         self.share, self.temperature = share, temperature
         self.counted: Tensor | None = None
 

@@ -1,6 +1,7 @@
 """Text that a language model writes, and the share of it that another finds likely.
 
-A sample x of T bytes is drawn from the writer q. A judge p scores it per byte:
+A sample x of T bytes is drawn from the writer q, at the temperature of the draw. A judge p scores
+it per byte:
 
     bits     -log2 p(x) / T                          what the judge finds likely
     ratio    (log2 q(x) - log2 p(x)) / T             ... more than the writer does
@@ -29,9 +30,10 @@ from ...zoo.backbones.gpt import GPT
 from ..errors import RunError
 from .given_model import find_model
 
-__all__ = ["Generated", "bits_per_byte", "generated", "language_model"]
+__all__ = ["Generated", "bits_per_byte", "check_draw", "generated", "language_model"]
 
 NEWLINE, BYTES = ord("\n"), 256
+LEAST = 1e-6  # of the samples: to keep a smaller share is to draw without an end
 
 
 class Generated(NamedTuple):
@@ -66,16 +68,52 @@ def language_model(text: str, imports: Sequence[str] | None = None) -> GPT:
     return model
 
 
+def check_draw(
+    *,
+    judged: bool,
+    keep: float = 0.5,
+    by: Literal["bits", "ratio"] = "ratio",
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> None:
+    """Refuse settings of `generated` that cannot be.
+
+    Args:
+        judged: Whether there is a judge.
+        keep: The share that it keeps.
+        by: Its score.
+        temperature: Of the draw.
+        seed: Of the draw.
+
+    Raises:
+        RunError: naming the setting.
+    """
+    if not LEAST <= keep <= 1.0:
+        raise RunError(f"keep must lie in [{LEAST:g}, 1], got {keep}")
+    if not temperature >= 0.0:
+        raise RunError(f"temperature must be at least 0, got {temperature}")
+    if judged and by == "ratio" and temperature == 0.0:
+        raise RunError(
+            "by=ratio needs a temperature above 0: at 0 the writer has one text alone; set "
+            "temperature, or by=bits"
+        )
+    if not 0 <= seed < 2**64:
+        raise RunError(f"seed must lie in [0, 2**64), got {seed}")
+
+
 @torch.no_grad()
-def bits_per_byte(model: nn.Module, samples: Tensor) -> Tensor:
+def bits_per_byte(model: nn.Module, samples: Tensor, temperature: float = 1.0) -> Tensor:
     """Return -log2 p(x) / T of samples after a newline, float64 (N,).
 
     Args:
         model: Of bytes.
         samples: Newline and sample, int64 (N, 1 + T).
+        temperature: Divides the logits; above 0.
     """
     with evaluating(model):
         logits = model(samples[:, :-1]).double()
+    # At the tiniest temperature the quotients overflow, but for the largest.
+    logits = (logits - logits.amax(-1, keepdim=True)) / temperature
     nats = F.cross_entropy(logits.flatten(0, 1), samples[:, 1:].flatten(), reduction="none")
     return nats.view(len(samples), -1).mean(1) / math.log(2)
 
@@ -97,15 +135,17 @@ def generated(
         writer: A model of bytes.
         size: Bytes of the text, at least 1; whole samples make it up.
         judge: Another; None keeps all.
-        keep: The share that it keeps, in (0, 1].
+        keep: The share that it keeps, in [1e-6, 1].
         by: Its score.
-        temperature: Divides the writer's logits.
-        batch_size: Samples at a time.
-        seed: Of the draw.
+        temperature: Divides the writer's logits, in the draw and in the ratio.
+        batch_size: Samples at a time; with another, one seed draws another text.
+        seed: Of the draw, in [0, 2**64).
 
     Raises:
-        RunError: a judge that learned shorter contexts than the writer's.
+        RunError: a setting out of range, or a judge that learned shorter contexts than the
+            writer's.
     """
+    check_draw(judged=judge is not None, keep=keep, by=by, temperature=temperature, seed=seed)
     length = writer.context_length
     if judge is not None and judge.context_length < length:
         raise RunError(
@@ -122,7 +162,7 @@ def generated(
         drawn.append(samples)
         if judge is not None:
             bits.append(bits_per_byte(judge, samples))
-            own = bits_per_byte(writer, samples) if by == "ratio" else 0.0
+            own = bits_per_byte(writer, samples, temperature) if by == "ratio" else 0.0
             scores.append(bits[-1] - own)
     chosen, found = torch.cat(drawn), ()
     if judge is not None:

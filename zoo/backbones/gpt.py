@@ -167,7 +167,7 @@ class GPT(TokenNetwork):
         check_sizes(0, max_new_tokens=max_new_tokens)
         if tokens.dim() != 2 or tokens.shape[1] < 1:
             raise ValueError(f"tokens must be (B, T) with T >= 1, got {tuple(tokens.shape)}")
-        if temperature < 0:
+        if not temperature >= 0:
             raise ValueError(f"temperature must be at least 0, got {temperature}")
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
@@ -180,7 +180,10 @@ class GPT(TokenNetwork):
                 if temperature == 0:
                     feed = logits.argmax(-1, keepdim=True)
                 else:
-                    logits = logits / temperature
+                    # The largest is 0, so that no quotient by a tiny number is infinite or NaN but
+                    # for -inf; float32 would take the tiniest for 0.
+                    below = logits - logits.amax(-1, keepdim=True)
+                    logits = (below.double() / temperature).float()
                     if top_k is not None:
                         kth = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
                         logits = logits.masked_fill(logits < kth, -torch.inf)

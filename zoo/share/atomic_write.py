@@ -15,12 +15,20 @@ OF_SAFETENSORS = re.compile(r"\.tmp[0-9A-Za-z]{6}")
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, new: bool = False) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success flush it to disk and rename it.
 
     A rename within a folder is atomic, so a reader sees the old file or the new one. On any error
     the temporary file goes and what stood at `path` stays. The temporary name is drawn, and the
     file made by this call, so that no link that someone put there is followed.
+
+    Args:
+        path: The file.
+        new: Whether nothing may stand at `path`, not even what came there meanwhile. The file
+            system has to know hard links.
+
+    Raises:
+        FileExistsError: something does.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{SUFFIX}")
     handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
@@ -31,7 +39,11 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(mode)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if new:
+            os.link(temporary, path)  # a rename would put the file in place of another
+            temporary.unlink()
+        else:
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -117,6 +117,27 @@ def test_all_of_a_sample_is_one_vector_in_any_layout():
         torch.testing.assert_close(found, expected, **TOL)
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 5), (2, 3, 4, 5), (2, 3, 2, 4, 5)], ids=str)
+@pytest.mark.parametrize("over", ["features", "sample"])
+def test_a_sample_has_any_number_of_axes_and_no_sample_sees_another(shape, over):
+    x, y = pair(*shape)
+    found = written(x, y, channel_dim=1, over=over)
+    flat = (t.flatten(1) if over == "sample" else t.movedim(1, -1) for t in (x, y))
+    expected = orthogonal_update(*flat)
+    expected = expected.view(shape) if over == "sample" else expected.movedim(-1, 1)
+    torch.testing.assert_close(found, expected, **TOL)
+    alone = written(x[:1], y[:1], channel_dim=1, over=over)
+    torch.testing.assert_close(found[:1], alone, **TOL)
+
+
+def test_where_the_square_overflows_the_branch_is_added_whole_as_the_page_tells():
+    x, y = torch.full((1, WIDTH), 1e20), torch.full((1, WIDTH), 1e14)
+    for write in (orthogonal_update, written):
+        assert torch.equal(write(x, y), x + y) and not torch.equal(x + y, x)
+        assert torch.equal(write(x * 1e-2, y), x * 1e-2)
+        assert write(x, x).isnan().all()
+
+
 def test_a_dropped_branch_leaves_the_stream():
     x, y = pair(2, 3, WIDTH)
     keep = torch.tensor([0.0, 2.0]).double().view(2, 1, 1)
@@ -128,7 +149,7 @@ def test_a_dropped_branch_leaves_the_stream():
 def test_a_bad_choice_is_refused_by_name():
     with pytest.raises(ValueError, match="over must be 'features' or 'sample', got 'token'"):
         OrthogonalUpdate(WIDTH, SITES, over="token")  # pyright: ignore
-    with pytest.raises(ValueError, match="over='sample' is for images: a token would see later"):
+    with pytest.raises(ValueError, match="among tokens one would see later ones, and of a"):
         OrthogonalUpdate(WIDTH, SITES, over="sample")
     for eps in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(ValueError, match=f"eps must be positive and finite, got {eps}"):

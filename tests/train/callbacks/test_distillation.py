@@ -165,6 +165,40 @@ def test_a_teacher_whose_weights_changed_is_refused():
         callback.check_state_dict({"weights": "those of then"})
 
 
+def beside(**options: Any) -> Distillation:
+    """A callback that has seen a teacher of some options, whose weights are always the same."""
+    model = build("gpt_nano", **options)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.5)
+    found = Distillation(model.eval(), teacher="there")
+    found.start(run_of(build("gpt_nano")))
+    return found
+
+
+ORTHOGONAL = {"name": "orthogonal", "eps": 0.1}
+OPTIONS = [{"norm_eps": 0.1}, {"residual": "orthogonal"}, {"residual": ORTHOGONAL}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_teacher_of_other_options_is_refused_though_its_weights_are_the_same(options: Any):
+    kept = beside().state_dict()
+    beside().check_state_dict(kept)
+    other = beside(**options)
+    assert other.weights == kept["weights"]
+    with pytest.raises(RunError, match=r"is built as .*, and was as .* when the run began") as line:
+        other.check_state_dict(kept)
+    assert "\n" not in str(line.value)
+
+
+def test_a_state_of_an_earlier_version_is_compared_by_its_weights():
+    found = beside(norm_eps=0.1)
+    found.check_state_dict({})
+    found.check_state_dict({"weights": found.weights})
+    with pytest.raises(RunError, match="holds other weights than when the run began"):
+        found.check_state_dict({"weights": "others"})
+
+
 @pytest.mark.slow
 @pytest.mark.compiles
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch, of its own look

@@ -15,7 +15,7 @@ from torch import nn
 
 from ...zoo.small_models import build, example
 from ..engine.test_loop import Stop, stop_after
-from ..small_runs import configure, equal_weights, rows, train
+from ..small_runs import configure, equal_weights, rows, train, weights
 
 TEACHER = "pretrained:gpt_nano_block_attnres/bytes"
 SOFT = [
@@ -75,11 +75,36 @@ def test_at_high_temperature_it_is_half_the_variance_of_the_logits_difference():
     torch.testing.assert_close(soft_divergence(mine, theirs, 1e4), expected, rtol=1e-3, atol=1e-6)
 
 
-def test_half_precision_is_compared_in_float32():
-    mine, theirs = (part.detach().bfloat16() for part in logits(2))
-    found = soft_divergence(mine, theirs)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, soft_divergence(mine.float(), theirs.float()))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [1e-3, 1.0, 1e3, 1e4])
+def test_half_and_single_precision_are_compared_in_float64(dtype, temperature):
+    mine, theirs = (part.detach().to(dtype) for part in logits(2))
+    found = soft_divergence(mine, theirs, temperature)
+    assert found.dtype == torch.float32 and (found >= 0).all()
+    torch.testing.assert_close(
+        found.double(), soft_divergence(mine.double(), theirs.double(), temperature)
+    )
+
+
+def test_a_class_that_both_exclude_counts_for_nothing_and_one_that_only_the_model_does_for_all():
+    mine, theirs = logits(3)
+    none = torch.full((3, 5, 1), -torch.inf, dtype=torch.float64)
+    whole = torch.cat([mine, none], -1)
+    found = soft_divergence(whole, torch.cat([theirs, none], -1))
+    torch.testing.assert_close(found, soft_divergence(mine, theirs))
+    slopes = (torch.autograd.grad(f.sum(), mine)[0] for f in (found, soft_divergence(mine, theirs)))
+    torch.testing.assert_close(*slopes)
+    row = torch.tensor([[0.0, -torch.inf]])
+    assert soft_divergence(row, row).tolist() == [0.0]
+    assert soft_divergence(row, torch.zeros(1, 2)).tolist() == [torch.inf]
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 0.7, 1.0, 3.0, 1e4])
+def test_equal_logits_have_no_loss_and_no_gradient_not_even_of_rounding(temperature):
+    mine = torch.randn(50, 300, requires_grad=True)
+    found = soft_divergence(mine, mine.detach().clone(), temperature)
+    (slope,) = torch.autograd.grad(found.mean(), mine)
+    assert not found.any() and not slope.any()
 
 
 def test_a_copy_of_the_teacher_has_no_loss_and_no_gradient():
@@ -87,7 +112,7 @@ def test_a_copy_of_the_teacher_has_no_loss_and_no_gradient():
     model.load_state_dict(teacher.state_dict())
     found, loss = after_a_step(model, teacher, example("gpt_nano"))
     assert loss.item() == 0.0 and not found.terms["divergence"].any()
-    assert all(p.grad is not None and p.grad.abs().max() < 1e-6 for p in model.parameters())
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
 def test_the_share_mixes_the_divergence_with_the_loss_of_the_labels():
@@ -112,6 +137,17 @@ def test_positions_without_a_target_do_not_count():
     found.loss(run, torch.zeros(()))
     expected = soft_divergence(model(x)[:, :3], teacher(x)[:, :3]).mean()
     assert float(found.terms["divergence"]) == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.long
+def test_beside_a_teacher_that_equals_it_no_weight_moves_whatever_the_size_of_a_step(
+    tmp_path: Path,
+):
+    place = "pretrained:vit_nano/digits"
+    given = ["model=vit_nano", f"init={place}", "distill=soft_labels", f"distill.teacher={place}"]
+    train(tmp_path, *given, "optim=adamw", "optim.lr=0.01", "optim.weight_decay=0")
+    kept, found = create_model(place).state_dict(), weights(tmp_path)
+    assert all(torch.equal(value, found[key]) for key, value in kept.items())
 
 
 @pytest.mark.long
@@ -146,7 +182,9 @@ SETTINGS = {
     "distill=soft_labels": "distill.teacher is missing: name a run",
     "distill.share=0": r"distill.share must lie in \(0, 1\], got 0",
     "distill.share=1.5": r"distill.share must lie in \(0, 1\], got 1.5",
-    "distill.temperature=0": "distill.temperature must be above 0, got 0",
+    "distill.temperature=0": r"distill.temperature must lie in \[0.001, 10000\], got 0",
+    "distill.temperature=1e-4": r"distill.temperature must lie in \[0.001, 10000\], got 0.0001",
+    "distill.temperature=1e5": r"distill.temperature must lie in \[0.001, 10000\], got 100000",
     "trainer.compile=true": "use trainer.compile=blocks",
     "trainer.parallel=fsdp": "use trainer.parallel=ddp",
 }

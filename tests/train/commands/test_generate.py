@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from archzoo.train.commands.__main__ import main
 from archzoo.train.data import data_sets
+from archzoo.train.subject.generation import generated
 from archzoo.zoo import create_model
 
 from ..small_runs import train
@@ -37,8 +38,11 @@ def test_a_judge_says_what_it_kept(tmp_path: Path, capsys):
 
 
 REFUSED = {
-    "keep=0": "keep must lie in (0, 1], got 0",
-    "keep=1.5": "keep must lie in (0, 1], got 1.5",
+    "keep=0": "keep must lie in [1e-06, 1], got 0",
+    "keep=1.5": "keep must lie in [1e-06, 1], got 1.5",
+    "keep=1e-320": "keep must lie in [1e-06, 1], got 1e-320",
+    "seed=-1": "seed must lie in [0, 2**64), got -1",
+    "seed=18446744073709551616": "seed must lie in [0, 2**64), got 18446744073709551616",
     "temperature=-1": "temperature must be at least 0, got -1",
     "size=0": "size must be at least 1, got 0",
     "by=best": "by must be bits or ratio, got 'best'",
@@ -50,6 +54,38 @@ REFUSED = {
 def test_what_cannot_be_is_one_line_and_writes_nothing(word: str, tmp_path: Path, capsys):
     _, line = refused(capsys, "generate", WRITER, str(tmp_path / "text.txt"), word)
     assert REFUSED[word] in line and not [*tmp_path.iterdir()]
+
+
+def test_the_ratio_of_a_writer_with_one_text_alone_is_one_line(tmp_path: Path, capsys):
+    words = ["generate", WRITER, str(tmp_path / "text.txt"), f"judge={WRITER}", "temperature=0"]
+    _, line = refused(capsys, *words)
+    assert "by=ratio needs a temperature above 0" in line and not [*tmp_path.iterdir()]
+
+
+def test_a_file_that_appears_meanwhile_stays_as_it_is(tmp_path: Path, capsys, monkeypatch):
+    path = tmp_path / "text.txt"
+
+    def drawn(*given: object, **how: object):
+        path.write_text("of another")
+        return generated(*given, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("archzoo.train.commands.generate.generated", drawn)
+    _, line = refused(capsys, "generate", WRITER, str(path), "size=64")
+    assert "is there already; name another file" in line
+    assert path.read_text() == "of another" and [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "a_file/text.txt", "a_link"])
+def test_what_cannot_be_written_is_found_before_any_model_is_loaded(
+    name: str, tmp_path: Path, capsys, monkeypatch
+):
+    (tmp_path / "a_file").touch()
+    (tmp_path / "a_link").symlink_to(tmp_path / "nowhere")
+    before = {*tmp_path.iterdir()}
+    monkeypatch.delattr("archzoo.train.commands.generate.language_model")
+    _, line = refused(capsys, "generate", WRITER, str(tmp_path / name))
+    assert ("is there already" if name == "a_link" else "cannot be written") in line
+    assert "; name another file" in line and {*tmp_path.iterdir()} == before
 
 
 @pytest.mark.long

@@ -63,6 +63,20 @@ def test_a_judge_keeps_the_share_of_the_lowest_scores_in_the_order_of_the_draw(p
         assert made.kept_bits < made.drawn_bits
 
 
+@pytest.mark.parametrize("temperature", [0.3, 2.0])
+def test_the_ratio_is_to_the_writer_at_the_temperature_of_the_draw(pair, temperature):
+    writer, judge = pair
+    how: Any = {"temperature": temperature, "batch_size": 8}
+    made = generated(writer, 64, judge, keep=0.5, **how)
+    drawn = samples_of(generated(writer, 136, **how).text)
+    odds = (writer(drawn[:, :-1]).detach().double() / temperature).log_softmax(-1)
+    own = -odds.gather(-1, drawn[:, 1:, None]).mean((1, 2)) / math.log(2)
+    scores = bits_per_byte(judge, drawn) - own
+    best = scores.argsort()[:4].sort().values
+    torch.testing.assert_close(samples_of(made.text), drawn[best])
+    assert made.threshold == pytest.approx(float(scores[best].max()), rel=1e-6)
+
+
 def test_to_the_writer_itself_no_sample_is_likelier_than_another(pair):
     made = generated(pair[0], 64, pair[0], keep=0.5, batch_size=4)
     assert made.threshold == 0.0

@@ -192,12 +192,20 @@ def test_nothing_to_add_returns_the_prompt():
     assert torch.equal(gpt().generate(ids(), 0), ids())
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-40, 1e-320])
+def test_at_the_tiniest_temperature_the_likeliest_token_is_drawn(temperature):
+    model = gpt()
+    greedy = model.generate(ids(), 8, temperature=0)
+    assert torch.equal(model.generate(ids(), 8, temperature=temperature), greedy)
+
+
 @pytest.mark.parametrize(
     ("tokens", "options", "message"),
     [
         (torch.zeros(2, 0, dtype=torch.long), {}, r"tokens must be \(B, T\).*got \(2, 0\)"),
         (torch.zeros(3, dtype=torch.long), {}, r"tokens must be \(B, T\).*got \(3,\)"),
         (ids(), {"temperature": -1.0}, "temperature must be at least 0, got -1.0"),
+        (ids(), {"temperature": float("nan")}, "temperature must be at least 0, got nan"),
         (ids(), {"top_k": 0}, "top_k must be at least 1, got 0"),
     ],
 )
