@@ -1,7 +1,6 @@
 """Tables to classify, from scikit-learn or from CSV files."""
 
 import csv
-import gzip
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -13,8 +12,18 @@ import numpy as np
 
 from ...zoo.registry import nearest
 from .download import require
+from .packed_text import UNREADABLE, open_text
 
-__all__ = ["BUNDLED", "MISSING", "Table", "csv_lines", "read_bundled", "read_csv", "table_of"]
+__all__ = [
+    "BUNDLED",
+    "MISSING",
+    "Table",
+    "csv_lines",
+    "read_bundled",
+    "read_csv",
+    "refuse_repeated_columns",
+    "table_of",
+]
 
 log = logging.getLogger("archzoo")
 
@@ -23,6 +32,9 @@ MISSING = ("", "na", "n/a", "nan", "null", "?", "inf", "+inf", "-inf", "infinity
 
 MOST_CLASSES = 20
 """Different numbers that may be classes without being looked at."""
+
+LONGEST_CELL = 2**31 - 1
+"""Letters of a cell: all that every platform counts."""
 
 BUNDLED = ("breast_cancer", "digits", "iris", "wine")
 INDEX = "index.json"
@@ -181,29 +193,40 @@ def _read_rows(path: Path, target: str | None) -> tuple[list[str], list[list[str
 def csv_lines(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
     """Yield the number and the cells of every line of a CSV file but empty ones, the header first.
 
-    A name that ends in `.gz` is of a file that gzip packed.
+    A name that ends in `.gz` is of a file that gzip packed. Between tabs a quote is a letter.
 
     Raises:
         ValueError: the file cannot be read as a table.
     """
+    # The module's own limit is 131,072 letters, and a gene may have more.
+    csv.field_size_limit(LONGEST_CELL)
+    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     try:
-        opened = gzip.open if path.suffix == ".gz" else open
-        with opened(path, "rt", newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, delimiter=delimiter)
+        with open_text(path, newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
             yield 1, [cell.strip() for cell in next(reader, [])]
             for row in reader:
                 if row:
                     yield reader.line_num, [cell.strip() for cell in row]
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (*UNREADABLE, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as a table in UTF-8: {error}") from error
 
 
-def _place(path: Path, header: list[str], target: str | None) -> int:
-    """Find the target among the names of the columns, which must be told apart."""
+def refuse_repeated_columns(path: str | Path, header: Sequence[str]) -> None:
+    """Refuse a header whose names tell no columns apart.
+
+    Raises:
+        ValueError: it has no names, or one twice.
+    """
     twice = [name for name in header if header.count(name) > 1]
     if twice or not header:
         what = f"two columns named {twice[0]!r}" if twice else "no header"
         raise ValueError(f"{path} has {what}; give every column a name of its own")
+
+
+def _place(path: Path, header: list[str], target: str | None) -> int:
+    """Find the target among the names of the columns, which must be told apart."""
+    refuse_repeated_columns(path, header)
     if target is None:
         if "target" in header[:-1]:
             raise ValueError(
