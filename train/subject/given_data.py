@@ -15,7 +15,7 @@ from ...zoo.registry import nearest
 from ..check import READS
 from ..data import Splits, data_sets
 from ..errors import RunError
-from .conventions import conventions_of
+from .conventions import conventions_of, different_convention
 from .given_model import ModelPlace
 from .model_on_data import ModelOnData
 
@@ -143,9 +143,15 @@ def check_fit(model: nn.Module, splits: Splits, other_data: bool) -> Tensor | No
         For each class of the data its number in the model; None where they are the same.
 
     Raises:
-        ValueError: the classes have other names, unless they may, or another number; or samples
-            have another shape than the model takes.
+        ValueError: tokens are others than the model's; the classes have other names, unless they
+            may, or another number; or samples have another shape than the model takes.
     """
+    differing = different_convention(conventions_of(model), splits.conventions(), ("tokeniser",))
+    if differing is not None:
+        raise ValueError(
+            f"the data give other tokens than the model was trained on: {differing}; set data.… "
+            f"as it was there"
+        )
     order = _order_of_classes(model, splits, other_data)
     if not other_data:
         _check_graph(model, splits)
