@@ -1,24 +1,28 @@
 """Tables to classify, from scikit-learn or from CSV files."""
 
 import csv
+import gzip
 import json
 import logging
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import numpy as np
 
 from ...zoo.registry import nearest
 from .download import require
-from .packed_text import UNREADABLE, open_text
 
 __all__ = [
     "BUNDLED",
     "MISSING",
+    "UNREADABLE",
     "Table",
     "csv_lines",
+    "is_packed",
+    "open_text",
     "read_bundled",
     "read_csv",
     "refuse_repeated_columns",
@@ -32,6 +36,9 @@ MISSING = ("", "na", "n/a", "nan", "null", "?", "inf", "+inf", "-inf", "infinity
 
 MOST_CLASSES = 20
 """Different numbers that may be classes without being looked at."""
+
+UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zlib.error)
+"""What a file raises that is not there, was cut off, is damaged, or is no text in UTF-8."""
 
 LONGEST_CELL = 2**31 - 1
 """Letters of a cell: all that every platform counts."""
@@ -188,6 +195,23 @@ def _read_rows(path: Path, target: str | None) -> tuple[list[str], list[list[str
             raise ValueError(f"{path}: line {number} has no target{said}")
         rows.append([*row, label])
     return [*header[:place], *header[place + 1 :], header[place]], rows
+
+
+def is_packed(file: Path) -> bool:
+    """Whether a name ends in `.gz`, in letters of either case."""
+    return file.suffix.lower() == ".gz"
+
+
+def open_text(file: Path, newline: str | None = None) -> TextIO:
+    """Open a text in UTF-8, with a byte order mark or without, unpacked where gzip packed it.
+
+    Args:
+        file: Its path.
+        newline: As of `open`.
+    """
+    if is_packed(file):
+        return cast(TextIO, gzip.open(file, "rt", encoding="utf-8-sig", newline=newline))
+    return file.open(encoding="utf-8-sig", newline=newline)
 
 
 def csv_lines(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:

@@ -1,7 +1,8 @@
 """Data for a model, or a line on what does not fit.
 
 What the data set would choose for itself and the model has settled follows the model: statistics of
-pixels, size and cut of photographs, the encoder of a table's rows, the length of a context.
+pixels, size and cut of photographs, the encoder of a table's rows, the column and the tokeniser of
+sequences, the length of a context.
 """
 
 from collections.abc import Mapping, Sequence
@@ -120,8 +121,7 @@ def _as_the_model_needs(model: nn.Module, data: str) -> dict[str, Any]:
     settled: dict[str, Any] = {}
     if "context_length" in options and hasattr(model, "context_length"):
         settled["context_length"] = model.context_length
-    if "encoder" in options and "encoder" in own:
-        settled["encoder"] = own["encoder"]
+    settled |= {key: own[key] for key in ("encoder", "column") if key in options and key in own}
     if "tokeniser" in own and own["tokeniser"].keys() <= options.keys():
         settled |= own["tokeniser"]
     if {"img_size", "resize"} <= options.keys() and {"input_size", "crop_pct"} <= own.keys():

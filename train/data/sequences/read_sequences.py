@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ....zoo.registry import nearest
-from ..packed_text import UNREADABLE, is_packed, open_text
-from ..table_files import csv_lines, refuse_repeated_columns
+from ..table_files import UNREADABLE, csv_lines, is_packed, open_text, refuse_repeated_columns
 from .setting_error import NoClassError, SettingError
 
 __all__ = ["FASTA", "TABLES", "Record", "found_records", "read_sequences"]
