@@ -72,7 +72,7 @@ def _parts(sequences: Sequence[str], targets: np.ndarray, number: np.ndarray) ->
         cost = ((weights[kind] * count)[:, None] * held[kind]).sum(0)
         fewest = int(having[kind].min())
         if fewest < FEW:
-            part = _least_held(cost, load, least[each], spread=NEEDED <= fewest < PARTS)
+            part = _least_held(cost, load, least[each], spread=fewest >= NEEDED)
         else:
             part = int(cost.argmin())
         found[each] = part
@@ -88,9 +88,10 @@ def _least_held(cost: np.ndarray, load: np.ndarray, digest: bytes, *, spread: bo
         cost: Of each part.
         load: Sequences of each part.
         digest: Of the cluster.
-        spread: Whether even parts go before others: one of them validates in each split, and each
-            is a part of another test fold.
+        spread: Whether even parts go before others where none of its classes is: one of them
+            validates in each split, and each is a part of another test fold.
     """
     tied = np.flatnonzero(cost == cost.min()).tolist()
     first = digest[0] % PARTS
+    spread = spread and not cost.min()
     return min(tied, key=lambda part: (spread and part % 2, load[part], (part - first) % PARTS))
