@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from archzoo.train.check import check_run
+from archzoo.train.commands.certify import certify
 from archzoo.train.commands.eval import eval_
 from archzoo.train.errors import RunError
 from archzoo.train.subject.exported_files import random_inputs, whole_model
@@ -144,6 +145,12 @@ def test_an_empty_record_costs_no_other_and_advice_is_what_a_model_takes(place, 
     assert "classes" in one and "classes" in three and "two has no letters" in two["error"]
     (none,) = predict(model, [str(tmp_path / "none.csv")])
     assert "was not found" in none["error"] and "data." not in none["error"]
+
+
+@pytest.mark.long
+def test_sequences_have_no_radius_and_so_no_certificate(place):
+    with pytest.raises(RunError, match="samples of kind sequence have no radius to move in"):
+        certify(model=str(place / "classes"))
 
 
 @pytest.mark.long
