@@ -1,12 +1,11 @@
 """The parts of a run, made from its config: data, model, callbacks, loggers, trainer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
 
-from ..layers.lowrank.adapters.adapter import Statistics
 from ..zoo.models import build_model
 from ..zoo.network import Network
 from ..zoo.share.content_digest import sealed, unsealed
@@ -26,7 +25,7 @@ from .engine.schedule import learning_rate_factor
 from .errors import RunError
 from .initial.frozen_teacher import frozen_teacher
 from .initial.initial_adapter import gradients_of
-from .initial.initial_weights import build_from, initial_place
+from .initial.initial_weights import build_from, initial_place, warn_of_other_fold
 from .subject.given_model import ModelPlace
 
 __all__ = ["assemble"]
@@ -64,9 +63,7 @@ def _make_trainer(
             options = options | _decided(folder)
         model = build_model(config.model["name"], **options)
     else:
-        classes = splits.about.get("classes")
-        read = gradients_of(splits)
-        model, facts = _from_weights(place, config.model["name"], options, classes, read, world)
+        model, facts = _from_weights(place, config.model["name"], options, splits, world)
         folder.write_text("init.json", sealed(facts))
     if splits.graph is not None:
         model.follow_graph(splits.graph.edges, splits.graph.features)
@@ -116,16 +113,17 @@ def _from_weights(
     place: ModelPlace,
     name: str,
     options: Mapping[str, Any],
-    classes: Sequence[str] | None,
-    statistics: Statistics,
+    splits: Splits,
     world: World,
 ) -> tuple[Network, dict[str, Any]]:
     """Build the model with the weights of `init=` on every process, and say which they are.
 
     The leader goes first, so that a download happens once.
     """
-    model, facts = world.leader_first(lambda: build_from(place, name, options, classes, statistics))
+    classes, read, kept = splits.about.get("classes"), gradients_of(splits), splits.conventions()
+    model, facts = world.leader_first(lambda: build_from(place, name, options, classes, read, kept))
     if world.leader:
+        warn_of_other_fold(place, splits.about)
         say(f"init: the weights of {facts['model']} in {facts['init']}")
         if "head" in facts:
             say(facts["head"])

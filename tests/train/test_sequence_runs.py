@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from archzoo.train.check import check_run
+from archzoo.train.commands.certify import certify
 from archzoo.train.commands.eval import eval_
 from archzoo.train.errors import RunError
 from archzoo.train.subject.exported_files import random_inputs, whole_model
@@ -98,10 +99,67 @@ def test_sequences_of_a_file_are_predicted_as_they_are_evaluated(place, tmp_path
 
 
 @pytest.mark.long
+def test_weights_that_learned_of_other_tokens_are_refused(place, tmp_path):
+    own = (*MODEL, "data=sequences", f"data.root={place / 'a.fasta'}", *SHORT, "data.buckets=300")
+    train(tmp_path / "run", *own)  # 20² words in 300 buckets; 20³ are hashed to as many
+    with pytest.raises(RunError, match=r'init=.* learned of other tokens: .*"k": 2.*"k": 3'):
+        train(tmp_path / "next", *own, "data.k=3", f"init={tmp_path / 'run'}")
+    with pytest.raises(RunError, match='other tokens than the model .*"k": 2.*"k": 3'):
+        eval_(str(tmp_path / "run"), data={"name": "sequences", "k": 3})
+    # What a tokeniser refuses is no other token.
+    train(tmp_path / "loose", *own, "data.gaps=remove", f"init={tmp_path / 'run'}")
+
+
+@pytest.mark.long
+def test_weights_that_may_have_learned_of_what_is_tested_are_said(place, tmp_path, caplog):
+    own = (*MODEL, "data=sequences", f"data.root={place / 'a.fasta'}", *SHORT)
+    with caplog.at_level("WARNING", "archzoo"):
+        train(tmp_path / "same", *own, f"init={place / 'masked'}")
+        assert not caplog.messages
+        train(tmp_path / "other", *own, "data.split=1", f"init={place / 'masked'}")
+    (told,) = caplog.messages
+    assert "the training fold there is another, and may hold test sequences of this run" in told
+
+
+@pytest.mark.long
+def test_an_empty_record_costs_no_other_and_advice_is_what_a_model_takes(place, tmp_path):
+    text = (place / "a.fasta").read_text().replace(" ape", "").replace(" bee", "")
+    table = "seq,kind\n" + "".join(
+        f"{record.split()[-1]},{'ab'[i % 2]}\n" for i, record in enumerate(text.split(">")[1:])
+    )
+    (tmp_path / "a.csv").write_text(table)
+    own = (*MODEL, "data=sequences", f"data.root={tmp_path / 'a.csv'}", *SHORT)
+    train(tmp_path / "run", *own, "data.column=seq")
+    model = create_model(f"local-dir:{tmp_path / 'run'}")
+    new = tmp_path / "new.csv"
+    new.write_text("id,seq\n1,MKVLLAAA\n2,\n3,MK-V\n4,MK5V\n5,M\n6,MKV,x\n7,MKVLLA\n")
+    rows = list(predict(model, [str(new)]))
+    assert ["error" in row for row in rows] == [False, *[True] * 5, False]
+    assert not any("data." in row.get("error", "") for row in rows)
+    new.write_text("id,sequence\n1,MKVLLAAA\n")
+    (row,) = predict(model, [str(new)])
+    assert "has no column 'seq'" in row["error"] and "data." not in row["error"]
+    fasta = tmp_path / "new.fasta"
+    fasta.write_text(">one\nMKVLLA\n>two\n>three\nMKVLLAAA\n")
+    one, two, three = predict(model, [str(fasta)])
+    assert "classes" in one and "classes" in three and "two has no letters" in two["error"]
+    (none,) = predict(model, [str(tmp_path / "none.csv")])
+    assert "was not found" in none["error"] and "data." not in none["error"]
+
+
+@pytest.mark.long
+def test_sequences_have_no_radius_and_so_no_certificate(place):
+    with pytest.raises(RunError, match="samples of kind sequence have no radius to move in"):
+        certify(model=str(place / "classes"))
+
+
+@pytest.mark.long
 def test_a_run_gives_inputs_to_export_and_a_card(place):
     how = {"samples": 3, "seed": 0, "other_data": False, "imports": None}
     model, inputs, told = whole_model(str(place / "classes"), data=None, **how)
-    assert model(inputs).shape == (3, 3) and told == {"samples": "test fold of sequences"}
+    # Batches share a fold evenly, so that the first may have one less.
+    assert 2 <= len(inputs) <= 3 and model(inputs).shape == (len(inputs), 3)
+    assert told == {"samples": "test fold of sequences"}
     assert random_inputs(create_model("encoder_nano"), 2).shape == (2, 64)
     card = run_card(str(place / "classes"))
     assert card.model == "encoder_nano" and "accuracy" in card.metrics

@@ -119,12 +119,12 @@ class Splits:
         """What a model must keep to be used on other samples, under timm's names where it has any.
 
         For images size, statistics and cut, for tables the encoder of their rows, for sequences
-        their tokeniser, and the names of the classes.
+        their tokeniser and the column of a table, and the names of the classes.
         """
         facts: dict[str, Any] = {}
         if "classes" in self.about:
             facts["label_names"] = list(self.about["classes"])
-        for key in ("encoder", "tokeniser"):
+        for key in ("encoder", "tokeniser", "column"):
             if key in self.about:
                 facts[key] = self.about[key]
         if self.kind == "image" and self.mean is not None and self.std is not None:

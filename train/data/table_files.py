@@ -4,17 +4,30 @@ import csv
 import gzip
 import json
 import logging
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import numpy as np
 
 from ...zoo.registry import nearest
 from .download import require
 
-__all__ = ["BUNDLED", "MISSING", "Table", "csv_lines", "read_bundled", "read_csv", "table_of"]
+__all__ = [
+    "BUNDLED",
+    "MISSING",
+    "UNREADABLE",
+    "Table",
+    "csv_lines",
+    "is_packed",
+    "open_text",
+    "read_bundled",
+    "read_csv",
+    "refuse_repeated_columns",
+    "table_of",
+]
 
 log = logging.getLogger("archzoo")
 
@@ -23,6 +36,12 @@ MISSING = ("", "na", "n/a", "nan", "null", "?", "inf", "+inf", "-inf", "infinity
 
 MOST_CLASSES = 20
 """Different numbers that may be classes without being looked at."""
+
+UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zlib.error)
+"""What a file raises that is not there, was cut off, is damaged, or is no text in UTF-8."""
+
+LONGEST_CELL = 2**31 - 1
+"""Letters of a cell: all that every platform counts."""
 
 BUNDLED = ("breast_cancer", "digits", "iris", "wine")
 INDEX = "index.json"
@@ -178,32 +197,60 @@ def _read_rows(path: Path, target: str | None) -> tuple[list[str], list[list[str
     return [*header[:place], *header[place + 1 :], header[place]], rows
 
 
+def is_packed(file: Path) -> bool:
+    """Whether a name ends in `.gz`, in letters of either case."""
+    return file.suffix.lower() == ".gz"
+
+
+def open_text(file: Path, newline: str | None = None) -> TextIO:
+    """Open a text in UTF-8, with a byte order mark or without, unpacked where gzip packed it.
+
+    Args:
+        file: Its path.
+        newline: As of `open`.
+    """
+    if is_packed(file):
+        return cast(TextIO, gzip.open(file, "rt", encoding="utf-8-sig", newline=newline))
+    return file.open(encoding="utf-8-sig", newline=newline)
+
+
 def csv_lines(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
     """Yield the number and the cells of every line of a CSV file but empty ones, the header first.
 
-    A name that ends in `.gz` is of a file that gzip packed.
+    A name that ends in `.gz` is of a file that gzip packed. Between tabs a quote is a letter.
 
     Raises:
         ValueError: the file cannot be read as a table.
     """
+    # The module's own limit is 131,072 letters, and a gene may have more.
+    csv.field_size_limit(LONGEST_CELL)
+    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     try:
-        opened = gzip.open if path.suffix == ".gz" else open
-        with opened(path, "rt", newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, delimiter=delimiter)
+        with open_text(path, newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
             yield 1, [cell.strip() for cell in next(reader, [])]
             for row in reader:
                 if row:
                     yield reader.line_num, [cell.strip() for cell in row]
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (*UNREADABLE, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as a table in UTF-8: {error}") from error
 
 
-def _place(path: Path, header: list[str], target: str | None) -> int:
-    """Find the target among the names of the columns, which must be told apart."""
+def refuse_repeated_columns(path: str | Path, header: Sequence[str]) -> None:
+    """Refuse a header whose names tell no columns apart.
+
+    Raises:
+        ValueError: it has no names, or one twice.
+    """
     twice = [name for name in header if header.count(name) > 1]
     if twice or not header:
         what = f"two columns named {twice[0]!r}" if twice else "no header"
         raise ValueError(f"{path} has {what}; give every column a name of its own")
+
+
+def _place(path: Path, header: list[str], target: str | None) -> int:
+    """Find the target among the names of the columns, which must be told apart."""
+    refuse_repeated_columns(path, header)
     if target is None:
         if "target" in header[:-1]:
             raise ValueError(

@@ -4,6 +4,7 @@ All that the two models have in common is taken over, which is everything but th
 number of classes differs, and the structure of factored weights where that of the run is another.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,19 @@ from ...zoo.share.pretrained import PRETRAINED
 from ...zoo.share.save_load import build_empty
 from ...zoo.share.transfer_weights import take_weights
 from ..errors import RunError
+from ..subject.conventions import conventions_of, different_convention
 from ..subject.given_model import ModelPlace, find_model
 from .initial_adapter import head_is_frozen, is_preset_of, put_adapter, refuse_untrained_head
 
-__all__ = ["build_from", "initial_place", "refuse_differences", "whole_place"]
+__all__ = [
+    "build_from",
+    "initial_place",
+    "refuse_differences",
+    "warn_of_other_fold",
+    "whole_place",
+]
+
+log = logging.getLogger("archzoo")
 
 STANDING = ("fixed_ranks", "compensated")
 """Methods that are none: they stand for factors that something else made."""
@@ -67,6 +77,7 @@ def build_from(
     options: Mapping[str, Any],
     classes: Sequence[str] | None = None,
     statistics: Statistics | None = None,
+    conventions: Mapping[str, Any] | None = None,
 ) -> tuple[Network, dict[str, Any]]:
     """Build a model with the weights of another.
 
@@ -80,6 +91,7 @@ def build_from(
         options: Keywords of `build_model`.
         classes: Names of the classes that the model is to tell apart.
         statistics: What an adapter that starts from data reads.
+        conventions: What the model is to keep of its data, as of `Splits`.
 
     Returns:
         The model, and facts to record: `init`, `model`, a digest of the `weights`, `head`, a
@@ -88,9 +100,15 @@ def build_from(
 
     Raises:
         RunError: the two differ in more than the head, the structure of weights and rates of
-            dropout; the message names the first difference.
+            dropout, or in the tokens that they read; the message names the first difference.
     """
     source: Any = place.load()
+    own = conventions or {}
+    differing = different_convention(conventions_of(source), own, ("tokeniser",))
+    if differing is not None:
+        raise RunError(
+            f"init={place.text} learned of other tokens: {differing}; set data.… as it was there"
+        )
     facts: dict[str, Any] = {
         "init": place.text,
         "model": source.recipe[0],
@@ -131,6 +149,34 @@ def build_from(
     except ValueError as error:
         raise RunError(f"init={place.text}: {' '.join(str(error).split())}") from error
     return model, facts if head is None else {**facts, "head": head}
+
+
+def warn_of_other_fold(place: ModelPlace, about: Mapping[str, Any]) -> None:
+    """Say where the weights of a run learned of other sequences than the run itself learns of.
+
+    Homologues are kept apart by the folds of one run alone: what is tested may have been learned
+    of before.
+
+    Args:
+        place: Of the weights.
+        about: Facts of the run's own data.
+
+    Raises:
+        RunError: the record of the other run's data is damaged.
+    """
+    if place.run is None or "tokeniser" not in about:
+        return
+    try:
+        recorded = place.run.recorded_data() or {}
+    except ValueError as error:
+        raise RunError(f"init={place.text}: {error}") from error
+    theirs = (recorded.get("sha256") or {}).get("train")
+    if "tokeniser" in recorded and theirs not in (None, about["sha256"]["train"]):
+        log.warning(
+            "init=%s: the training fold there is another, and may hold test sequences of this run; "
+            "set data.root, target, cluster, similarity and split as they were there",
+            place.text,
+        )
 
 
 def _with_ranks_of(theirs: LowRankSpec | None, own: LowRankSpec | None) -> LowRankSpec | None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from torch import nn
@@ -19,13 +19,18 @@ READ = {
 """How samples become numbers, and numbers classes. Sizes of images are no part of it."""
 LONGEST = 60
 
+LENIENT = ("gaps", "unknown")
+"""What a tokeniser refuses, which changes no token of what it reads."""
+
 
 def conventions_of(model: nn.Module) -> dict[str, Any]:
     """What a model keeps of the data that it was trained on."""
     return cast("dict[str, Any]", getattr(model, "conventions", {}))
 
 
-def different_convention(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+def different_convention(
+    one: Mapping[str, Any], other: Mapping[str, Any], keys: Iterable[str] = tuple(READ)
+) -> str | None:
     """Say by what two ways of reading data differ first, with both values where they are short.
 
     What only one of them has is no difference.
@@ -33,14 +38,27 @@ def different_convention(one: Mapping[str, Any], other: Mapping[str, Any]) -> st
     Args:
         one: Of a model, or of `Splits`.
         other: The same.
+        keys: Which of the facts in `READ` are compared.
     """
-    for key, noun in READ.items():
-        pair = [facts.get(key) for facts in (one, other)]
+    for key in keys:
+        pair: list[Any] = [facts.get(key) for facts in (one, other)]
+        if key == "tokeniser" and None not in pair:
+            pair = _differing(*pair)
         if None not in pair and not _same(*pair):
             told = [json.dumps(value) for value in pair]
             short = all(len(text) <= LONGEST for text in told)
-            return f"{noun} differs" + (f", {told[0]} and {told[1]}" if short else "")
+            return f"{READ[key]} differs" + (f", {told[0]} and {told[1]}" if short else "")
     return None
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What two tokenisers cut otherwise, of each."""
+    keys = [
+        key
+        for key in dict.fromkeys((*one, *other))
+        if key not in LENIENT and one.get(key) != other.get(key)
+    ]
+    return [{key: facts.get(key) for key in keys} for facts in (one, other)]
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -1,7 +1,8 @@
 """Data for a model, or a line on what does not fit.
 
 What the data set would choose for itself and the model has settled follows the model: statistics of
-pixels, size and cut of photographs, the encoder of a table's rows, the length of a context.
+pixels, size and cut of photographs, the encoder of a table's rows, the column and the tokeniser of
+sequences, the length of a context.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from ...zoo.registry import nearest
 from ..check import READS
 from ..data import Splits, data_sets
 from ..errors import RunError
-from .conventions import conventions_of
+from .conventions import conventions_of, different_convention
 from .given_model import ModelPlace
 from .model_on_data import ModelOnData
 
@@ -120,8 +121,7 @@ def _as_the_model_needs(model: nn.Module, data: str) -> dict[str, Any]:
     settled: dict[str, Any] = {}
     if "context_length" in options and hasattr(model, "context_length"):
         settled["context_length"] = model.context_length
-    if "encoder" in options and "encoder" in own:
-        settled["encoder"] = own["encoder"]
+    settled |= {key: own[key] for key in ("encoder", "column") if key in options and key in own}
     if "tokeniser" in own and own["tokeniser"].keys() <= options.keys():
         settled |= own["tokeniser"]
     if {"img_size", "resize"} <= options.keys() and {"input_size", "crop_pct"} <= own.keys():
@@ -143,9 +143,15 @@ def check_fit(model: nn.Module, splits: Splits, other_data: bool) -> Tensor | No
         For each class of the data its number in the model; None where they are the same.
 
     Raises:
-        ValueError: the classes have other names, unless they may, or another number; or samples
-            have another shape than the model takes.
+        ValueError: tokens are others than the model's; the classes have other names, unless they
+            may, or another number; or samples have another shape than the model takes.
     """
+    differing = different_convention(conventions_of(model), splits.conventions(), ("tokeniser",))
+    if differing is not None:
+        raise ValueError(
+            f"the data give other tokens than the model was trained on: {differing}; set data.… "
+            f"as it was there"
+        )
     order = _order_of_classes(model, splits, other_data)
     if not other_data:
         _check_graph(model, splits)

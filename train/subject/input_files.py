@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from ..data import TokenFold
 from ..data.evaluation_transform import read_image
 from ..data.sequences.kmer_tokeniser import KmerTokeniser
-from ..data.sequences.read_sequences import read_sequences
+from ..data.sequences.read_sequences import found_records
+from ..data.sequences.setting_error import SettingError
 from ..data.table_encoder import TableEncoder
-from ..data.table_files import csv_lines
+from ..data.table_files import csv_lines, refuse_repeated_columns
 from ..errors import RunError
 from .conventions import conventions_of
 from .given_data import kind_of
@@ -20,6 +21,9 @@ from .given_data import kind_of
 __all__ = ["Sample", "reads", "samples", "text_windows"]
 
 BYTES = 256
+
+COLUMN = "sequence"
+"""The column of a table of a model that keeps none, as an earlier version saved it."""
 
 
 class Sample(NamedTuple):
@@ -76,7 +80,8 @@ def samples(model: nn.Module, files: list[str]) -> Iterator[Sample]:
             continue
         if kind == "sequences":
             tokeniser = KmerTokeniser.of(facts["tokeniser"])
-            yield from _sequences(file, tokeniser, facts["input_size"][0])
+            column = facts.get("column", COLUMN)
+            yield from _sequences(file, tokeniser, column, facts["input_size"][0])
             continue
         try:
             yield Sample(file, read_image(Path(file), facts))
@@ -89,10 +94,7 @@ def _rows(file: str, encoder: TableEncoder) -> Iterator[Sample]:
     try:
         lines = csv_lines(Path(file))
         _, header = next(lines)
-        twice = [name for name in header if header.count(name) > 1]
-        if twice or not header:
-            what = f"two columns named {twice[0]!r}" if twice else "no header"
-            raise ValueError(f"{file} has {what}; give every column a name of its own")
+        refuse_repeated_columns(file, header)
         for number, cells in lines:
             name = f"{file}:{number}"
             try:
@@ -106,19 +108,28 @@ def _rows(file: str, encoder: TableEncoder) -> Iterator[Sample]:
         yield Sample(file, error)
 
 
-def _sequences(file: str, tokeniser: KmerTokeniser, context_length: int) -> Iterator[Sample]:
-    """Yield the sequences of a FASTA file or of the column `sequence` of a table."""
+def _sequences(
+    file: str, tokeniser: KmerTokeniser, column: str, context_length: int
+) -> Iterator[Sample]:
+    """Yield the sequences of a FASTA file or of a column of a table."""
     try:
-        records = read_sequences(file, target="")
+        records = found_records(file, column=column, target="")
     except ValueError as error:
-        yield Sample(file, error)
+        yield Sample(file, _plain(error))
         return
     for record in records:
         try:
+            if record.fault:
+                raise ValueError(f"{record.name} {record.fault}")
             tokens = tokeniser.encode(record.sequence, record.name)[:context_length]
             yield Sample(record.name, torch.from_numpy(tokens).long())
         except ValueError as error:
-            yield Sample(record.name, error)
+            yield Sample(record.name, _plain(error))
+
+
+def _plain(error: ValueError) -> ValueError:
+    """Leave out what a data set could be told and a model cannot."""
+    return ValueError(error.plain) if isinstance(error, SettingError) else error
 
 
 def text_windows(file: str, context_length: int) -> tuple[TokenFold, Tensor]:

@@ -2,6 +2,7 @@
 
 # Shape letters: B batch, T tokens.
 
+import torch
 from torch import Tensor
 
 from ...layers.residual import Read
@@ -43,9 +44,18 @@ class BidirectionalAttention(CausalAttention):
         Args:
             x: The tokens.
             angles: Of the rotation; None leaves positions out.
-            padding_mask: Whether a token is real, (B, T); each row needs one. None is all of them.
+            padding_mask: Whether a token is real, bool (B, T); each row needs one. None is all of
+                them.
             mix: As in `CausalAttention`.
+
+        Raises:
+            ValueError: a mask of numbers, which an attention would add to its scores.
         """
+        if padding_mask is not None and padding_mask.dtype != torch.bool:
+            raise ValueError(
+                f"padding_mask must be of torch.bool, true where a token is real, got "
+                f"{padding_mask.dtype}; give tokens != 0"
+            )
         query, key, value = heads(self.qkv, x, self.num_heads)
         if mix is not None:
             key, value = mix(key, value)

@@ -122,9 +122,18 @@ class Encoder(TokenNetwork):
         return features.masked_fill(~mask[:, :, None], 0.0)
 
     def pool(self, x: Tensor) -> Tensor:
-        """Return all tokens, or for a classifier the mean of the space over the real ones."""
+        """Return all tokens, or for a classifier the mean of the space over the real ones.
+
+        Raises:
+            ValueError: there is no token to take a mean of.
+        """
         if self.names_tokens:
             return x
+        if x.shape[1] == 0:
+            raise ValueError(
+                f"a sequence to classify has at least one token, got shape {tuple(x.shape[:2])}; "
+                f"leave empty ones out"
+            )
         weights = (x != 0).any(-1, keepdim=True).to(x.dtype)
         return self.drop(self.space.mean(x, over=1, dim=-1, weights=weights))
 

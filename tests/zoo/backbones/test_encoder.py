@@ -8,6 +8,7 @@ from archzoo.train.engine.metrics import cross_entropy
 from archzoo.zoo import certify, create_model, list_models, residuals, save_model
 from archzoo.zoo.axes.geometry import GeometryName
 from archzoo.zoo.axes.lowrank import make_method, methods
+from archzoo.zoo.backbones.bidirectional_attention import BidirectionalAttention
 from archzoo.zoo.backbones.encoder import PADDING
 
 from ...tiers import tiered
@@ -123,6 +124,20 @@ def test_a_row_of_padding_alone_is_read_as_it_stands_and_is_a_number(geometry):
     tokens = torch.full((1, 4), PADDING)
     assert model(tokens).isfinite().all()
     torch.testing.assert_close(model(longer(tokens)), model(tokens), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_a_sequence_without_tokens_has_no_class_in_any_space(geometry):
+    model = encoder(num_classes=CLASSES, geometry=geometry)
+    with pytest.raises(ValueError, match=r"has at least one token, got shape \(2, 0\); leave"):
+        model(ids(length=0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.uint8])
+def test_a_mask_of_numbers_is_refused_and_not_added_to_scores(dtype):
+    attention = BidirectionalAttention(8, 2)
+    with pytest.raises(ValueError, match=f"padding_mask must be of torch.bool, .* got {dtype}"):
+        attention(torch.zeros(1, 3, 8), None, torch.ones(1, 3, dtype=dtype))
 
 
 def test_only_hidden_tokens_are_learned_from():

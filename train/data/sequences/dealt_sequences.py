@@ -8,20 +8,25 @@ import numpy as np
 import torch
 
 from ..data_set import Splits
-from .cluster_split import cluster_folds
+from .cluster_split import PARTS, cluster_folds
 from .kmer_tokeniser import Alphabet, KmerTokeniser
 from .read_sequences import Record, read_sequences
 from .sequence_folds import SequenceFold
-from .similarity_clusters import WORDS, similarity_clusters
+from .setting_error import NoClassError
+from .similarity_clusters import FEWEST, WORDS, similarity_clusters
 
 __all__ = ["dealt_sequences"]
 
 log = logging.getLogger("archzoo")
 
+MANY_SHORT = 0.01
+"""Share of sequences too short to be compared, above which it is said."""
+
 
 def dealt_sequences(
     name: str,
     *,
+    classified: bool = False,
     root: str = "data/sequences.fasta",
     column: str = "sequence",
     target: str | None = None,
@@ -40,12 +45,13 @@ def dealt_sequences(
 
     Args:
         name: Of the data set.
+        classified: Whether the classes are to be told apart.
         root: A FASTA file or a table, `.csv` or `.tsv`, plain or `.gz`; or a folder with a FASTA
             file of each class.
         column: Of a table, the one with the letters.
         target: What says the class: a column, or KEY of `KEY=VALUE` in headers. None is the first
-            other column, the last word of a header, or in a folder the name of the file; empty is
-            one class for all.
+            other column, the last word of a header, or in a folder the name of the file without
+            its ending; empty is one class for all.
         cluster: What says the cluster of a sequence, likewise; None finds clusters.
         similarity: Share of words in common, of 6 letters or 13 bases, from which on two sequences
             are of one cluster; see `similarity_clusters`.
@@ -59,25 +65,43 @@ def dealt_sequences(
         crop: Most tokens of a training sample, a window drawn anew every epoch; None is all.
 
     Raises:
-        ValueError: no such file, a sequence that cannot be read, the same one in two classes, or a
-            fold without any.
+        ValueError: no such file, a sequence that cannot be read, the same one in two classes,
+            classes to be told apart of which every sequence has its own, or a fold without any.
     """
     tokeniser = KmerTokeniser(alphabet, k, buckets, gaps, unknown)
-    read = read_sequences(root, column=column, target=target, cluster=cluster, name=name)
+    try:
+        read = read_sequences(root, column=column, target=target, cluster=cluster, name=name)
+    except NoClassError as error:
+        if classified:
+            raise
+        raise ValueError(
+            f"{error.plain}, or say data.target= (empty), as hidden tokens need no class"
+        ) from error
     records = _once(read, tokeniser)
     letters = [record.sequence for record in records]
-    tokens = [tokeniser.encode(record.sequence, record.name) for record in records]
+    tokens = [tokeniser.tokens(record.sequence, record.name) for record in records]
+    labels = [record.label for record in records]
+    if classified and 1 < len(records) == len(set(labels)):
+        raise ValueError(
+            f"{root}: {records[0].said_by} has a value of its own in every row, such as "
+            f"{labels[0]!r}; say data.target= and what says the class"
+        )
     if cluster is None:
-        clusters = similarity_clusters(letters, WORDS[alphabet], similarity)
+        word = WORDS[alphabet]
+        _warn_of_short(letters, word)
+        clusters = similarity_clusters(letters, word, similarity, strands=alphabet == "dna")
     else:
         clusters = _numbers([record.cluster for record in records])
-    labels = [record.label for record in records]
     targets = _numbers(labels)
     rows = cluster_folds(letters, targets, clusters, split)
     folds: dict[str, Any] = {}
     for fold, own in rows.items():
         if not len(own):
-            raise ValueError(f"{root} leaves the {fold} fold empty; give more than ten clusters")
+            count = len(np.unique(clusters))
+            raise ValueError(
+                f"{root} has {count} cluster{'s' * (count > 1)} of similar sequences and leaves "
+                f"the {fold} fold empty; give at least {PARTS} clusters"
+            )
         folds[fold] = SequenceFold(
             [tokens[i] for i in own],
             torch.from_numpy(targets[own]),
@@ -86,6 +110,7 @@ def dealt_sequences(
         )
     about = {
         "source": root,
+        "column": column,
         "split": split,
         "clusters": len(np.unique(clusters)),
         "largest_cluster": int(np.unique(clusters, return_counts=True)[1].max()),
@@ -120,6 +145,18 @@ def _once(records: list[Record], tokeniser: KmerTokeniser) -> list[Record]:
     if len(found) < len(records):
         log.warning("%s sequences are there again and taken once", len(records) - len(found))
     return list(found.values())
+
+
+def _warn_of_short(letters: list[str], word: int) -> None:
+    """Say how many sequences are too short to be found similar, where they are many."""
+    most = word + FEWEST - 2
+    short = sum(len(each) <= most for each in letters)
+    if short > MANY_SHORT * len(letters):
+        log.warning(
+            "%s of %s sequences have %s letters or fewer, too few for %s words of %s, so that no "
+            "other is found similar to them; give clusters by data.cluster=…",
+            *(short, len(letters), most, FEWEST, word),
+        )
 
 
 def _numbers(names: list[str]) -> np.ndarray:

@@ -7,6 +7,7 @@ that stands for several, such as N of DNA or X of proteins, makes every k-mer wi
 
 # Shape letters: L letters, T = L − k + 1 tokens.
 
+import string
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ....zoo.backbones.encoder import PADDING
+from .setting_error import SettingError
 
 __all__ = ["MASK", "SPECIAL", "UNKNOWN", "Alphabet", "KmerTokeniser"]
 
@@ -26,6 +28,9 @@ SPECIAL = UNKNOWN + 1
 LETTERS = {"protein": "ACDEFGHIKLMNPQRSTVWY", "dna": "ACGT"}
 AMBIGUOUS = {"protein": "BJOUXZ", "dna": "NRYSWKMBDHV"}
 GAPS = "-."
+CAPITALS = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
+"""One letter for one: `str.upper` makes two of some, such as ß."""
+
 FACTOR = 0x9E3779B97F4A7C15  # odd, near 2^64 over the golden ratio: Knuth's multiplicative hash
 
 
@@ -83,7 +88,9 @@ class KmerTokeniser:
         return SPECIAL + self.words
 
     def letters(self, text: str, name: str) -> str:
-        """Return a sequence as it is compared: in capitals, without a stop at its end or gaps.
+        """Return a sequence as it is compared: in capitals, without gaps or a stop at its end.
+
+        To be done once: bytes that are cleaned again are other ones.
 
         Raises:
             ValueError: nothing is left, or gaps that are refused.
@@ -91,24 +98,24 @@ class KmerTokeniser:
         if self.alphabet == "bytes":
             clean = text.encode().decode("latin-1")  # a letter of it is a byte
         else:
-            clean = text.upper().rstrip("*")
+            clean = text.translate(CAPITALS)
             clean = clean.replace("U", "T") if self.alphabet == "dna" else clean
             gap = next((i for i, letter in enumerate(clean) if letter in GAPS), None)
             if gap is not None and self.gaps == "refuse":
-                raise ValueError(
+                plain = (
                     f"{name} has a gap, {clean[gap]!r} at letter {gap + 1}; give sequences that "
-                    f"are not aligned, or say data.gaps=remove"
+                    f"are not aligned"
                 )
-            clean = clean.translate(dict.fromkeys(map(ord, GAPS)))
+                raise SettingError(f"{plain}, or say data.gaps=remove", plain)
+            # Gaps first: an aligned protein has them behind its stop.
+            clean = clean.translate(dict.fromkeys(map(ord, GAPS))).rstrip("*")
         if len(clean) < self.k:
-            raise ValueError(
-                f"{name} has {len(clean)} letters, less than k={self.k}; leave it out, or say a "
-                f"smaller data.k"
-            )
+            plain = f"{name} has {len(clean)} letters, less than k={self.k}; leave it out"
+            raise SettingError(f"{plain}, or say a smaller data.k", plain)
         return clean
 
     def encode(self, text: str, name: str = "the sequence") -> np.ndarray:
-        """Return the tokens of a sequence, int32, shape (T,).
+        """Return the tokens of a sequence as it stands in a file, int32, shape (T,).
 
         Args:
             text: Its letters.
@@ -117,7 +124,14 @@ class KmerTokeniser:
         Raises:
             ValueError: fewer letters than k, gaps or letters that are refused.
         """
-        clean = self.letters(text, name)
+        return self.tokens(self.letters(text, name), name)
+
+    def tokens(self, clean: str, name: str) -> np.ndarray:
+        """Return the tokens of a sequence that `letters` returned, int32, shape (T,).
+
+        Raises:
+            ValueError: letters that are refused.
+        """
         raw = np.frombuffer(clean.encode("latin-1", errors="replace"), dtype=np.uint8)
         if self.alphabet == "bytes":
             return raw.astype(np.int32) + SPECIAL
@@ -129,10 +143,11 @@ class KmerTokeniser:
         strange = np.flatnonzero(numbers == -2)
         if len(strange) and self.unknown == "refuse":
             place = int(strange[0])
-            raise ValueError(
+            plain = (
                 f"{name} has {clean[place]!r} at letter {place + 1}, which is no letter of "
-                f"{self.alphabet}; mend it, or say data.unknown=mark or another data.alphabet"
+                f"{self.alphabet}; mend it"
             )
+            raise SettingError(f"{plain}, or say data.unknown=mark or another data.alphabet", plain)
         windows = np.lib.stride_tricks.sliding_window_view(numbers, self.k)
         values = windows @ (len(known) ** np.arange(self.k)[::-1])
         if len(known) ** self.k > self.buckets:

@@ -1,17 +1,21 @@
 """Sequences of files: FASTA, or a table with a column for them; plain or packed by gzip."""
 
-import gzip
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 from ....zoo.registry import nearest
-from ..table_files import csv_lines
+from ..table_files import UNREADABLE, csv_lines, is_packed, open_text, refuse_repeated_columns
+from .setting_error import NoClassError, SettingError
 
-__all__ = ["FASTA", "TABLES", "Record", "read_sequences"]
+__all__ = ["FASTA", "TABLES", "Record", "found_records", "read_sequences"]
 
 FASTA = (".fasta", ".fa", ".faa", ".fna")
 TABLES = {".csv": ",", ".tsv": "\t"}
+
+KEY = re.compile(r"[^\W\d][\w.-]*=")
+"""How a word of a header begins that says KEY=VALUE."""
 
 
 class Record(NamedTuple):
@@ -22,12 +26,16 @@ class Record(NamedTuple):
         sequence: Its letters.
         label: Its class, or empty where none was asked for.
         cluster: Its declared cluster, or empty.
+        said_by: What says the class, for messages, or empty.
+        fault: Why it cannot be read, to be put behind its name; empty where it can.
     """
 
     name: str
     sequence: str
     label: str = ""
     cluster: str = ""
+    said_by: str = ""
+    fault: str = ""
 
 
 def read_sequences(
@@ -40,9 +48,9 @@ def read_sequences(
 ) -> list[Record]:
     """Read all sequences of a file, or of the FASTA files of a folder.
 
-    A class is the cell of a column, by default the first that is neither the sequence nor the
-    cluster. Of FASTA it is VALUE in `target=VALUE` of the header, by default the last word there;
-    in a folder, by default the name of the file.
+    A class is the cell of a column, by default the first with a name that is neither the sequence
+    nor the cluster. Of FASTA it is VALUE in `target=VALUE` of the header, up to the next KEY=, by
+    default the last word there; in a folder, by default the name of the file without its ending.
 
     Args:
         place: Path of a file or a folder.
@@ -54,37 +62,73 @@ def read_sequences(
     Raises:
         ValueError: there is nothing, or a file, a header or a cell that says too little.
     """
+    found = found_records(place, column=column, target=target, cluster=cluster, name=name)
+    for record in found:
+        if record.fault:
+            raise ValueError(f"{record.name} {record.fault}")
+    return found
+
+
+def found_records(
+    place: str,
+    *,
+    column: str = "sequence",
+    target: str | None = None,
+    cluster: str | None = None,
+    name: str = "the file of sequences",
+) -> list[Record]:
+    """Read as `read_sequences` does, and keep records that cannot be read beside those that can.
+
+    Raises:
+        ValueError: as there, but for a record or a row alone.
+    """
     path = Path(place)
     if path.is_dir():
-        files = sorted(each for each in path.iterdir() if _ending(each) in FASTA)
+        files = sorted(each for each in path.iterdir() if _is_fasta(each))
         if not files:
-            raise ValueError(
-                f"{path.absolute()} holds no file *{', *'.join(FASTA)} or the same packed as .gz; "
-                f"give data.root=…"
+            plain = (
+                f"{path.absolute()} holds no file *{', *'.join(FASTA)} or the same packed as .gz"
             )
+            raise SettingError(f"{plain}; give data.root=…", plain)
     elif not path.is_file():
-        raise ValueError(f"{name} was not found in {path.absolute()}; give data.root=…")
+        plain = f"{name} was not found in {path.absolute()}"
+        raise SettingError(f"{plain}; give data.root=…", plain)
     else:
         files = [path]
+    whole: dict[str, Path] = {}
     found: list[Record] = []
     for file in files:
         ending = _ending(file)
         if ending in TABLES:
             found += _table(file, TABLES[ending], column, target, cluster)
         elif ending in FASTA:
-            whole = file.name.partition(".")[0] if path.is_dir() and target is None else None
-            found += _fasta(file, target, cluster, whole)
+            own = None
+            if path.is_dir() and target is None:
+                own = _without_ending(file)
+                if (first := whole.setdefault(own, file)) is not file:
+                    raise ValueError(
+                        f"{first.name} and {file.name} in {path.absolute()} are both of the class "
+                        f"{own!r}; join them, or rename one"
+                    )
+            found += _fasta(file, target, cluster, own)
         else:
             known = ", ".join((*FASTA, *TABLES))
             raise ValueError(f"{file} ends in none of {known}, with or without .gz; rename it")
     return found
 
 
+def _is_fasta(file: Path) -> bool:
+    """Whether a file of a folder has sequences; hidden ones are copies that a system makes."""
+    return not file.name.startswith(".") and _ending(file) in FASTA
+
+
 def _ending(file: Path) -> str:
-    suffixes = [suffix.lower() for suffix in file.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
+    return Path(file.stem if is_packed(file) else file.name).suffix.lower()
+
+
+def _without_ending(file: Path) -> str:
+    """The name of a FASTA file, such as E.coli of E.coli.faa.gz."""
+    return Path(file.stem if is_packed(file) else file.name).stem
 
 
 def _table(
@@ -93,29 +137,43 @@ def _table(
     """Read the rows of a table with a header.
 
     Raises:
-        ValueError: a column that is not there, a row of another length, or an empty cell.
+        ValueError: no or two columns of a name.
     """
     lines = csv_lines(file, delimiter)
     _, header = next(lines)
+    names = [name for name in header if name]  # an index that pandas wrote has none
+    refuse_repeated_columns(file, names)
     if target is None:
-        target = next((name for name in header if name not in (column, cluster)), None)
+        target = next((name for name in names if name not in (column, cluster)), None)
         if target is None:
-            raise ValueError(f"{file} has no column beside {column!r} that says the class")
+            plain = f"{file} has no column beside {column!r} that says the class"
+            raise NoClassError(f"{plain}; add one", f"{plain}; add one")
     places = {"column": column, "target": target or None, "cluster": cluster}
     for key, name in places.items():
-        if name is not None and name not in header:
-            raise ValueError(f"{file} has no column data.{key}={name}{nearest(name, header)}")
+        if name is not None and name not in names:
+            tail = nearest(name, names)
+            raise SettingError(
+                f"{file} has no column data.{key}={name}{tail}",
+                f"{file} has no column {name!r}{tail}",
+            )
+    said_by = f"column {target!r}" if target else ""
     found = []
     for number, cells in lines:
         where = f"{file}:{number}"
         if len(cells) != len(header):
-            raise ValueError(f"{where} has {len(cells)} cells, not {len(header)}")
+            fault = f"has {len(cells)} cells, not {len(header)}"
+            found.append(Record(where, "", fault=fault))
+            continue
         row = dict(zip(header, cells, strict=True))
         said = [row[name] if name is not None else "" for name in places.values()]
+        fault = ""
         for name, cell in zip(places.values(), said, strict=True):
             if name is not None and not cell:
-                raise ValueError(f"{where} has an empty cell in column {name!r}; fill it")
-        found.append(Record(where, *said))
+                fault = fault or f"has an empty cell in column {name!r}; fill it"
+            elif len(cell.splitlines()) > 1:
+                # A quote that nothing ends runs on to the next one, and swallows the rows between.
+                fault = fault or f"has a line break in column {name!r}; mend its quotes"
+        found.append(Record(where, *said, said_by=said_by, fault=fault))
     if not found:
         raise ValueError(f"{file} holds no sequence; give a file with rows below its header")
     return found
@@ -125,21 +183,26 @@ def _fasta(file: Path, target: str | None, cluster: str | None, whole: str | Non
     """Read the records of a FASTA file, of one class if it is given whole.
 
     Raises:
-        ValueError: letters before the first header, a header without letters or what it should say.
+        ValueError: letters before the first header, or a header without what it should say.
     """
     found: list[Record] = []
     header, parts = "", []
+    if whole is not None:
+        said_by = "the name of a file"
+    elif target is None:
+        said_by = "the last word of a header"
+    else:
+        said_by = f"{target}= of a header" if target else ""
 
     def end() -> None:
         if not header:
             return
         words = header[1:].split()
         name = f"{file}: {words[0] if words else 'a record without a name'}"
-        if not parts:
-            raise ValueError(f"{name} has no letters; leave it out")
-        label = "" if target == "" else whole or _said(words, target, "target", name)
-        said = "" if cluster is None else _said(words, cluster, "cluster", name)
-        found.append(Record(name, "".join(parts), label, said))
+        fault = "" if parts else "has no letters; leave it out"
+        label = "" if target == "" or fault else whole or _said(words, target, "target", name)
+        said = "" if cluster is None or fault else _said(words, cluster, "cluster", name)
+        found.append(Record(name, "".join(parts), label, said, said_by, fault))
 
     for line in _lines(file):
         if line.startswith(">"):
@@ -156,18 +219,31 @@ def _fasta(file: Path, target: str | None, cluster: str | None, whole: str | Non
 
 
 def _said(words: list[str], key: str | None, option: str, name: str) -> str:
-    """Find a value in the words of a header: that of `key=`, or the last word."""
+    """Find a value in the words of a header: what is behind `key=`, or the last word."""
     if key is None:
         if len(words) < 2:
-            raise ValueError(
-                f"{name} says no class; write it behind the name, or say data.{option}=KEY for "
-                f"KEY=VALUE, or give a folder with a file of each class"
+            plain = f"{name} says no class; write it behind the name"
+            raise NoClassError(
+                f"{plain}, or say data.{option}=KEY for KEY=VALUE, or give a folder with a file of "
+                f"each class",
+                plain,
             )
         return words[-1]
-    values = [word[len(key) + 1 :] for word in words if word.startswith(f"{key}=")]
-    if not values or not values[0]:
+    value: list[str] = []
+    inside = False
+    for word in words:
+        if word.startswith(f"{key}="):
+            if value:
+                break
+            inside = True
+            value.append(word[len(key) + 1 :])
+        elif KEY.match(word):
+            inside = False
+        elif inside:
+            value.append(word)
+    if not any(value):
         raise ValueError(f"{name} has no {key}=VALUE in its header, as data.{option}={key} asks")
-    return values[0]
+    return " ".join(value).strip()
 
 
 def _lines(file: Path) -> Iterator[str]:
@@ -177,14 +253,8 @@ def _lines(file: Path) -> Iterator[str]:
         ValueError: it cannot be read.
     """
     try:
-        with _opened(file) as text:
+        with open_text(file) as text:
             for line in text:
                 yield line.strip()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{file} cannot be read as FASTA in UTF-8: {error}") from error
-
-
-def _opened(file: Path) -> TextIO:
-    if file.suffix == ".gz":
-        return gzip.open(file, "rt", encoding="utf-8-sig")  # type: ignore[return-value]
-    return file.open(encoding="utf-8-sig")

@@ -7,7 +7,9 @@ none of a masked span is left as it is by another that crosses it.
 
 Sources: Devlin et al. 2019, arXiv:1810.04805, §3.1; the leak, Ji et al. 2021, "DNABERT".
 Differs from them: the choice among the three is that of a span, and what is drawn is a function of
-the sample's key alone. Every sequence has at least one span, where its least draw falls.
+the sample's key alone. Every sequence has at least one span, where its least draw falls, so that of
+short ones more than the share is hidden. What is unknown is neither hidden nor named, unless a
+sequence has nothing else.
 """
 
 # Shape letters: N samples, T tokens.
@@ -18,7 +20,7 @@ from torch.nn import functional as F
 
 from ....zoo.backbones.encoder import PADDING
 from ..data_set import IGNORE
-from .kmer_tokeniser import MASK, SPECIAL
+from .kmer_tokeniser import MASK, SPECIAL, UNKNOWN
 
 __all__ = ["DRAWS", "hide_tokens"]
 
@@ -44,6 +46,8 @@ def hide_tokens(
         What the model sees, and the targets, -100 where nothing is hidden; both int64 (N, T).
     """
     real = tokens != PADDING
+    known = real & (tokens != UNKNOWN)
+    real = torch.where(known.any(1, keepdim=True), known, real)
     rate = 1.0 - (1.0 - share) ** (1.0 / span)  # a token is in none of k spans that might begin
     order = draws[..., 0].masked_fill(~real, 2.0)
     begins = (order < rate) | (order == order.amin(1, keepdim=True))

@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from ..data_set import Splits, data_sets
+from ..sequences.cluster_split import NEEDED
 from ..sequences.dealt_sequences import dealt_sequences
 from ..sequences.sequence_folds import MaskedFold
 
 __all__ = ["masked_sequences", "sequences"]
 
-NAMED = ("name",)
+NAMED = ("name", "classified")
 """What `dealt_sequences` is told and no config says."""
 
 
@@ -29,7 +30,7 @@ def sequences(**options: Any) -> Splits:
     Raises:
         ValueError: as there, or fewer than two classes, or one that a fold has none of.
     """
-    splits = dealt_sequences("sequences", **options)
+    splits = dealt_sequences("sequences", classified=True, **options)
     classes, root = splits.about["classes"], splits.about["source"]
     if len(classes) < 2:
         raise ValueError(f"{root} has one class, {classes[0]!r}; at least two are told apart")
@@ -41,7 +42,8 @@ def sequences(**options: Any) -> Splits:
             many = sum(counts.values())
             raise ValueError(
                 f"{root}: class {name!r} has {many} sequence{'s' * (many > 1)} and none for the "
-                f"{empty} fold; a class needs some of three clusters: give more, or leave it out"
+                f"{empty} fold; {NEEDED} clusters that are of this class alone are sure to be in "
+                f"all: give more, or leave it out"
             )
     return splits
 

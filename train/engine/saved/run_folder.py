@@ -121,21 +121,33 @@ class RunFolder:
             ) from error
         return {str(key): value for key, value in config.items()}
 
+    def recorded_data(self) -> dict[str, Any] | None:
+        """The facts of the data that the run began with; None where it recorded none.
+
+        Raises:
+            ValueError: they are damaged.
+        """
+        if not self.data.is_file():
+            return None
+        try:
+            return unsealed(self.data.read_bytes())
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{self.data} is damaged: {error}; bring a copy of it back") from error
+
     def check_data(self, about: Mapping[str, Any]) -> None:
         """Refuse data other than those the run began with.
 
         Raises:
             RunError: a fold or the classes differ; the message says which.
         """
-        if not self.data.is_file():
-            return
         try:
-            recorded = unsealed(self.data.read_bytes())
-        except (ValueError, OSError) as error:
+            recorded = self.recorded_data()
+        except ValueError as error:
             raise RunError(
-                f"{self.data} is damaged: {error}; bring a copy of it back, or say "
-                f"other_data=true to take the data as they are"
+                f"{error}, or say other_data=true to take the data as they are"
             ) from error
+        if recorded is None:
+            return
         differing = data_difference(recorded, about)
         if differing is not None:
             raise RunError(

@@ -63,6 +63,17 @@ def test_rna_reads_as_dna_and_a_stop_ends_a_protein():
     assert np.array_equal(protein.encode("MKV*"), protein.encode("MKV"))
 
 
+@pytest.mark.parametrize("text", ["MKV*--", "MKV--*", "-M.KV*", "mkv*"])
+def test_a_stop_ends_a_protein_whatever_gaps_are_around_it(text):
+    tokeniser = KmerTokeniser(gaps="remove")
+    assert tokeniser.letters(text, "one") == "MKV"
+
+
+def test_a_letter_stays_one_letter():
+    tokens = KmerTokeniser(unknown="mark").encode("MßKſV")
+    assert len(tokens) == 5 and np.flatnonzero(tokens == UNKNOWN).tolist() == [1, 3]
+
+
 def test_bytes_are_those_of_the_text():
     tokens = KmerTokeniser("bytes").encode("aß-\n")
     assert (tokens - SPECIAL).tolist() == [*"aß-\n".encode()]

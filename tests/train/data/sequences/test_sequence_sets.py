@@ -123,11 +123,11 @@ def one_cluster():
         ),
         (
             lone(),
-            "class 'rare' has 1 sequence and none for the .* fold; a class needs",
+            "class 'rare' has 1 sequence and none for the .* fold; 5 clusters that",
         ),
         (one_cluster(), "class 'rare' has 5 sequences and none for the"),
         ([("kind0", letters) for _, letters in rows()], "has one class, 'kind0'; at least two"),
-        (rows(1, 1), "leaves the .* fold empty; give more than ten"),
+        (rows(1, 2), "has 2 clusters .* leaves the .* fold empty; give at least 10 clusters"),
         (
             [*rows(), ("kind0", "MKV-LLA")],
             "a.csv:122 has a gap, '-' at letter 4; .*data.gaps=re",
@@ -135,6 +135,10 @@ def one_cluster():
         (
             [*rows(), ("kind0", "MK5")],
             "a.csv:122 has '5' at letter 3, which is no letter of",
+        ),
+        (
+            [(f"p{i}", letters) for i, (_, letters) in enumerate(rows())],
+            "a.csv: column 'kind' has a value of its own in every row, .*; say data.target=",
         ),
         ([*rows(), ("kind0", "*")], "a.csv:122 has 0 letters, less than k=1"),
     ],
@@ -146,6 +150,7 @@ def one_cluster():
         "few",
         "gap",
         "letter",
+        "own class",
         "empty",
     ],
 )
@@ -178,5 +183,47 @@ def test_files_without_classes_are_filled_all_the_same(tmp_path):
     path.write_text("".join(f">{i}\n{letters}\n" for i, (_, letters) in enumerate(rows())))
     splits = build("masked_sequences", path, target="")
     assert all(len(getattr(splits, name)) for name in FOLDS)
-    with pytest.raises(ValueError, match="says no class"):
+    with pytest.raises(ValueError, match=r"says no class; .*, or say data.target= \(empty\)"):
         build("masked_sequences", path)
+    with pytest.raises(ValueError, match="says no class; .*, or say data.target=KEY"):
+        build("sequences", path)
+
+
+@pytest.mark.parametrize("size", [5, 6, 9])
+@pytest.mark.parametrize("split", range(5))
+def test_a_class_of_five_clusters_is_in_every_fold(size, split, tmp_path):
+    source = random.Random(4)
+    given = [(f"kind{i % 30:02}", protein(source)) for i in range(30 * size)]
+    splits = build("sequences", write_table(tmp_path / "a.csv", given), split=split)
+    assert all(len(getattr(splits, name).targets.unique()) == 30 for name in FOLDS)
+
+
+def test_bytes_are_the_same_tokens_in_training_and_in_a_file_of_ones_own(tmp_path):
+    source = random.Random(5)
+    given = [(f"kind{i % 2}", protein(source, 30) + "é") for i in range(40)]
+    splits = build("sequences", write_table(tmp_path / "a.csv", given), alphabet="bytes")
+    expected = {tuple(KmerTokeniser("bytes").encode(letters).tolist()) for _, letters in given}
+    assert {each for name in FOLDS for each in tokens_of(getattr(splits, name))} == expected
+
+
+def test_many_sequences_too_short_to_be_compared_are_said(tmp_path, caplog):
+    source = random.Random(6)
+    given = [(f"kind{i % 2}", protein(source, 6)) for i in range(40)]
+    with caplog.at_level(logging.WARNING, "archzoo"):
+        build("sequences", write_table(tmp_path / "a.csv", given))
+    (told,) = caplog.messages
+    assert told.startswith("40 of 40 sequences have 6 letters or fewer, too few for 2 words of 6")
+    caplog.clear()
+    build("sequences", write_table(tmp_path / "b.csv", rows()))
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("name", ["sequences", "masked_sequences"])
+def test_both_strands_of_a_gene_are_on_one_side(name, tmp_path):
+    source = random.Random(7)
+    pair = str.maketrans("ACGT", "TGCA")
+    genes = ["".join(source.choices("ACGT", k=60)) for _ in range(40)]
+    given = [(f"kind{i % 2}", g) for i, g in enumerate(genes)]
+    given += [(f"kind{i % 2}", g.translate(pair)[::-1]) for i, g in enumerate(genes)]
+    splits = build(name, write_table(tmp_path / "a.csv", given), alphabet="dna")
+    assert splits.about["clusters"] == 40 and splits.about["largest_cluster"] == 2

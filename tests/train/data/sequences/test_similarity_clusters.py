@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -100,6 +101,38 @@ def test_folds_hold_whole_clusters_and_the_splits_test_every_sequence_once():
                 # Parts differ by a cluster of three at most, and a fold has up to seven of ten.
                 assert abs(count - share * (targets == number).sum()) <= 3 * share * PARTS
     assert sorted(tested) == [*range(len(sequences))]
+
+
+@pytest.mark.parametrize(
+    ("classes", "size"), [(900, 1), (200, 4), (30, 8), (100, 11), (60, 15), (20, 99), (10, 150)]
+)
+def test_folds_have_their_shares_whatever_the_size_of_classes(classes, size):
+    targets = np.repeat(np.arange(classes), size)
+    sequences = [f"s{i}" for i in range(len(targets))]
+    folds = cluster_folds(sequences, targets, np.arange(len(targets)), 0)
+    for name, share in (("train", 0.7), ("validation", 0.1), ("test", 0.2)):
+        assert abs(len(folds[name]) / len(targets) - share) < 0.03
+
+
+def test_as_many_classes_as_sequences_are_dealt_without_a_table_of_both():
+    count = 20_000
+    targets = np.arange(count)
+    tracemalloc.start()
+    folds = cluster_folds([f"s{i}" for i in range(count)], targets, targets, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40_000_000  # a table of eight bytes each would have 3.2 GB
+    assert len(folds["test"]) == pytest.approx(0.2 * count, abs=10)
+
+
+def test_a_word_of_dna_is_that_of_the_other_strand():
+    source = random.Random(3)
+    one = "".join(source.choices("ACGTN", k=200))
+    other = one.translate(str.maketrans("ACGT", "TGCA"))[::-1]
+    for strands, expected in ((True, [0, 0]), (False, [0, 1])):
+        assert similarity_clusters([one, other], 13, SHARE, strands=strands).tolist() == expected
+    _, _, common, counts = shared_words([one, other], 13, strands=True)
+    assert common.tolist() == [counts[0]] and counts[0] == counts[1]
 
 
 @pytest.mark.parametrize("split", [-1, 5])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from archzoo.train.data import IGNORE
-from archzoo.train.data.sequences.kmer_tokeniser import MASK, SPECIAL
+from archzoo.train.data.sequences.kmer_tokeniser import MASK, SPECIAL, UNKNOWN
 from archzoo.train.data.sequences.sequence_folds import MaskedFold, SequenceFold, padded
 from archzoo.train.data.sequences.token_masking import DRAWS, hide_tokens
 from archzoo.zoo.backbones.encoder import PADDING
@@ -72,6 +72,20 @@ def test_every_sequence_has_something_to_name(span):
     tokens[:, 2] = PADDING
     tokens[::3, 1] = PADDING
     _, targets = hide_tokens(tokens, draws, VOCAB, span=span)
+    assert (targets != IGNORE).any(1).all()
+
+
+@spans
+def test_what_is_unknown_is_neither_hidden_nor_named(span):
+    tokens, draws = given()
+    g = torch.Generator().manual_seed(1)
+    strange = (torch.rand(tokens.shape, generator=g) < 0.3) & (tokens != PADDING)
+    tokens[strange] = UNKNOWN
+    seen, targets = hide_tokens(tokens, draws, VOCAB, span=span)
+    assert (seen[strange] == UNKNOWN).all() and (targets[strange] == IGNORE).all()
+    assert (targets != IGNORE).any(1).all()
+    alone = torch.full((4, 9), UNKNOWN)  # a loss over no token at all would be no number
+    _, targets = hide_tokens(alone, draws[:4, :9], VOCAB, span=span)
     assert (targets != IGNORE).any(1).all()
 
 
