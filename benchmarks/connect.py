@@ -238,22 +238,29 @@ def draw(out: Path) -> None:
             way = one["test"][when]["loss"]
             shares = [k / (len(way) - 1) for k in range(len(way))]
             axes[0].plot(shares, way, color=colour, lw=1.3, label=None if i else when)
-    axes[0].set(
-        title=f"mlp_small, {len(kept)} pairs", xlabel="share of the second seed", yscale="log"
-    )
+    axes[0].set(title=f"mlp_small, {len(kept)} pairs", xlabel="share of the second seed")
     axes[0].set(ylabel="test loss, nats")
     axes[0].legend(frameon=False)
     for panel, (model, widths) in zip(axes[1:], WIDTHS.items(), strict=True):
-        for width, marker in zip(widths, ("o", "s"), strict=True):
+        for width, marker, aside in zip(widths, ("o", "s"), (-0.15, 0.15), strict=True):
+            places = [i + aside for i in range(len(RESIDUALS))]
             for when, colour in (("before", "tab:orange"), ("after", "tab:blue")):
                 figures = [barriers(records, (model, name, width), when) for name in RESIDUALS]
-                label = f"width {width}, {when}"
-                panel.plot(figures, range(len(RESIDUALS)), marker, color=colour, label=label)
+                size = "narrower" if width == widths[0] else "wider"
+                label = f"{size}, {when}" if model == "vit" else None
+                panel.plot(figures, places, marker, color=colour, label=label, ms=5)
         panel.set_yticks(range(len(RESIDUALS)), RESIDUALS)
         panel.invert_yaxis()
-        panel.set(title=model, xlabel="test-loss barrier, nats")
+        title = f"{model}, widths {widths[0]} and {widths[1]}"
+        panel.set(title=title, xlabel="test-loss barrier, nats")
         panel.set_xlim(left=0)
-    axes[1].legend(frameon=False, fontsize=7)
+    figure.legend(
+        *axes[1].get_legend_handles_labels(),
+        loc="outside lower right",
+        ncols=4,
+        frameon=False,
+        fontsize=8,
+    )
     for panel in axes:
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)

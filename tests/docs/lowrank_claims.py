@@ -122,8 +122,8 @@ def optimizer_claims() -> list[Claim]:
     return [
         Claim(
             "Gradients projected to singular vectors train as well as AdamW with less state",
-            "arXiv:2403.03507, abstract (GaLore)",
-            f"{held('SVD')}, AdamW {adam}",
+            "ours, after arXiv:2403.03507, abstract (GaLore, which leaves moments where they are)",
+            f"columns anew every 20 steps, moments rotated: {held('SVD')}, AdamW {adam}",
             not ahead(svd, adam),
             "projected_optimizers",
         ),

@@ -86,7 +86,7 @@ def compression() -> list[Finding]:
             "Test accuracy of ResNet-20 at 40 and 30 % of its convolution parameters, in per cent: "
             + "; ".join(told)
             + ". On a pretrained pitch network it is the other way round. Errors of outputs that "
-            "are measured are the best in both.",
+            "are measured are nowhere behind.",
             "compress_resnet",
         ),
         Finding(
