@@ -29,7 +29,7 @@ def residuals_on_bytes() -> list[Finding]:
     first, second = sorted(found, key=lambda name: found[name]["bits/byte"])[:2]
     return [
         Finding(
-            "2026-11-24",
+            "2026-11-30",
             "Deep Delta Learning does not beat plain addition in a small GPT",
             f"`delta` {bits('delta')} and `delta_cc` {bits('delta_cc')} bits per byte, `add` "
             f"{bits('add')}: {rounded(found['delta']['against add'])} and "
@@ -38,7 +38,7 @@ def residuals_on_bytes() -> list[Finding]:
             "residual_bytes_gpt",
         ),
         Finding(
-            "2026-11-24",
+            "2026-11-30",
             f"No gain is shown there: {', '.join(alike)}",
             "; ".join(f"{name} {bits(name.strip('`'))}" for name in alike)
             + f" bits per byte beside `add` {bits('add')}: no difference beyond two standard "
@@ -46,7 +46,7 @@ def residuals_on_bytes() -> list[Finding]:
             "residual_bytes_gpt",
         ),
         Finding(
-            "2026-11-24",
+            "2026-11-30",
             "What the lowest losses there cost in time",
             f"`{first}` has the lowest loss, {bits(first)}, at "
             f"{found[first]['step over add']:.2f} times the step of `add`, and `{second}` "
