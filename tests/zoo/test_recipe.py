@@ -131,6 +131,7 @@ UNFIT = (
     "cannot be converted",
     "takes one tensor",
     "lies in a ball, and its head in the same one",
+    "a clipped head reads tangents of the ball",
 )
 
 
@@ -159,7 +160,8 @@ def test_a_changed_model_comes_back(name, change, tmp_path):
 )
 def test_every_residual_that_a_model_was_given_comes_back(name, residual, tmp_path):
     name = name if fits(name, residual) else "vit_nano"
-    given = {"activation": "pre"} if "activation" in model_info(name).options else {}
+    # Of networks of graphs an activation is another thing.
+    given = {"activation": "pre"} if "'pre'" in str(model_info(name).options) else {}
     model = trained(build(name, residual="add", **given))
     model = changed(lambda model: with_residual(model, residual, allow_change=True), model)
     if given and residual == "deepnorm":  # its norms stand on the stream, whatever was given
