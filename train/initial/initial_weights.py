@@ -214,7 +214,7 @@ def _head(model: Network, source: Any, classes: Sequence[str] | None) -> tuple[b
     if other and models[str(model.recipe and model.recipe[0])].kind != "tokens":
         source.reset_classifier(now)
         return True, f"head: {before} -> {now} classes, started anew"
-    names = getattr(source, "conventions", {}).get("label_names")
+    names = conventions_of(source).get("label_names")
     if names is None or classes is None or list(names) == list(classes):
         return False, None
     return False, f"head: kept, though its classes were {_few(names)} and are {_few(classes)}"

@@ -190,3 +190,15 @@ def test_what_cannot_be_measured_is_refused(case):
     call, word = WRONG[case]
     with pytest.raises(ValueError, match=word):
         call(small("mlp_nano"), small("mlp_nano", 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_the_way_to_itself_is_flat_in_every_dtype_over_strided_and_odd_batches(dtype):
+    a = small("resnet_nano").to(dtype)
+    strided = [(x.to(dtype).flip(-1).transpose(2, 3), y) for x, y in batches("resnet_nano")]
+    odd = [*strided, (strided[0][0][:3], strided[0][1][:3])]
+    way = barrier(a, copy.deepcopy(a), odd, statistics=strided, points=3)
+    assert way.of_loss == pytest.approx(0.0, abs=1e-6) and way.of_accuracy == 0.0
+    with_empty = [*odd, (odd[0][0][:0], odd[0][1][:0])]
+    again = barrier(a, copy.deepcopy(a), with_empty, statistics=strided, points=3)
+    assert again.own_loss == way.own_loss

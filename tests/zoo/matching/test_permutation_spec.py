@@ -314,3 +314,19 @@ def test_every_registered_kind_is_permuted_or_refused_by_name():
     kinds = {model_info(name).kind for name in PERMUTED}
     assert kinds == {model_info(name).kind for name in ALL}
     assert isinstance(UnitTrace(create_model("mlp_nano")).fixed(), Units)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_permutation_and_its_inverse_are_exact_in_every_dtype_and_layout(dtype, layout):
+    model = trained(build("resnet_nano", **TINY["resnet_nano"])).to(dtype)
+    model = model.to(memory_format=layout)
+    before = copy.deepcopy(model.state_dict())
+    spec = permutation_spec(model)
+    drawn = spec.random(3)
+    permute(model, spec, drawn)
+    moved = model.state_dict()
+    assert any(not torch.equal(before[key], value) for key, value in moved.items())
+    assert all(value.stride() == before[key].stride() for key, value in moved.items())
+    permute(model, spec, spec.inverse(drawn))
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())

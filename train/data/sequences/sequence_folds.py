@@ -29,7 +29,7 @@ def padded(rows: Sequence[Tensor]) -> Tensor:
 def unpadded(tokens: Tensor) -> Iterator[Tensor]:
     """Cut padded tokens (N, T) into batches of one length each, in which nothing is padding."""
     lengths = (tokens != PADDING).sum(1)
-    for length in lengths.unique():
+    for length in lengths[lengths > 0].unique():
         yield tokens[lengths == length, :length]
 
 

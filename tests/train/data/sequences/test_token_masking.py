@@ -4,7 +4,7 @@ import pytest
 import torch
 from archzoo.train.data import IGNORE
 from archzoo.train.data.sequences.kmer_tokeniser import MASK, SPECIAL, UNKNOWN
-from archzoo.train.data.sequences.sequence_folds import MaskedFold, SequenceFold, padded
+from archzoo.train.data.sequences.sequence_folds import MaskedFold, SequenceFold, padded, unpadded
 from archzoo.train.data.sequences.token_masking import DRAWS, hide_tokens
 from archzoo.zoo.backbones.encoder import PADDING
 
@@ -125,3 +125,12 @@ def test_rows_are_filled_up_behind():
 def test_a_share_out_of_range_is_refused(share):
     with pytest.raises(ValueError, match=r"masked must lie in \(0, 1\)"):
         MaskedFold(folds(True).sequences, VOCAB, share=share)
+
+
+def test_batches_without_padding_hold_every_token_once_whatever_the_layout():
+    whole = torch.tensor([[3, 4, 5], [6, 0, 0], [7, 8, 9], [0, 0, 0]])
+    for tokens in (whole, whole.int(), whole.T.contiguous().T, whole[:0]):
+        parts = list(unpadded(tokens))
+        assert all(part.numel() and bool((part != 0).all()) for part in parts)
+        real = sorted(tokens[tokens != 0].tolist())
+        assert sorted(t for part in parts for t in part.flatten().tolist()) == real
